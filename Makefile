@@ -1,0 +1,35 @@
+# Each target sets itself up, in .venv/ and nowhere else: all it takes is a Python >= 3.11.
+#
+#   make test     build the wheel, check the sources, test the wheel on every CPython >= 3.11
+#   make demo     a small service, its incidents, and what `aioaudit why` says of each
+#   make lint     the checks of the sources alone
+#   make clean    take .venv/ and what tools leave behind away
+#
+# PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" who is tested,
+# PYTEST_ARGS="-k why" what; PYTEST_ARGS="-m 'not judge'" leaves out CPython's own tests of
+# asyncio, which take some minutes.
+
+PYTHON ?=
+PYTHONS ?=
+PYTEST_ARGS ?=
+export PYTHONS PYTEST_ARGS
+
+define WITH_PYTHON
+	@for python in $(PYTHON) python3 python python3.14 python3.13 python3.12 python3.11 \
+	    $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.*/bin/python; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec "$$python" -B tools/make.py $@; \
+	    fi; \
+	done; \
+	echo "aioaudit: make $@ needs a Python >= 3.11 and found none; name one: make $@ PYTHON=/path/to/python" >&2; \
+	exit 1
+endef
+
+.PHONY: test demo lint clean
+
+test demo lint:
+	$(WITH_PYTHON)
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

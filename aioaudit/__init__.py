@@ -1,0 +1,103 @@
+"""aioaudit: who cancelled this asyncio task, and why?
+
+The nouns of the system, a sentence each:
+
+A *task* is an `asyncio.Task`, whatever class or loop it is of.  A *request* is
+one call of ``cancel()``, on a task or on a future that a task awaits.  Its
+*cause* is the request that led to it; its *origin* is what led to it where that
+was no request: a *deadline* that ran out, a task that *failed*, a *signal*, a
+*shutdown*, or plain code that *called*.  Following causes to the last origin
+gives the *chain*; its steps are *links*, its end is the *root*.
+
+A *probe* stands in the place of one of asyncio's methods and sees what happens.
+A *recogniser* knows where one library calls ``cancel()`` and which locals hold
+the cause.  The *recorder* keeps what is known now.  What happens becomes an
+*event*, a typed record; the *bus* gives it to *hooks*, which may object, and
+then to *exporters*, each behind a *pipeline* with a queue and a thread of its
+own.  A *run* is the life of one process in its log.
+
+`enable`, `disable` and `recording` turn it on and off from code; the variable
+``AIOAUDIT`` does it without.  `why` and `source` answer while it is on, `load`
+reads a log afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioaudit.version import __version__
+
+if TYPE_CHECKING:
+    from aioaudit.bus import addaudithook
+    from aioaudit.chain.links import Answer, Link
+    from aioaudit.log import load
+    from aioaudit.session import audit, disable, enable, recording
+
+__all__ = [
+    "Answer",
+    "Link",
+    "__version__",
+    "addaudithook",
+    "audit",
+    "disable",
+    "enable",
+    "load",
+    "recording",
+    "source",
+    "why",
+]
+
+# Imported when first asked for: a start-up file imports this package in
+# processes that may never touch asyncio.
+_LAZY = {
+    "Answer": "aioaudit.chain.links",
+    "Link": "aioaudit.chain.links",
+    "addaudithook": "aioaudit.bus",
+    "audit": "aioaudit.session",
+    "disable": "aioaudit.session",
+    "enable": "aioaudit.session",
+    "load": "aioaudit.log",
+    "recording": "aioaudit.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def why(what: Any) -> Answer | None:
+    """Why a task was cancelled: the whole chain, from the task to the root.
+
+    Args:
+        what: A task, or a CancelledError that was caught.
+
+    Returns:
+        None where auditing is off or nothing is known.
+    """
+    from aioaudit.session import current
+    from aioaudit.trail import explain
+
+    session = current()
+    return None if session is None else explain(session.recorder, what)
+
+
+def source(error: BaseException) -> str | None:
+    """``module:qualname`` of the caller at the root of *error*'s chain.
+
+    The same as ``error.source`` on a CancelledError while auditing is on; None
+    where auditing is off or nothing is known.
+    """
+    from aioaudit.session import current
+
+    session = current()
+    if session is None:
+        return None
+    request = session.recorder.request_of(error, session.recorder.current_task())
+    return None if request is None else request.source

@@ -1,0 +1,37 @@
+"""What Python runs at its start where aioaudit is installed.
+
+A wheel places this module at the root of site-packages, beside the two files
+that name it: ``aioaudit_autostart.pth`` (its one line tests the variable before
+it imports anything) and ``aioaudit_autostart.start`` (PEP 829, Python 3.15 and
+newer; it cannot test anything, so this module must be cheap to import).
+
+Python runs it twice in a virtual environment, and again in every
+sub-interpreter.  Nothing may leave `main`: an exception here would be printed
+at each start of Python, and SystemExit would end it.
+"""
+
+import os
+import sys
+
+_OFF = ("", "0", "off", "false", "no")  # as in `aioaudit.settings`, which must not be imported yet
+_started = False
+
+
+def main() -> None:
+    """Start auditing if ``AIOAUDIT`` asks for it; ``-I``, ``-E`` and ``-S`` turn that off."""
+    global _started
+    if _started or sys.flags.ignore_environment:
+        return
+    if os.environ.get("AIOAUDIT", "").strip().lower() in _OFF:
+        return
+    _started = True
+    try:
+        from aioaudit.startup import start_from_environ
+
+        start_from_environ()
+    except BaseException as error:  # noqa: BLE001 - see above: nothing may leave this function
+        try:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            sys.stderr.write(f"aioaudit: cannot start: {text}; this program runs unaudited\n")
+        except BaseException:  # noqa: BLE001, S110 - there is no stderr: nobody to tell
+            pass

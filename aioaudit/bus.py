@@ -1,0 +1,95 @@
+"""The hook bus, modelled on PEP 578.
+
+A hook is called with the event's name and a tuple of arguments, in the thread
+that raised the event, in the order in which the hooks were added, before what
+the event tells of has happened.  A hook that raises keeps it from happening:
+its exception goes to whoever made the task, called ``cancel()`` or ``stop()``;
+the hooks after it are not called.  Where there is nothing left to prevent (a
+task has ended) the exception goes to `sys.unraisablehook`.
+
+Unlike PEP 578 a hook can be taken away again, by calling what `addaudithook`
+returned: a library's test suite must be able to leave no trace.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+Hook = Callable[[str, tuple[Any, ...]], object]
+
+_hooks: tuple[Hook, ...] = ()
+_lock = threading.Lock()
+_listeners: list[Callable[[], None]] = []
+_describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None = None
+
+
+def hooks() -> tuple[Hook, ...]:
+    """The hooks that are called now, in order."""
+    return _hooks
+
+
+def addaudithook(hook: Hook) -> Callable[[], None]:
+    """Call ``hook(event, args)`` for every event from now on; ``args[0]`` is the typed event.
+
+    Adding a hook is an event itself (``hook.add``), raised for the hooks that
+    are there already.  As with `sys.addaudithook`, one of them may object: if it
+    raises an `Exception` the new hook is not added and nothing is said; another
+    exception travels on.
+
+    Returns:
+        A function that takes the hook away again.
+
+    Raises:
+        TypeError: *hook* cannot be called.
+    """
+    global _hooks
+    if not callable(hook):
+        raise TypeError(f"a hook is called with (event, args), {hook!r} cannot be called")
+    if _hooks:
+        event, args = ("hook.add", (hook,)) if _describe is None else _describe(hook)
+        try:
+            audit(event, *args)
+        except Exception:  # noqa: BLE001 - PEP 578: an objection is not reported
+            return lambda: None
+    with _lock:
+        _hooks = (*_hooks, hook)
+    _changed()
+    return lambda: _remove(hook)
+
+
+def _remove(hook: Hook) -> None:
+    global _hooks
+    with _lock:
+        for index in range(len(_hooks) - 1, -1, -1):
+            if _hooks[index] is hook:
+                _hooks = _hooks[:index] + _hooks[index + 1 :]
+                break
+    _changed()
+
+
+def _changed() -> None:
+    for listener in _listeners:
+        listener()
+
+
+def audit(event: str, *args: Any) -> None:
+    """Raise *event*: call every hook with it.
+
+    Raises:
+        BaseException: whatever a hook raises; the hooks after it are not called.
+    """
+    for hook in _hooks:
+        hook(event, args)
+
+
+def on_change(listener: Callable[[], None]) -> None:
+    """Call *listener* whenever a hook joined or left."""
+    _listeners.append(listener)
+
+
+def describe_with(describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None) -> None:
+    """Let *describe* make the event that tells of a new hook."""
+    global _describe
+    _describe = describe

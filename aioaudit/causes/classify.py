@@ -1,0 +1,314 @@
+"""From the stack at the moment of ``cancel()`` to the cause.
+
+In this order, the first that holds:
+
+1. ``cancel()`` was called by C code inside another ``cancel()`` that we saw:
+   what the cancelled task awaits is cancelled with it;
+2. a signal handler is on the stack: what lies below it is a bystander;
+3. a known call site (a recogniser) explains it;
+4. a line of the application, else of a library: somebody called it, and the
+   CancelledError that this somebody is handling is the cause;
+5. a callback given to the loop: the line that gave it, where it was noted;
+6. nothing: ``native`` where C code called, ``unknown`` where Python code did
+   that nobody knows.
+"""
+
+from __future__ import annotations
+
+import threading
+from asyncio import CancelledError
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioaudit.causes.cause import Cause
+from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo
+from aioaudit.causes.frames import (
+    caller,
+    given_frame,
+    handled_by,
+    local,
+    overrides,
+    signal_name,
+    signal_of,
+    suspended_in,
+)
+from aioaudit.chain.links import Link
+from aioaudit.text import describe
+
+if TYPE_CHECKING:
+    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.recorder.requests import Request
+
+
+class Call:
+    """One call of ``cancel()``; what recognisers may ask (`aioaudit.causes.cause.Call`)."""
+
+    __slots__ = ("current", "exception", "nested", "recorder", "remembered", "victim")
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        victim: Any,
+        current: Any,
+        nested: Request | None,
+        exception: BaseException | None,
+    ) -> None:
+        self.recorder = recorder
+        self.victim = victim
+        self.current = current
+        self.nested = nested
+        self.exception = exception
+        self.remembered = False
+
+    def request_of(self, error: BaseException | None) -> Request | None:
+        """The request that the CancelledError *error* delivers."""
+        return None if error is None else self.recorder.request_of(error, self.current)
+
+    def caller(self, frame: FrameType | None) -> tuple[str | None, str | None]:
+        """``at`` and ``source`` of the application's frame from *frame* outwards."""
+        found = caller(self.recorder.codes, frame)
+        return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
+
+    def waiting(self) -> tuple[str | None, str | None]:
+        """``at`` and ``source`` of where the victim waits."""
+        get_coro = getattr(self.victim, "get_coro", None)
+        found = None if get_coro is None else suspended_in(self.recorder.codes, get_coro())
+        return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
+
+    def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
+        """The link of *task*'s failure, and the request that led to it."""
+        return self.recorder.failed(task, error)
+
+    def note_of(self, owner: Any) -> Any:
+        """What was noted when the timeout *owner* was entered."""
+        return getattr(owner, "_aioaudit_entered", None)
+
+    def obeyed_by(self, task: Any) -> Request | None:
+        """The request that ended *task*."""
+        return self.recorder.obeyed_by(task)
+
+    def remember_timeout(self) -> None:
+        """The current task will raise TimeoutError because of this call."""
+        self.remembered = True
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What one walk along the stack found."""
+
+    site: tuple[CodeInfo, int] | None = None
+    library: tuple[CodeInfo, int] | None = None
+    stdlib: CodeInfo | None = None
+    cause: Cause | None = None
+    signal: int | None = None
+    boundary: FrameType | None = None
+    outermost: CodeType | None = None
+    through: str | None = None
+    nested: bool = False
+    handling: bool = False
+
+
+def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | int]) -> _Survey:
+    """One walk that asks all questions: each walk costs as much as the answers."""
+    found = _Survey()
+    codes = call.recorder.codes
+    known = codes.known.get
+    catcher = None if call.exception is None else handled_by(call.exception)
+    root = call.recorder.root_frame(call.current)
+    main = threading.get_ident() == call.recorder.main_thread
+    innermost = True
+    while frame is not None:
+        info = known(id(frame.f_code)) or codes.of(frame)
+        kind = info.kind
+        if frame is catcher:
+            found.handling = True
+        if info.boundary:
+            found.boundary = frame
+            break
+        if kind == OWN:
+            if id(info.code) in probes:
+                found.nested = call.nested is not None
+                break
+        elif main and info.interrupted and given_frame(frame, info.interrupted):
+            found.signal = signal_of(frame)
+        if found.site is None:
+            if info.explain is not None and found.cause is None:
+                _ask(found, info.explain(frame, call))
+            if not (innermost and overrides(call.victim, info.code)):
+                # An override of cancel() that calls the original is no caller.
+                innermost = False
+                _keep(found, info, frame)
+        found.outermost = info.code
+        if frame is root or found.signal is not None:
+            break
+        frame = frame.f_back
+    return found
+
+
+def _ask(found: _Survey, cause: Cause | None) -> None:
+    """Keep what a recogniser answered."""
+    if cause is not None and cause.through:
+        found.through = found.through or cause.reason
+    else:
+        found.cause = cause
+
+
+def _keep(found: _Survey, info: CodeInfo, frame: FrameType) -> None:
+    """Keep whose *frame* is: the application's first one ends the search."""
+    if info.kind == APPLICATION:
+        found.site = (info, frame.f_lasti)
+    elif info.kind == THIRD_PARTY:
+        found.library = found.library or (info, frame.f_lasti)
+    elif info.kind == STDLIB:
+        found.stdlib = found.stdlib or info
+
+
+def find_cause(call: Call, frame: FrameType | None) -> Cause:
+    """Why *call* was made; *frame* is the frame that called ``cancel()``."""
+    found = _survey(call, frame, call.recorder.probe_codes)
+    cause = _cause(call, found)
+    if found.through is not None:
+        cause.reason = found.through
+        if cause.origin is not None and cause.origin.what == "called":
+            cause.origin = msgspec.structs.replace(cause.origin, reason=found.through)
+    return cause
+
+
+def _cause(call: Call, found: _Survey) -> Cause:
+    recorder = call.recorder
+    cause = found.cause
+    if found.signal is not None:
+        return _by_signal(found)
+    if cause is not None:
+        return cause
+    site = found.site or found.library
+    if found.nested and site is None:
+        return Cause(reason="awaiter", request=call.nested)
+    if site is None and call.current is not None:
+        awaiting = _waited_for(call)
+        if awaiting is not None:
+            return awaiting
+    if call.current is None and recorder.running_loop() is not None:
+        given = recorder.signal_callback(found.boundary, found.outermost)
+        if given is not None:
+            number, note, evidence = given
+            at, source = _named(site) if site is not None else (note.at, note.source)
+            return Cause(
+                reason="signal",
+                origin=Link(
+                    what="signal",
+                    reason="signal",
+                    signal=None if number is None else signal_name(number),
+                    at=at,
+                    source=source,
+                ),
+                evidence=evidence,
+                at=at,
+                source=source,
+                bystander=True,
+            )
+    if site is not None:
+        return _called(call, found, site)
+    return _scheduled(call, found)
+
+
+def _waited_for(call: Call) -> Cause | None:
+    """A task that was cancelled while it ran begins to await: C cancels what it awaits."""
+    current = call.current
+    if getattr(current, "_fut_waiter", None) is not call.victim:
+        return None
+    request = call.recorder.first_open(current)
+    return None if request is None else Cause(reason="awaiter", request=request, awaiter=True)
+
+
+def _named(site: tuple[CodeInfo, int]) -> tuple[str, str]:
+    return site[0].at(site[1]), site[0].source
+
+
+def _by_signal(found: _Survey) -> Cause:
+    at = source = None
+    if found.site or found.library:
+        at, source = _named(found.site or found.library)  # type: ignore[arg-type]  # one of them is there
+    assert found.signal is not None
+    name = signal_name(found.signal)
+    if found.cause is not None and found.cause.origin is not None:
+        # asyncio's own handler: the line below it is not the signal's.
+        return found.cause
+    return Cause(
+        reason="signal",
+        origin=Link(what="signal", reason="signal", signal=name, at=at, source=source),
+        at=at,
+        source=source,
+        bystander=True,
+    )
+
+
+def _called(call: Call, found: _Survey, site: tuple[CodeInfo, int]) -> Cause:
+    at, source = _named(site)
+    error = call.exception if found.handling else None
+    request = call.nested if found.nested else None
+    detail = None
+    if error is not None and request is None:
+        if isinstance(error, CancelledError):
+            request = call.request_of(error)
+        else:
+            detail = f"while handling {describe(error)}"
+    thread = call.recorder.foreign_thread(call.victim)
+    reason = "explicit" if thread is None else "thread"
+    origin = None
+    if request is None:
+        origin = Link(
+            what="called", reason=reason, at=at, source=source, by_name=thread, detail=detail
+        )
+    return Cause(reason=reason, request=request, origin=origin, detail=detail, at=at, source=source)
+
+
+def _scheduled(call: Call, found: _Survey) -> Cause:
+    """No line on the stack: a callback that the loop called, or C code."""
+    recorder = call.recorder
+    callback = None
+    if found.boundary is not None and found.boundary.f_code.co_qualname == "Handle._run":
+        handle = local(found.boundary, "self")
+        callback = getattr(handle, "_callback", None)
+    note, evidence = recorder.noted(callback, call.victim)
+    if note is not None:
+        if note.signal is not None:
+            return Cause(
+                reason="signal",
+                origin=Link(
+                    what="signal",
+                    reason="signal",
+                    signal=signal_name(note.signal),
+                    at=note.at,
+                    source=note.source,
+                ),
+                evidence=evidence,
+                at=note.at,
+                source=note.source,
+                bystander=True,
+            )
+        reason = "explicit" if note.thread is None else "thread"
+        return Cause(
+            reason=reason,
+            origin=Link(
+                what="called",
+                reason=reason,
+                at=note.at,
+                source=note.source,
+                by_name=note.thread,
+                detail=note.how,
+            ),
+            evidence=evidence,
+            detail=note.how,
+            at=note.at,
+            source=note.source,
+        )
+    if found.stdlib is not None:
+        return Cause(reason="unknown", source=found.stdlib.source)
+    detail = None if callback is None else "a callback given to the loop; who gave it was not seen"
+    return Cause(
+        reason="native", origin=Link(what="called", reason="native", detail=detail), detail=detail
+    )

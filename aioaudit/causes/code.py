@@ -1,0 +1,130 @@
+"""Code objects: whose they are, what they are called, which line an offset is.
+
+Everything that is asked of a frame at the moment of a cancellation is answered
+here once for each code object and then by one look into a dict.  The key is
+the object's `id` (the entry keeps the object alive, so it means it): hashing a
+code object walks through all of its bytecode since 3.12.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from aioaudit.text import clean
+
+APPLICATION = 0
+THIRD_PARTY = 1
+STDLIB = 2
+OWN = 3
+
+_STDLIB = str(Path(os.__file__).parent) + os.sep
+_PLATLIB = {sysconfig.get_path("platstdlib") + os.sep, sysconfig.get_path("stdlib") + os.sep}
+_OWN = str(Path(__file__).absolute().parent.parent) + os.sep
+_OWN_EXPORTERS = str(Path(_OWN).parent / "exporters") + os.sep
+_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
+_LIMIT = 50_000
+
+Explain = Callable[[FrameType, Any], Any]
+
+
+def kind_of(path: str) -> int:
+    """Whose code lives at *path*: the application's, a library's, Python's or ours."""
+    if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _PACKAGES.search(path)):
+        return OWN
+    if _PACKAGES.search(path):
+        return THIRD_PARTY
+    if path.startswith((_STDLIB, *_PLATLIB, "<frozen ")):
+        return STDLIB
+    return APPLICATION
+
+
+class CodeInfo:
+    """What is known of one code object; ``source`` is ``module:qualname``."""
+
+    __slots__ = (
+        "_lines",
+        "boundary",
+        "code",
+        "explain",
+        "interrupted",
+        "kind",
+        "source",
+    )
+
+    def __init__(self, code: CodeType, module: str) -> None:
+        self.code = code
+        self.kind = kind_of(code.co_filename)
+        self.source = clean(f"{module}:{code.co_qualname}")
+        self.explain: Explain | None = None
+        self.boundary = False
+        # A signal handler gets (signum, frame): the arguments that may be that frame.
+        self.interrupted: tuple[str, ...] = ()
+        if code.co_argcount in (2, 3):
+            self.interrupted = code.co_varnames[1 : code.co_argcount]
+        if code.co_flags & 0x04:
+            self.interrupted += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
+        self._lines: dict[int, str] = {}
+
+    def at(self, offset: int) -> str:
+        """``path:line`` of the instruction at *offset* (``f_lasti``, bytes)."""
+        known = self._lines.get(offset)
+        if known is None:
+            known = self._lines[offset] = clean(
+                f"{self.code.co_filename}:{line_of(self.code, offset)}", 1000
+            )
+        return known
+
+
+def line_of(code: CodeType, offset: int) -> int:
+    """The line of the instruction at *offset*; the first line where there is none."""
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+class Codes:
+    """All code objects met so far."""
+
+    def __init__(self, recognised: dict[tuple[str, str], Explain], boundaries: set[str]) -> None:
+        """*recognised* has an explanation by module and qualname, *boundaries* sources."""
+        self._recognised = recognised
+        self._boundaries = boundaries
+        self.known: dict[int, CodeInfo] = {}
+
+    def of(self, frame: FrameType) -> CodeInfo:
+        """The entry for *frame*'s code."""
+        code = frame.f_code
+        info = self.known.get(id(code))
+        return info if info is not None else self.learn(code, frame.f_globals)
+
+    def learn(self, code: CodeType, namespace: dict[str, Any]) -> CodeInfo:
+        """Make the entry for *code*, which runs with *namespace* as its globals."""
+        module = namespace.get("__name__")
+        if not isinstance(module, str):
+            module = "?"
+        info = CodeInfo(code, module)
+        if info.kind != APPLICATION:
+            info.explain = self._recognised.get((module, code.co_qualname))
+            info.boundary = info.source in self._boundaries
+        if info.kind == THIRD_PARTY:
+            info.explain = self._look_up
+        if len(self.known) >= _LIMIT:
+            # Programs that compile code as they run would fill the memory.
+            self.known.clear()
+        self.known[id(code)] = info
+        return info
+
+    def _look_up(self, frame: FrameType, call: Any) -> Any:
+        """Stand in for the explanation of a library's code until it is first asked for."""
+        from aioaudit.recognisers.registry import find
+
+        info = self.of(frame)
+        info.explain = find(info.source.partition(":")[0], frame.f_code.co_qualname)
+        return None if info.explain is None else info.explain(frame, call)

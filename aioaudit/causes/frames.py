@@ -1,0 +1,209 @@
+"""Reading stacks, coroutines and tracebacks: which line, whose, how deep.
+
+Nothing here keeps a frame: what is needed becomes text at once.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal.getsignal() makes an enum of each answer, at ten times the price
+import functools
+import gc
+import itertools
+import signal
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
+
+_SIGNALS = sorted(map(int, signal.valid_signals()))
+_getsignal = _signal.getsignal
+_MAX_FRAMES = 2000
+
+
+def local(frame: FrameType, name: str) -> Any:
+    """The value of *name* in *frame*, None where there is none."""
+    return frame.f_locals.get(name)
+
+
+def error_site(codes: Codes, error: BaseException) -> tuple[str | None, str | None]:
+    """``path:line`` and ``module:qualname`` of where *error* was raised.
+
+    The innermost frame of the application, else the innermost of all.
+    """
+    step: TracebackType | None = error.__traceback__
+    best: tuple[CodeInfo, int] | None = None
+    while step is not None:
+        info = codes.of(step.tb_frame)
+        if info.kind == APPLICATION or best is None or best[0].kind != APPLICATION:
+            best = (info, step.tb_lasti)
+        step = step.tb_next
+    if best is None:
+        return None, None
+    return best[0].at(best[1]), best[0].source
+
+
+def handled_by(error: BaseException) -> FrameType | None:
+    """The frame that handles *error*: the outermost that it has reached."""
+    step = error.__traceback__
+    return None if step is None else step.tb_frame
+
+
+def suspended_at(codes: Codes, coro: Any) -> str | None:
+    """``path:line`` of where a suspended coroutine waits."""
+    found = suspended_in(codes, coro)
+    return None if found is None else found[0].at(found[1])
+
+
+def suspended_in(codes: Codes, coro: Any) -> tuple[CodeInfo, int] | None:
+    """Where a suspended coroutine waits: in the application's innermost code, else the innermost."""
+    best: tuple[CodeInfo, int] | None = None
+    if getattr(coro, "cr_suspended", True) is False:
+        return None  # not started yet: it waits nowhere
+    for _ in range(_MAX_FRAMES):
+        frame = getattr(coro, "cr_frame", None)
+        if frame is not None:
+            inner = coro.cr_await
+        else:
+            frame = getattr(coro, "gi_frame", None)
+            if frame is not None:
+                inner = coro.gi_yieldfrom
+            else:
+                frame = getattr(coro, "ag_frame", None)
+                if frame is None:
+                    break
+                inner = coro.ag_await
+        info = codes.known.get(id(frame.f_code)) or codes.of(frame)
+        if info.kind == APPLICATION or best is None or best[0].kind != APPLICATION:
+            best = (info, frame.f_lasti)
+        kind = type(inner).__name__
+        if kind in _LEAVES:
+            break
+        coro = _behind(inner) if kind in _WRAPPERS else inner
+    return best
+
+
+_LEAVES = frozenset({"FutureIter", "NoneType"})
+"""What no frame lies behind: a future, or nothing."""
+
+
+_WRAPPERS = frozenset(
+    {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
+)
+
+
+def _behind(awaited: Any) -> Any:
+    """What *awaited* drives, where it is one of CPython's wrappers that do not say."""
+    for _ in range(5):
+        if type(awaited).__name__ not in _WRAPPERS:
+            return awaited
+        for inner in gc.get_referents(awaited):
+            if any(hasattr(inner, name) for name in ("ag_frame", "cr_frame", "gi_frame")) or (
+                type(inner).__name__ in _WRAPPERS
+            ):
+                awaited = inner
+                break
+        else:
+            return None
+    return awaited
+
+
+def code_of(function: Any) -> CodeType | None:
+    """The code that runs when *function* is called, through partials and methods."""
+    for _ in range(20):
+        if isinstance(function, functools.partial):
+            function = function.func
+            continue
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+        inner = getattr(function, "__func__", None)
+        if inner is None:
+            inner = vars(type(function)).get("__call__")
+            if not hasattr(inner, "__code__"):
+                return None
+        function = inner
+    return None
+
+
+_handlers: tuple[list[Any], dict[int, tuple[CodeType, int]]] = ([], {})
+
+
+def handler_codes() -> dict[int, tuple[CodeType, int]]:
+    """The code of every Python signal handler installed now, with its signal."""
+    global _handlers
+    installed = list(map(_getsignal, _SIGNALS))
+    if installed != _handlers[0]:
+        found: dict[int, tuple[CodeType, int]] = {}
+        for number, handler in zip(_SIGNALS, installed, strict=True):
+            if callable(handler):
+                code = code_of(handler)
+                if code is not None:
+                    found[id(code)] = (code, number)
+        _handlers = (installed, found)
+    return _handlers[1]
+
+
+def given_frame(frame: FrameType, names: tuple[str, ...]) -> bool:
+    """Whether one of the arguments *names* of *frame* is, or holds, the frame that called it."""
+    values = frame.f_locals
+    for name in names:
+        value = values.get(name)
+        if value is frame.f_back or (type(value) is tuple and frame.f_back in value):
+            return True
+    return False
+
+
+def signal_of(frame: FrameType) -> int | None:
+    """The signal whose Python handler *frame* is, None where it is none.
+
+    The interpreter calls a handler with the signal's number and the frame that
+    it interrupts; a plain call of the same function does not look like that.
+    """
+    code = frame.f_code
+    entry = handler_codes().get(id(code))
+    if entry is None or entry[0] is not code:
+        return None
+    values = frame.f_locals
+    given = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
+    if code.co_flags & 0x04:
+        given.extend(values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))
+    for number, interrupted in itertools.pairwise(given):
+        if isinstance(number, int) and interrupted is frame.f_back:
+            return int(number)
+    return None
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM`` for 15."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def overrides(victim: Any, code: CodeType) -> bool:
+    """Whether *code* is an override of ``cancel`` in the class of *victim*."""
+    if code.co_name != "cancel":
+        return False
+    for cls in type(victim).__mro__:
+        if getattr(vars(cls).get("cancel"), "__code__", None) is code:
+            return True
+    return False
+
+
+def caller(codes: Codes, frame: FrameType | None) -> tuple[CodeInfo, int] | None:
+    """The innermost frame from *frame* on that is the application's, else a library's.
+
+    Frames of the loop end the search: beyond them the stack only says who runs it.
+    """
+    best: tuple[CodeInfo, int] | None = None
+    while frame is not None:
+        info = codes.of(frame)
+        if info.boundary:
+            break
+        if info.kind == APPLICATION:
+            return info, frame.f_lasti
+        if best is None and info.kind < 2:
+            best = (info, frame.f_lasti)
+        frame = frame.f_back
+    return best

@@ -1,0 +1,151 @@
+"""Which ``except`` line took an exception, told from the bytecode of its handler.
+
+``EXCEPTION_HANDLED`` gives the instruction where the handlers of a ``try`` begin,
+and a ``try`` may have several.  The clauses are tried in order, so the one that
+takes the exception is the first whose types match; those types are looked up
+here as the clause itself will look them up.  Only names and attributes of
+modules and classes are followed: nothing of the program runs because we look.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+from aioaudit.text import clean
+
+_Step = tuple[str, Any]
+_Clause = tuple[list[_Step] | None, str]
+
+_LOADS = {
+    "LOAD_GLOBAL",
+    "LOAD_NAME",
+    "LOAD_FAST",
+    "LOAD_FAST_CHECK",
+    "LOAD_FAST_BORROW",
+    "LOAD_DEREF",
+}
+# How the handlers begin that the compiler puts around an ``await``, around a whole
+# coroutine and around other handlers: they let all but StopIteration through.
+_COMPILERS = {"CLEANUP_THROW", "CALL_INTRINSIC_1", "COPY"}
+_cache: dict[tuple[int, int], tuple[CodeType, list[_Clause]]] = {}
+
+
+KEEPERS: dict[int, tuple[CodeType, bool, str | None]] = {}
+"""What `keeper_of` has answered, by the address of the instruction."""
+
+
+def keeper_of(code: CodeType, offset: int) -> tuple[CodeType, bool, str | None]:
+    """*code*; whether the types of clauses decide at *offset*; if not, who takes everything.
+
+    Most handlers that a CancelledError passes have no types to look up: they are
+    a ``finally``, a ``with``, or the compiler's own.
+    """
+    steps, at = next(iter(_clauses(code, offset)), (None, None))
+    answer = (code, False, at) if steps is None else (code, True, None)
+    if len(KEEPERS) > 10_000:
+        KEEPERS.clear()
+    KEEPERS[id(code) + offset] = answer
+    return answer
+
+
+def keeping_line(frame: FrameType, code: CodeType, offset: int, error: BaseException) -> str | None:
+    """``path:line`` of the clause at or after *offset* that takes *error*; None where unclear."""
+    for steps, at in _clauses(code, offset):
+        if steps is None:
+            return at
+        try:
+            if isinstance(error, _evaluate(steps, frame)):
+                return at
+        except (LookupError, TypeError):
+            return None
+    return None
+
+
+def _clauses(code: CodeType, offset: int) -> list[_Clause]:
+    """The ``except`` clauses of the handler at *offset*: how each finds its types, and its line.
+
+    A handler without types (``except:``, ``finally:``, the end of a ``with``)
+    is one clause that takes everything; one of the compiler's own has none.
+    """
+    key = (id(code), offset)
+    known = _cache.get(key)
+    if known is not None and known[0] is code:
+        return known[1]
+    clauses: list[_Clause] = []
+    steps: list[_Step] = []
+    jump: int | None = offset
+    line = code.co_firstlineno
+
+    def at() -> str:
+        return clean(f"{code.co_filename}:{line}", 1000)
+
+    instructions = list(dis.get_instructions(code))
+    starts = {instruction.offset: index for index, instruction in enumerate(instructions)}
+    index = starts.get(offset, 0)
+    if instructions[index].opname in _COMPILERS:
+        index = len(instructions)
+    while index < len(instructions) and len(clauses) < 50:
+        instruction = instructions[index]
+        index += 1
+        here = instruction.positions.lineno if instruction.positions else None
+        if here is not None:
+            line = here
+        name = instruction.opname
+        if name in _LOADS or name in ("LOAD_ATTR", "BUILD_TUPLE"):
+            steps.append((name, instruction.arg if name == "BUILD_TUPLE" else instruction.argval))
+        elif name in ("CHECK_EXC_MATCH", "CHECK_EG_MATCH"):
+            # The jump to the next clause follows at once.
+            clauses.append((steps, at()))
+            steps = []
+            jump = None
+            while index < len(instructions):
+                following = instructions[index]
+                index += 1
+                if "JUMP_IF_FALSE" in following.opname or "JUMP_IF_NONE" in following.opname:
+                    jump = following.argval
+                    break
+            if jump is None or jump not in starts:
+                break
+            index = starts[jump]
+        elif name in ("PUSH_EXC_INFO", "CACHE", "NOP", "COPY", "NOT_TAKEN", "EXTENDED_ARG"):
+            continue
+        elif not clauses or name != "RERAISE":
+            # ``except:`` after typed clauses, or a handler without any.
+            clauses.append((None, at()))
+            break
+        else:
+            break
+    if len(_cache) > 10_000:
+        _cache.clear()
+    _cache[key] = (code, clauses)
+    return clauses
+
+
+def _evaluate(steps: list[_Step], frame: FrameType) -> Any:
+    stack: list[Any] = []
+    for name, argument in steps:
+        if name == "LOAD_ATTR":
+            owner = stack.pop()
+            if not isinstance(owner, ModuleType | type):
+                raise LookupError(argument)
+            stack.append(vars(owner)[argument])
+        elif name == "BUILD_TUPLE":
+            items = tuple(stack[len(stack) - argument :])
+            del stack[len(stack) - argument :]
+            stack.append(items)
+        else:
+            stack.append(_look_up(argument, frame))
+    if len(stack) != 1:
+        raise LookupError("more than one value")
+    return stack[0]
+
+
+def _look_up(name: str, frame: FrameType) -> Any:
+    if name in frame.f_globals:
+        return frame.f_globals[name]
+    if hasattr(builtins, name):
+        return getattr(builtins, name)
+    return frame.f_locals[name]

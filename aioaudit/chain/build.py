@@ -1,0 +1,206 @@
+"""From a request to cancel back to its root cause: the one rule, without I/O.
+
+The same walk serves a log that was read and a program that is still running,
+so that both give the same answer.  All it needs is the request's event and a
+way to find the request that an event names as its cause.
+
+The rule, for a request R:
+
+- R's own link says that a task or future was ``cancelled``, and how.
+- If R carries an ``origin``, that is the next link.  If R names a ``cause``
+  too, the chain goes on with what follows that cause; the cause's own link is
+  left out, because the origin tells the same step better (a failed child).
+- If R carries none but names a cause, the chain goes on with the cause.
+- If the cause is nowhere to be found, the chain ends there and says so.  Nothing
+  is ever guessed: a wrong culprit is worse than none.
+
+Only a damaged log can make causes run in a circle; where one closes, the chain
+ends as if that cause was missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from aioaudit.chain.links import Answer, AnswerOutcome, Link
+from aioaudit.chain.summary import summarise
+from aioaudit.events import FutureCancel, TaskCancel
+
+Request: TypeAlias = TaskCancel | FutureCancel
+"""An event that asks for a cancellation."""
+
+Resolve: TypeAlias = Callable[[Request], Request | None]
+"""Gives the request that the given one names as its ``cause``; None if it is not known."""
+
+
+class Step(NamedTuple):
+    """A link, and the request that told it.
+
+    ``own`` is true where the link is that request itself and false where it is
+    the request's origin.  ``request`` is None where no request is known.
+    """
+
+    link: Link
+    request: Request | None
+    own: bool
+
+
+def own_link(request: Request) -> Link:
+    """The link that *request* itself is: a task, or a future, was cancelled."""
+    task = request if isinstance(request, TaskCancel) else None
+    return Link(
+        what="cancelled",
+        task=None if task is None else task.task,
+        name=None if task is None else task.name,
+        reason=request.reason,
+        source=request.source,
+        at=request.at,
+        by_name=request.by_name,
+        detail=request.detail,
+    )
+
+
+def origin_link(request: Request) -> Link | None:
+    """The link that *request* carries as its origin, None if it carries none.
+
+    Plain code that called is the same call as the request, so a ``called``
+    origin that leaves something out repeats it from the request.
+    """
+    if request.origin is None:
+        return None
+    reason, source = request.origin_reason, request.origin_source
+    at, by_name = request.origin_at, request.origin_by_name
+    if request.origin == "called":
+        reason = reason or request.reason
+        if source is None and at is None:
+            source, at = request.source, request.at
+        by_name = by_name or request.by_name
+    return Link(
+        what=request.origin,
+        task=request.origin_task,
+        name=request.origin_name,
+        reason=reason,
+        source=source,
+        at=at,
+        by_name=by_name,
+        error=request.origin_error,
+        signal=request.origin_signal,
+        seconds=request.origin_seconds,
+        detail=request.origin_detail,
+    )
+
+
+def walk(request: Request, resolve: Resolve) -> list[Step]:
+    """The steps from *request* to its root cause; at least one, the request's own."""
+    steps = [Step(own_link(request), request, True)]
+    seen = {id(request)}
+    shown = True  # whether the current request's own link is the last step
+    while True:
+        cause = None if request.cause is None else resolve(request)
+        if cause is not None and id(cause) in seen:
+            cause = None
+        origin = origin_link(request)
+        if origin is not None:
+            steps.append(Step(origin, request, False))
+            if request.cause is None:
+                return steps
+            if cause is None:
+                gap = Link(what="cancelled", reason="unknown", detail=missing(request.cause))
+                steps.append(Step(gap, None, False))
+                return steps
+        elif cause is None:
+            if not shown:  # knowledge ends at this request, so it has to be seen
+                steps.append(Step(own_link(request), request, True))
+            if request.cause is not None:
+                steps[-1] = Step(_ends(steps[-1].link, request.cause), request, True)
+            return steps
+        else:
+            steps.append(Step(own_link(cause), cause, True))
+        shown = origin is None
+        seen.add(id(cause))
+        request = cause
+
+
+def links_of(event: Request, resolve: Resolve) -> list[Link]:
+    """The chain of *event*, from its own link to its root.
+
+    *resolve* gives the request that a request names as its cause, or None.
+    """
+    return [step.link for step in walk(event, resolve)]
+
+
+def missing(seq: int) -> str:
+    """What is said where the line that would go on is not there."""
+    return f"the line with seq {seq}, which would say why, is missing"
+
+
+def _ends(link: Link, seq: int) -> Link:
+    detail = missing(seq) if link.detail is None else f"{link.detail}; {missing(seq)}"
+    return msgspec.structs.replace(link, detail=detail)
+
+
+def steps_of(
+    task: int,
+    name: str,
+    request: Request | None,
+    resolve: Resolve,
+    lost: int | None = None,
+) -> list[Step]:
+    """The steps from a task to its root cause.
+
+    *request* is the one that the task obeyed or, if it has not ended, the one
+    it is to obey.  It may have been made to something that the task awaited;
+    then the task's own link comes before it.  Without one, *lost* is its
+    ``seq`` if that much is known.
+    """
+    if request is None:
+        detail = None if lost is None else missing(lost)
+        link = Link(what="cancelled", task=task, name=name, reason="unknown", detail=detail)
+        return [Step(link, None, True)]
+    steps = walk(request, resolve)
+    if isinstance(request, TaskCancel) and request.task == task:
+        return steps
+    return [Step(Link(what="cancelled", task=task, name=name), None, True), *steps]
+
+
+def answer_of(
+    *,
+    task: int,
+    name: str,
+    coro: str,
+    outcome: AnswerOutcome,
+    steps: list[Step],
+    cancel_outcome: str | None = None,
+    swallowed_at: str | None = None,
+) -> Answer:
+    """The whole answer for one task whose chain is *steps* (see `steps_of`).
+
+    *swallowed_at* is the line that kept the CancelledError, for the summary.
+    """
+    chain = [step.link for step in steps]
+    return Answer(
+        task=task,
+        name=name,
+        coro=coro,
+        outcome=outcome,
+        cancel_outcome=cancel_outcome,
+        chain=chain,
+        root=chain[-1],
+        summary=summarise(
+            name=name,
+            coro=coro,
+            outcome=outcome,
+            cancel_outcome=cancel_outcome,
+            chain=chain,
+            inferred=inferred(steps),
+            swallowed_at=swallowed_at,
+        ),
+    )
+
+
+def inferred(steps: list[Step]) -> bool:
+    """Whether any step of the chain was concluded rather than seen."""
+    return any(step.request is not None and step.request.evidence == "inferred" for step in steps)

@@ -1,0 +1,46 @@
+"""What an answer is made of: links from a task to its root cause."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aioaudit.events import What
+
+AnswerOutcome = Literal["returned", "raised", "cancelled", "pending"]
+
+
+class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
+    """One step of a chain.
+
+    ``what`` says what happened: ``cancelled`` (a task or future was), ``failed``
+    (a task or a block raised), ``signal``, ``deadline`` (a timer ran out),
+    ``shutdown``, ``called`` (plain code asked for it).  ``seconds`` is the
+    length of a deadline.  The other keys are there where they apply.
+    """
+
+    what: What
+    task: int | None = None
+    name: str | None = None
+    reason: str | None = None
+    source: str | None = None
+    at: str | None = None
+    by_name: str | None = None
+    error: str | None = None
+    signal: str | None = None
+    seconds: float | None = None
+    detail: str | None = None
+
+
+class Answer(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """Why one task was cancelled: ``chain`` from the task itself to ``root``."""
+
+    task: int
+    name: str
+    coro: str
+    outcome: AnswerOutcome
+    chain: list[Link]
+    root: Link
+    summary: str
+    cancel_outcome: str | None = None

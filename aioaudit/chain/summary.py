@@ -1,0 +1,144 @@
+"""A chain in one plain sentence.
+
+What was observed is stated, what was inferred is called probable, and what is
+not known is called unknown.  Everything that comes from the audited program is
+made harmless, so a summary never holds a control character.
+
+Every function takes *show*, which turns a ``path:line`` into what the reader
+shall see; text for people shortens paths with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from aioaudit.chain.links import Link
+from aioaudit.chain.plain import harmless
+
+Show: TypeAlias = Callable[[str], str]
+
+MOST_NAMES = 3
+"""So many tasks between the victim and the root are named; more are counted."""
+
+
+def _as_it_is(place: str) -> str:
+    return place
+
+
+def is_known(root: Link) -> bool:
+    """Whether *root* names a cause, rather than the place where knowledge ends."""
+    return root.what != "cancelled" and root.reason != "unknown"
+
+
+def who(name: str, coro: str) -> str:
+    """``fetch (Task-7)``: the coroutine's own name, and the task's if it has another."""
+    function = coro.rpartition(":")[2].rpartition("<locals>.")[2]
+    if not function or function == name:
+        return harmless(name)
+    return f"{harmless(function)} ({harmless(name)})"
+
+
+def cause(root: Link, show: Show = _as_it_is) -> str:
+    """What *root* says, as a clause that can follow "because"."""
+    return harmless(_clause(root, show) + _detail(root))
+
+
+def summarise(
+    *,
+    name: str,
+    coro: str,
+    outcome: str,
+    cancel_outcome: str | None,
+    chain: Sequence[Link],
+    inferred: bool = False,
+    swallowed_at: str | None = None,
+    show: Show = _as_it_is,
+) -> str:
+    """One sentence that says what became of a task and why, without a full stop.
+
+    *chain* runs from the task to the root, as in an `Answer`; *inferred* is
+    true if any of it was concluded rather than seen; *swallowed_at* is the
+    ``path:line`` that kept the CancelledError, if known.
+    """
+    root = chain[-1]
+    died = outcome == "cancelled"
+    text = who(name, coro) + (" was cancelled" if died else " was asked to cancel")
+    if not is_known(root):
+        text += f", nobody knows why: {unknown(root, show)}"
+    elif inferred:
+        text += f", probably because {cause(root, show)}"
+    else:
+        text += f" because {cause(root, show)}"
+    return text + _by_way_of(chain) + _end(outcome, cancel_outcome, swallowed_at, show)
+
+
+def _clause(root: Link, show: Show) -> str:
+    place = "" if root.at is None else f" at {show(root.at)}"
+    if root.what == "deadline":
+        length = "a timeout" if root.seconds is None else f"the timeout of {root.seconds:g} s"
+        return f"{length}{place} ran out"
+    if root.what == "failed":
+        failed = "a block" if root.name is None else root.name
+        return f"{failed} failed" + ("" if root.error is None else f" with {root.error}") + place
+    if root.what == "signal":
+        handler = "" if root.at is None else f" (handler{place})"
+        return f"the process received {root.signal or 'a signal'}{handler}"
+    if root.what == "shutdown":
+        return f"asyncio.run{place} ended and cancelled what was left"
+    if root.what == "called":
+        return _call(root, place)
+    return f"a request{place} with reason {root.reason or 'unknown'} was made"
+
+
+def _call(root: Link, place: str) -> str:
+    if root.reason == "native":
+        return f"native code called cancel(){place}, below any Python frame"
+    caller = root.source or "plain code"
+    if root.reason == "disconnect":
+        return f"a peer went away, which made {caller} call cancel(){place}"
+    text = f"{caller} called cancel(){place}"
+    if root.by_name is not None:
+        text += f" in {'thread' if root.reason == 'thread' else 'task'} {root.by_name}"
+    if root.reason not in (None, "explicit", "thread"):
+        text += f" (reason {root.reason})"
+    return text
+
+
+def unknown(root: Link, show: Show = _as_it_is) -> str:
+    """What little *root* says where it names no cause (see `is_known`)."""
+    facts = [root.detail or "the log does not say who asked"]
+    if root.reason not in (None, "unknown"):
+        facts.append(f"the last that is known is a request with reason {root.reason}")
+    if root.at is not None:
+        facts.append(f"it was made at {show(root.at)}")
+    return harmless("; ".join(facts))
+
+
+def _detail(root: Link) -> str:
+    return "" if root.detail is None else f" ({root.detail})"
+
+
+def _by_way_of(chain: Sequence[Link]) -> str:
+    hops: dict[int | str, str] = {}
+    for link in chain[1:-1]:
+        if link.name is not None and link.task != chain[0].task:
+            hops.setdefault(link.name if link.task is None else link.task, link.name)
+    if chain[-1].task is not None:
+        hops.pop(chain[-1].task, None)
+    if not hops:
+        return ""
+    if len(hops) > MOST_NAMES:
+        return f", by way of {len(hops)} other tasks"
+    return ", by way of " + ", ".join(harmless(name) for name in hops.values())
+
+
+def _end(outcome: str, cancel_outcome: str | None, swallowed_at: str | None, show: Show) -> str:
+    if cancel_outcome == "swallowed":
+        place = "" if swallowed_at is None else f" at {harmless(show(swallowed_at))}"
+        return f"; it swallowed the cancellation{place}"
+    if cancel_outcome == "absorbed":
+        return "; it absorbed the cancellation with uncancel()"
+    if cancel_outcome == "replaced":
+        return "; it raised another error instead"
+    return "" if outcome != "pending" else "; its end is not recorded"

@@ -1,0 +1,183 @@
+"""Writing for people: consoles, clocks, paths, progress and complaints.
+
+Everything that more than one subcommand needs to talk to a terminal.  rich is
+imported where it is used: what is written for programs does not need it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioaudit.chain.plain import harmless
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from aioaudit.log import Log
+    from aioaudit.log.reading import Progress
+
+MOST_COMPLAINTS = 10
+"""So many problems of a log are shown; the rest is counted."""
+
+PATIENCE = 1.0
+"""Seconds that reading may take before a progress bar shows."""
+
+WIDE = 100_000
+"""Columns where no terminal is: nothing is wrapped or cut for a pipe."""
+
+
+def console() -> Console:
+    """A console for stdout: colour on a terminal only, and never under NO_COLOR."""
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    plain = not terminal or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Console(
+        # What is printed is captured and written by `out`: rich must not touch stdout, it ends
+        # the process where nobody reads it.
+        file=io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8"),
+        force_terminal=terminal,
+        color_system=None if plain else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if terminal else WIDE,
+    )
+
+
+def write(console: Console, renderable: RenderableType) -> None:
+    """Print *renderable* without the blanks that would fill up its lines."""
+    with console.capture() as captured:
+        console.print(renderable)
+    for line in captured.get().splitlines():
+        out(line.rstrip())
+
+
+class Enough(Exception):  # noqa: N818 - no error: whoever reads stdout has seen enough
+    """Nobody reads stdout any more.
+
+    Not a `BrokenPipeError`, which click would take for a failure.
+    """
+
+
+def out(line: str = "") -> None:
+    """One line on stdout; what its encoding has no place for is escaped.
+
+    Raises `Enough` if nobody reads it.
+    """
+    encoding = sys.stdout.encoding
+    try:
+        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    except BrokenPipeError:
+        raise Enough from None
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"aioaudit: {harmless(message)}\n")
+
+
+def complain(log: Log) -> None:
+    """Say on stderr what of *log* could not be read, at most ten times, then how much more."""
+    shown = log.problems[:MOST_COMPLAINTS]
+    for problem in shown:
+        say(f"{problem}{'; skipped' if problem.skipped else ''}")
+    rest = log.damaged - sum(problem.skipped for problem in shown)
+    if rest:
+        say(f"{rest:,} more damaged {plural('line', rest)} skipped")
+
+
+def plural(noun: str, count: int) -> str:
+    """*noun* as it is said of *count* things."""
+    return noun if count == 1 else f"{noun}s"
+
+
+class Here:
+    """Paths as seen from the working directory, where they are inside of it."""
+
+    def __init__(self) -> None:
+        try:
+            self._inside = str(Path.cwd() / "_")[:-1]
+        except OSError:  # the working directory was removed: no path is inside of it
+            self._inside = "\0"
+
+    def __call__(self, place: str) -> str:
+        """*place*, a ``path:line``, with its path relative if that is shorter."""
+        return place.removeprefix(self._inside)
+
+
+def moment(ts: str) -> datetime | None:
+    """The time that *ts* (RFC 3339) says, None where it says none."""
+    try:
+        return datetime.fromisoformat(ts)
+    except ValueError:
+        return None
+
+
+def clock(ts: str, *, date: bool = False) -> str:
+    """``14:02:11.873`` of *ts*, with the date before it on demand; UTC like the log."""
+    when = moment(ts)
+    if when is None:
+        return harmless(ts) or "?"
+    text = f"{when:%H:%M:%S}.{when.microsecond // 1000:03d}"
+    return f"{when:%Y-%m-%d} {text}" if date else text
+
+
+def since(start: str, ts: str) -> str:
+    """``+0.2 ms``: how much later than *start* is *ts*."""
+    begin, end = moment(start), moment(ts)
+    if begin is None or end is None or (begin.tzinfo is None) != (end.tzinfo is None):
+        return "?"
+    return span((end - begin).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """``+0.2 ms`` or ``+2.001 s``, with its sign."""
+    return f"{seconds * 1000:+.1f} ms" if abs(seconds) < 1 else f"{seconds:+.3f} s"
+
+
+@contextmanager
+def progress() -> Generator[Progress | None]:
+    """What tells a progress bar on stderr how far reading is; it shows after a second.
+
+    Gives None where no bar could be shown: stderr is no terminal, or rich is
+    not there.
+    """
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn
+        from rich.progress import Progress as Bar
+    except ImportError:
+        yield None
+        return
+    plain = bool(os.environ.get("NO_COLOR"))
+    bar = Bar(
+        TextColumn("reading"),
+        BarColumn(),
+        DownloadColumn(),
+        console=Console(stderr=True, color_system=None if plain else "auto"),
+        transient=True,
+    )
+    task = bar.add_task("reading", total=None)
+    started = time.monotonic()
+
+    def report(done: int, total: int | None) -> None:
+        if not bar.live.is_started and time.monotonic() - started > PATIENCE:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        bar.stop()

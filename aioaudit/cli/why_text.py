@@ -1,0 +1,357 @@
+"""What ``aioaudit why`` says to people.
+
+The answer comes first, in one sentence, then the evidence: the chain as a tree
+in the order of time, the root cause on top.  Whatever comes out of the log
+passes through `harmless` and is never read as markup.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from typing import NamedTuple
+
+import msgspec
+from rich import text as rich_text
+from rich.table import Table
+from rich.tree import Tree
+
+from aioaudit.chain import summary
+from aioaudit.chain.build import Step, inferred
+from aioaudit.chain.links import Link
+from aioaudit.chain.plain import harmless
+from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
+from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.log import Case, Log
+
+MOST_STEPS = 12
+"""Of a longer chain only the two ends are shown."""
+
+MOST_NAMES = 5
+"""So many siblings or waiters are named; more are counted."""
+
+OTHERWISE = {
+    "swallowed": "swallowed it",
+    "absorbed": "absorbed it",
+    "replaced": "raised another error instead",
+}
+
+
+class Text:
+    """Answers from *log* on stdout; *call* is the command to repeat for a further question."""
+
+    def __init__(self, log: Log, call: str) -> None:
+        self._log = log
+        self._call = call
+        self._show = Here()
+        self._console = console()
+
+    # One task
+
+    def answer(self, case: Case) -> None:
+        """The whole answer for one task."""
+        steps = case.steps()
+        self._line(
+            summary.summarise(
+                name=case.name,
+                coro=case.coro,
+                outcome=case.outcome,
+                cancel_outcome=case.cancel_outcome,
+                chain=[step.link for step in steps],
+                inferred=inferred(steps),
+                swallowed_at=case.swallowed_at,
+                show=self._show,
+            ),
+            "bold",
+        )
+        out()
+        write(self._console, self._tree(steps, case))
+        out()
+        for line in (*self._became(case), *self._siblings(case)):
+            self._line(line)
+        self._line(f"task {case.task} of run {case.run.id}, pid {case.run.pid}", "dim")
+
+    def _tree(self, steps: list[Step], case: Case) -> Tree:
+        start = _ts(steps[-1], case)
+        tree = branch = Tree(self._node(steps[-1], case, start, root=True), guide_style="dim")
+        rest = steps[-2::-1]
+        left_out = len(rest) - MOST_STEPS
+        for index, step in enumerate(rest):
+            if left_out > 0 and index == MOST_STEPS // 2:
+                more = f"{left_out:,} more {plural('step', left_out)} (--json has them all)"
+                branch = branch.add(rich_text.Text(more, "dim"))
+            if left_out <= 0 or not MOST_STEPS // 2 <= index < MOST_STEPS // 2 + left_out:
+                branch = branch.add(self._node(step, case, start))
+        return tree
+
+    def _node(self, step: Step, case: Case, start: str, *, root: bool = False) -> rich_text.Text:
+        ts = _ts(step, case)
+        node = rich_text.Text()
+        if root:
+            node.append(f"{clock(ts, date=True)} UTC  ", "dim")
+            known = summary.is_known(step.link)
+            node.append("root cause: " if known else "root cause unknown: ", "bold red")
+        elif ts:
+            node.append(f"{since(start, ts)}  ", "dim")
+        first, *more = self._told(step, case)
+        node.append(first)
+        if step.request is not None and step.request.evidence != "observed":
+            node.append(f" [{harmless(step.request.evidence)}]", "yellow")
+        for line in more:
+            node.append("\n" + line)
+        return node
+
+    def _told(self, step: Step, case: Case) -> list[str]:
+        """What *step* says: a line, and lines of particulars below it."""
+        link, request = step.link, step.request
+        if link.what != "cancelled":
+            text = summary.cause(link, self._show)
+            if link.source is not None and link.what != "called":
+                text += f", in {harmless(link.source)}"
+            return [text]
+        if request is None:
+            text = summary.who(case.name, case.coro) if link.task == case.task else "a request"
+            text += " was cancelled" if link.task == case.task else ""
+            return [text + ("" if link.detail is None else f": {harmless(link.detail)}")]
+        text = "a future"
+        if isinstance(request, TaskCancel):
+            text = summary.who(request.name, request.coro)
+        text += f" was cancelled, reason {harmless(request.reason)}"
+        if request.at is not None:
+            text += f", at {harmless(self._show(request.at))}"
+        if request.source is not None:
+            text += f" in {harmless(request.source)}"
+        if request.by_name is not None:
+            by = "thread" if request.reason == "thread" else "task"
+            text += f", by {by} {harmless(request.by_name)}"
+        return [text, *self._particulars(link, request)]
+
+    def _particulars(self, link: Link, request: TaskCancel | FutureCancel) -> list[str]:
+        lines: list[str] = []
+        if isinstance(request, TaskCancel):
+            if request.suspended_at is not None:
+                lines.append(f"it was suspended at {self._show(request.suspended_at)}")
+        else:
+            names = request.waiter_names or [f"task {task}" for task in request.waiters]
+            if names:
+                lines.append(f"awaited by {_listed(names)}")
+        if request.message is not None:
+            lines.append(f"message: {request.message}")
+        if link.detail is not None:
+            lines.append(link.detail)
+        return [harmless(line) for line in lines]
+
+    def _became(self, case: Case) -> list[str]:
+        """What became of the request."""
+        end = case.end
+        if end is None:
+            if case.outcome == "returned":
+                return ["It returned all the same."]
+            return ["Its end is not in the log."]
+        when = f"at {clock(end.ts)}"
+        if case.request is not None:
+            when += f" ({since(case.request.ts, end.ts)} after the request)"
+        if end.lifetime is not None:
+            when += f", after a life of {span(end.lifetime).removeprefix('+')}"
+        error = "" if end.error is None else f" with {harmless(end.error)}"
+        if end.error_at is not None:
+            error += f" at {harmless(self._show(end.error_at))}"
+        if end.outcome == "destroyed":
+            return [f"It was destroyed while pending {when}."]
+        if end.cancel_outcome == "swallowed":
+            place = "" if end.swallowed_at is None else f" at {self._show(end.swallowed_at)}"
+            return [
+                f"It swallowed the cancellation{harmless(place)} and {end.outcome}{error} {when}."
+            ]
+        if end.cancel_outcome == "absorbed":
+            place = self._absorbed_at(case)
+            return [f"It absorbed the cancellation{place} and {end.outcome}{error} {when}."]
+        if end.cancel_outcome == "replaced":
+            return [f"It raised another error instead: it ended{error} {when}."]
+        if end.outcome == "cancelled":
+            return [f"It obeyed and ended {when}."]
+        return [f"It {end.outcome}{error} {when}."]
+
+    def _absorbed_at(self, case: Case) -> str:
+        after = -1 if case.request is None else case.request.seq
+        for event in sorted(case.run.uncancels.get(case.task, []), key=lambda event: event.seq):
+            if event.seq > after and event.remaining == 0 and event.at is not None:
+                return f" with uncancel() at {harmless(self._show(event.at))}"
+        return " with uncancel()"
+
+    def _siblings(self, case: Case) -> list[str]:
+        same = _incident(case)
+        names = [
+            each.name
+            for each in self._log.cases()
+            if each.key != case.key
+            and each.outcome in ("cancelled", "pending")
+            and each.run is case.run
+            and _incident(each) == same
+        ]
+        if not names:
+            return []
+        tasks = plural("task", len(names))
+        return [f"{len(names):,} other {tasks} died of the same cause: {_listed(names)}"]
+
+    # Several tasks
+
+    def choice(self, task: str, cases: list[Case]) -> None:
+        """The tasks that *task* may mean, one line each."""
+        self._line(f"{len(cases):,} cancelled tasks match {task!r}; which one?", "bold")
+        out()
+        table = _table("ASK FOR", "PID", "TASK", "CANCELLED", "BECAME", "ROOT CAUSE")
+        date = _several_days(cases)
+        for case in cases:
+            table.add_row(
+                case.key,
+                str(case.run.pid),
+                summary.who(case.name, case.coro),
+                clock(case.ts, date=date),
+                OTHERWISE.get(case.cancel_outcome or "", case.outcome),
+                self._cause(case.root()),
+            )
+        write(self._console, table)
+        self._further(cases[0].key)
+
+    def table(self, cases: list[Case]) -> None:
+        """All cancellations by root cause, worst first."""
+        rows: dict[tuple[str | None, ...], _Row] = {}
+        for case in cases:
+            root = case.root()
+            kind = _kind(root)
+            row = rows.get(kind)
+            if row is None:
+                rows[kind] = _Row(1, root, case, case)
+            else:
+                rows[kind] = _Row(row.tasks + 1, _common(row.root, root), row.first, case)
+        self._line(_headline(cases, rows), "bold")
+        out()
+        table = _table("TASKS", "FIRST", "LAST", "ASK FOR", "ROOT CAUSE")
+        date = _several_days(cases)
+        names = Counter(case.name for case in cases)
+        worst = sorted(rows.values(), key=lambda row: -row.tasks)
+        for row in worst:
+            table.add_row(
+                f"{row.tasks:,}",
+                clock(row.first.ts, date=date),
+                clock(row.last.ts, date=date),
+                self._example(row.first, names),
+                self._cause(row.root),
+            )
+        write(self._console, table)
+        self._further(self._example(worst[0].first, names))
+
+    def _cause(self, root: Link) -> rich_text.Text:
+        if summary.is_known(root):
+            return rich_text.Text(summary.cause(root, self._show))
+        return rich_text.Text(f"unknown: {summary.unknown(root, self._show)}", "yellow")
+
+    def _example(self, case: Case, names: Counter[str]) -> str:
+        """What to ask for: a name that means one task and needs no quotes, else the id."""
+        name = case.name
+        if names[name] == 1 and shlex.quote(name) == name and not name.isdigit() and name[0] != "-":
+            return name
+        return case.key if len(self._log.runs) > 1 else str(case.task)
+
+    def _further(self, example: str) -> None:
+        out()
+        self._line(f"Ask further: {self._call} --task {shlex.quote(example)}")
+
+    def _line(self, text: str, style: str = "") -> None:
+        write(self._console, rich_text.Text(harmless(text), style))
+
+
+class _Row(NamedTuple):
+    """A root cause and the tasks that it hit."""
+
+    tasks: int
+    root: Link
+    first: Case
+    last: Case
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        last = column == columns[-1]
+        table.add_column(
+            column,
+            no_wrap=not last,
+            overflow="fold",
+            justify="right" if column == "TASKS" else "left",
+        )
+    return table
+
+
+def _headline(cases: list[Case], rows: dict[tuple[str | None, ...], _Row]) -> str:
+    runs = len({case.run.id for case in cases})
+    text = f"{len(cases):,} {plural('task', len(cases))} cancelled"
+    text += "" if runs == 1 else f" in {runs:,} runs"
+    text += f", {len(rows):,} root {plural('cause', len(rows))}"
+    became = Counter(case.cancel_outcome for case in cases)
+    for outcome, words in OTHERWISE.items():
+        if became[outcome]:
+            text += f"; {became[outcome]:,} {words}"
+    unknown = sum(row.tasks for row in rows.values() if not summary.is_known(row.root))
+    return text + (f"; {unknown:,} of unknown cause" if unknown else "")
+
+
+def _kind(root: Link) -> tuple[str | None, ...]:
+    """What roots have in common that make one row: the same line did the same thing."""
+    error = None if root.error is None else root.error.partition(":")[0]
+    return (root.what, root.reason, root.source, root.at, root.signal, error)
+
+
+def _common(one: Link, other: Link) -> Link:
+    """What two roots of one kind both say."""
+    name = one.name if one.name == other.name else "a task"
+    error = one.error
+    if error is not None and error != other.error:
+        error = error.partition(":")[0]
+    same = one.seconds == other.seconds or (
+        one.seconds is not None
+        and other.seconds is not None
+        and f"{one.seconds:g}" == f"{other.seconds:g}"
+    )
+    return msgspec.structs.replace(
+        one,
+        task=None,
+        name=name,
+        error=error,
+        by_name=one.by_name if one.by_name == other.by_name else None,
+        seconds=one.seconds if same else None,
+        detail=one.detail if one.detail == other.detail else None,
+    )
+
+
+def _incident(case: Case) -> tuple[object, ...]:
+    """What tells this cause from another one at the same line.
+
+    A task fails once and a process ends once, but the same timeout or the same
+    call happens again and again.
+    """
+    steps = case.steps()
+    root = steps[-1].link
+    request = next((step.request for step in reversed(steps) if step.request is not None), None)
+    if root.what in ("deadline", "cancelled"):
+        return (root, case.task if request is None else request.seq)
+    if root.what == "called" or (root.what == "failed" and root.task is None):
+        return (root, None if request is None else request.by)
+    return (root,)
+
+
+def _ts(step: Step, case: Case) -> str:
+    if step.request is not None:
+        return step.request.ts
+    return case.ts if step.link.task == case.task else ""
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(harmless(name) for name in names[:MOST_NAMES])
+    rest = len(names) - MOST_NAMES
+    return shown if rest <= 0 else f"{shown} and {rest:,} more"
+
+
+def _several_days(cases: list[Case]) -> bool:
+    return len({case.ts[:10] for case in cases}) > 1

@@ -1,0 +1,248 @@
+"""The shapes of all events: the one place that knows them.
+
+An event is a flat, typed record (`msgspec.Struct`); its name (``task.cancel``)
+is the tag of its class.  Encoded it is one JSON object: ``event`` first, then
+the fields below in their order, without those that have nothing to say.
+
+`docs/events.schema.json` is generated from these classes, never the other way
+round.  Readers must accept unknown keys and unknown events, so a field may be
+added at any time; taking one away or changing its meaning raises `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+"""Version of the shapes, written into ``process.start``."""
+
+Reason = str
+"""Why a request was made: one of `REASONS`, or a recogniser's ``package.word``."""
+
+REASONS = frozenset(
+    {
+        "explicit",
+        "timeout",
+        "task_group",
+        "gather",
+        "awaiter",
+        "shutdown",
+        "signal",
+        "scope",
+        "thread",
+        "disconnect",
+        "native",
+        "unknown",
+    }
+)
+
+Evidence = Literal["observed", "inferred"]
+What = Literal["cancelled", "failed", "signal", "deadline", "shutdown", "called"]
+Outcome = Literal["returned", "raised", "cancelled", "destroyed"]
+CancelOutcome = Literal["obeyed", "swallowed", "absorbed", "replaced"]
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="event"):
+    """What every event has.
+
+    ``ts`` is RFC 3339 in UTC with microseconds; ``seq`` rises strictly within
+    a process; ``run`` names the process's run (a forked child is a new one);
+    ``thread`` is the thread's name; ``loop`` a small number, absent where no
+    loop is involved.
+    """
+
+    ts: str
+    seq: int
+    run: str
+    pid: int
+    thread: str
+    loop: int | None = None
+
+
+class ProcessStart(Event, tag="process.start", kw_only=True):
+    """First line of a file: who wrote it and what can be seen here."""
+
+    schema: int
+    version: str
+    python: str
+    ppid: int
+    argv: list[str]
+    coverage: list[str]
+
+
+class ProcessEnd(Event, tag="process.end", kw_only=True):
+    """The process ended in order; counts are of events, for this exporter."""
+
+    written: int
+    dropped: int
+    signal: str | None = None
+
+
+class ProcessDropped(Event, tag="process.dropped", kw_only=True):
+    """Events were lost for this exporter: how many, and of which names."""
+
+    count: int
+    events: list[str] = []
+
+
+class HookAdd(Event, tag="hook.add", kw_only=True):
+    """A hook joined the bus; ``hook`` is its ``module:qualname``."""
+
+    hook: str
+
+
+class _TaskEvent(Event, kw_only=True):
+    """An event about one task; ``preexisting`` marks one made before auditing began."""
+
+    task: int
+    name: str
+    coro: str
+    preexisting: bool = False
+
+
+class TaskCreate(_TaskEvent, tag="task.create", kw_only=True):
+    """A task was made, however it was made."""
+
+    parent: int | None = None
+    at: str | None = None
+    source: str | None = None
+
+
+class _Request(Event, kw_only=True):
+    """What a request to cancel says of itself and, in ``origin``, of its cause.
+
+    ``cause`` is the ``seq`` of the event that caused this one.  ``origin`` is
+    the ``what`` of the next link of the chain and the ``origin_*`` keys are
+    that link's other keys.  Where both are there, the chain goes from this
+    request to the origin, and on to whatever follows the request ``cause``.
+    """
+
+    # Made by a function, so that msgspec writes them even where they say the default.
+    reason: Reason = msgspec.field(default_factory=lambda: "unknown")
+    source: str | None = None
+    at: str | None = None
+    by: int | None = None
+    by_name: str | None = None
+    cause: int | None = None
+    message: str | None = None
+    evidence: Evidence = msgspec.field(default_factory=lambda: "observed")
+    detail: str | None = None
+    origin: What | None = None
+    origin_task: int | None = None
+    origin_name: str | None = None
+    origin_reason: str | None = None
+    origin_source: str | None = None
+    origin_at: str | None = None
+    origin_by_name: str | None = None
+    origin_error: str | None = None
+    origin_signal: str | None = None
+    origin_seconds: float | None = None
+    origin_detail: str | None = None
+
+
+class TaskCancel(_Request, tag="task.cancel", kw_only=True):
+    """``cancel()`` was called on a task.
+
+    ``behind`` is the ``seq`` of an earlier request to the task that has not been
+    delivered yet: that one will be, and this one changes nothing.  ``taken_back``
+    says that whoever asked ends the request itself with ``uncancel()``.
+    """
+
+    task: int
+    name: str
+    coro: str
+    accepted: bool
+    preexisting: bool = False
+    suspended_at: str | None = None
+    behind: int | None = None
+    taken_back: bool = False
+
+
+class FutureCancel(_Request, tag="future.cancel", kw_only=True):
+    """``cancel()`` was called on a plain future that tasks (``waiters``) await."""
+
+    waiters: list[int]
+    waiter_names: list[str] = []
+
+
+class TaskUncancel(_TaskEvent, tag="task.uncancel", kw_only=True):
+    """``uncancel()`` was called; ``remaining`` is what ``cancelling()`` says after it."""
+
+    remaining: int
+    source: str | None = None
+    at: str | None = None
+
+
+class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
+    """A task ended.
+
+    ``cancel`` is the ``seq`` of the request it obeyed (which may have been made
+    to what it awaited).  A task that ended cancelled without a
+    ``cancel_outcome`` raised its CancelledError by hand.  ``lifetime`` is in
+    seconds.
+    """
+
+    outcome: Outcome
+    error: str | None = None
+    error_at: str | None = None
+    cancel: int | None = None
+    cancel_outcome: CancelOutcome | None = None
+    swallowed_at: str | None = None
+    lifetime: float | None = None
+
+
+class LoopStart(Event, tag="loop.start", kw_only=True):
+    """A loop began to run."""
+
+
+class LoopStop(Event, tag="loop.stop", kw_only=True):
+    """``stop()`` was called on a loop while ``pending`` tasks were not done."""
+
+    source: str | None = None
+    at: str | None = None
+    by: int | None = None
+    by_name: str | None = None
+    pending: int | None = None
+
+
+class LoopClose(Event, tag="loop.close", kw_only=True):
+    """A loop was closed."""
+
+
+AnyEvent = (
+    ProcessStart
+    | ProcessEnd
+    | ProcessDropped
+    | HookAdd
+    | TaskCreate
+    | TaskCancel
+    | FutureCancel
+    | TaskUncancel
+    | TaskDone
+    | LoopStart
+    | LoopStop
+    | LoopClose
+)
+
+BY_NAME: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in AnyEvent.__args__}
+"""Every event's class by its name."""
+
+NAMES: dict[type[Event], str] = {cls: name for name, cls in BY_NAME.items()}
+"""Every event's name by its class."""
+
+
+def name_of(event: Event) -> str:
+    """The event's name, ``task.cancel`` for a `TaskCancel`."""
+    return str(event.__struct_config__.tag)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of one line, made from the classes of this module."""
+    schema = msgspec.json.schema(AnyEvent)
+    for definition in schema["$defs"].values():
+        # Before 3.13 docstrings keep the indentation of the source.
+        definition["description"] = inspect.cleandoc(definition["description"])
+    return schema

@@ -1,0 +1,143 @@
+"""From an exporter's name to the exporter.
+
+The core never imports an exporter by itself: only the name in a setting brings
+it in.  Names that are not our own are looked up among the entry points that
+installed packages register under `GROUP`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from aioaudit.settings import (
+    DEFAULT_EXPORTER,
+    OFF_WORDS,
+    ON_WORDS,
+    Settings,
+    SettingsError,
+    bad_value,
+    suggestion,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from importlib.metadata import EntryPoint
+
+    from aioaudit.exporter import Exporter
+
+GROUP = "aioaudit.exporters"
+"""The entry-point group; its objects, called without arguments, give an exporter."""
+
+BRIDGE = "sys"
+"""The name that asks for real `sys.audit` events: a valid name, but no exporter."""
+
+
+def _jsonl(settings: Settings) -> Exporter:
+    from aioaudit.exporters.jsonl import JsonlExporter
+
+    return JsonlExporter(settings.jsonl_path)
+
+
+def _structlog(_settings: Settings) -> Exporter:
+    from aioaudit.exporters.structlog import StructlogExporter
+
+    return StructlogExporter()
+
+
+def _logging(_settings: Settings) -> Exporter:
+    from aioaudit.exporters.logging import LoggingExporter
+
+    return LoggingExporter()
+
+
+def _otel(settings: Settings) -> Exporter:
+    from aioaudit.exporters.otel import OpenTelemetryExporter
+
+    return OpenTelemetryExporter(tasks=settings.otel_tasks, status=settings.otel_status)
+
+
+_BUILT_IN: dict[str, Callable[[Settings], Exporter]] = {
+    "jsonl": _jsonl,
+    "structlog": _structlog,
+    "logging": _logging,
+    "otel": _otel,
+}
+
+
+def known_names() -> list[str]:
+    """Every name that a setting may hold: our own first, then the installed ones."""
+    own = [*_BUILT_IN, BRIDGE]
+    return own + sorted({point.name for point in _entry_points()} - set(own))
+
+
+def check(settings: Settings, where: str, value: str | None = None) -> None:
+    """Make sure that each exporter that *settings* names exists, without importing it.
+
+    Args:
+        settings: The settings to check.
+        where: The variable or argument that held the names, for the message.
+        value: What it held, as written.
+
+    Raises:
+        SettingsError: a name is nobody's.
+    """
+    # Entry points are looked up for foreign names only: reading them takes
+    # longer than all the rest of the start-up.
+    for name in settings.exporters:
+        if name not in _BUILT_IN and name != BRIDGE and name not in known_names():
+            raise _unknown(where, ",".join(settings.exporters) if value is None else value, name)
+
+
+def load_exporter(name: str, settings: Settings) -> Exporter:
+    """The exporter called *name*, made anew.
+
+    Raises:
+        SettingsError: nobody has an exporter of that name, or it cannot be loaded.
+    """
+    if name == BRIDGE:
+        raise SettingsError(f"{BRIDGE!r} is the bridge to sys.audit, not an exporter")
+    built_in = _BUILT_IN.get(name)
+    if built_in is not None:
+        try:
+            return built_in(settings)
+        except ModuleNotFoundError as error:  # an extra that is not installed; the text says which
+            raise SettingsError(f"exporter {name!r} cannot be loaded: {error}") from error
+    points = {point.value: point for point in _entry_points() if point.name == name}
+    if not points:
+        raise _unknown("exporters", name, name)
+    if len(points) > 1:
+        raise SettingsError(
+            f"exporter {name!r} is registered more than once: {', '.join(sorted(points))}"
+        )
+    [point] = points.values()
+    try:
+        made = cast("Callable[[], object]", point.load())()
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise SettingsError(
+            f"exporter {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {text}"
+        ) from error
+    missing = [verb for verb in ("export", "flush", "shutdown") if not hasattr(made, verb)]
+    if missing:
+        raise SettingsError(
+            f"exporter {name!r} ({point.value}) gave a {type(made).__name__},"
+            f" which has no {', '.join(missing)}"
+        )
+    return cast("Exporter", made)
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # 20 ms, and most programs need none of it
+
+    return entry_points(group=GROUP)
+
+
+def _unknown(where: str, value: str, name: str) -> SettingsError:
+    names = known_names()
+    return bad_value(
+        where,
+        value,
+        f"{name!r} is no exporter{suggestion(name, names)}",
+        f"{', '.join(names)} or another name registered under the entry-point group {GROUP};"
+        f" {'/'.join(ON_WORDS)} for {DEFAULT_EXPORTER}; {'/'.join(OFF_WORDS)} for off",
+    )

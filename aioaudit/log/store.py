@@ -1,0 +1,380 @@
+"""What a log holds, kept so that a million events fit and any task can be asked for.
+
+Only what an answer needs is kept: every request, every end that a cancellation
+had to do with, and names.  Of a task that was made and returned, most of a
+production log, one name is left.
+
+``seq`` and task ids are unique within a run only, so everything is kept by
+run.  Lines may come in any order and more than once (a rotated file repeats
+its header): nothing here depends on the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import cast
+
+import msgspec
+
+from aioaudit.chain.build import Request, Step, answer_of, steps_of
+from aioaudit.chain.links import Answer, AnswerOutcome, Link
+from aioaudit.events import (
+    Event,
+    FutureCancel,
+    ProcessStart,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+    TaskUncancel,
+)
+
+MOST_PROBLEMS = 100
+"""So many problems are kept word for word; `Log.damaged` counts them all."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something in a log that could not be read, or not in full.
+
+    ``line`` counts from 1; ``skipped`` is false where the line was used all
+    the same.
+    """
+
+    file: str
+    line: int
+    what: str
+    skipped: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}"
+
+
+class Run:
+    """The events of one run of one process, as far as answers need them."""
+
+    def __init__(self, run: str, pid: int) -> None:
+        self.id = run
+        self.pid = pid
+        self.requests: dict[int, Request] = {}
+        self.uncancels: dict[int, list[TaskUncancel]] = {}
+        self.ends: dict[int, TaskDone] = {}
+        self.returned: dict[int, str] = {}
+        self.living: dict[int, tuple[str, str]] = {}
+        self._index: _Index | None = None
+
+    def resolve(self, request: Request) -> Request | None:
+        """The request that *request* names as its cause, None if its line is not there."""
+        return None if request.cause is None else self.requests.get(request.cause)
+
+    def requests_to(self, task: int) -> list[TaskCancel]:
+        """The requests made to *task*, accepted or not, in order."""
+        return self._indexed().by_task.get(task, [])
+
+    def cancelled_tasks(self) -> Iterator[int]:
+        """The tasks that ended cancelled or accepted a request, each once."""
+        index = self._indexed()
+        yield from index.by_task
+        yield from (task for task in index.by_waiter if task not in index.by_task)
+        yield from (
+            task for task in self.ends if task not in index.by_task and task not in index.by_waiter
+        )
+
+    def case(self, task: int) -> Case | None:
+        """What is known of *task*'s cancellation; None if it had none."""
+        end = self.ends.get(task)
+        asked = self.requests_to(task)
+        accepted = [request for request in asked if request.accepted]
+        request: Request | None = None
+        lost: int | None = None
+        if end is not None and end.cancel is not None:
+            request = self.requests.get(end.cancel)
+            lost = end.cancel if request is None else None
+        elif end is not None and end.cancel_outcome is not None:
+            pass  # it was cancelled and nobody saw by what
+        elif accepted:
+            request = self._obeyed(task, accepted)
+        elif end is None and task not in self.returned and self._waited(task):
+            request = self._waited(task)[0]
+        else:
+            return None
+        name, coro = self._names(task, asked)
+        cancel_outcome: str | None = end.cancel_outcome if end is not None else None
+        outcome: AnswerOutcome = "pending"
+        if end is not None and end.outcome != "destroyed":
+            outcome = end.outcome
+        elif end is None and task in self.returned:
+            outcome = "returned"
+        elif end is None and request is not None and self._absorbed(task, request):
+            cancel_outcome = "absorbed"
+        return Case(
+            run=self,
+            task=task,
+            name=name,
+            coro=coro,
+            outcome=outcome,
+            cancel_outcome=cancel_outcome,
+            request=request,
+            lost=lost,
+            end=end,
+        )
+
+    def name_of(self, task: int) -> str | None:
+        """The last known name of *task*, None if no line is about it."""
+        if task in self.returned:
+            return self.returned[task]
+        name = self._names(task, self.requests_to(task))[0]
+        return name if name or self.knows(task) else None
+
+    def knows(self, task: int) -> bool:
+        """Whether any line is about *task*."""
+        return task in self.returned or any(task in known for known in self._others())
+
+    def tasks_named(self, name: str) -> Iterator[int]:
+        """The tasks whose last name is *name*, each at least once."""
+        yield from (task for task, last in self.returned.items() if last == name)
+        for known in self._others():
+            yield from (task for task in known if self.name_of(task) == name)
+
+    def _others(self) -> tuple[Collection[int], ...]:
+        """Every collection of task ids but the one of the tasks that just returned."""
+        index = self._indexed()
+        return self.living, self.ends, index.by_task, index.by_waiter, self.uncancels
+
+    def _waited(self, task: int) -> list[FutureCancel]:
+        """The cancelled futures that *task* was waiting for, in order."""
+        return self._indexed().by_waiter.get(task, [])
+
+    def _obeyed(self, task: int, accepted: list[TaskCancel]) -> TaskCancel:
+        """Of several requests the first of those that came before one delivery.
+
+        Each of the others names it in ``behind``.  A request that was absorbed,
+        or that whoever made it takes back, counts only if there is no other.
+        """
+        absorbed = max(
+            (event.seq for event in self.uncancels.get(task, []) if event.remaining == 0),
+            default=-1,
+        )
+        later = [request for request in accepted if request.seq > absorbed]
+        start = 0
+        for index, request in enumerate(later):
+            if request.behind is None:
+                start = index
+        together = later[start:]
+        staying = [request for request in together if not request.taken_back]
+        return (staying or together or accepted[-1:])[0]
+
+    def _absorbed(self, task: int, request: Request) -> bool:
+        return any(
+            event.seq > request.seq and event.remaining == 0
+            for event in self.uncancels.get(task, [])
+        )
+
+    def _names(self, task: int, asked: list[TaskCancel]) -> tuple[str, str]:
+        """The last name of *task* and its coroutine, empty where no line says."""
+        end = self.ends.get(task)
+        if end is not None:
+            return end.name, end.coro
+        named: list[TaskCancel | TaskUncancel] = [*asked, *self.uncancels.get(task, [])]
+        if named:
+            last = max(named, key=lambda event: event.seq)
+            return self.returned.get(task, last.name), last.coro
+        if task in self.living:
+            return self.living[task]
+        for event in self._waited(task):
+            names = dict(zip(event.waiters, event.waiter_names, strict=False))
+            if task in names:
+                return names[task], ""
+        return "", ""
+
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            self._index = _Index()
+            for seq in sorted(self.requests):
+                request = self.requests[seq]
+                if isinstance(request, TaskCancel):
+                    self._index.by_task.setdefault(request.task, []).append(request)
+                else:
+                    for waiter in request.waiters:
+                        self._index.by_waiter.setdefault(waiter, []).append(request)
+        return self._index
+
+    def add_request(self, request: Request) -> None:
+        """Keep *request*."""
+        self.requests[request.seq] = request
+        self._index = None
+
+
+class _Index:
+    """Requests in order by the task they were made to, or that waited for their future."""
+
+    def __init__(self) -> None:
+        self.by_task: dict[int, list[TaskCancel]] = {}
+        self.by_waiter: dict[int, list[FutureCancel]] = {}
+
+
+class Case:
+    """One cancelled task of one run: the answer, and the events it was made from.
+
+    ``request`` is the request that the task obeyed (None if its line is not
+    there; ``lost`` is its ``seq`` then, if known), ``end`` the event of its end.
+    """
+
+    __slots__ = (
+        "cancel_outcome",
+        "coro",
+        "end",
+        "lost",
+        "name",
+        "outcome",
+        "request",
+        "run",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        task: int,
+        name: str,
+        coro: str,
+        outcome: AnswerOutcome,
+        cancel_outcome: str | None,
+        request: Request | None,
+        lost: int | None,
+        end: TaskDone | None,
+    ) -> None:
+        self.run = run
+        self.task = task
+        self.name = name
+        self.coro = coro
+        self.outcome: AnswerOutcome = outcome
+        self.cancel_outcome = cancel_outcome
+        self.request = request
+        self.lost = lost
+        self.end = end
+
+    @property
+    def key(self) -> str:
+        """``RUN:ID``, which names this task among all runs."""
+        return f"{self.run.id}:{self.task}"
+
+    @property
+    def ts(self) -> str:
+        """When it was cancelled (RFC 3339), or ended if only that is known."""
+        if self.request is not None:
+            return self.request.ts
+        return self.end.ts if self.end is not None else ""
+
+    @property
+    def swallowed_at(self) -> str | None:
+        """The ``path:line`` that kept the CancelledError, where one did."""
+        return self.end.swallowed_at if self.end is not None else None
+
+    def steps(self) -> list[Step]:
+        """The chain, each link with the request that told it."""
+        return steps_of(self.task, self.name, self.request, self.run.resolve, self.lost)
+
+    def root(self) -> Link:
+        """The last link of the chain."""
+        return self.steps()[-1].link
+
+    def answer(self) -> Answer:
+        """The answer, as ``--json`` gives it."""
+        return answer_of(
+            task=self.task,
+            name=self.name,
+            coro=self.coro,
+            outcome=self.outcome,
+            cancel_outcome=self.cancel_outcome,
+            steps=self.steps(),
+            swallowed_at=self.swallowed_at,
+        )
+
+
+class Log:
+    """The events of any number of runs, and what they answer.
+
+    ``problems`` are the first `MOST_PROBLEMS` things that could not be read,
+    ``damaged`` counts all lines that were skipped, ``events`` all that were read.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.problems: list[Problem] = []
+        self.damaged = 0
+        self.events = 0
+
+    def why(self, task: str | int | None = None) -> list[Answer]:
+        """Answers, one for each cancelled task that *task* names, oldest first.
+
+        *task* is a task's last name, its id, or ``RUN:ID`` where the same id
+        occurs in several runs; without it, every cancelled task is answered for.
+        The list is empty if there is no such task or nobody cancelled it.
+        """
+        return [case.answer() for case in self.cases(task)]
+
+    def cases(self, task: str | int | None = None) -> list[Case]:
+        """Like `why`, with the events behind each answer."""
+        if task is None:
+            wanted: Iterable[tuple[Run, int]] = (
+                (run, each) for run in self.runs.values() for each in run.cancelled_tasks()
+            )
+        else:
+            wanted = self.find(task)
+        found = [case for run, each in wanted if (case := run.case(each)) is not None]
+        found.sort(key=lambda case: (case.ts, case.run.id, case.task))
+        return found
+
+    def find(self, task: str | int) -> list[tuple[Run, int]]:
+        """The tasks of this name, id or ``RUN:ID``, whether cancelled or not."""
+        found: dict[tuple[str, int], tuple[Run, int]] = {}
+        text = str(task)
+        of_run, _, in_run = text.rpartition(":")
+        for run in self.runs.values():
+            number = _number(in_run if of_run == run.id else text)
+            if number is not None and run.knows(number):
+                found[run.id, number] = (run, number)
+            if isinstance(task, str):
+                for each in run.tasks_named(task):
+                    found[run.id, each] = (run, each)
+        return list(found.values())
+
+    def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
+        """Note that *line* (from 1) of *file* could not be read, or not in full."""
+        self.damaged += skipped
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(file, line, what, skipped))
+
+    def pass_over(self) -> None:
+        """Count an event of a later version, which has nothing to say here."""
+        self.events += 1
+
+    def add(self, event: Event) -> None:
+        """Keep what answers need of *event*."""
+        self.events += 1
+        run = self.runs.get(event.run)
+        if run is None:
+            run = self.runs[event.run] = Run(event.run, event.pid)
+        kind = type(event)
+        if kind is TaskCreate:
+            made = cast(TaskCreate, event)
+            if made.task not in run.returned and made.task not in run.ends:
+                run.living[made.task] = (made.name, made.coro)
+        elif kind is TaskDone:
+            done = cast(TaskDone, event)
+            run.living.pop(done.task, None)
+            if done.outcome == "returned" and done.cancel is None and done.cancel_outcome is None:
+                run.returned[done.task] = done.name
+            else:
+                run.ends[done.task] = done
+        elif kind is TaskCancel or kind is FutureCancel:
+            run.add_request(cast(Request, event))
+        elif kind is TaskUncancel:
+            absorbed = cast(TaskUncancel, event)
+            run.uncancels.setdefault(absorbed.task, []).append(absorbed)
+        elif kind is ProcessStart:
+            run.pid = event.pid
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -1,0 +1,380 @@
+"""How a task's end, and the way of a CancelledError through it, is seen.
+
+3.12 and later: `sys.monitoring`.  ``PY_RETURN`` on the code of coroutines and
+``PY_UNWIND`` say how a task's outermost frame was left, without a callback on
+the task.  ``PY_THROW`` hands us the very CancelledError that is delivered.
+While one of those is alive, ``EXCEPTION_HANDLED`` and ``RERAISE`` tell which
+``except`` line kept it.
+
+3.11, and coroutines that are not made of Python code: a done callback, which is
+hidden from ``repr`` and runs in the task's own context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import inspect
+import sys
+import time
+from asyncio import CancelledError
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+from aioaudit import bus
+from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
+from aioaudit.cpython.monitoring import Monitor
+from aioaudit.recorder.recorder import Recorder, reached_by
+from aioaudit.wire import Returned, one_of
+
+_getframe = sys._getframe
+
+
+_WAIT_FOR = asyncio.wait_for.__code__
+
+_MANY = 2000
+"""So many tasks are not searched for the one that awaited another (3.11 under uvloop)."""
+
+_LINGER = 0.1
+"""Seconds that the costly events stay on after the last cancellation."""
+
+
+class Monitored:
+    """Ends of tasks as `sys.monitoring` shows them."""
+
+    def __init__(self, recorder: Recorder, monitor: Monitor) -> None:
+        self._recorder = recorder
+        self._monitor = monitor
+        self._codes: dict[int, CodeType] = {}
+        self._quiet_since = 0.0
+        self._costly = False  # whether the costly events are on
+        monitor.on("PY_UNWIND", self._make_unwound())
+        monitor.on("PY_THROW", self._make_thrown())
+        monitor.on("EXCEPTION_HANDLED", self._make_handled())
+        monitor.on("RERAISE", self._make_reraised())
+        monitor.switch(True, "PY_THROW", "PY_UNWIND")
+
+    def refresh(self) -> None:
+        """Take in who listens now."""
+        self._monitor.on("PY_RETURN", self._make_returned())
+
+    def follow(self, _coro: Any, code: CodeType) -> None:
+        """See how coroutines of *code* are left."""
+        if id(code) not in self._codes:
+            self._codes[id(code)] = code
+            self._monitor.watch_returns(code)
+
+    def watch(self, task: Any) -> None:
+        """See the end of a task that was asked to cancel."""
+        if task.done():
+            return
+        code = getattr(task.get_coro(), "cr_code", None)
+        if isinstance(code, CodeType):
+            self.follow(None, code)
+
+    def under_way(self, on: bool) -> None:
+        """A CancelledError is on its way through a task, or none is any more.
+
+        Every switch makes CPython instrument all running code anew, so the
+        events stay on for a moment: cancellations come in swarms.
+        """
+        if not on:
+            self._quiet_since = time.monotonic()
+        elif not self._costly:
+            self._costly = True
+            self._monitor.switch(True, "EXCEPTION_HANDLED", "RERAISE")
+
+    def _switch_off(self) -> None:
+        """Nothing is under way: an exception handled now is none of ours."""
+        if time.monotonic() - self._quiet_since > _LINGER:
+            self._monitor.switch(False, "EXCEPTION_HANDLED", "RERAISE")
+            self._costly = False
+            if self._recorder.ties:  # of another thread, a moment ago
+                self.under_way(True)
+
+    def _task_of(self, frame: FrameType) -> Any:
+        """The task whose outermost frame *frame* is, None where it is none."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return None
+        if task is None:
+            return None
+        return task if getattr(task.get_coro(), "cr_frame", None) is frame else None
+
+    def _make_returned(self) -> Callable[[CodeType, int, object], object]:
+        """``PY_RETURN``: as hot as the making of a task, so everything is local.
+
+        Who listens is built in: whenever that changes, this is made anew.
+        """
+        recorder = self._recorder
+        current_task = asyncio.current_task
+        born = recorder.born
+        states = recorder.states
+        next_seq = recorder.run.next_seq
+        remember = recorder.recent.append
+        time_ns = time.time_ns
+        slow = self._returned
+        put = one_of(recorder.puts)
+        plain = "task.done" in recorder.wanted and not bus.hooks()
+
+        def returned(_code: CodeType, _offset: int, _value: object) -> object:
+            try:
+                task: Any = current_task()  # what has no frame is caught below
+                if task.get_coro().cr_frame is not _getframe(1):
+                    return None
+            except (RuntimeError, AttributeError):
+                return None
+            key = id(task)
+            if plain and not (states and key in states) and key in born:
+                made = born.pop(key)
+                if not made.name:  # it ran inside its own making
+                    made.name = task.get_name()
+                ended = Returned(next_seq(), time_ns(), made, key)
+                put(ended)
+                remember(ended)
+            else:
+                slow(task)
+            return None
+
+        return returned
+
+    def _returned(self, task: Any) -> None:
+        recorder = self._recorder
+        try:
+            if recorder.place_muted():
+                recorder.born.pop(id(task), None)
+                return
+            state = recorder.states.get(id(task))
+            if state is None and id(task) not in recorder.born and not recorder.wants("task.done"):
+                return
+            if task._must_cancel:
+                recorder.ended(task, "cancelled", None)
+            else:
+                recorder.ended(task, "returned", None)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+            recorder.fault(error)
+
+    def _make_unwound(self) -> Callable[[CodeType, int, BaseException], object]:
+        """``PY_UNWIND``: an exception leaves a frame, of whatever code."""
+        recorder = self._recorder
+        left = self._make_reraised()
+        ties = recorder.ties
+        codes = self._codes
+
+        def unwound(code: CodeType, offset: int, error: BaseException) -> object:
+            if ties:
+                left(code, offset, error)
+            if id(code) not in codes and (
+                recorder.creations or not code.co_flags & inspect.CO_COROUTINE
+            ):
+                return None
+            try:
+                task = self._task_of(_getframe(1))
+                if task is not None and not recorder.place_muted():
+                    self._failed(task, error)
+            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+                recorder.fault(fault)
+            return None
+
+        return unwound
+
+    def _failed(self, task: Any, error: BaseException) -> None:
+        recorder = self._recorder
+        if not isinstance(error, CancelledError):
+            recorder.ended(task, "raised", error)
+            return
+        tie = recorder.ties.get(id(error))
+        tied = tie is not None and tie.ref() is error
+        recorder.ended(task, "cancelled", error, by_hand=not tied and _raised_by_hand(error))
+
+    def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
+        """``PY_THROW``: something is thrown into a coroutine, innermost first."""
+        recorder = self._recorder
+        ties_get = recorder.ties.get
+        states_get = recorder.states.get
+        current_task = asyncio.current_task
+
+        def thrown(_code: CodeType, _offset: int, error: BaseException) -> object:
+            if not isinstance(error, CancelledError):
+                return None
+            try:
+                task = current_task()
+                if task is None:
+                    return None
+                state = states_get(id(task))
+                if state is not None and state.ref() is not task:
+                    state = None
+                tie = ties_get(id(error))
+                if tie is not None and tie.ref() is not error:
+                    tie = None
+                if tie is not None and tie.state is state and state is not None:
+                    return None  # a frame further out
+                self._deliver(task, state, error, None if tie is None else tie.request)
+            except RuntimeError:  # no loop runs in this thread
+                return None
+            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+                recorder.fault(fault)
+            return None
+
+        return thrown
+
+    def _deliver(self, task: Any, state: Any, error: CancelledError, told: Any) -> None:
+        """*error* reaches *task*: of its own request, or of one to what it awaited."""
+        recorder = self._recorder
+        request = None if state is None else state.deliver()
+        if state is None:
+            state = recorder.state(task)
+        if request is None:
+            request = told or state.inherited
+            if request is not None:
+                state.inherited = request
+            self.watch(task)
+        state.swallowed_at = None
+        recorder.tie(error, request, state)
+
+    def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
+        """``EXCEPTION_HANDLED``: any exception, anywhere in the process, comes to a handler.
+
+        A coroutine that lets a CancelledError through has several: its own
+        ``finally`` or ``with``, and those that the compiler puts around each
+        ``await`` and around the whole.
+        """
+        ties = self._recorder.ties
+        ties_get = ties.get
+        known_get = KEEPERS.get
+
+        def handled(code: CodeType, offset: int, error: BaseException) -> object:
+            tie = ties_get(id(error))
+            if tie is None:
+                if not ties:
+                    self._switch_off()
+                return None
+            state = tie.state
+            if state is None or tie.ref() is not error:
+                return None
+            try:
+                # Instructions lie inside their code, so the sum is the address of one.
+                keeper = known_get(id(code) + offset)
+                if keeper is None or keeper[0] is not code:
+                    keeper = keeper_of(code, offset)
+                state.swallowed_at = (
+                    keeping_line(_getframe(1), code, offset, error) if keeper[1] else keeper[2]
+                )
+            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+                self._recorder.fault(fault)
+            return None
+
+        return handled
+
+    def _make_reraised(self) -> Callable[[CodeType, int, BaseException], object]:
+        """``RERAISE``: who handled the exception lets it go on."""
+        ties_get = self._recorder.ties.get
+
+        def reraised(_code: CodeType, _offset: int, error: BaseException) -> object:
+            tie = ties_get(id(error))
+            if tie is not None and tie.state is not None and tie.ref() is error:
+                tie.state.swallowed_at = None
+            return None
+
+        return reraised
+
+
+def _raised_by_hand(error: BaseException) -> bool:
+    """Whether a ``raise`` statement made *error*, rather than C code (``task.result()``)."""
+    step = error.__traceback__
+    if step is None:
+        return False
+    while step.tb_next is not None:
+        step = step.tb_next
+    code = step.tb_frame.f_code.co_code
+    if not 0 <= step.tb_lasti < len(code):
+        return False
+    return dis.opname[code[step.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+
+
+class CalledBack:
+    """Ends of tasks as a done callback tells them: 3.11, and coroutines of other make."""
+
+    def __init__(self, recorder: Recorder, adders: dict[Any, Callable[..., None]]) -> None:
+        """*adders* has each future class's own ``add_done_callback``."""
+        self._recorder = recorder
+        self._adders = adders
+
+    def _add(self, task: Any, context: Any = None) -> None:
+        for cls, add in self._adders.items():
+            if isinstance(task, cls):
+                add(task, self.done, context=context)
+                return
+
+    def watch_end(self, task: Any, context: Any) -> None:
+        """Be told of *task*'s end, in *context*."""
+        self._add(task, context)
+
+    def watch(self, task: Any) -> None:
+        """Be told of the end of a task that was asked to cancel, if we are not yet."""
+        if id(task) in self._recorder.born or task.done():
+            return
+        if self.done not in [entry[0] for entry in task._callbacks or ()]:
+            self._add(task)
+
+    def done(self, task: Any) -> None:
+        """The done callback."""
+        recorder = self._recorder
+        try:
+            if recorder.place_muted():
+                recorder.born.pop(id(task), None)
+                return
+            state = recorder.states.get(id(task))
+            if task.cancelled():
+                waiters = _about_to_wake(task)
+                known = state is not None and (state.requests or state.inherited is not None)
+                recorder.ended(task, "cancelled", None, by_hand=not known)
+                if known:
+                    recorder.pass_on(waiters, recorder.obeyed_by(task))
+            elif task._exception is not None:
+                recorder.ended(task, "raised", task._exception)
+            else:
+                recorder.ended(task, "returned", None)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
+            recorder.fault(error)
+
+
+def _about_to_wake(task: Any) -> list[Any]:
+    """The tasks that awaited *task*, which has just ended.
+
+    Its callbacks are gone by now: they stand in the loop's queue, right behind
+    the one that runs.  uvloop does not show that queue; there the tasks are
+    asked what they wait for, unless they are very many.
+    """
+    loop = task.get_loop()
+    ready = getattr(loop, "_ready", None)
+    if ready is None:
+        tasks = asyncio.all_tasks(loop)
+        if len(tasks) > _MANY:
+            return []
+        return [each for each in tasks if _waits_for(each, task)]
+    found: list[Any] = []
+    for handle in ready:
+        args = getattr(handle, "_args", None)
+        if not args or args[0] is not task:
+            break
+        found.extend(reached_by(handle._callback))
+    return found
+
+
+def _waits_for(task: Any, awaited: Any) -> bool:
+    waiter = getattr(task, "_fut_waiter", None)
+    if waiter is awaited or awaited in getattr(waiter, "_children", ()):
+        return True
+    # ``wait_for`` of 3.11 waits for a future of its own.
+    coro = task.get_coro()
+    for _ in range(100):
+        frame = getattr(coro, "cr_frame", None)
+        if frame is None:
+            return False
+        if frame.f_code is _WAIT_FOR:
+            return frame.f_locals.get("fut") is awaited
+        coro = coro.cr_await
+    return False

@@ -1,0 +1,118 @@
+"""Probes on plain futures, and ``CancelledError.source``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, MethodType
+from typing import Any
+
+from aioaudit.causes.frames import caller
+from aioaudit.recorder.recorder import Note, Recorder, waiters_of
+from aioaudit.recorder.requests import Request
+
+_getframe = sys._getframe
+
+
+def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:
+    """``Future.cancel`` that finds out who calls it, where a task will feel it."""
+    active = recorder.active
+    get_ident = threading.get_ident
+
+    def cancel(self: Any, msg: Any = None) -> bool:
+        request = None
+        waiters: list[Any] = []
+        try:
+            if not self.done() and not recorder.place_muted():
+                callbacks = self._callbacks
+                if callbacks:
+                    stack = active.get(get_ident())
+                    if not (stack and len(callbacks) == 1 and _awaited_by(callbacks, stack[-1])):
+                        waiters = waiters_of(self)
+                        if waiters:
+                            request = recorder.future_request(self, msg, _getframe(1), waiters)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
+            recorder.fault(error)
+        if request is None:
+            return original(self, msg)
+        recorder.ask(request.event)
+        recorder.tell(request.event)
+        recorder.pass_on(waiters, request)
+        ident = get_ident()
+        stack = active.setdefault(ident, [])
+        stack.append(request)
+        try:
+            return original(self, msg)
+        finally:
+            stack.pop()
+            if not stack:
+                active.pop(ident, None)
+
+    return cancel
+
+
+def _awaited_by(callbacks: Any, above: Request) -> bool:
+    """Whether the task being cancelled is all that awaits the future: nothing to tell then."""
+    entry = callbacks[0]
+    callback = entry[0] if isinstance(entry, tuple) else entry
+    return id(getattr(callback, "__self__", None)) == above.victim
+
+
+def make_add_done_callback(
+    recorder: Recorder, original: Callable[..., None]
+) -> Callable[..., None]:
+    """``add_done_callback`` that notes who hands a bound ``cancel`` to it."""
+
+    def add_done_callback(self: Any, fn: Any, /, *, context: Any = None) -> None:
+        if type(fn) is MethodType and fn.__name__ == "cancel":
+            note_given(recorder, fn, "given to add_done_callback()", _getframe(1), future=self)
+        original(self, fn, context=context)
+
+    return add_done_callback
+
+
+def note_given(
+    recorder: Recorder,
+    callback: Any,
+    how: str,
+    frame: FrameType,
+    *,
+    future: Any = None,
+    loop: Any = None,
+    due: float | None = None,
+) -> None:
+    """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*."""
+    try:
+        if loop is None and future is not None:
+            loop = future.get_loop()
+        found = caller(recorder.codes, frame)
+        if found is None:
+            return  # asyncio's own doing on somebody's behalf: nobody can be named
+        running = recorder.running_loop()
+        foreign = running is not loop and loop is not None and loop.is_running()
+        recorder.note(
+            callback,
+            Note(
+                at=found[0].at(found[1]),
+                source=found[0].source,
+                thread=recorder.thread_name() if foreign else None,
+                how=how,
+                due=due,
+            ),
+        )
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a callback from being set
+        recorder.fault(error)
+
+
+class Source:
+    """``CancelledError.source`` while auditing is on; assigning to it works as without us."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __get__(self, error: BaseException | None, _owner: type | None = None) -> Any:
+        if error is None:
+            return self
+        request = self._recorder.request_of(error, self._recorder.current_task())
+        return None if request is None else request.source

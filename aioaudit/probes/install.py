@@ -1,0 +1,306 @@
+"""Putting the probes in place, and taking them out again.
+
+What is wanted decides what is touched: where only cancellations are told,
+making a task costs nothing, because ``Task.__init__`` is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.base_futures
+import asyncio.events
+import asyncio.exceptions
+import asyncio.futures
+import asyncio.tasks
+import asyncio.timeouts
+import sys
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from aioaudit.cpython import imports, inplace, monitoring
+from aioaudit.probes import ends, futures, loops, tasks, timeouts
+from aioaudit.recognisers import registry
+from aioaudit.recorder.recorder import Recorder
+
+
+class Installation:
+    """The probes of one recorder, in place from construction to `remove`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Put the probes in place.
+
+        Raises:
+            aioaudit.cpython.inplace.UnsupportedError: this interpreter is not one
+                whose types can be changed safely; nothing was touched.
+        """
+        self.recorder = recorder
+        self._patches = inplace.Patches()
+        self._hot = inplace.Patches()
+        self._monitored: ends.Monitored | None = None
+        self._follow: Callable[[Any, Any], None] | None = None
+        self._watch_end: Callable[[Any, Any], None] | None = None
+        self._monitor: monitoring.Monitor | None = None
+        self._probes: set[int] = set()
+        self._boundaries: list[Any] = []
+        self._kept: list[Any] = []
+        self._libraries: imports.AfterImport | None = None
+        self._task_classes = _distinct(asyncio.tasks.Task, getattr(asyncio.tasks, "_PyTask", None))
+        self._future_classes = _distinct(
+            asyncio.futures.Future, getattr(asyncio.futures, "_PyFuture", None)
+        )
+        inplace.check(*self._task_classes, *self._future_classes)
+        try:
+            self._install()
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def coverage(self) -> list[str]:
+        """What is seen in this process, and what cannot be."""
+        seen = [
+            "tasks: C and Python, subclasses, made by any means",
+            "loops: asyncio" + (", uvloop" if "uvloop" in sys.modules else ""),
+            "end of tasks: " + ("sys.monitoring" if self._monitor else "done callback"),
+            "line that swallowed a cancellation: " + ("seen" if self._monitor else "not seen"),
+        ]
+        if not self.recorder.creations:
+            seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
+        seen.append("not seen: other interpreters in the process, tasks of other frameworks")
+        return seen
+
+    def go_deaf(self) -> None:
+        """Hear nothing more of coroutines and exceptions: the interpreter is going down."""
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+            self._monitored = None
+
+    def remove(self) -> None:
+        """Take everything out again; what was there before is there again."""
+        if self._libraries is not None:
+            self._libraries.remove()
+        self._hot.restore()
+        self._patches.restore()
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+    def _install(self) -> None:
+        recorder = self.recorder
+        called_back = ends.CalledBack(
+            recorder, {cls: cls.add_done_callback for cls in self._future_classes}
+        )
+        self._watch_end = called_back.watch_end
+        if monitoring.AVAILABLE:
+            self._monitor = monitoring.Monitor("aioaudit")
+            self._monitored = ends.Monitored(recorder, self._monitor)
+            self._follow = self._monitored.follow
+            recorder.watch = self._monitored.watch
+            recorder.under_way = self._monitored.under_way
+        else:
+            recorder.watch = called_back.watch
+            self._hide_callback(called_back)
+        self.refresh()
+        for cls in self._task_classes:
+            self._put(cls, "cancel", tasks.make_cancel(recorder, vars(cls)["cancel"]))
+            self._put(cls, "uncancel", tasks.make_uncancel(recorder, vars(cls)["uncancel"]))
+        for cls in (*self._task_classes, *self._future_classes):
+            if "add_done_callback" in vars(cls):  # the C task has one of its own
+                self._put(
+                    cls,
+                    "add_done_callback",
+                    futures.make_add_done_callback(recorder, vars(cls)["add_done_callback"]),
+                )
+        for cls in self._future_classes:
+            self._put(cls, "cancel", futures.make_cancel(recorder, vars(cls)["cancel"]))
+        self._put(
+            asyncio.timeouts.Timeout,
+            "reschedule",
+            timeouts.make_reschedule(recorder, vars(asyncio.timeouts.Timeout)["reschedule"]),
+        )
+        self._patches.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
+        self._put(
+            asyncio.events,
+            "_set_running_loop",
+            loops.make_set_running_loop(recorder, asyncio.events._set_running_loop),
+        )
+        self._install_on_loop(BaseEventLoop)
+        selector = _owner(asyncio.SelectorEventLoop, "add_signal_handler")
+        self._put(
+            selector,
+            "add_signal_handler",
+            loops.make_add_signal_handler(recorder, vars(selector)["add_signal_handler"]),
+        )
+        for cls in _descendants(asyncio.AbstractEventLoop):
+            self._install_on_foreign_loop(cls)
+        self._patches.replace(
+            asyncio.AbstractEventLoop,
+            "__init_subclass__",
+            classmethod(loops.make_init_subclass(self._install_on_foreign_loop)),
+        )
+        recorder.probe_codes = frozenset(self._probes)
+        self._libraries = imports.AfterImport(
+            {name: self._probe_library(library) for name, library in registry.PROBED.items()}
+        )
+
+    def _probe_library(self, library: str) -> Callable[[ModuleType], None]:
+        """What puts the probes of our recogniser for *library* into one of its modules."""
+
+        def probe(module: ModuleType) -> None:
+            try:
+                recogniser = import_module(f"aioaudit.recognisers.{library}")
+                recogniser.install(module, self.recorder, self._put_outside)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+                self.recorder.fault(error)
+
+        return probe
+
+    def _put_outside(self, owner: Any, name: str, probe: Any) -> None:
+        """Put *probe* where a library's ``owner.name`` is, looking like it."""
+        inplace.disguise(probe, getattr(owner, name))
+        self._kept.append(probe.__code__)
+        self._patches.replace(owner, name, probe)
+
+    def refresh(self) -> None:
+        """Rebuild the two hottest probes: who listens, and to what, is part of them."""
+        recorder = self.recorder
+        self._hot.restore()
+        recorder.creations = recorder.listening and bool(
+            {"task.create", "task.done"} & recorder.wanted
+        )
+        if self._monitored is not None:
+            self._monitored.refresh()
+        if not recorder.creations:
+            recorder.born.clear()
+            return
+        for cls in self._task_classes:
+            own = vars(cls)
+            init = tasks.make_init(recorder, cls, own["__init__"], self._follow, self._watch_end)
+            self._put(cls, "__init__", init, hot=True)
+            set_name = tasks.make_set_name(recorder, own["set_name"])
+            self._put(cls, "set_name", set_name, hot=True)
+
+    def _install_on_foreign_loop(self, cls: Any) -> None:
+        """Probe a loop that is not built on asyncio's: uvloop's, also when it is imported later."""
+        if issubclass(cls, BaseEventLoop) or cls.__flags__ & inplace.IMMUTABLE:
+            return
+        if not all(hasattr(cls, name) for name in ("run_forever", "stop", "close", "call_later")):
+            return
+        recorder = self.recorder
+        if cls.run_forever is asyncio.AbstractEventLoop.run_forever:
+            return
+        self._put(
+            cls, "run_forever", loops.make_run_forever(recorder, cls.run_forever), boundary=True
+        )
+        self._put(
+            cls,
+            "run_until_complete",
+            loops.make_run_until_complete(cls.run_until_complete),
+            boundary=True,
+        )
+        self._put(cls, "stop", loops.make_stop(recorder, cls.stop))
+        self._put(cls, "close", loops.make_close(recorder, cls.close))
+        self._put_timers(cls, "call_at", "call_later")
+        self._put(
+            cls,
+            "add_signal_handler",
+            loops.make_add_signal_handler(recorder, cls.add_signal_handler),
+        )
+        self._put(
+            cls,
+            "call_exception_handler",
+            loops.make_call_exception_handler(recorder, cls.call_exception_handler),
+        )
+
+    def _install_on_loop(self, cls: type) -> None:
+        recorder = self.recorder
+        own = vars(cls)
+        self._put(cls, "stop", loops.make_stop(recorder, own["stop"]))
+        self._put(cls, "close", loops.make_close(recorder, own["close"]))
+        self._put_timers(cls, "call_at")  # which call_later calls
+        self._put(
+            cls,
+            "call_exception_handler",
+            loops.make_call_exception_handler(recorder, own["call_exception_handler"]),
+        )
+
+    def _put_timers(self, cls: Any, *names: str) -> None:
+        recorder = self.recorder
+        for name in names:
+            self._put(cls, name, loops.make_call_at(recorder, getattr(cls, name), name))
+        self._put(
+            cls,
+            "call_soon_threadsafe",
+            loops.make_call_soon_threadsafe(recorder, cls.call_soon_threadsafe),
+        )
+
+    def _put(
+        self, owner: Any, name: str, probe: Any, *, boundary: bool = False, hot: bool = False
+    ) -> None:
+        """Put *probe* where ``owner.name`` is, looking like it."""
+        inplace.disguise(probe, getattr(owner, name))
+        code = probe.__code__
+        self._kept.append(code)
+        if boundary:
+            info = self.recorder.codes.learn(code, {"__name__": "aioaudit"})
+            info.boundary = True
+        elif name == "cancel":
+            self._probes.add(id(code))
+        (self._hot if hot else self._patches).replace(owner, name, probe)
+
+    def _hide_callback(self, called_back: ends.CalledBack) -> None:
+        """Keep our done callback out of what ``_callbacks`` and ``repr`` show (3.11)."""
+        done = called_back.done
+        for cls in (*self._task_classes, *self._future_classes):
+            getset = vars(cls).get("_callbacks")
+            if getset is not None and hasattr(getset, "__get__"):
+                self._patches.replace(cls, "_callbacks", property(_without(getset, done)))
+        base = asyncio.base_futures
+        format_callbacks = base._format_callbacks
+        future_repr_info = base._future_repr_info
+
+        def _format_callbacks(cb: Any) -> Any:
+            return format_callbacks([entry for entry in cb if entry[0] != done])
+
+        def _future_repr_info(future: Any) -> Any:
+            return [part for part in future_repr_info(future) if part != "cb=[]"]
+
+        self._put(base, "_format_callbacks", _format_callbacks)
+        self._put(base, "_future_repr_info", _future_repr_info)
+
+
+def _without(getset: Any, done: Any) -> Callable[[Any], Any]:
+    """A getter of what *getset* gives, *done* taken out."""
+
+    def _callbacks(self: Any) -> Any:
+        callbacks = getset.__get__(self)
+        if not callbacks:
+            return callbacks
+        return [entry for entry in callbacks if entry[0] != done] or None
+
+    return _callbacks
+
+
+def _distinct(*classes: Any) -> list[Any]:
+    found: list[Any] = []
+    for cls in classes:
+        if cls is not None and cls not in found:
+            found.append(cls)
+    return found
+
+
+def _owner(cls: Any, name: str) -> Any:
+    """The class in *cls*'s ancestry that defines *name*."""
+    return next(each for each in cls.__mro__ if name in vars(each))
+
+
+def _descendants(cls: type[Any]) -> list[type[Any]]:
+    found: list[type[Any]] = []
+    for each in cls.__subclasses__():
+        found.append(each)
+        found.extend(_descendants(each))
+    return found

@@ -1,0 +1,242 @@
+"""Probes on loops: start, stop, close, and the callbacks that are a bound ``cancel``.
+
+asyncio's loops are Python classes.  Their start is seen in
+``events._set_running_loop``, which every ``run_forever`` of theirs calls: a
+wrapper around ``run_forever`` would stand in every stack.  uvloop binds that
+function when it is built, so there ``run_forever`` itself is wrapped; the frame
+also marks where the loop's own stack begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from aioaudit.causes.frames import caller, code_of
+from aioaudit.events import LoopClose, LoopStart, LoopStop
+from aioaudit.probes.futures import note_given
+from aioaudit.probes.tasks import hide
+from aioaudit.recorder.recorder import Note, Recorder
+
+_getframe = sys._getframe
+
+
+def started(recorder: Recorder, loop: Any) -> None:
+    """*loop* begins to run in this thread."""
+    try:
+        place = recorder.place(loop)
+        if place.muted:
+            return
+        for open_now in recorder.openers:
+            open_now()
+        if recorder.wants("loop.start"):
+            recorder.announce(LoopStart(**recorder.base("loop.start", place)))
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop from running
+        recorder.fault(error)
+
+
+def make_set_running_loop(
+    recorder: Recorder, original: Callable[[Any], None]
+) -> Callable[[Any], None]:
+    """``events._set_running_loop``: called with the loop at its start, with None at its end."""
+
+    def _set_running_loop(loop: Any) -> None:
+        original(loop)
+        if loop is not None:
+            started(recorder, loop)
+
+    return _set_running_loop
+
+
+def make_run_forever(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+    """``run_forever`` of a loop that is not written in Python."""
+
+    def run_forever(self: Any) -> None:
+        if not self.is_running() and not self.is_closed():
+            started(recorder, self)
+        original(self)
+
+    return run_forever
+
+
+def make_run_until_complete(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``run_until_complete`` of such a loop: only a frame that marks where its stack begins."""
+
+    def run_until_complete(self: Any, future: Any) -> Any:
+        return original(self, future)
+
+    return run_until_complete
+
+
+def make_stop(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+    """``stop`` that notes who calls it; a hook may object."""
+
+    def stop(self: Any) -> None:
+        event = None
+        try:
+            if recorder.wants("loop.stop") and not recorder.place_muted():
+                event = _stop_event(recorder, self)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop running
+            recorder.fault(error)
+        if event is not None:
+            recorder.ask(event)
+            recorder.tell(event)
+        original(self)
+
+    return stop
+
+
+def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
+    frame = _getframe(2)
+    found = None
+    step = frame
+    # Beyond the loop's own frames the stack only says who runs it.
+    while step is not None:
+        info = recorder.codes.of(step)
+        if info.boundary or info.kind == 3:
+            break
+        if info.kind < 2:
+            found = (info, step.f_lasti)
+            if info.kind == 0:
+                break
+        step = step.f_back  # type: ignore[assignment]  # None ends the walk
+    current = recorder.current_task()
+    return LoopStop(
+        **recorder.base("loop.stop", recorder.place(loop)),
+        source=(recorder.codes.of(frame) if found is None else found[0]).source,
+        at=None if found is None else found[0].at(found[1]),
+        by=None if current is None else recorder.number(current),
+        by_name=None if current is None else recorder.name_of_task(current),
+        pending=sum(1 for task in asyncio.all_tasks(loop) if not task.done()),
+    )
+
+
+def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+    """``close`` of a loop; told once, and only if it worked."""
+
+    def close(self: Any) -> None:
+        before = self.is_closed()
+        original(self)
+        try:
+            if not before and self.is_closed() and recorder.wants("loop.close"):
+                place = recorder.place(self)
+                if not place.muted:
+                    recorder.announce(LoopClose(**recorder.base("loop.close", place)))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
+            recorder.fault(error)
+
+    return close
+
+
+def make_call_exception_handler(
+    recorder: Recorder, original: Callable[..., None]
+) -> Callable[..., None]:
+    """``call_exception_handler``: asyncio tells it of a task that is destroyed while pending."""
+
+    def call_exception_handler(self: Any, context: Any) -> None:
+        try:
+            message = context.get("message")
+            # Whichever thread collects the garbage: an exporter's own task is not known.
+            if message == "Task was destroyed but it is pending!" and recorder.knows(
+                context["task"]
+            ):
+                recorder.ended(context["task"], "destroyed", None)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the program's
+            recorder.fault(error)
+        original(self, context)
+
+    return call_exception_handler
+
+
+def _is_cancel(callback: Any) -> bool:
+    return type(callback) is MethodType and callback.__name__ == "cancel"
+
+
+def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> Callable[..., Any]:
+    """``call_at`` (or ``call_later``) that notes who arms a timer with a bound ``cancel``.
+
+    ``call_later`` of asyncio's own loops ends here too, and is told apart by its code.
+    """
+    relative = how == "call_later"
+    call_later_code = BaseEventLoop.call_later.__code__
+
+    def note(loop: Any, when: Any, callback: Any) -> None:
+        due = None
+        with contextlib.suppress(TypeError):  # the original will say what is wrong with it
+            due = loop.time() + when if relative else when
+        frame = _getframe(2)
+        name = "call_later" if frame.f_code is call_later_code else how
+        note_given(recorder, callback, f"given to {name}()", frame, loop=loop, due=due)
+
+    def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        handle = original(self, when, callback, *args, context=context)
+        # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
+        if type(callback) is MethodType and callback.__name__ == "cancel":
+            note(self, when, callback)
+        if getattr(handle, "_source_traceback", None):
+            hide(handle)
+        return handle
+
+    return call_at
+
+
+def make_call_soon_threadsafe(
+    recorder: Recorder, original: Callable[..., Any]
+) -> Callable[..., Any]:
+    """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
+
+    def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        if _is_cancel(callback):
+            note_given(
+                recorder, callback, "given to call_soon_threadsafe()", _getframe(1), loop=self
+            )
+        handle = original(self, callback, *args, context=context)
+        if getattr(handle, "_source_traceback", None):
+            hide(handle)
+        return handle
+
+    return call_soon_threadsafe
+
+
+def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``add_signal_handler`` that notes which code is a signal's, and who said so."""
+
+    def note_signal(loop: Any, number: int, callback: Any) -> None:
+        try:
+            found = caller(recorder.codes, _getframe(2))
+            note = Note(
+                at=None if found is None else found[0].at(found[1]),
+                source=None if found is None else found[0].source,
+                thread=None,
+                how="given to add_signal_handler()",
+                signal=number,
+            )
+            if _is_cancel(callback):
+                recorder.note(callback, note)
+            code = code_of(callback)
+            if code is not None:
+                recorder.note_signal(loop, code, number, note)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
+            recorder.fault(error)
+
+    def add_signal_handler(self: Any, sig: Any, callback: Any, *args: Any) -> Any:
+        if isinstance(sig, int):  # the original says what is wrong with anything else
+            note_signal(self, int(sig), callback)
+        return original(self, sig, callback, *args)
+
+    return add_signal_handler
+
+
+def make_init_subclass(install: Callable[[Any], None]) -> Callable[..., None]:
+    """``AbstractEventLoop.__init_subclass__``: a new kind of loop, uvloop's as it is imported."""
+
+    def __init_subclass__(cls: Any, **keywords: Any) -> None:  # noqa: N807 - stands in for the method of that name
+        super(asyncio.AbstractEventLoop, cls).__init_subclass__(**keywords)
+        install(cls)
+
+    return __init_subclass__

@@ -1,0 +1,395 @@
+"""Probes on tasks: made, asked to cancel, asked to forget it, renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, CoroutineType, FrameType
+from typing import Any
+
+from aioaudit import bus
+from aioaudit.causes.code import APPLICATION
+from aioaudit.causes.frames import caller
+from aioaudit.events import TaskCreate, TaskUncancel
+from aioaudit.recorder.place import Place
+from aioaudit.recorder.recorder import Recorder
+from aioaudit.wire import Created, Kind, one_of, typed
+
+_MISSING: Any = object()
+_OWN_FOLDER = str(Path(__file__).parent) + os.sep
+_MOST_KINDS = 50_000
+_MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
+"""Where the functions live that make a task for their caller with ``loop.create_task()``."""
+
+_getframe = sys._getframe
+_module_at: Callable[[int], str | None] = getattr(sys, "_getframemodulename", lambda _depth: None)
+
+
+def make_init(
+    recorder: Recorder,
+    cls: Any,
+    original: Callable[..., None],
+    follow: Callable[[Any, CodeType], None] | None,
+    watch_end: Callable[[Any, Any], None] | None,
+) -> Callable[..., None]:
+    """``__init__`` of the task class *cls* that notes who made the task.
+
+    *follow* is told the code of every new kind of coroutine (3.12 and later);
+    *watch_end* is called with each task and its context whose end cannot be
+    seen that way: all of them before 3.12, later those of coroutines that are
+    not made of Python code.
+
+    Who listens is built in: whenever that changes, the probes are made anew.
+    """
+    births = _Births(recorder, original, follow, watch_end)
+    if sys.version_info < (3, 12):
+        return _make_plain_init(births, original)
+    if follow is None or bus.hooks() or "task.create" not in recorder.wanted:
+        return _make_careful_init(births, original)
+    return _make_fast_init(births, original, cls.get_name)
+
+
+def _make_fast_init(
+    births: _Births, original: Callable[..., None], get_name: Callable[[Any], str]
+) -> Callable[..., None]:
+    """The hottest path of all, for what nobody can object to.
+
+    A task that an application's line makes again, to run the same coroutine in
+    the same loop, is noted right here: two looks into tables, and one into each
+    of the objects that tell whether they fit.  All else is for `_Births`.
+    """
+    recorder = births.recorder
+    born = recorder.born
+    sites = births.sites
+    note = births.note
+    slow = births.make
+    put = births.put
+    current_task = asyncio.current_task
+    time_ns = time.time_ns
+    next_task = recorder.next_task
+    next_seq = recorder.run.next_seq
+    makers = _MAKERS
+
+    def __init__(  # noqa: N807 - stands in for the method of that name
+        self: Any,
+        coro: Any = _MISSING,
+        *,
+        loop: Any = None,
+        name: Any = None,
+        context: Any = None,
+        eager_start: Any = False,
+    ) -> None:
+        if eager_start or coro is _MISSING:
+            if coro is _MISSING:
+                return original(self)
+            keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
+            return slow(self, coro, keywords, _getframe(1))
+        if context is None:
+            original(self, coro, loop=loop, name=name)
+        else:
+            original(self, coro, loop=loop, name=name, context=context)
+        try:
+            if self._source_traceback is not None:
+                hide(self)
+            try:
+                parent = born[id(current_task())]
+                frame = _getframe(3)
+                kind = sites[id(frame.f_code)][frame.f_lasti]
+                place = kind.place
+                if (
+                    kind.runs is not coro.cr_code
+                    or place is not parent.kind.place
+                    or place.loop_id != id(loop)
+                    or _module_at(2) not in makers
+                ):
+                    return note(self, coro, loop, name, _getframe(1))
+            except (LookupError, AttributeError, RuntimeError, ValueError):
+                return note(self, coro, loop, name, _getframe(1))
+            born[id(self)] = made = Created(
+                next_seq(),
+                next_task(),
+                time_ns(),
+                kind,
+                name if type(name) is str else get_name(self),
+                parent.task,
+            )
+            put(made)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
+            recorder.fault(error)
+        return None
+
+    return __init__
+
+
+def _make_careful_init(births: _Births, original: Callable[..., None]) -> Callable[..., None]:
+    """Where a hook may object, or where nobody hears of creations but of ends."""
+    slow = births.make
+
+    def __init__(  # noqa: N807 - stands in for the method of that name
+        self: Any,
+        coro: Any = _MISSING,
+        *,
+        loop: Any = None,
+        name: Any = None,
+        context: Any = None,
+        eager_start: Any = False,
+    ) -> None:
+        if coro is _MISSING:
+            return original(self)
+        keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
+        return slow(self, coro, keywords, _getframe(1))
+
+    return __init__
+
+
+def _make_plain_init(births: _Births, original: Callable[..., None]) -> Callable[..., None]:
+    """Before 3.12: no eager tasks yet, and every end needs a callback."""
+    slow = births.make
+
+    def __init__(  # noqa: N807 - stands in for the method of that name
+        self: Any,
+        coro: Any = _MISSING,
+        *,
+        loop: Any = None,
+        name: Any = None,
+        context: Any = None,
+    ) -> None:
+        if coro is _MISSING:
+            return original(self)
+        return slow(self, coro, {"loop": loop, "name": name, "context": context}, _getframe(1))
+
+    return __init__
+
+
+class _Births:
+    """All that can be said of a task at its making, whoever makes it and however."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        original: Callable[..., None],
+        follow: Callable[[Any, CodeType], None] | None,
+        watch_end: Callable[[Any, Any], None] | None,
+    ) -> None:
+        self.recorder = recorder
+        self.sites: dict[int, dict[int, Kind]] = {}
+        """By the `id` of a code of the application and the instruction there: what it made last."""
+        self.put = one_of(recorder.puts)
+        self._original = original
+        self._follow = follow
+        self._watch_end = watch_end
+        self._tell = "task.create" in recorder.wanted
+        self._kinds: dict[tuple[int, int, int, Place], Kind] = {}
+
+    def make(self, task: Any, coro: Any, keywords: dict[str, Any], frame: FrameType) -> None:
+        """Construct *task* and note it: before it starts, where it starts at once.
+
+        *frame* is the one that makes it.  A hook that objects keeps it from being made.
+        """
+        if not asyncio.iscoroutine(coro):
+            self._original(task, coro, **keywords)
+            return
+        eager = bool(keywords.get("eager_start"))
+        if self._follow is None and keywords["context"] is None:
+            # The callback at the end is to run in the task's own context.
+            keywords["context"] = contextvars.copy_context()
+        made = self._begin(coro, keywords["loop"], keywords["name"], frame)
+        if made is not None and eager:
+            self._finish(task, made)
+        try:
+            self._original(task, coro, **keywords)
+        except BaseException:
+            if made is not None:
+                self.recorder.born.pop(id(task), None)
+                if made.seq and not eager:
+                    for skip in self.recorder.skips:
+                        skip(made.seq)
+            raise
+        hide(task)
+        if made is None:
+            return
+        if not made.name:
+            made.name = task.get_name()
+        if not eager:
+            self._finish(task, made)
+        self._see_end(task, made, keywords["context"])
+
+    def note(self, task: Any, coro: Any, loop: Any, name: Any, frame: FrameType) -> None:
+        """Note *task*, which is made already."""
+        made = self._created(coro, loop, name, frame)
+        if made is not None:
+            if not made.name:
+                made.name = task.get_name()
+            self._finish(task, made)
+            self._see_end(task, made, None)
+
+    def _see_end(self, task: Any, made: Created, context: Any) -> None:
+        unseen = self._follow is None or made.kind.runs is None
+        if unseen and self._watch_end is not None and not task.done():
+            self._watch_end(task, context)
+
+    def _begin(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
+        """Before the construction: for eager tasks, and where hooks may object."""
+        try:
+            made = self._created(coro, loop, name, frame)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
+            self.recorder.fault(error)
+            return None
+        if made is not None and self._tell and bus.hooks():
+            event = typed(made)
+            assert isinstance(event, TaskCreate)
+            try:
+                self.recorder.ask(event)
+            except BaseException:
+                close = getattr(coro, "close", None)
+                if close is not None:
+                    close()
+                raise
+        return made
+
+    def _created(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
+        recorder = self.recorder
+        place = recorder.place(loop if loop is not None else recorder.running_loop())
+        if place.muted:
+            return None
+        current = recorder.current_task()
+        return Created(
+            recorder.seq("task.create"),
+            recorder.next_task(),
+            time.time_ns(),
+            self._kind(place, coro, frame),
+            name if isinstance(name, str) else "",
+            None if current is None else recorder.number(current),
+        )
+
+    def _finish(self, task: Any, made: Created) -> None:
+        if self._tell:
+            self.put(made)
+        self.recorder.states.pop(id(task), None)
+        self.recorder.born[id(task)] = made
+
+    def _kind(self, place: Place, coro: Any, frame: FrameType) -> Kind:
+        found = caller(self.recorder.codes, frame)
+        # Cython's coroutines have a code, too, but nothing of theirs runs it.
+        runs = coro.cr_code if type(coro) is CoroutineType else None
+        code, offset = (None, 0) if found is None else found
+        if runs is None:
+            # Nothing tells one of these from another: each is a kind of its own.
+            return Kind(place, self.recorder.coro_name(coro), None, code, offset)
+        site = 0 if code is None else id(code.code)
+        key = (site, offset, id(runs), place)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                # Programs that compile code as they run would fill the memory.
+                self._kinds.clear()
+                self.sites.clear()
+            if self._follow is not None:
+                self._follow(coro, runs)
+            kind = Kind(place, self.recorder.coro_name(coro), runs, code, offset)
+            self._kinds[key] = kind
+        if code is not None and code.kind == APPLICATION:
+            # A library's line says nothing: whose behalf it acts on, the stack tells.
+            self.sites.setdefault(site, {})[offset] = kind
+        return kind
+
+
+def hide(recorded: Any) -> None:
+    """Take our frames out of what debug mode recorded as a task's or a handle's origin."""
+    trace = recorded._source_traceback
+    if trace:
+        trace[:] = [entry for entry in trace if not entry.filename.startswith(_OWN_FOLDER)]
+
+
+def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:
+    """``Task.cancel`` that finds out who calls it."""
+    active = recorder.active
+    get_ident = threading.get_ident
+
+    def cancel(self: Any, msg: Any = None) -> bool:
+        request = None
+        try:
+            if not recorder.place_muted():
+                request = recorder.request(self, msg, _getframe(1))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+            recorder.fault(error)
+        if request is None:
+            return original(self, msg)
+        if request.times == 1:
+            recorder.ask(request.event)
+            recorder.tell(request.event)
+        ident = get_ident()
+        stack = active.get(ident)
+        if stack is None:
+            stack = active[ident] = []
+        above = stack[-1] if stack else None
+        if above is not None and request.cause is above:
+            above.via = request
+        request.victim = id(self)
+        recorder.accept(self, request)
+        stack.append(request)
+        try:
+            return original(self, msg)
+        finally:
+            stack.pop()
+            if not stack:
+                active.pop(ident, None)
+
+    return cancel
+
+
+def make_uncancel(recorder: Recorder, original: Callable[..., int]) -> Callable[..., int]:
+    """``Task.uncancel`` that notes which request was taken back."""
+
+    def uncancel(self: Any) -> int:
+        before = self.cancelling()
+        remaining = original(self)
+        try:
+            if before and not recorder.place_muted():
+                _uncancelled(recorder, self, remaining)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not change what uncancel() does
+            recorder.fault(error)
+        return remaining
+
+    return uncancel
+
+
+def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
+    frame = _getframe(2)
+    owner = None
+    if recorder.codes.of(frame).kind != 0:
+        owner = frame.f_locals.get("self")
+    recorder.uncancelled(task, None if owner is None else id(owner))
+    if not recorder.wants("task.uncancel"):
+        return
+    state = recorder.state(task)
+    found = caller(recorder.codes, frame)
+    event = recorder.begin(TaskUncancel, recorder.place())
+    event.task = state.task
+    event.name = recorder.name_of_task(task)
+    event.coro = state.coro
+    event.preexisting = state.preexisting
+    event.remaining = remaining
+    if found is not None:
+        event.at = found[0].at(found[1])
+    event.source = recorder.codes.of(frame).source
+    recorder.announce(event)
+
+
+def make_set_name(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+    """``Task.set_name`` that keeps the name of what is not written yet up to date."""
+    born = recorder.born
+
+    def set_name(self: Any, value: Any, /) -> None:
+        original(self, value)
+        entry = born.get(id(self))
+        if entry is not None:
+            entry.name = recorder.name_of_task(self)
+
+    return set_name

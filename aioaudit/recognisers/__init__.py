@@ -1,0 +1,20 @@
+"""Who calls ``cancel()``, and where the cause lies: one file for each library.
+
+A recogniser is a table from call sites, ``(module, qualified name)`` of the
+function that calls ``cancel()``, to functions ``explain(frame, call)``.  *frame* is
+the frame of that call site, on the stack right now; *call* answers questions
+about the call (`Call`).  The answer is a `Cause`, or None for "not here, look
+further out".  An explanation reads the locals that hold the cause and keeps
+nothing of the frame.
+
+The table of a library is loaded when one of its frames stands above a
+``cancel()`` for the first time; the library itself is never imported.  Tables of
+other packages are found under the entry-point group ``aioaudit.recognisers``
+(`aioaudit.recognisers.registry`).
+"""
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local
+from aioaudit.chain.links import Link
+
+__all__ = ["Call", "Cause", "Link", "local"]

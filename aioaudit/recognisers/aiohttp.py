@@ -1,0 +1,109 @@
+"""aiohttp's calls of ``cancel()``: its server (3.8 to 3.14) and the timeouts of its client.
+
+What stands in aiohttp/web_protocol.py, web.py and helpers.py is read here.  The
+limits for connecting are `asyncio.Timeout`s, which need no explanation of their own; the
+one for reading from a socket raises in the reader and cancels nothing.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local
+from aioaudit.chain.links import Link
+from aioaudit.text import describe
+
+_PROTOCOL = "aiohttp.web_protocol"
+
+
+def connection_lost(frame: FrameType, call: Call) -> Cause:
+    """``RequestHandler.connection_lost``: the client went away while a handler ran."""
+    error = local(frame, "exc")
+    # Where the peer just closed, aiohttp makes an error of its own for the handler's request.
+    detail = None
+    if error is not None and error.args != ("Connection lost",):
+        detail = describe(error)
+    at, source = call.caller(frame)
+    return Cause(
+        reason="disconnect",
+        origin=Link(what="called", reason="disconnect", at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+        bystander=True,
+    )
+
+
+def connection_closed(frame: FrameType, call: Call) -> Cause | None:
+    """``RequestHandler.close`` and ``force_close``: an idle connection waits for no request more."""
+    outer = frame.f_back
+    if outer is None:
+        return None
+    name = outer.f_code.co_qualname
+    if name == "RequestHandler.connection_lost":
+        return connection_lost(outer, call)
+    if name == "RequestHandler._process_keepalive":
+        seconds = local(outer, "self").keepalive_timeout
+        return Cause(
+            reason="aiohttp.keepalive",
+            origin=Link(what="deadline", reason="aiohttp.keepalive", seconds=seconds),
+        )
+    return None
+
+
+def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
+    """``RequestHandler.shutdown``: what still ran when the time for a graceful end was over."""
+    timeout = local(frame, "timeout")
+    detail = None if timeout is None else f"it had {timeout:g} s to end by itself"
+    at, source = call.caller(frame)
+    return Cause(
+        reason="aiohttp.shutdown",
+        origin=Link(what="called", reason="aiohttp.shutdown", at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+    )
+
+
+def run_app_ended(frame: FrameType, call: Call) -> Cause:
+    """``web.run_app``: it ended, and cancels its own task and then what is left."""
+    at, source = call.caller(frame)
+    return Cause(
+        reason="shutdown",
+        origin=Link(
+            what="shutdown", reason="shutdown", at=at, source=source, detail="aiohttp.web.run_app"
+        ),
+        at=at,
+        source=source,
+    )
+
+
+def total_timeout(frame: FrameType, call: Call) -> Cause:
+    """``TimerContext.timeout``: the total time of a client's request ran out."""
+    outer = frame.f_back
+    seconds = None
+    if outer is not None and outer.f_code.co_qualname == "TimeoutHandle.__call__":
+        seconds = local(outer, "self")._timeout
+    at, source = call.waiting()
+    return Cause(
+        reason="timeout",
+        origin=Link(what="deadline", reason="timeout", at=at, source=source, seconds=seconds),
+        owner=id(local(frame, "self")),
+        taken_back=True,
+        at=at,
+        source=source,
+        bystander=True,
+    )
+
+
+CALL_SITES = {
+    (_PROTOCOL, "RequestHandler.connection_lost"): connection_lost,
+    (_PROTOCOL, "RequestHandler.close"): connection_closed,
+    (_PROTOCOL, "RequestHandler.force_close"): connection_closed,
+    (_PROTOCOL, "RequestHandler.shutdown"): graceful_shutdown,
+    ("aiohttp.web", "_cancel_tasks"): run_app_ended,
+    ("aiohttp.web", "run_app"): run_app_ended,
+    ("aiohttp.helpers", "TimerContext.timeout"): total_timeout,
+}
+"""Call sites by module and qualified name."""

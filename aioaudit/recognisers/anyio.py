@@ -1,0 +1,217 @@
+"""anyio's calls of ``cancel()``: scopes and task groups on asyncio (anyio 4.0 to 4.16).
+
+A scope calls ``cancel()`` on a task again and again until the task has left it, most of
+the time from a callback of its own, when nothing on the stack says any more who
+cancelled the scope.  So the question is asked when ``CancelScope.cancel`` is called,
+and the answer kept as long as the scope lives: for this, and for the line that
+entered a scope with a deadline, two methods of the scope are probed once anyio's
+asyncio backend has been imported.
+
+What a scope does has the reason ``scope``, and the root says why it did it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import weakref
+from asyncio import CancelledError
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import caller, local
+from aioaudit.chain.links import Link
+from aioaudit.recognisers.stdlib import seconds
+from aioaudit.text import clean
+
+if TYPE_CHECKING:
+    from aioaudit.recorder.recorder import Recorder
+
+_BACKEND = "anyio._backends._asyncio"
+_REASON = "scope"
+_getframe = sys._getframe
+
+
+@dataclass(slots=True, eq=False)
+class _Cancelled:
+    """Why a scope was cancelled; stands for the one request that it makes to each task."""
+
+    cause: Cause
+    by: tuple[int, str] | None
+
+
+@dataclass(slots=True, eq=False)
+class _Entered:
+    """The line that entered a scope, and when its deadline was set last (the loop's time)."""
+
+    at: str | None
+    source: str | None
+    armed: float
+
+
+_cancelled: weakref.WeakKeyDictionary[Any, _Cancelled] = weakref.WeakKeyDictionary()
+_entered: weakref.WeakKeyDictionary[Any, _Entered] = weakref.WeakKeyDictionary()
+
+
+# -- the call sites --------------------------------------------------------------------
+
+
+def delivered(frame: FrameType, call: Call) -> Cause:
+    """``CancelScope._deliver_cancellation``: a scope's cancellation reaches a task."""
+    scope = local(frame, "origin")
+    known = _cancelled.get(scope)
+    if known is None:
+        return Cause(
+            reason=_REASON,
+            owner=id(scope),
+            detail="the scope was cancelled before auditing began",
+            bystander=True,
+        )
+    return msgspec.structs.replace(
+        known.cause,
+        owner=id(scope),
+        once=known,
+        by=known.by,
+        bystander=known.by is None,
+        taken_back=scope._host_task is call.victim,
+    )
+
+
+def deadline(frame: FrameType, _call: Call) -> Cause:
+    """``CancelScope._timeout``: the scope's deadline has passed."""
+    scope = local(frame, "self")
+    entered = _entered.get(scope)
+    if entered is None:
+        origin = Link(what="deadline", reason="timeout")
+        return Cause(reason=_REASON, origin=origin, bystander=True)
+    late = asyncio.get_running_loop().time() - scope._deadline
+    return Cause(
+        reason=_REASON,
+        origin=Link(
+            what="deadline",
+            reason="timeout",
+            at=entered.at,
+            source=entered.source,
+            seconds=seconds(scope._deadline - entered.armed),
+            detail=f"{late:.3f} s late" if late >= 0.001 else None,
+        ),
+        at=entered.at,
+        source=entered.source,
+        bystander=True,
+    )
+
+
+def child_ended(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup._spawn.<locals>.task_done``: a child failed, or was cancelled from outside."""
+    task, error = local(frame, "_task"), local(frame, "exc")
+    if error is None:
+        return None
+    if isinstance(error, CancelledError):
+        return Cause(reason=_REASON, request=call.obeyed_by(task))
+    origin, request = call.failed(task, error)
+    return Cause(reason=_REASON, origin=origin, request=request)
+
+
+def group_left(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup.__aexit__``: the body failed, or the task that runs it was cancelled."""
+    error = local(frame, "exc") or local(frame, "exc_val")
+    if error is None:
+        return None
+    if isinstance(error, CancelledError):
+        return Cause(reason=_REASON, request=call.request_of(error))
+    origin, request = call.failed(local(frame, "self").cancel_scope._host_task, error)
+    return Cause(reason=_REASON, origin=origin, request=request)
+
+
+CALL_SITES = {
+    (_BACKEND, "CancelScope._deliver_cancellation"): delivered,
+    (_BACKEND, "CancelScope._timeout"): deadline,
+    (_BACKEND, "TaskGroup._spawn.<locals>.task_done"): child_ended,
+    (_BACKEND, "TaskGroup.__aexit__"): group_left,
+}
+"""Call sites by module and qualified name."""
+
+
+# -- the probes ------------------------------------------------------------------------
+
+
+def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
+    """Probe the scopes of anyio's asyncio backend, which is *module*, with *put*."""
+    _cancelled.clear()
+    _entered.clear()
+    scope = module.CancelScope
+    put(scope, "cancel", _make_cancel(recorder, vars(scope)["cancel"]))
+    put(scope, "_timeout", _make_timeout(recorder, vars(scope)["_timeout"]))
+
+
+def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``CancelScope.cancel`` that finds out who calls it."""
+
+    def cancel(self: Any, *args: Any, **keywords: Any) -> Any:
+        try:
+            if not self._cancel_called and not recorder.place_muted():
+                reason = keywords.get("reason", args[0] if args else None)
+                _note_cancel(recorder, self, reason, _getframe(1))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
+            recorder.fault(error)
+        return original(self, *args, **keywords)
+
+    return cancel
+
+
+def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameType) -> None:
+    from aioaudit.causes.classify import Call as Asked
+    from aioaudit.causes.classify import find_cause
+
+    current = recorder.current_task()
+    cause = find_cause(Asked(recorder, scope, current, None, sys.exception()), frame)
+    if cause.reason in ("explicit", "native", "unknown"):
+        # Code of the program or of a library called: the scope is what cancels the tasks.
+        cause.reason = _REASON
+        if isinstance(reason, str) and reason:
+            cause.detail = clean(reason)
+        if cause.origin is not None and cause.origin.what == "called":
+            cause.origin = msgspec.structs.replace(
+                cause.origin,
+                reason=_REASON,
+                at=cause.at,
+                source=cause.source,
+                detail=cause.detail,
+            )
+    by = None
+    if current is not None and not cause.bystander:
+        by = recorder.number(current), recorder.name_of_task(current)
+    _cancelled[scope] = _Cancelled(cause, by)
+
+
+def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``CancelScope._timeout``, which is called on entering, by a new deadline, by the timer."""
+
+    def _timeout(self: Any) -> Any:
+        if self._deadline != math.inf:
+            try:
+                _note_entered(recorder, self, _getframe(1))
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
+                recorder.fault(error)
+        return original(self)
+
+    return _timeout
+
+
+def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
+    if frame.f_code.co_name not in ("__enter__", "deadline"):
+        return  # the timer
+    now = asyncio.get_running_loop().time()
+    note = _entered.get(scope)
+    if note is not None:
+        note.armed = now
+        return
+    found = caller(recorder.codes, frame.f_back)
+    at, source = (None, None) if found is None else (found[0].at(found[1]), found[0].source)
+    _entered[scope] = _Entered(at, source, now)

@@ -1,0 +1,27 @@
+"""asgiref's calls of ``cancel()``: its own timeout (asgiref 3.0 to 3.13).
+
+`sync_to_async` cancels what runs inside its thread while it handles its own
+cancellation, which is told as such without any help.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local
+from aioaudit.chain.links import Link
+
+
+def timed_out(frame: FrameType, _call: Call) -> Cause:
+    """``timeout._cancel_task``: the time is up; nothing says where it was entered."""
+    return Cause(
+        reason="timeout",
+        origin=Link(what="deadline", reason="timeout", seconds=local(frame, "self")._timeout),
+        taken_back=True,
+        bystander=True,
+    )
+
+
+CALL_SITES = {("asgiref.timeout", "timeout._cancel_task"): timed_out}
+"""Call sites by module and qualified name."""

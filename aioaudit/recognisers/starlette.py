@@ -1,0 +1,118 @@
+"""Starlette's calls of ``cancel()``: answers that race with their client, and ends of such races.
+
+Starlette (0.27 to 1.x) runs what it sends beside what waits for the client to leave, in
+a task group of anyio, and cancels its scope when either is done.  A server says that the
+client went away once the whole response was sent, too: that is no disconnect, and
+what produced the body tells the two apart.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local
+from aioaudit.chain.links import Link
+
+
+def _called(frame: FrameType, call: Call, reason: str, detail: str) -> Cause:
+    at, source = call.caller(frame)
+    return Cause(
+        reason=reason,
+        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+        bystander=True,
+    )
+
+
+def _disconnect(frame: FrameType, call: Call) -> Cause:
+    return _called(frame, call, "disconnect", "before the whole response was sent")
+
+
+def _done(frame: FrameType, call: Call, what: str) -> Cause:
+    return _called(frame, call, "starlette.done", what)
+
+
+def _name(function: Any) -> str:
+    """The name of what *function*, a partial or a plain function, calls."""
+    return str(getattr(getattr(function, "func", function), "__name__", ""))
+
+
+_SENT = "the response was sent, its client need not be watched any more"
+
+
+def streamed(frame: FrameType, call: Call) -> Cause | None:
+    """``StreamingResponse.__call__``: the body was sent, or the client went away."""
+    func = local(frame, "func")
+    name = _name(func)
+    if name == "listen_for_disconnect":
+        body = func.func.__self__.body_iterator
+        if getattr(body, "ag_frame", body) is None:  # a generator that has ended
+            return _done(frame, call, _SENT)
+        return _disconnect(frame, call)
+    if name == "stream_response":
+        return _done(frame, call, _SENT)
+    return None
+
+
+def file_sent(frame: FrameType, call: Call) -> Cause:
+    """``FileResponse.__call__.<locals>.stream_file``: the file was sent."""
+    return _done(frame, call, _SENT)
+
+
+def file_watched(frame: FrameType, call: Call) -> Cause:
+    """``FileResponse.__call__``: the server says that the client went away."""
+    more = _more_body(local(frame, "task_group").cancel_scope)
+    if more is None:
+        return _done(frame, call, "the client went away, or the response was sent")
+    return _disconnect(frame, call) if more else _done(frame, call, _SENT)
+
+
+def _more_body(scope: Any) -> bool | None:
+    """Whether the task that sends a file inside *scope* has more to send; None if it does not say."""
+    for task in scope._tasks:
+        coro = task.get_coro()
+        while coro is not None:
+            frame = getattr(coro, "cr_frame", None)
+            if frame is not None and "more_body" in frame.f_locals:
+                return bool(frame.f_locals["more_body"])
+            coro = getattr(coro, "cr_await", None)
+    said = (_more_body(each) for each in scope._child_scopes)
+    return next((more for more in said if more is not None), None)
+
+
+def received(frame: FrameType, call: Call) -> Cause:
+    """``BaseHTTPMiddleware``: a message came, or the response was sent; the other wait ends."""
+    return _done(frame, call, "the middleware waits for one of two things, and one came")
+
+
+def polled(frame: FrameType, call: Call) -> Cause:
+    """``Request.is_disconnected``: it looks without waiting, by cancelling its own scope first."""
+    at, source = call.caller(frame)
+    reason, detail = "starlette.poll", "is_disconnected() looks without waiting"
+    return Cause(
+        reason=reason,
+        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+    )
+
+
+_RESPONSES = "starlette.responses"
+_MIDDLEWARE = "BaseHTTPMiddleware.__call__.<locals>.call_next.<locals>"
+
+CALL_SITES = {
+    (_RESPONSES, "StreamingResponse.__call__.<locals>.wrap"): streamed,
+    (_RESPONSES, "FileResponse.__call__.<locals>.stream_file"): file_sent,
+    (_RESPONSES, "FileResponse.__call__"): file_watched,
+    (
+        "starlette.middleware.base",
+        f"{_MIDDLEWARE}.receive_or_disconnect.<locals>.wrap",
+    ): received,
+    ("starlette.requests", "Request.is_disconnected"): polled,
+}
+"""Call sites by module and qualified name."""

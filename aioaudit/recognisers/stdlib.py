@@ -1,0 +1,199 @@
+"""asyncio's own calls of ``cancel()``, CPython 3.11 to 3.14.
+
+Each function explains one call site; the table at the end names them.  The
+locals that they read are those of Lib/asyncio/timeouts.py, tasks.py,
+taskgroups.py, runners.py and futures.py.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from types import FrameType
+from typing import Any
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.code import Explain
+from aioaudit.causes.frames import local, signal_name
+from aioaudit.chain.links import Link
+
+
+def seconds(value: float) -> float:
+    """A length of time as a person wrote it: the clock's noise rounded away."""
+    rounded = round(value, 3)
+    return rounded if rounded and abs(rounded - value) < 0.0002 else round(value, 6)
+
+
+def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
+    """``Timeout._on_timeout``: ``timeout()``, ``timeout_at()``, ``wait_for`` since 3.12."""
+    timeout = local(frame, "self")
+    note = call.note_of(timeout)
+    if note is None:
+        # Entered before auditing began: which line is not known.
+        return Cause(
+            reason="timeout",
+            origin=Link(what="deadline", reason="timeout"),
+            owner=id(timeout),
+            taken_back=True,
+        )
+    when = timeout.when()
+    late = note.loop_time() - when
+    return Cause(
+        reason="timeout",
+        origin=Link(
+            what="deadline",
+            reason="timeout",
+            at=note.at,
+            source=note.source,
+            seconds=seconds(when - note.armed),
+            detail=f"{late:.3f} s late" if late >= 0.001 else None,
+        ),
+        owner=id(timeout),
+        taken_back=True,
+        at=note.at,
+        source=note.source,
+    )
+
+
+def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
+    """``_cancel_and_wait`` from ``wait_for``: on 3.11 always, later for timeouts already past."""
+    outer = frame.f_back
+    if outer is None or outer.f_code.co_qualname != "wait_for":
+        return None
+    if isinstance(call.exception, CancelledError):
+        return Cause(reason="awaiter", request=call.request_of(call.exception))
+    at, source = call.caller(outer.f_back)
+    cause = Cause(
+        reason="timeout",
+        origin=Link(
+            what="deadline",
+            reason="timeout",
+            at=at,
+            source=source,
+            seconds=seconds(float(local(outer, "timeout"))),
+        ),
+        at=at,
+        source=source,
+    )
+    call.remember_timeout()
+    return cause
+
+
+def group_child_failed(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup._on_task_done``: a child failed, the group ends its parent's waiting."""
+    cause = _child_failed(frame, call)
+    if cause is not None:
+        cause.taken_back = True
+    return cause
+
+
+def group_aborted(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup._abort``: by a child's failure, by the body's error, by the owner's end."""
+    outer = frame.f_back
+    if outer is None:
+        return None
+    name = outer.f_code.co_name
+    if name == "_on_task_done":
+        return _child_failed(outer, call)
+    if name == "cancel":
+        at, source = call.caller(outer.f_back)
+        return Cause(
+            reason="task_group",
+            origin=Link(what="called", reason="task_group", at=at, source=source),
+            owner=id(local(frame, "self")),
+        )
+    error = local(outer, "exc") or local(outer, "ex") or call.exception
+    if isinstance(error, CancelledError):
+        return Cause(
+            reason="task_group", request=call.request_of(error), owner=id(local(frame, "self"))
+        )
+    if error is None:
+        return None
+    origin, request = call.failed(local(outer, "self")._parent_task, error)
+    return Cause(
+        reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
+    )
+
+
+def group_again(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup.__aexit__`` (later ``_aexit``) gives back the request that it took with ``uncancel()``."""
+    group = local(frame, "self")
+    if getattr(group, "_parent_task", None) is not call.victim:
+        return None
+    return Cause(reason="task_group", again=True, owner=id(group))
+
+
+def _child_failed(frame: FrameType, call: Call) -> Cause | None:
+    task = local(frame, "task")
+    error = local(frame, "exc")
+    if error is None:
+        return None
+    origin, request = call.failed(task, error)
+    return Cause(
+        reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
+    )
+
+
+def gathered(_frame: FrameType, _call: Call) -> Cause | None:
+    """``_GatheringFuture.cancel``: whoever cancelled the gather cancelled its children."""
+    return Cause(reason="gather", through=True)
+
+
+def shutdown(frame: FrameType, call: Call) -> Cause | None:
+    """``_cancel_all_tasks`` at the end of ``asyncio.run`` and ``Runner.close``."""
+    at, source = call.caller(frame.f_back)
+    return Cause(
+        reason="shutdown",
+        origin=Link(what="shutdown", reason="shutdown", at=at, source=source),
+        at=at,
+        source=source,
+    )
+
+
+def interrupted(frame: FrameType, _call: Call) -> Cause | None:
+    """``Runner._on_sigint``: Ctrl-C."""
+    return Cause(
+        reason="signal",
+        origin=Link(what="signal", reason="signal", signal=signal_name(local(frame, "signum"))),
+        bystander=True,
+    )
+
+
+def shielded(frame: FrameType, call: Call) -> Cause | None:
+    """``shield``: the inner future was cancelled, so is the outer one."""
+    return _follows(local(frame, "inner"), call, "asyncio.shield")
+
+
+def chained(frame: FrameType, call: Call) -> Cause | None:
+    """``_copy_future_state``: one future ends as another did."""
+    return _follows(local(frame, "source"), call, "asyncio.chain")
+
+
+def _follows(source: Any, call: Call, reason: str) -> Cause:
+    return Cause(reason=reason, request=call.obeyed_by(source))
+
+
+CALL_SITES: dict[tuple[str, str], Explain] = {
+    ("asyncio.timeouts", "Timeout._on_timeout"): timeout_expired,
+    ("asyncio.tasks", "_cancel_and_wait"): cancel_and_wait,
+    ("asyncio.taskgroups", "TaskGroup._on_task_done"): group_child_failed,
+    ("asyncio.taskgroups", "TaskGroup._abort"): group_aborted,
+    ("asyncio.taskgroups", "TaskGroup.__aexit__"): group_again,
+    ("asyncio.taskgroups", "TaskGroup._aexit"): group_again,
+    ("asyncio.tasks", "_GatheringFuture.cancel"): gathered,
+    ("asyncio.runners", "_cancel_all_tasks"): shutdown,
+    ("asyncio.runners", "Runner._on_sigint"): interrupted,
+    ("asyncio.tasks", "shield.<locals>._inner_done_callback"): shielded,
+    ("asyncio.futures", "_copy_future_state"): chained,
+}
+"""Call sites by module and qualified name."""
+
+BOUNDARIES = frozenset(
+    {
+        "asyncio.events:Handle._run",
+        "asyncio.base_events:BaseEventLoop._run_once",
+        "asyncio.base_events:BaseEventLoop.run_forever",
+        "asyncio.base_events:BaseEventLoop.run_until_complete",
+        "asyncio.runners:Runner.run",
+    }
+)
+"""Frames below which the stack only says who runs the loop."""

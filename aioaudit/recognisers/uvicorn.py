@@ -1,0 +1,36 @@
+"""Uvicorn's calls of ``cancel()``: requests that outlive the shutdown, and tasks left at its end.
+
+A client that leaves is no call of uvicorn's: it only tells the application.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local
+from aioaudit.chain.links import Link
+from aioaudit.recognisers.stdlib import shutdown
+
+_REASON = "uvicorn.shutdown"
+
+
+def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
+    """``Server.shutdown``: what still ran when the time for a graceful end was over."""
+    timeout = local(frame, "self").config.timeout_graceful_shutdown
+    detail = None if timeout is None else f"it had {timeout:g} s to end by itself"
+    at, source = call.caller(frame)
+    return Cause(
+        reason=_REASON,
+        origin=Link(what="called", reason=_REASON, at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+    )
+
+
+CALL_SITES = {
+    ("uvicorn.server", "Server.shutdown"): graceful_shutdown,
+    ("uvicorn._compat", "_cancel_all_tasks"): shutdown,
+}
+"""Call sites by module and qualified name; the second stands in for asyncio.run before 3.12."""

@@ -1,0 +1,1013 @@
+"""What is known right now: of tasks, of requests to cancel, of who listens.
+
+The probes (`aioaudit.probes`) see what happens and call in here; nothing here
+touches CPython.  Tasks are known by `id` in tables of our own: an attribute on
+the task would cost 344 bytes each on 3.13, and would show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import sys
+import threading
+import time
+import weakref
+from asyncio import CancelledError
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import get_ident
+from types import CodeType, FrameType
+from typing import Any
+
+from aioaudit import bus
+from aioaudit.causes.cause import Cause
+from aioaudit.causes.classify import Call, find_cause
+from aioaudit.causes.code import Codes
+from aioaudit.causes.frames import error_site, suspended_at
+from aioaudit.chain.links import Link
+from aioaudit.events import (
+    NAMES,
+    CancelOutcome,
+    Event,
+    Evidence,
+    FutureCancel,
+    Outcome,
+    TaskCancel,
+    TaskDone,
+    name_of,
+)
+from aioaudit.identity import Run, timestamp
+from aioaudit.recognisers import stdlib
+from aioaudit.recorder.place import E, Place
+from aioaudit.recorder.requests import CancelState, Request, Tie
+from aioaudit.text import clean, describe, message_of, say
+from aioaudit.wire import Created, Item, Returned
+from aioaudit.wire import lifetime as lifetime_of
+
+Put = Callable[[Item], None]
+
+_RECENT = 4096
+
+
+@dataclass(slots=True, frozen=True)
+class Note:
+    """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's."""
+
+    at: str | None
+    source: str | None
+    thread: str | None
+    how: str
+    signal: int | None = None
+    due: float | None = None
+
+
+@dataclass(slots=True)
+class Entered:
+    """Where a timeout was entered, and when it was armed last (the loop's time)."""
+
+    at: str | None
+    source: str | None
+    armed: float
+    loop_time: Callable[[], float]
+
+
+class _KeyedRef(weakref.ref[Any]):
+    """A weak reference that knows the key of the entry that is to go with its object."""
+
+    __slots__ = ("key",)
+
+    key: int
+
+
+def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _KeyedRef:
+    ref = _KeyedRef(target, callback)
+    ref.key = key
+    return ref
+
+
+class Recorder:
+    """The state of auditing in this process."""
+
+    def __init__(self, run: Run, wanted: frozenset[str]) -> None:
+        self.run = run
+        self.wanted = wanted
+        self.puts: tuple[Put, ...] = ()
+        self.skips: tuple[Callable[[int], None], ...] = ()
+        self.openers: tuple[Callable[[], None], ...] = ()
+        self.pipelines: tuple[Any, ...] = ()
+        self.heard: frozenset[str] = frozenset()
+        self.creations = False
+        self.main_thread = threading.main_thread().ident
+        self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES))
+        self.probe_codes: frozenset[CodeType | int] = frozenset()
+        self.born: dict[int, Created] = {}
+        self.recent: deque[Returned] = deque(maxlen=_RECENT)
+        self.states: dict[int, CancelState] = {}
+        self.failures: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self.ties: dict[int, Tie] = {}
+        self.active: dict[int, list[Request]] = {}
+        self.notes: dict[int, tuple[weakref.ref[Any], Note]] = {}
+        self.signal_callbacks: dict[tuple[int, int], tuple[CodeType, dict[int, Note]]] = {}
+        self.next_task = itertools.count(1).__next__
+        self.watch: Callable[[Any], None] = lambda _task: None
+        self.under_way: Callable[[bool], None] = lambda _on: None
+        self._loops: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._next_loop = itertools.count(1).__next__
+        self._places: dict[int, Place] = {}
+        self._faulty = False
+        states, ties = self.states, self.ties
+
+        # One function for all: a closure for each task would cost as much as its state.
+        def forget_state(ref: _KeyedRef) -> None:
+            entry = states.get(ref.key)
+            if entry is not None and entry.ref is ref:
+                del states[ref.key]
+
+        def forget_tie(ref: _KeyedRef) -> None:
+            entry = ties.get(ref.key)
+            if entry is not None and entry.ref is ref:
+                del ties[ref.key]
+                if not ties:
+                    self.under_way(False)
+
+        self._forget_state = forget_state
+        self._forget_tie = forget_tie
+
+    def forked(self, run: Run) -> None:
+        """This is a forked child: another run, and none of the parent's threads."""
+        self.run = run
+        self.active.clear()
+        self._places.clear()
+        self.main_thread = get_ident()
+
+    # -- where and when ---------------------------------------------------------
+
+    def running_loop(self) -> Any:
+        """The loop that runs in this thread, None where none does."""
+        return asyncio._get_running_loop()
+
+    def current_task(self) -> Any:
+        """The task that runs in this thread, None where none does."""
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            return None
+
+    def place_muted(self) -> bool:
+        """Whether this is an exporter's own thread: what happens there is not heard."""
+        ident = get_ident()
+        for pipeline in self.pipelines:  # noqa: SIM110 - any() would cost a generator on every cancel
+            if pipeline.thread_ident == ident:
+                return True
+        return False
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook is to be asked."""
+        return bool(bus.hooks())
+
+    def thread_name(self) -> str:
+        """This thread's name, without giving a foreign thread a `Thread` object."""
+        ident = get_ident()
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]  # current_thread() would register a dummy
+        return f"thread-{ident}" if thread is None else clean(thread.name)
+
+    def loop_number(self, loop: Any) -> int | None:
+        """The small number of *loop*."""
+        if loop is None:
+            return None
+        try:
+            number = self._loops.get(loop)
+            if number is None:
+                number = self._loops[loop] = self._next_loop()
+        except TypeError:  # a loop that takes no weak reference or no hash
+            return None
+        return number
+
+    def place(self, loop: Any = None) -> Place:
+        """The place of an event raised here and now; *loop* where none runs in this thread."""
+        running = self.running_loop()
+        ident = get_ident()
+        if running is not None:
+            loop = running
+        known = self._places.get(ident)
+        if known is not None and known.loop_ref() is loop:
+            return known
+        place = Place(
+            run=self.run,
+            thread=self.thread_name(),
+            thread_ident=ident,
+            loop=self.loop_number(loop),
+            loop_id=id(loop),
+            loop_ref=_nothing if loop is None else _reference(loop),
+            muted=self.place_muted(),
+        )
+        if len(self._places) > 1000:
+            self._places.clear()
+        self._places[ident] = place
+        return place
+
+    def foreign_thread(self, victim: Any) -> str | None:
+        """This thread's name if *victim*'s loop runs in another one just now."""
+        try:
+            loop = victim.get_loop()
+            if self.running_loop() is loop or not loop.is_running():
+                return None
+            if getattr(loop, "_thread_id", None) == get_ident():
+                return None  # a child that was forked while the loop ran
+        except Exception:  # noqa: BLE001 - a foreign future or loop may answer with anything
+            return None
+        return self.thread_name()
+
+    # -- what is told ------------------------------------------------------------
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody hears an event at all."""
+        return bool(self.puts) or bool(bus.hooks())
+
+    def listened(self) -> None:
+        """Who listens has changed: `heard` is what somebody hears from now on."""
+        self.heard = self.wanted if self.listening else frozenset()
+
+    def wants(self, name: str) -> bool:
+        """Whether anybody hears the event *name*."""
+        return name in self.heard
+
+    def seq(self, name: str) -> int:
+        """The next number for an event *name*; 0 for one that nobody hears."""
+        return self.run.next_seq() if name in self.heard else 0
+
+    def base(self, name: str, place: Place) -> dict[str, Any]:
+        """The fields that every event has."""
+        return {
+            "ts": timestamp(time.time_ns()),
+            "seq": self.seq(name),
+            "run": self.run.id,
+            "pid": self.run.pid,
+            "thread": place.thread,
+            "loop": place.loop,
+        }
+
+    def begin(self, kind: type[E], place: Place) -> E:
+        """A new event of *kind*: when and where it happens; what happens is still to be filled in."""
+        event = place.blank(kind)
+        event.ts = timestamp(time.time_ns())
+        event.seq = self.run.next_seq() if NAMES[kind] in self.heard else 0
+        return event
+
+    def ask(self, event: Event) -> None:
+        """Let the hooks hear *event*; what one raises travels on."""
+        if event.seq and bus.hooks():
+            try:
+                bus.audit(name_of(event), event)
+            except BaseException:
+                for skip in self.skips:
+                    skip(event.seq)
+                raise
+
+    def tell(self, event: Event) -> None:
+        """Give *event* to the exporters."""
+        if event.seq:
+            for put in self.puts:
+                put(event)
+
+    def announce(self, event: Event) -> None:
+        """Tell of something that can no longer be prevented."""
+        try:
+            self.ask(event)
+        except BaseException as error:  # noqa: BLE001 - nothing is left to abort, see the bus
+            unraisable(error)
+        self.tell(event)
+
+    def fault(self, error: BaseException) -> None:
+        """A fault of our own: said once, and the program goes on."""
+        if not self._faulty:
+            self._faulty = True
+            import traceback
+
+            where = traceback.extract_tb(error.__traceback__)[-1:]
+            line = f"{where[0].filename}:{where[0].lineno}" if where else "?"
+            say(
+                f"internal error, please report it: {describe(error)} at {line}; "
+                f"the program is not affected, the log may lack events"
+            )
+
+    # -- tasks --------------------------------------------------------------------
+
+    def coro_of(self, task: Any) -> str:
+        """``module:qualname`` of the coroutine that *task* runs."""
+        coro = task.get_coro()
+        return self.coro_name(coro)
+
+    def coro_name(self, coro: Any) -> str:
+        """``module:qualname`` of *coro*, as far as it can be known."""
+        frame = getattr(coro, "cr_frame", None)
+        if frame is not None:
+            return self.codes.of(frame).source
+        code = getattr(coro, "cr_code", None)
+        if code is not None:
+            known = self.codes.known.get(id(code))
+            if known is not None:
+                return known.source
+            return clean(f"?:{code.co_qualname}")
+        kind = type(coro)
+        name = getattr(coro, "__qualname__", None) or kind.__qualname__
+        return clean(f"{kind.__module__}:{name}")
+
+    def name_of_task(self, task: Any) -> str:
+        """The task's name now."""
+        try:
+            name = task.get_name()
+            return clean(name if type(name) is str else str(name))
+        except Exception:  # noqa: BLE001 - a subclass may answer with anything
+            return "?"
+
+    def state(self, task: Any) -> CancelState:
+        """What cancellations did to *task*; made at the first question."""
+        key = id(task)
+        state = self.states.get(key)
+        if state is not None and state.ref() is task:
+            return state
+        born = self.born.get(key)
+        preexisting = False
+        if born is not None:
+            number, coro = born.task, born.coro
+        else:
+            number, coro = self._ended_number(key)
+            if number == 0:
+                number = self.next_task()
+                preexisting = self.creations
+                coro = "?" if task.done() else self.coro_of(task)
+
+        state = CancelState(_keyed(task, self._forget_state, key), number, coro, preexisting)
+        self.states[key] = state
+        return state
+
+    def _ended_number(self, key: int) -> tuple[int, str]:
+        """Number and coroutine of a task that returned lately and is asked about again."""
+        for returned in reversed(self.recent):
+            if returned.key == key:
+                return returned.born.task, returned.born.coro
+        return 0, ""
+
+    def knows(self, task: Any) -> bool:
+        """Whether *task* has been heard of."""
+        return id(task) in self.born or id(task) in self.states
+
+    def number(self, task: Any) -> int:
+        """The task's number."""
+        born = self.born.get(id(task))
+        return born.task if born is not None else self.state(task).task
+
+    def root_frame(self, task: Any) -> FrameType | None:
+        """The outermost frame of what *task* runs."""
+        if task is None:
+            return None
+        try:
+            frame = task.get_coro().cr_frame
+        except AttributeError:
+            return None
+        return frame if isinstance(frame, FrameType) else None
+
+    # -- requests -----------------------------------------------------------------
+
+    def request_of(self, error: BaseException, task: Any = None) -> Request | None:
+        """The request that the CancelledError *error* delivers, None where unknown.
+
+        *task* is the one that handles it: before 3.12 nothing ties the two, and
+        the request that was on its way to that task is the answer.
+        """
+        tie = self.ties.get(id(error))
+        known = tie is not None and tie.ref() is error
+        told = tie.request if tie is not None and known else None
+        if sys.version_info >= (3, 12) or task is None or not isinstance(error, CancelledError):
+            return told
+        if error.__traceback__ is None:  # never raised, so never delivered
+            return told
+        state = self.states.get(id(task))
+        if state is None or state.ref() is not task:
+            return told
+        if tie is not None and known and tie.state is state:
+            return told
+        request = state.deliver() or state.current or state.inherited
+        if request is None:
+            return told
+        self.tie(error, request, state)
+        return request
+
+    def tie(self, error: BaseException, request: Request | None, state: CancelState | None) -> None:
+        """Remember that *error* delivers *request*, as long as *error* lives."""
+        key = id(error)
+        known = self.ties.get(key)
+        if known is not None and known.ref() is error:
+            known.request, known.state = request, state
+            return
+        ties = self.ties
+        try:
+            ref = _keyed(error, self._forget_tie, key)
+        except TypeError:
+            return
+        ties[key] = Tie(ref, request, state)
+        if len(ties) == 1:
+            self.under_way(True)
+
+    def obeyed_by(self, task: Any) -> Request | None:
+        """The request that ended the task or future *task*."""
+        state = self.states.get(id(task))
+        if state is None or state.ref() is not task:
+            return None
+        return state.current or state.first_open() or state.inherited
+
+    def first_open(self, task: Any) -> Request | None:
+        """The request that *task* has not felt yet."""
+        state = self.states.get(id(task))
+        return None if state is None or state.ref() is not task else state.first_open()
+
+    def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
+        """The link that says that *task* failed with *error*, and the request that led to it."""
+        at, source = error_site(self.codes, error)
+        request = self._request_behind(task, error)
+        detail = None
+        if request is None:
+            first = error
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            if first is not error:
+                inner_at, _ = error_site(self.codes, first)
+                detail = clean(f"{describe(first)} at {inner_at}" if inner_at else describe(first))
+            else:
+                detail = self._first_raised(task, error)
+        return (
+            Link(
+                what="failed",
+                task=self.number(task),
+                name=self.name_of_task(task),
+                error=describe(error),
+                at=at,
+                source=source,
+                detail=detail,
+            ),
+            request,
+        )
+
+    def _first_raised(self, task: Any, error: BaseException) -> str | None:
+        """Which other task raised *error* first, if *task* only passed it on."""
+        entry = self.failures.get(id(error))
+        if entry is None:
+            return None
+        other = entry[0]()
+        if other is None or other is task or getattr(other, "_exception", None) is not error:
+            return None
+        return f"first raised in task {self.name_of_task(other)} ({entry[1]})"
+
+    def _request_behind(self, task: Any, error: BaseException) -> Request | None:
+        """The request on *task* whose consequence *error* is: a timeout's, a group's."""
+        state = self.states.get(id(task))
+        if state is not None and state.ref() is not task:
+            state = None
+        if isinstance(error, BaseExceptionGroup):
+            return None if state is None else self._group_behind(state, error)
+        step: BaseException | None = error
+        for _ in range(20):
+            if step is None:
+                return None
+            if isinstance(step, CancelledError):
+                return self._timeout_behind(state, step)
+            step = step.__cause__ or (step.__context__ if isinstance(step, TimeoutError) else None)
+        return None
+
+    def _timeout_behind(self, state: CancelState | None, error: BaseException) -> Request | None:
+        tie = self.ties.get(id(error))
+        if tie is not None and tie.ref() is error:
+            request = tie.request
+            while request is not None and request.event.reason == "awaiter":
+                request = request.cause
+            return request if request is not None and request.timed_out else None
+        if state is None or sys.version_info >= (3, 12):
+            return None
+        for request in reversed(state.requests):
+            if request.timed_out and request.absorbed:
+                return request
+        inherited = state.inherited
+        if inherited is not None and inherited.timed_out:
+            return inherited
+        return None
+
+    def _group_behind(self, state: CancelState, error: BaseExceptionGroup[Any]) -> Request | None:
+        leaves: list[BaseException] = []
+        stack: list[BaseException] = [error]
+        while stack and len(leaves) < 100:
+            each = stack.pop()
+            leaves.append(each)
+            if isinstance(each, BaseExceptionGroup):
+                stack.extend(each.exceptions)
+        told = {(describe(leaf), error_site(self.codes, leaf)[0]) for leaf in leaves}
+        for request in reversed(state.requests):
+            origin = request.origin
+            if origin is not None and (origin.error, origin.at) in told:
+                return request
+        return None
+
+    # -- notes ------------------------------------------------------------------------
+
+    def note(self, callback: Any, note: Note) -> None:
+        """Remember who gave *callback*, a bound ``cancel``, to a loop, as long as it lives."""
+        key = id(callback)
+        notes = self.notes
+
+        def forget(ref: weakref.ref[Any]) -> None:
+            entry = notes.get(key)
+            if entry is not None and entry[0] is ref:
+                del notes[key]
+
+        notes[key] = (weakref.ref(callback, forget), note)
+
+    def noted(self, callback: Any, victim: Any) -> tuple[Note | None, Evidence]:
+        """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
+        if callback is not None:
+            entry = self.notes.get(id(callback))
+            if entry is not None and entry[0]() is callback:
+                return entry[1], "observed"
+            return None, "observed"
+        now = self.running_loop()
+        found = [
+            note
+            for ref, note in list(self.notes.values())
+            if (bound := ref()) is not None
+            and bound.__self__ is victim
+            and (note.due is None or now is None or now.time() >= note.due - 0.002)
+        ]
+        return (found[0], "inferred") if len(found) == 1 else (None, "observed")
+
+    def note_signal(self, loop: Any, code: CodeType, number: int, note: Note) -> None:
+        """Remember that *loop* runs *code* for the signal *number*."""
+        key = (id(loop), id(code))
+        known = self.signal_callbacks.get(key)
+        if known is None or known[0] is not code:
+            known = self.signal_callbacks[key] = (code, {})
+        known[1][number] = note
+
+    def signal_callback(
+        self, boundary: FrameType | None, outermost: CodeType | None
+    ) -> tuple[int | None, Note, Evidence] | None:
+        """The signal for which the loop runs the callback whose code is *outermost*.
+
+        asyncio shows which handle it runs.  uvloop does not: there it is inferred
+        from the function, and which signal it was stays open if it serves several.
+        """
+        loop = self.running_loop()
+        if outermost is None:
+            return None
+        entry = self.signal_callbacks.get((id(loop), id(outermost)))
+        if entry is None or entry[0] is not outermost:
+            return None
+        notes = entry[1]
+        if boundary is not None and boundary.f_code.co_qualname == "Handle._run":
+            handle = boundary.f_locals.get("self")
+            for number, known in getattr(loop, "_signal_handlers", {}).items():
+                if known is handle and number in notes:
+                    return number, notes[number], "observed"
+            return None
+        number, note = next(iter(notes.items()))
+        return (number if len(notes) == 1 else None), note, "inferred"
+
+    # -- the one place where a request is made -----------------------------------------
+
+    def request(self, task: Any, message: Any, frame: FrameType | None) -> Request | None:
+        """Find out why ``task.cancel(message)`` is called from *frame*.
+
+        None means that this is no request at all; one that was made before, and
+        is asked for again, comes with ``times`` above 1.
+        """
+        nested = self._nested()
+        current = self.current_task()
+        call = Call(self, task, current, nested, sys.exception())
+        cause = find_cause(call, frame)
+        accepted = not task.done()
+        state = self.state(task)
+        if cause.again:
+            self._again(state)
+            return None
+        repeated = state.repeated(cause.once, nested if cause.request is nested else None)
+        if repeated is not None:
+            if sys.version_info < (3, 12):
+                self._settle(task, state)
+            repeated.repeat()
+            return repeated
+        place = self.place(self._loop_of(task))
+        event = self.begin(TaskCancel, place)
+        self._fill(event, cause, current, nested)
+        if sys.version_info < (3, 12):
+            self._settle(task, state)
+        earlier = state.first_open()
+        event.task = state.task
+        event.name = self.name_of_task(task)
+        event.coro = state.coro
+        event.accepted = accepted
+        event.preexisting = state.preexisting
+        event.taken_back = cause.taken_back
+        if accepted and task is not current:
+            event.suspended_at = suspended_at(self.codes, task.get_coro())
+        if accepted and earlier is not None:
+            event.behind = earlier.event.seq or None
+        if message is not None:
+            event.message = message_of(message)
+        request = Request(event, cause.request, cause.owner, cause.origin)
+        request.taken_back = cause.taken_back
+        request.once = cause.once
+        if cause.awaiter and cause.request is not None:
+            cause.request.via = request
+        if call.remembered and current is not None:
+            self.state(current).inherited = request
+        return request
+
+    def accept(self, task: Any, request: Request) -> None:
+        """*request* goes ahead: from now on the task's end may be its doing."""
+        if isinstance(request.event, TaskCancel) and request.event.accepted:
+            state = self.state(task)
+            if request.times == 1:
+                state.requests.append(request)
+                self.watch(task)
+            if sys.version_info < (3, 12):
+                waiter = getattr(task, "_fut_waiter", None)
+                request.waited = None if waiter is None else _reference(waiter)
+                if request.times == 1:
+                    # Those that await it already wake up before we hear of its end.
+                    self.pass_on(waiters_of(task), request)
+
+    def _settle(self, task: Any, state: CancelState) -> None:
+        """Before 3.12 no delivery is seen: tell from what the task waits for now."""
+        first = state.first_open()
+        if first is None or getattr(task, "_must_cancel", False):
+            return
+        waiter = getattr(task, "_fut_waiter", None)
+        if waiter is None or first.waited is None or first.waited() is not waiter:
+            state.deliver()
+
+    def _again(self, state: CancelState) -> None:
+        """The group took somebody's request with ``uncancel()`` and gives it back."""
+        request = state.absorbed_last
+        if request is not None:
+            request.absorbed = request.delivered = False
+            request.pending += 1
+
+    def _loop_of(self, future: Any) -> Any:
+        try:
+            return future.get_loop()
+        except Exception:  # noqa: BLE001 - a foreign future may answer with anything
+            return None
+
+    def _nested(self) -> Request | None:
+        stack = self.active.get(get_ident())
+        return stack[-1] if stack else None
+
+    def _fill(
+        self,
+        event: TaskCancel | FutureCancel,
+        cause: Cause,
+        current: Any,
+        nested: Request | None,
+    ) -> None:
+        """Put what *cause* says into *event*."""
+        event.reason = cause.reason
+        event.evidence = cause.evidence
+        event.at = cause.at
+        event.source = cause.source
+        if cause.detail is not None:
+            event.detail = cause.detail
+        request = cause.request
+        origin = cause.origin
+        if cause.reason == "thread" and origin is not None:
+            event.by_name = origin.by_name
+            if current is not None:
+                event.by = self.number(current)
+        elif request is not None and request is nested and isinstance(request.event, TaskCancel):
+            event.by, event.by_name = request.event.task, request.event.name
+        elif cause.by is not None:
+            event.by, event.by_name = cause.by
+        elif current is not None and not cause.bystander:
+            event.by = self.number(current)
+            event.by_name = self.name_of_task(current)
+        elif origin is not None and origin.by_name is not None:
+            event.by_name = origin.by_name
+        if request is not None:
+            logged = request.logged()
+            if logged is not None:
+                event.cause = logged.event.seq
+            elif origin is None:
+                origin = root_link(request)
+        if origin is not None:
+            _tell_origin(event, origin)
+
+    # -- futures --------------------------------------------------------------------------
+
+    def future_request(
+        self, future: Any, message: Any, frame: FrameType | None, waiters: list[Any]
+    ) -> Request:
+        """Find out why ``cancel()`` is called on a plain future that *waiters* await."""
+        nested = self._nested()
+        current = self.current_task()
+        call = Call(self, future, current, nested, sys.exception())
+        cause = find_cause(call, frame)
+        event = self.begin(FutureCancel, self.place(self._loop_of(future)))
+        self._fill(event, cause, current, nested)
+        event.waiters = [self.number(task) for task in waiters]
+        event.waiter_names = [self.name_of_task(task) for task in waiters]
+        event.message = message_of(message)
+        return Request(event, cause.request, cause.owner, cause.origin)
+
+    def pass_on(self, waiters: Iterable[Any], request: Request | None) -> None:
+        """What *waiters* await was cancelled by *request*: it will reach them."""
+        if request is None:
+            return
+        for task in waiters:
+            state = self.state(task)
+            state.inherited = request
+            if request.heirs is None:
+                request.heirs = []
+            request.heirs.append(state)
+            self.watch(task)
+
+    # -- ends -----------------------------------------------------------------------------
+
+    def ended(
+        self,
+        task: Any,
+        outcome: Outcome,
+        error: BaseException | None,
+        *,
+        by_hand: bool = False,
+    ) -> None:
+        """*task* has ended in another way than by a plain return, or after a request.
+
+        *by_hand* says that a CancelledError ended it that nothing delivered.
+        """
+        key = id(task)
+        born = self.born.pop(key, None)
+        state = self.states.get(key)
+        if state is not None and state.ref() is not task:
+            state = None
+        if state is None and born is None:
+            state = self.state(task)
+        request, cancel_outcome = self._verdict(state, outcome, error, by_hand)
+        if born is not None:
+            number, coro, preexisting = born.task, born.coro, False
+        else:
+            assert state is not None
+            number, coro, preexisting = state.task, state.coro, state.preexisting
+        error_text = error_at = None
+        if outcome == "raised" and error is not None:
+            error_text = describe(error)
+            error_at, _ = error_site(self.codes, error)
+            self._remember_failure(task, number, error)
+        elif by_hand and error is not None:
+            error_text = describe(error)
+            error_at, _ = error_site(self.codes, error)
+        if state is None and (outcome != "returned"):
+            state = self._late_state(task, number, coro)
+        if state is not None:
+            state.ended = True
+            state.outcome = outcome
+            state.cancel_outcome = cancel_outcome
+            if outcome != "cancelled":
+                self._lose_propagated(state)
+            if outcome == "cancelled":
+                self.pass_on(waiters_of(task), request)
+        if not self.wants("task.done"):
+            return
+        event = self.begin(TaskDone, self.place(self._loop_of(task)))
+        event.task, event.coro, event.preexisting = number, coro, preexisting
+        event.name = self.name_of_task(task)
+        event.outcome = outcome
+        event.error, event.error_at = error_text, error_at
+        if request is not None:
+            logged = request.logged()
+            event.cancel = None if logged is None else logged.event.seq
+        event.cancel_outcome = cancel_outcome
+        if state is not None and cancel_outcome == "swallowed":
+            event.swallowed_at = state.swallowed_at
+        if born is not None:
+            event.lifetime = lifetime_of(time.time_ns() - born.ns)
+        self.announce(event)
+
+    def _late_state(self, task: Any, number: int, coro: str) -> CancelState:
+        state = self.state(task)
+        state.task, state.coro, state.preexisting = number, coro, False
+        return state
+
+    def _remember_failure(self, task: Any, number: int, error: BaseException) -> None:
+        key = id(error)
+        known = self.failures.get(key)
+        if known is not None:
+            other = known[0]()
+            if other is not None and getattr(other, "_exception", None) is error:
+                return
+        failures = self.failures
+
+        def forget(ref: weakref.ref[Any]) -> None:
+            entry = failures.get(key)
+            if entry is not None and entry[0] is ref:
+                del failures[key]
+
+        failures[key] = (weakref.ref(task, forget), number)
+
+    def _verdict(
+        self, state: CancelState | None, outcome: str, error: BaseException | None, by_hand: bool
+    ) -> tuple[Request | None, CancelOutcome | None]:
+        """Which request the end belongs to, and what the task did with it."""
+        if outcome == "cancelled":
+            return self._cancelled_by(state, error, by_hand)
+        if state is None or not state.requests:
+            return None, None
+        request = state.requests[-1]
+        if request.absorbed or request.taken_back:
+            return request, "absorbed"
+        if outcome == "destroyed":
+            return request, None
+        if outcome == "raised" and (request.open or _comes_from_cancelled(error)):
+            return request, "replaced"
+        return request, "swallowed"
+
+    def _cancelled_by(
+        self, state: CancelState | None, error: BaseException | None, by_hand: bool
+    ) -> tuple[Request | None, CancelOutcome | None]:
+        """Of a task that ended cancelled.
+
+        Where the *error* that ended it is known, only what delivered that error
+        counts: a request that was delivered before may have been swallowed since.
+        """
+        request = self._delivered_by(error)
+        if request is None and by_hand:
+            if state is None or not state.requests:
+                return None, None
+            request = state.requests[-1]
+            if request.open:
+                return request, "obeyed"
+            return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
+        if state is not None:
+            if request is None and error is None:
+                request = state.deliver() or state.current or state.inherited
+            if request is not None and request.absorbed:
+                # Taken back; what keeps the task ending is a request behind it.
+                left = [each for each in state.requests if not each.absorbed]
+                request = left[0] if left else request
+        return request, "obeyed"
+
+    def _delivered_by(self, error: BaseException | None) -> Request | None:
+        """The request behind *error*, or behind the CancelledError it was raised for."""
+        for _ in range(100):
+            if error is None:
+                return None
+            tie = self.ties.get(id(error))
+            if tie is not None and tie.ref() is error:
+                return tie.request
+            error = error.__cause__ or error.__context__
+        return None
+
+    def _lose_propagated(self, state: CancelState) -> None:
+        """The task lived on: the request of the task that awaited it went no further."""
+        for request in state.requests:
+            for heir in request.heirs or ():
+                if heir.inherited is request:
+                    heir.inherited = None
+            above = request.cause
+            if request.event.reason == "awaiter" and above is not None and above.via is request:
+                above.lost = True
+
+    def uncancelled(self, task: Any, owner: int | None) -> None:
+        """``uncancel()`` was called on *task*, by the object *owner* where that is known."""
+        state = self.states.get(id(task))
+        if state is None or state.ref() is not task:
+            return
+        chosen = None
+        if owner is not None:
+            chosen = next(
+                (r for r in reversed(state.requests) if r.pending and r.owner == owner), None
+            )
+        if chosen is None:
+            chosen = next((r for r in reversed(state.requests) if not r.absorbed), None)
+        if chosen is not None:
+            chosen.pending -= 1
+            chosen.absorbed = True
+            state.absorbed_last = chosen
+
+
+def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
+    """Put what the link *origin* says into *event*, where it says something: to set is to pay."""
+    event.origin = origin.what
+    event.origin_reason = origin.reason
+    event.origin_source = origin.source
+    event.origin_at = origin.at
+    if origin.task is not None:
+        event.origin_task = origin.task
+    if origin.name is not None:
+        event.origin_name = origin.name
+    if origin.error is not None:
+        event.origin_error = origin.error
+    if origin.signal is not None:
+        event.origin_signal = origin.signal
+    if origin.seconds is not None:
+        event.origin_seconds = origin.seconds
+    if origin.detail is not None:
+        event.origin_detail = origin.detail
+    if origin.by_name is not None:
+        event.origin_by_name = origin.by_name
+    elif origin.what == "called":
+        event.origin_by_name = event.by_name
+
+
+_ORIGIN_KEYS = (
+    "task",
+    "name",
+    "reason",
+    "source",
+    "at",
+    "by_name",
+    "error",
+    "signal",
+    "seconds",
+    "detail",
+)
+
+
+def _nothing() -> None:
+    """Stands for the reference to a loop where there is none."""
+
+
+def _reference(target: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(target)
+    except TypeError:  # it takes no weak references: never found again
+        return lambda: _reference
+
+
+def root_link(request: Request) -> Link | None:
+    """The root of *request*'s chain, for a line whose causes are no lines."""
+    for _ in range(10_000):
+        event = request.event
+        if event.origin is not None and request.cause is None:
+            return Link(
+                what=event.origin, **{key: getattr(event, f"origin_{key}") for key in _ORIGIN_KEYS}
+            )
+        if request.cause is None:
+            return None
+        request = request.cause
+    return None
+
+
+def waiters_of(future: Any) -> list[Any]:
+    """The tasks that a cancellation of *future* reaches: those that await it, or its gather."""
+    found: list[Any] = []
+    for entry in getattr(future, "_callbacks", None) or ():
+        found.extend(reached_by(entry[0] if isinstance(entry, tuple) else entry))
+    return found
+
+
+def reached_by(callback: Any) -> list[Any]:
+    """The tasks that the done callback *callback* of a cancelled future ends."""
+    owner = getattr(callback, "__self__", None)
+    if owner is not None and asyncio.isfuture(owner) and hasattr(owner, "get_coro"):
+        return [owner] if getattr(callback, "__name__", "").endswith("wakeup") else []
+    if isinstance(callback, functools.partial):
+        # ``wait_for`` of 3.11 waits for a future of its own, which this releases.
+        released = getattr(callback.func, "__qualname__", None) == "_release_waiter"
+        return waiters_of(callback.args[0]) if released else []
+    code = getattr(callback, "__code__", None)
+    if code is not None and code.co_qualname == "gather.<locals>._done_callback":
+        cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
+        if not cells["return_exceptions"].cell_contents:
+            return waiters_of(cells["outer"].cell_contents)
+    return []
+
+
+def _comes_from_cancelled(error: BaseException | None) -> bool:
+    for _ in range(100):
+        if error is None:
+            return False
+        if isinstance(error, CancelledError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Unraisable:
+    """Reports an exception that nobody can catch, the way CPython itself does."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def unraisable(error: BaseException) -> None:
+    """Give *error* to `sys.unraisablehook`, as PEP 578 does where nothing is left to abort.
+
+    The hook takes only what the interpreter makes; an exception that leaves a
+    finalizer is the plain way to have it made.
+    """
+    _Unraisable(error)

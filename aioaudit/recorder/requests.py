@@ -1,0 +1,160 @@
+"""Requests to cancel, kept in memory: who asked for what, and what became of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from aioaudit.chain.links import Link
+from aioaudit.events import CancelOutcome, FutureCancel, Outcome, TaskCancel
+
+
+class Request(msgspec.Struct, eq=False):
+    """One call of ``cancel()`` on a task or a future.
+
+    ``event`` is what is told of it; ``cause`` the request that caused it.
+    ``origin`` is the next link of the chain where that is no request; ``owner``
+    is the `id` of the timeout or task group that asked, compared only while
+    that object is alive.  ``via`` is the request that this one became when the
+    task passed it on to what it was awaiting.  ``times`` is how often the same
+    asker asked for it (``once`` stands for the asker), and ``pending`` how many
+    of these calls ``uncancel()`` has not taken back.  ``heirs`` are the tasks
+    that will end because what they await does.  ``victim`` is the `id` of the
+    task, looked at only while its ``cancel()`` runs; ``waited`` refers to what
+    the task waited for (before 3.12 only).
+
+    A struct with nothing but numbers and events in it, as most are, is nothing
+    that the garbage collector need look at.
+    """
+
+    event: TaskCancel | FutureCancel
+    cause: Request | None = None
+    owner: int | None = None
+    origin: Link | None = None
+    once: object | None = None
+    times: int = 1
+    pending: int = 1
+    taken_back: bool = False
+    heirs: list[CancelState] | None = None
+    via: Request | None = None
+    victim: int = 0
+    waited: Callable[[], Any] | None = None
+    delivered: bool = False
+    absorbed: bool = False
+    lost: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Not delivered yet, and on its way."""
+        return not (self.delivered or self.absorbed or self.lost)
+
+    @property
+    def timed_out(self) -> bool:
+        """Made because a timer ran out."""
+        return self.origin is not None and self.origin.what == "deadline"
+
+    def repeat(self) -> None:
+        """It was asked for again, and is on its way again."""
+        self.times += 1
+        self.pending += 1
+        self.delivered = self.absorbed = self.lost = False
+
+    def logged(self) -> Request | None:
+        """This request, or the nearest one before it, that is a line of the log."""
+        request: Request | None = self
+        while request is not None and request.event.seq == 0:
+            request = request.cause
+        return request
+
+    @property
+    def source(self) -> str | None:
+        """``module:qualname`` of the caller at the root of this request's chain."""
+        request = self
+        for _ in range(10_000):
+            event = request.event
+            if request.cause is None:
+                return event.origin_source or event.source
+            request = request.cause
+        return None
+
+
+class CancelState:
+    """What cancellations have done to one task, as long as the task lives."""
+
+    __slots__ = (
+        "absorbed_last",
+        "cancel_outcome",
+        "coro",
+        "current",
+        "ended",
+        "inherited",
+        "outcome",
+        "preexisting",
+        "ref",
+        "requests",
+        "swallowed_at",
+        "task",
+    )
+
+    def __init__(self, ref: weakref.ref[Any], task: int, coro: str, preexisting: bool) -> None:
+        self.ref = ref
+        self.task = task
+        self.coro = coro
+        self.preexisting = preexisting
+        self.requests: list[Request] = []
+        self.current: Request | None = None
+        """The request whose CancelledError was delivered last."""
+        self.inherited: Request | None = None
+        """A request made to what the task was awaiting, about to reach it."""
+        self.absorbed_last: Request | None = None
+        """The request that the last ``uncancel()`` took back."""
+        self.swallowed_at: str | None = None
+        self.ended = False
+        self.outcome: Outcome | None = None
+        self.cancel_outcome: CancelOutcome | None = None
+
+    def first_open(self) -> Request | None:
+        """The request that the next delivery will be of."""
+        for request in self.requests:
+            if not (request.delivered or request.absorbed or request.lost):
+                return request
+        return None
+
+    def repeated(self, once: object | None, nested: Request | None) -> Request | None:
+        """The request that is made again: by the same asker, or by *nested* passed on again."""
+        if nested is not None and nested.times == 1:
+            nested = None
+        if once is None and nested is None:
+            return None
+        for request in reversed(self.requests):
+            if once is not None and request.once is once:
+                return request
+            if nested is not None and request.cause is nested:
+                return request
+        return None
+
+    def deliver(self) -> Request | None:
+        """A CancelledError reached the task: say of which request, and settle the rest.
+
+        Requests made before one delivery are one cancellation; the first of
+        them is the one that the task obeys.
+        """
+        first = self.first_open()
+        if first is not None:
+            for request in self.requests:
+                if request.open:
+                    request.delivered = True
+            self.current = first
+            self.swallowed_at = None
+        return first
+
+
+class Tie(msgspec.Struct, eq=False):
+    """Ties a CancelledError, as long as it lives, to the request that it delivers."""
+
+    ref: weakref.ref[BaseException]
+    request: Request | None
+    state: CancelState | None

@@ -1,0 +1,340 @@
+"""Turning auditing on and off: one recorder, its probes, its exporters.
+
+Everything that lasts longer than a call and belongs to the whole process is
+here, behind one lock.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aioaudit import bus
+from aioaudit.settings import EVENT_NAMES, Settings, SettingsError, build
+from aioaudit.text import say
+
+if TYPE_CHECKING:
+    from aioaudit.events import Event, ProcessStart
+    from aioaudit.exporter import Exporter
+    from aioaudit.pipeline import Pipeline
+    from aioaudit.probes.install import Installation
+    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.trail import Trail
+
+_BRIDGE = "sys"
+_lock = threading.RLock()
+_session: Session | None = None
+
+
+class Session:
+    """Auditing of this process, from the first `enable` to `disable`."""
+
+    def __init__(self) -> None:
+        from aioaudit.identity import Run
+        from aioaudit.probes.install import Installation
+        from aioaudit.recorder.recorder import Recorder
+
+        self.run = Run()
+        self.recorder: Recorder = Recorder(self.run, frozenset())
+        self.sinks: list[tuple[Pipeline, frozenset[str]]] = []
+        self.undo_bridge: Any = None
+        self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
+        self._start: ProcessStart | None = None
+        self.installation: Installation = Installation(self.recorder)
+
+    @property
+    def start(self) -> ProcessStart:
+        """The event that opens every log of this run."""
+        if self._start is None:
+            self._start = self.run.start_event(self.installation.coverage)
+        return self._start
+
+    def begin(self) -> None:
+        """Listen to the ends and forks of the process and to changes of the bus."""
+        from aioaudit import lifecycle
+
+        lifecycle.install(
+            self._in_forked_child,
+            self._at_exit,
+            before_fork=self._before_fork,
+            after_fork_in_parent=self._after_fork_in_parent,
+        )
+        bus.describe_with(self._describe_hook)
+        self.apply()
+
+    def end(self) -> None:
+        """Take everything out and close the exporters."""
+        from aioaudit import lifecycle
+        from aioaudit.pipeline import Pipeline
+
+        self.installation.remove()
+        bus.describe_with(None)
+        if self.undo_bridge is not None:
+            self.undo_bridge()
+            self.undo_bridge = None
+        lifecycle.uninstall()
+        Pipeline.shutdown_all([pipeline for pipeline, _ in self.sinks])
+        self.sinks.clear()
+
+    def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
+        """Put *exporter* behind the bus, for *events*."""
+        from aioaudit.pipeline import Pipeline
+
+        # What the recorder can see depends on what is wanted, and the log says so.
+        self.recorder.wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
+        self.recorder.creations = bool({"task.create", "task.done"} & self.recorder.wanted)
+        pipeline = Pipeline(exporter, name=name, run=self.run, start=self.start)
+        self.sinks.append((pipeline, events))
+        self.apply()
+        return pipeline
+
+    def remove(self, pipeline: Pipeline) -> None:
+        """Close *pipeline* and take it away."""
+        self.sinks = [sink for sink in self.sinks if sink[0] is not pipeline]
+        self.apply()
+        pipeline.shutdown()
+
+    def apply(self) -> None:
+        """Let the recorder and its probes know who listens to what."""
+        recorder = self.recorder
+        wanted: frozenset[str] = frozenset()
+        for _, events in self.sinks:
+            wanted |= events
+        if not self.sinks:
+            wanted = self.bus_events
+        recorder.wanted = wanted
+        recorder.puts = tuple(
+            _filtered(pipeline, events, wanted) for pipeline, events in self.sinks
+        )
+        recorder.skips = tuple(pipeline.skip for pipeline, _ in self.sinks)
+        recorder.openers = tuple(pipeline.open_now for pipeline, _ in self.sinks)
+        recorder.pipelines = tuple(pipeline for pipeline, _ in self.sinks)
+        recorder.listened()
+        self.installation.refresh()
+
+    def _describe_hook(self, hook: Any) -> tuple[str, tuple[Any, ...]]:
+        from aioaudit.events import HookAdd
+        from aioaudit.text import clean
+
+        module = getattr(hook, "__module__", None) or type(hook).__module__
+        name = getattr(hook, "__qualname__", None) or type(hook).__qualname__
+        event = HookAdd(
+            **self.recorder.base("hook.add", self.recorder.place()), hook=clean(f"{module}:{name}")
+        )
+        self.recorder.tell(event)
+        return "hook.add", (event,)
+
+    def _at_exit(self, signal: str | None) -> None:
+        from aioaudit.pipeline import Pipeline
+
+        Pipeline.shutdown_all([pipeline for pipeline, _ in self.sinks], signal=signal)
+        # What the interpreter still runs while it goes down must not come back to us: the
+        # modules that our callbacks live on are taken apart by then.
+        self.installation.go_deaf()
+
+    def _before_fork(self) -> None:
+        for pipeline, _ in self.sinks:
+            pipeline.before_fork()
+
+    def _after_fork_in_parent(self) -> None:
+        for pipeline, _ in self.sinks:
+            pipeline.after_fork_in_parent()
+
+    def _in_forked_child(self) -> None:
+        from aioaudit.identity import Run
+
+        global _lock
+        _lock = threading.RLock()  # another thread of the parent may have held it
+        self.run = Run()
+        self._start = None
+        self.recorder.forked(self.run)
+        for pipeline, _ in self.sinks:
+            pipeline.after_fork(self.run, self.start)
+        self.apply()
+
+
+def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]) -> Any:
+    """``put`` of *pipeline*, for those of the *wanted* events that it asked for."""
+    if events >= wanted:
+        return pipeline.put
+    from aioaudit.wire import item_name
+
+    put, skip = pipeline.put, pipeline.skip
+
+    def put_wanted(item: Any) -> None:
+        if item_name(item) in events:
+            put(item)
+        else:
+            skip(item.seq)
+
+    return put_wanted
+
+
+def current() -> Session | None:
+    """The session, None while auditing is off."""
+    return _session
+
+
+def enable(
+    *exporters: str | Exporter,
+    events: str | Iterable[str] | None = None,
+    jsonl_path: str | None = None,
+) -> None:
+    """Turn auditing on for this process; doing it again adds exporters.
+
+    Args:
+        exporters: Names as in ``AIOAUDIT`` (``"jsonl"``, ``"sys"``, ...), or
+            objects with ``export``, ``flush`` and ``shutdown``.  Without any,
+            those that ``AIOAUDIT`` names, else none: then only hooks hear
+            events, and ``CancelledError.source`` and `why` answer.
+        events: Names or patterns of the wanted events (default:
+            ``AIOAUDIT_EVENTS``, else all).
+        jsonl_path: Where ``"jsonl"`` writes (default: ``AIOAUDIT_JSONL_PATH``).
+
+    An exporter that is already there under the same name is not added twice.
+    May be called from any thread, before a loop exists or while it runs.
+
+    Raises:
+        aioaudit.settings.SettingsError: a name or pattern means nothing.
+        aioaudit.cpython.inplace.UnsupportedError: this interpreter cannot be
+            instrumented safely; nothing was changed.
+    """
+    import os
+
+    names = [each for each in exporters if isinstance(each, str)]
+    objects = [each for each in exporters if not isinstance(each, str)]
+    environ = dict(os.environ)
+    settings = build(names or None, events=events, jsonl_path=jsonl_path, environ=environ)
+    from aioaudit.settings import is_off
+
+    if not names and (objects or is_off(environ.get("AIOAUDIT"))):
+        wanted: tuple[str, ...] = ()
+    else:
+        wanted = settings.exporters
+    with _lock:
+        opened = _open(wanted, settings)
+        session = _begin()
+        for name, exporter in opened:
+            session.add(exporter, name, settings.events)
+        for exporter in objects:
+            if not any(pipeline.exporter is exporter for pipeline, _ in session.sinks):
+                session.add(exporter, type(exporter).__name__, settings.events)
+        if not session.sinks:
+            session.bus_events = settings.events
+        if _BRIDGE in wanted:
+            _bridge(session)
+        session.apply()
+
+
+def enable_from_settings(settings: Settings) -> None:
+    """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
+    with _lock:
+        session = _begin()
+        for name in settings.exporters:
+            try:
+                for own_name, exporter in _open((name,), settings):
+                    session.add(exporter, own_name, settings.events)
+            except SettingsError as error:
+                say(f"{error}; the program runs on, unaudited by it")
+        if not session.sinks:
+            session.bus_events = settings.events
+        if _BRIDGE in settings.exporters:
+            _bridge(session)
+        session.apply()
+
+
+def disable() -> None:
+    """Turn auditing off: everything is as it was before, exporters are closed.
+
+    Does nothing where it is off.  Hooks stay registered and hear nothing.
+    """
+    global _session
+    with _lock:
+        session, _session = _session, None
+        if session is not None:
+            session.end()
+
+
+@contextmanager
+def recording() -> Generator[Trail, None, None]:
+    """Record events in memory for the length of a ``with`` block.
+
+    Gives a `Trail`: ``trail.events`` and ``trail.why(task_or_exception)``.  Turns
+    auditing on if it is off, and off again at the end if it was.
+    """
+    from aioaudit.exporters.memory import MemoryExporter
+    from aioaudit.trail import Trail
+
+    exporter = MemoryExporter()
+    with _lock:
+        was_off = _session is None
+        session = _begin()
+        pipeline = session.add(exporter, "memory", frozenset(EVENT_NAMES))
+    try:
+        yield Trail(exporter, pipeline, session.recorder)
+    finally:
+        with _lock:
+            if session is _session:
+                session.remove(pipeline)
+                if was_off and not session.sinks:
+                    disable()
+
+
+def _begin() -> Session:
+    global _session
+    if _session is None:
+        session = Session()
+        session.begin()
+        _session = session
+    return _session
+
+
+def _open(names: Iterable[str], settings: Settings) -> list[tuple[str, Exporter]]:
+    """The exporters of these names that are not there yet."""
+    from aioaudit.loading import load_exporter
+
+    present = set() if _session is None else {pipeline.name for pipeline, _ in _session.sinks}
+    return [
+        (name, load_exporter(name, settings))
+        for name in names
+        if name != _BRIDGE and name not in present
+    ]
+
+
+def _bridge(session: Session) -> None:
+    """Raise every event again as a real audit event, so that `sys.addaudithook` hears it."""
+    if session.undo_bridge is not None:
+        return
+
+    def raise_again(event: str, args: tuple[Any, ...]) -> None:
+        sys.audit(f"aioaudit.{event}", *args)
+
+    session.undo_bridge = bus.addaudithook(raise_again)
+
+
+def _bus_changed() -> None:
+    with _lock:
+        if _session is not None:
+            _session.apply()
+
+
+bus.on_change(_bus_changed)
+
+
+def audit(event: str, *args: Any) -> None:
+    """Raise *event* on the hook bus; a typed event also goes to the exporters.
+
+    Raises:
+        BaseException: what a hook raises.
+    """
+    from aioaudit.events import Event as Typed
+
+    bus.audit(event, *args)
+    session = _session
+    if session is not None and args and isinstance(args[0], Typed):
+        told: Event = args[0]
+        for put in session.recorder.puts:
+            put(told)

@@ -1,0 +1,252 @@
+"""Every setting and its environment variable: the one place that reads them.
+
+A setting is checked when it is read, long before it is used, so that a typing
+error is one line at start-up and not a surprise at the first event.  This
+module is imported at the start of every audited process, also of those that
+never touch asyncio: it must stay cheap (no msgspec, no asyncio), which is why
+the names of events stand here as plain text.  A test compares them with
+`aioaudit.events`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+VARIABLE = "AIOAUDIT"
+JSONL_PATH_VARIABLE = "AIOAUDIT_JSONL_PATH"
+EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
+OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
+OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
+
+ON_WORDS = ("1", "on", "true", "yes")
+OFF_WORDS = ("0", "off", "false", "no")
+
+DEFAULT_EXPORTER = "jsonl"
+DEFAULT_JSONL_PATH = "aioaudit-{pid}.jsonl"
+DEFAULT_OTEL_TASKS = "touched"
+OTEL_STATUSES = ("cause", "unset", "error")
+"""When a cancelled task's span is an error; the first is the default."""
+
+EVENT_NAMES = (
+    "process.start",
+    "process.end",
+    "process.dropped",
+    "hook.add",
+    "task.create",
+    "task.cancel",
+    "task.uncancel",
+    "task.done",
+    "future.cancel",
+    "loop.start",
+    "loop.stop",
+    "loop.close",
+)
+"""The name of every event."""
+
+ALWAYS = frozenset(name for name in EVENT_NAMES if name.startswith("process."))
+"""Events that frame a log and say what it lacks: no filter leaves them out."""
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; its text is one line that says which, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is wanted, checked as far as possible without importing an exporter.
+
+    Attributes:
+        exporters: Names in the order given, each once.
+        jsonl_path: Where the jsonl exporter writes; may hold ``{pid}``.
+        events: Names of the wanted events; always with those of `ALWAYS`.
+        otel_tasks: Which tasks the otel exporter makes spans of.
+        otel_status: When a cancelled task's span is an error.
+    """
+
+    exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
+    jsonl_path: str = DEFAULT_JSONL_PATH
+    events: frozenset[str] = frozenset(EVENT_NAMES)
+    otel_tasks: str = DEFAULT_OTEL_TASKS
+    otel_status: str = OTEL_STATUSES[0]
+
+
+def is_off(value: str | None) -> bool:
+    """Whether *value*, as ``AIOAUDIT`` holds it, means that nothing is to be audited."""
+    return not _items(value or "") or _word(value or "") in OFF_WORDS
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings | None:
+    """The settings that *environ* asks for, or None where it asks for no auditing.
+
+    Raises:
+        SettingsError: a variable of ours holds something that cannot be used.
+            Names of exporters are taken as they are: whether one exists is
+            for `aioaudit.loading.check` to say.
+    """
+    value = environ.get(VARIABLE)
+    if value is None or is_off(value):
+        return None
+    return Settings(
+        exporters=_exporters(VARIABLE, value),
+        jsonl_path=_jsonl_path_of(environ),
+        events=_events_of(environ),
+        otel_tasks=_otel_tasks_of(environ),
+        otel_status=_otel_status_of(environ),
+    )
+
+
+def build(
+    exporters: str | Iterable[str] | None = None,
+    *,
+    events: str | Iterable[str] | None = None,
+    jsonl_path: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    where: str = "exporters",
+) -> Settings:
+    """The settings that code asks for; what it leaves out comes from *environ*.
+
+    Args:
+        exporters: Names, as a list or separated by commas.
+        events: Names or patterns like ``task.*``, as a list or separated by commas.
+        jsonl_path: Where the jsonl exporter writes; may hold ``{pid}``.
+        environ: Variables for what is not given; none by default.  An
+            ``AIOAUDIT`` that means off is no answer here: code asked.
+        where: What an error about *exporters* calls them.
+
+    Raises:
+        SettingsError: an argument or a variable holds something that cannot be used.
+    """
+    environ = {} if environ is None else environ
+    if exporters is None:
+        wanted = environ.get(VARIABLE)
+        names = (
+            (DEFAULT_EXPORTER,)
+            if wanted is None or is_off(wanted)
+            else _exporters(VARIABLE, wanted)
+        )
+    else:
+        names = _exporters(where, _joined(exporters))
+    return Settings(
+        exporters=names,
+        jsonl_path=(
+            _jsonl_path_of(environ)
+            if jsonl_path is None
+            else _jsonl_path("jsonl_path", os.fspath(jsonl_path))
+        ),
+        events=(_events_of(environ) if events is None else _events("events", _joined(events))),
+        otel_tasks=_otel_tasks_of(environ),
+        otel_status=_otel_status_of(environ),
+    )
+
+
+def bad_value(where: str, value: str, wrong: str, allowed: str) -> SettingsError:
+    """The error that names the setting *where*, its *value* as written, and what would be right."""
+    return SettingsError(f"{where}={_shown(value)}: {wrong}; allowed: {allowed}")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where *word* is close to one of *known*, else nothing."""
+    from difflib import get_close_matches  # only after a mistake: costs more than all the rest
+
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _shown(value: str) -> str:
+    return repr(value) if len(value) <= 200 else f"{value[:200]!r}..."
+
+
+def _word(value: str) -> str:
+    return value.strip().lower()
+
+
+def _items(value: str) -> list[str]:
+    return [item for item in (part.strip() for part in value.split(",")) if item]
+
+
+def _joined(value: str | Iterable[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def _exporters(where: str, value: str) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for item in _items(value):
+        word = item.lower()
+        if word in OFF_WORDS:
+            raise bad_value(
+                where,
+                value,
+                f"{item!r} turns auditing off and cannot stand among other names",
+                f"{', '.join(OFF_WORDS)} alone, or names of exporters separated by commas",
+            )
+        names[DEFAULT_EXPORTER if word in ON_WORDS else item] = None
+    if not names:
+        raise bad_value(where, value, "no exporter is named", "names separated by commas")
+    return tuple(names)
+
+
+def _jsonl_path_of(environ: Mapping[str, str]) -> str:
+    value = environ.get(JSONL_PATH_VARIABLE)
+    return _jsonl_path(JSONL_PATH_VARIABLE, value) if value else DEFAULT_JSONL_PATH
+
+
+def _jsonl_path(where: str, value: str) -> str:
+    allowed = "the path of a file, with {pid} for the number of the process"
+    if not value.strip() or "\0" in value:
+        raise bad_value(where, value, "this names no file", allowed)
+    for placeholder in _PLACEHOLDER.findall(value):
+        if placeholder != "{pid}":
+            raise bad_value(where, value, f"{placeholder} stands for nothing", allowed)
+    return value
+
+
+def _events_of(environ: Mapping[str, str]) -> frozenset[str]:
+    value = environ.get(EVENTS_VARIABLE)
+    return _events(EVENTS_VARIABLE, value) if value and _items(value) else frozenset(EVENT_NAMES)
+
+
+def _events(where: str, value: str) -> frozenset[str]:
+    wanted = set(ALWAYS)
+    for item in _items(value):
+        matching = [name for name in EVENT_NAMES if fnmatchcase(name, item.lower())]
+        if not matching:
+            raise bad_value(
+                where,
+                value,
+                f"{item!r} is no event{suggestion(item.lower(), EVENT_NAMES)}",
+                f"patterns like task.* and {', '.join(EVENT_NAMES)}",
+            )
+        wanted.update(matching)
+    return frozenset(wanted)
+
+
+def _otel_tasks_of(environ: Mapping[str, str]) -> str:
+    items = _items(environ.get(OTEL_TASKS_VARIABLE, ""))
+    words = [word for word in (item.lower() for item in items) if word in ("touched", "all")]
+    if words and len(items) > 1:
+        raise bad_value(
+            OTEL_TASKS_VARIABLE,
+            environ[OTEL_TASKS_VARIABLE],
+            f"{words[0]!r} cannot stand among others",
+            "touched, all, or patterns like shop.*:handle separated by commas",
+        )
+    return words[0] if words else ",".join(items) or DEFAULT_OTEL_TASKS
+
+
+def _otel_status_of(environ: Mapping[str, str]) -> str:
+    value = environ.get(OTEL_STATUS_VARIABLE, "")
+    word = _word(value) or OTEL_STATUSES[0]
+    if word not in OTEL_STATUSES:
+        raise bad_value(
+            OTEL_STATUS_VARIABLE,
+            value,
+            f"{word!r} is none{suggestion(word, OTEL_STATUSES)}",
+            ", ".join(OTEL_STATUSES),
+        )
+    return word

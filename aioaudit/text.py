@@ -1,0 +1,53 @@
+"""Foreign text made safe to keep: names, messages and reprs of any program.
+
+Everything that ends in an event passes through here, at the moment the event
+is made: the text is short, holds no lone surrogates (JSON in UTF-8 has no
+place for them), and asking for it can neither raise nor run for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+LIMIT = 200
+"""Longest text kept, in characters, the mark not counted."""
+
+MARK = "…"
+
+
+def clean(text: str, limit: int = LIMIT) -> str:
+    """*text* as it may stand in an event: at most *limit* characters and a mark."""
+    if len(text) > limit:
+        text = text[:limit] + MARK
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def describe(error: BaseException) -> str:
+    """``ClassName: message`` of *error*, whatever its ``__str__`` does."""
+    kind = type(error).__name__
+    try:
+        message = str(error)
+    except BaseException:  # noqa: BLE001 - a program's own __str__ may raise anything at all
+        return clean(f"{kind}: <its __str__ raised>")
+    return clean(f"{kind}: {message}" if message else kind)
+
+
+def message_of(value: object) -> str | None:
+    """The message given to ``cancel()`` as text; None where there is none."""
+    if value is None:
+        return None
+    try:
+        return clean(value if isinstance(value, str) else repr(value))
+    except BaseException:  # noqa: BLE001 - a program's own __repr__ may raise anything at all
+        return f"<{type(value).__name__}, its __repr__ raised>"
+
+
+def say(message: str) -> None:
+    """One line on stderr, if there is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            sys.stderr.write(f"aioaudit: {' '.join(message.split())}\n")
+            sys.stderr.flush()

@@ -1,0 +1,298 @@
+"""From what a probe puts into the queue to a typed event and to a line.
+
+The two events that every task has (made, returned) are queued as small structs
+of numbers and references and become typed events only where somebody looks at
+them: making the typed event costs the loop more than all the rest of the probe.
+Everything else is queued typed.  Whatever is queued has a ``seq``.
+
+The structs are invisible to the garbage collector (``gc=False``): they refer to
+nothing that refers back, and thousands of them in a queue must not make it run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+
+import msgspec
+
+from aioaudit.events import Event, TaskCreate, TaskDone, name_of
+from aioaudit.identity import MILLISECOND, TAILS, timestamp
+from aioaudit.recorder.place import Place
+from aioaudit.text import LIMIT, clean
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from aioaudit.causes.code import CodeInfo
+
+
+class Kind:
+    """What all tasks have in common that one line, in one loop, makes to run one coroutine.
+
+    ``coro`` names the coroutine and ``runs`` is its code, None where it is not
+    made of Python code; ``code`` and ``offset`` (of the instruction) say who
+    makes the tasks, None where nobody can be named.
+    """
+
+    __slots__ = ("code", "coro", "named", "offset", "place", "runs")
+
+    def __init__(
+        self, place: Place, coro: str, runs: CodeType | None, code: CodeInfo | None, offset: int
+    ) -> None:
+        self.place = place
+        self.coro = coro
+        self.runs = runs
+        self.code = code
+        self.offset = offset
+        at, source = (None, None) if code is None else (code.at(offset), code.source)
+        self.named = coro, at, source
+        """What the lines say of it: ``coro``, ``at``, ``source``."""
+
+
+class Created(msgspec.Struct, gc=False):
+    """A task was made; at the same time all that is kept of a living task.
+
+    ``name`` may change until the line is written (``set_name`` after the
+    construction is how factories give names up to 3.13.0).  ``task`` is the
+    task's number, ``ns`` the time since the epoch, ``parent`` the number of the
+    task that made it.
+    """
+
+    seq: int
+    task: int
+    ns: int
+    kind: Kind
+    name: str
+    parent: int | None
+
+    @property
+    def place(self) -> Place:
+        """Where it was made."""
+        return self.kind.place
+
+    @property
+    def coro(self) -> str:
+        """``module:qualname`` of what it runs."""
+        return self.kind.coro
+
+
+class Returned(msgspec.Struct, gc=False):
+    """A task returned; ``key`` was its `id` while it lived."""
+
+    seq: int
+    ns: int
+    born: Created
+    key: int
+
+
+Item: TypeAlias = "Event | Created | Returned"
+
+
+def one_of(puts: Sequence[Callable[[Item], None]]) -> Callable[[Item], None]:
+    """One function that gives an item to all of *puts*."""
+    if len(puts) == 1:
+        return puts[0]
+
+    def put(item: Item) -> None:
+        for each in puts:
+            each(item)
+
+    return put
+
+
+_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+seq_of = attrgetter("seq")
+"""The item's place in the order of the run."""
+
+
+def item_name(item: Item) -> str:
+    """The name of the event that the item is or will be."""
+    kind = type(item)
+    if kind is Created:
+        return "task.create"
+    if kind is Returned:
+        return "task.done"
+    return name_of(cast(Event, item))
+
+
+def lifetime(ns: int) -> float:
+    """Seconds, to the microsecond; a clock that was set back makes no negative life."""
+    return max(0, ns // 1000) / 1e6
+
+
+def typed(item: Item) -> Event:
+    """The typed event of *item*."""
+    kind = type(item)
+    if kind is Created:
+        made = cast(Created, item)
+        coro, at, source = made.kind.named
+        place = made.place
+        return TaskCreate(
+            ts=timestamp(made.ns),
+            seq=made.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(made.name),
+            coro=coro,
+            parent=made.parent,
+            at=at,
+            source=source,
+        )
+    if kind is Returned:
+        ended = cast(Returned, item)
+        made = ended.born
+        place = made.place
+        return TaskDone(
+            ts=timestamp(ended.ns),
+            seq=ended.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(made.name),
+            coro=made.coro,
+            outcome="returned",
+            lifetime=lifetime(ended.ns - made.ns),
+        )
+    return cast(Event, item)
+
+
+def encode_event(event: Event) -> bytes:
+    """One whole line.  Text that is no valid UTF-8 is escaped, never refused."""
+    try:
+        return _encode(event) + b"\n"
+    except UnicodeEncodeError:
+        fields: dict[str, Any] = {
+            field: _harmless(getattr(event, field)) for field in event.__struct_fields__
+        }
+        return _encode(type(event)(**fields)) + b"\n"
+
+
+def _harmless(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value, len(value))
+    if isinstance(value, list):
+        return [_harmless(each) for each in cast("list[object]", value)]
+    return value
+
+
+class Batch(Sequence[Event]):
+    """Events in order, made typed one by one as somebody looks at them."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> Batch: ...
+    def __getitem__(self, index: int | slice) -> Event | Batch:
+        if isinstance(index, slice):
+            return Batch(self.items[index])
+        return typed(self.items[index])
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(typed, self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def encode(self) -> bytes:
+        """The batch as whole lines."""
+        return _encode_items(self.items)
+
+
+def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
+    """What encodes to the line of an *event*, made from the fields *given* in their order.
+
+    The event itself is made with keywords, and that takes longer than to encode it.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(event)}
+    if list(given) != [name for name in fields if name in given]:
+        raise ValueError(f"{given} are not fields of {event.__name__} in their order")
+    return msgspec.defstruct(
+        event.__name__,
+        [
+            # What is the default is left out of a line, unless a function made the default.
+            (name, Any, None)
+            if fields[name].default is None
+            else (name, Any, msgspec.field(default_factory=object))
+            for name in given
+        ],
+        tag_field="event",
+        tag=event.__struct_config__.tag,
+        omit_defaults=True,
+        gc=False,
+    )
+
+
+_TASK = ("ts", "seq", "run", "pid", "thread", "loop", "task", "name", "coro")
+_create_line = _line_of(TaskCreate, *_TASK, "parent", "at", "source")
+_done_line = _line_of(TaskDone, *_TASK, "outcome", "lifetime")
+
+
+def _encode_items(items: list[Item]) -> bytes:
+    """Lines of *items*, those of the two frequent ones by the shortest way there is.
+
+    Tasks of the same `Kind` follow one another, most of the time.
+    """
+    lines: list[Any] = []
+    append = lines.append
+    create, done = _create_line, _done_line
+    kind: Kind | None = None
+    run = thread = coro = at = source = pid = loop = None
+    began = 0  # the millisecond, and what its timestamps have in common
+    prefix = ""
+    made: Created
+    for item in cast("list[Any]", items):
+        of = type(item)
+        if of is Created:
+            made = item
+        elif of is Returned:
+            made = item.born
+        else:
+            append(item)
+            continue
+        if made.kind is not kind:
+            kind = made.kind
+            run, pid, thread, loop = kind.place.named
+            coro, at, source = kind.named
+        ns = item.ns
+        into = ns - began
+        if not 0 <= into < MILLISECOND:
+            began, prefix = ns - ns % MILLISECOND, timestamp(ns)[:23]
+            into = ns - began
+        ts = prefix + TAILS[into // 1000]
+        seq = item.seq
+        task = made.task
+        name = made.name
+        if len(name) > LIMIT:
+            name = clean(name)
+        if of is Created:
+            parent = made.parent
+            append(create(ts, seq, run, pid, thread, loop, task, name, coro, parent, at, source))
+        else:
+            lived = ns - made.ns
+            lived = (lived // 1000 if lived > 0 else 0) / 1e6
+            append(done(ts, seq, run, pid, thread, loop, task, name, coro, "returned", lived))
+    try:
+        return _encode_lines(lines)
+    except UnicodeEncodeError:  # a lone surrogate in somebody's own event
+        return b"".join(encode_event(typed(item)) for item in items)
+
+
+def encode_events(events: Iterable[Event]) -> bytes:
+    """*events* as lines of JSON, whole ones, in one piece."""
+    if isinstance(events, Batch):
+        return events.encode()
+    return b"".join(map(encode_event, events))

@@ -1,0 +1,302 @@
+"""Writes events as lines of JSON, one file a process.
+
+Wish: whatever happens, a line in the file is a whole line, and what was
+exported is in the hands of the kernel.
+
+- There is no buffer of our own.  A file that only this process writes (its
+  path holds ``{pid}``) gets a batch in one `os.write`, one that several
+  processes share gets one `os.write` a line: appending is atomic there.
+- A write that was cut short is completed.  Where that fails (full disk) the
+  half line is cut off again, or, where others may have written since, ended by
+  a newline before the next line.  What was not written is offered again by the
+  pipeline: see `NotTakenError`.
+- The file is looked up once a batch.  If a log rotator moved it away, or the
+  process forked, the batch goes into a new one, which begins with the run's
+  ``process.start`` as well.
+- A descriptor is used only while it is the file that we opened: programs that
+  turn into daemons close all descriptors, and the number may be a socket next.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from aioaudit.events import Event, ProcessStart
+from aioaudit.exporter import ExporterError, NotTakenError
+from aioaudit.wire import encode_events
+
+# Bound now: a program, or its tests, may put something else in their place later,
+# and the log is not what that is meant for.
+_open, _close, _write, _truncate = os.open, os.close, os.write, os.ftruncate
+_stat, _fstat, _getpid = os.stat, os.fstat, os.getpid
+
+# What may pass while the process runs; anything else at the first open is a
+# wrong path, and waiting for it would only hide that.
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EINTR}
+)
+
+
+class JsonlExporter:
+    """Writes each event as one line of JSON.
+
+    Args:
+        path_or_stream: A path, in which ``{pid}`` stands for the number of the
+            process, or a stream to write to, for text or for bytes.
+
+    A file is opened at the first export, in the folder that was the working
+    directory when the exporter was made, and created with mode 0600; an
+    existing one is appended to and keeps its mode.  Folders are not created.
+
+    A stream is written to under a lock, flushed after each batch, and never
+    closed.  It is the owner's: one that fails takes the exporter out of
+    service.
+
+    Raises:
+        TypeError: *path_or_stream* is neither.
+    """
+
+    def __init__(self, path_or_stream: str | os.PathLike[str] | TextIO | BinaryIO) -> None:
+        self._target: _File | _Stream
+        if isinstance(path_or_stream, str | os.PathLike):
+            self._target = _File(os.fspath(path_or_stream))
+        elif callable(getattr(path_or_stream, "write", None)):
+            self._target = _Stream(path_or_stream)
+        else:
+            raise TypeError(
+                "JsonlExporter takes a path or a stream with a write method, "
+                f"not {path_or_stream!r}"
+            )
+        self._lock = threading.Lock()
+        self._pid = _getpid()
+
+    def export(self, events: Sequence[Event]) -> None:
+        """Write *events*, one whole line each.
+
+        Raises:
+            ExporterError: the path cannot be opened, and will not be soon.
+            NotTakenError: not all could be written just now.
+        """
+        if not events:
+            return
+        if _getpid() != self._pid:  # a forked child: the parent's lock may be held for good
+            self._pid = _getpid()
+            self._lock = threading.Lock()
+            self._target.forked()
+        first = events[0]
+        lines = encode_events(events)
+        with self._lock:
+            self._target.write(lines, opens_run=isinstance(first, ProcessStart))
+
+    def flush(self) -> None:
+        """Nothing to do: `export` leaves nothing behind."""
+
+    def shutdown(self) -> None:
+        """Close the file; a stream is left open.  Exporting again opens the file again."""
+        with self._lock:
+            self._target.close()
+
+
+class _File:
+    def __init__(self, path: str) -> None:
+        self.given = path
+        # Relative to where the process is now: it may go elsewhere later.
+        self.template = str(Path(path).absolute())
+        self.own = "{pid}" in path
+        self.opened_once = False
+        self.header: bytes | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.path = Path(self.template.replace("{pid}", str(_getpid())))
+        self.fd: int | None = None
+        self.identity = (0, 0)
+        self.regular = False
+        self.used = False  # something was written to this descriptor
+        self.header_due = False
+        self.torn = False  # the file may end in the middle of a line
+
+    def forked(self) -> None:
+        self.close()  # the child's copy of the descriptor only
+        self.header = None
+        self.begin()
+
+    def close(self) -> None:
+        if self.fd is not None and self.is_ours():
+            _close(self.fd)
+        self.fd = None
+
+    def is_ours(self) -> bool:
+        try:
+            found = _fstat(cast(int, self.fd))
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.identity
+
+    def write(self, lines: bytes, *, opens_run: bool) -> None:
+        """Write *lines*; the first opens a run or not.  Raises NotTakenError."""
+        if opens_run:
+            self.header = lines[: lines.index(b"\n") + 1]
+        self.find_or_open()
+        extra = 0
+        if opens_run:
+            self.header_due = False
+        elif self.header_due and self.header is not None:
+            lines = self.header + lines
+            extra = 1
+        written, error = self.write_lines(lines)
+        if written:
+            self.header_due = False
+        if error is not None:
+            raise NotTakenError(
+                f"cannot write to {str(self.path)!r}: {error.strerror}", max(written - extra, 0)
+            )
+
+    def write_lines(self, lines: bytes) -> tuple[int, OSError | None]:
+        """How many of *lines* were written whole, and what went wrong."""
+        begin = 0
+        # JSON has no line end inside a line.
+        pieces = [lines] if self.own else lines.splitlines(keepends=True)
+        if self.torn:
+            begin = 1
+            lines = b"\n" + lines
+            pieces[0] = b"\n" + pieces[0]
+        size = 0
+        error = None
+        for piece in pieces:
+            done, error = self.write_bytes(piece)
+            size += done
+            if error is not None:
+                break
+        whole = lines.rfind(b"\n", begin, size) + 1
+        written = lines.count(b"\n", begin, whole)
+        if written:
+            self.torn = False
+        if size > whole:
+            self.cut_off(size - whole)
+        return written, error
+
+    def write_bytes(self, data: bytes) -> tuple[int, OSError | None]:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[_write(cast(int, self.fd), rest) :]
+        except OSError as error:
+            return len(data) - len(rest), error
+        finally:
+            self.used = self.used or len(rest) < len(data)
+        return len(data), None
+
+    def cut_off(self, size: int) -> None:
+        """Take back *size* bytes of a line whose rest could not be written."""
+        if self.own and self.regular:
+            fd = cast(int, self.fd)
+            try:
+                _truncate(fd, _fstat(fd).st_size - size)
+            except OSError:
+                pass
+            else:
+                return
+        self.torn = True
+
+    def find_or_open(self) -> None:
+        """Make sure that the descriptor is the file that the path names now."""
+        if self.fd is not None and not self.is_ours():
+            self.fd = None
+        if self.fd is not None:
+            try:
+                found = _stat(self.path)
+            except FileNotFoundError:
+                self.close()
+            except OSError:
+                pass  # cannot be told: what is open still takes lines
+            else:
+                if (found.st_dev, found.st_ino) != self.identity:
+                    self.close()
+                elif self.regular and found.st_size == 0 and self.used:
+                    self.header_due = True  # emptied in place by a log rotator
+        if self.fd is None:
+            self.open()
+
+    def open(self) -> None:
+        try:
+            # Python opens with O_CLOEXEC of its own.
+            fd = _open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            text = f"cannot open {str(self.path)!r} for writing: {error.strerror}"
+            if self.opened_once or error.errno in _PASSING:
+                raise NotTakenError(text) from error
+            raise ExporterError(
+                f"{text}; AIOAUDIT_JSONL_PATH (here {self.given!r}) must name a file that can be "
+                "written, in a folder that exists"
+            ) from error
+        found = _fstat(fd)
+        self.fd = fd
+        self.identity = (found.st_dev, found.st_ino)
+        self.regular = stat.S_ISREG(found.st_mode)
+        self.torn = self.regular and found.st_size > 0 and not _ends_a_line(self.path)
+        self.used = False
+        self.header_due = True
+        self.opened_once = True
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether the file's last byte is a newline; no if it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:
+        return False
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.text = isinstance(stream, io.TextIOBase) or (
+            not isinstance(stream, io.IOBase) and hasattr(stream, "encoding")
+        )
+
+    def forked(self) -> None:
+        """A stream is the same in a child."""
+
+    def close(self) -> None:
+        """A stream is its owner's to close."""
+
+    def write(
+        self,
+        lines: bytes,
+        *,
+        opens_run: bool,  # noqa: ARG002 - a stream is called like a file
+    ) -> None:
+        if self.text:
+            self.write_text(lines)
+        else:
+            self.write_bytes(lines)
+        flush = getattr(self.stream, "flush", None)
+        if flush is not None:
+            flush()
+
+    def write_text(self, lines: bytes) -> None:
+        try:
+            self.stream.write(lines.decode())
+        except UnicodeEncodeError:  # raised before anything is written
+            self.stream.write(
+                "".join(json.dumps(json.loads(line)) + "\n" for line in lines.splitlines())
+            )
+
+    def write_bytes(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            count = self.stream.write(rest)
+            if not isinstance(count, int):  # takes everything, and does not say so
+                return
+            rest = rest[count:]

@@ -1,0 +1,270 @@
+"""What `structlog` and `logging` have in common: the line that an event becomes.
+
+- **Level.**  A cancellation is never an error.  What deserves a look is a
+  warning: a cancellation that was swallowed, one that nobody can explain, a
+  task that was destroyed while it was pending, lost events.  What ends because
+  the program ends is for debugging only, as are all lives without incident.
+- **Keys** are those of the event, flat.  Lines about a cancellation also have
+  the root cause (``root_what``, ``root_at``, ...) and a sentence (``summary``),
+  so that each can be understood, and searched for, on its own.
+- **Context.**  A line is logged in the thread of the exporter, but in a copy of
+  the context (`contextvars`) in which its event happened: that of the task
+  which called ``cancel()``, that of the task which ended.  Whatever the
+  application's own processors and filters take from there, the id of a request
+  say, is what they would have found on the spot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple
+
+import msgspec
+
+from aioaudit.chain.build import Step
+from aioaudit.chain.links import Link
+from aioaudit.chain.plain import harmless
+from aioaudit.chain.recent import Recent, answer, asked_for, brief
+from aioaudit.chain.summary import is_known, who
+from aioaudit.events import (
+    Event,
+    FutureCancel,
+    LoopStop,
+    ProcessDropped,
+    ProcessStart,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+    TaskUncancel,
+    name_of,
+)
+from aioaudit.text import describe, say
+from aioaudit.wire import Created, Item, Returned
+
+DEBUG = logging.DEBUG
+INFO = logging.INFO
+WARNING = logging.WARNING
+
+MOST_CONTEXTS = 100_000
+"""So many contexts wait for their event: as many as events wait for an exporter."""
+
+_GROUPS = frozenset({"task_group", "gather"})
+
+TAKEN_BY_LOGGING = {"name": "task_name", "thread": "event_thread", "message": "cancel_message"}
+"""Keys that a `logging.LogRecord` has for itself, and what they are called there instead."""
+
+
+class Line(NamedTuple):
+    """What is logged of an event; ``sentence`` is for people, ``keys`` for machines."""
+
+    event: str
+    level: int
+    sentence: str
+    keys: dict[str, Any]
+
+
+class Lines:
+    """Makes lines of events, which it must see in order, all of them."""
+
+    def __init__(self) -> None:
+        self._recent = Recent()
+
+    def line(self, event: Event, lowest: int = DEBUG) -> Line | None:
+        """The line of *event*; None if its level is lower than *lowest*."""
+        self._recent.add(event)
+        if isinstance(event, TaskCreate):
+            return _line(event, DEBUG, "was made", lowest)
+        if isinstance(event, TaskDone):
+            return self._done(event, lowest)
+        if isinstance(event, TaskCancel):
+            return self._cancel(event, lowest)
+        if isinstance(event, FutureCancel):
+            steps = self._recent.asked(event)
+            level = _level_of_request(event, steps)
+            names = ", ".join(event.waiter_names) or "nobody known"
+            sentence = f"a future that {names} awaited was cancelled"
+            return _of_chain(event, level, sentence, steps, lowest)
+        if isinstance(event, ProcessDropped):
+            return _line(event, WARNING, f"{event.count} events were lost", lowest)
+        if isinstance(event, TaskUncancel):
+            what = f"took back a request with uncancel(), {event.remaining} left"
+            return _line(event, DEBUG, what, lowest)
+        if isinstance(event, LoopStop):
+            return _line(event, DEBUG, f"stop() was called with {event.pending} pending", lowest)
+        return _line(event, DEBUG, "", lowest)
+
+    def _done(self, event: TaskDone, lowest: int) -> Line | None:
+        steps = self._recent.ended(event)
+        if not steps:
+            level = DEBUG
+            if event.outcome == "destroyed":
+                level = WARNING
+            elif event.outcome != "returned":
+                level = INFO
+            end = event.outcome if event.error is None else f"{event.outcome} {event.error}"
+            return _line(event, level, end, lowest)
+        level = _level_of_end(event, steps)
+        if level < lowest:
+            return None
+        made = _of_chain(event, level, answer(event, steps).summary, steps, lowest)
+        if made is not None:
+            made.keys["chain"] = [brief(step.link) for step in steps]
+        return made
+
+    def _cancel(self, event: TaskCancel, lowest: int) -> Line | None:
+        steps = self._recent.asked(event)
+        level = DEBUG if not event.accepted else _level_of_request(event, steps)
+        if level < lowest:
+            return None
+        sentence = asked_for(event, steps)
+        if not event.accepted:
+            sentence += "; it had ended already"
+        return _of_chain(event, level, sentence, steps, lowest)
+
+
+def _level_of_request(event: TaskCancel | FutureCancel, steps: list[Step]) -> int:
+    root = steps[-1].link
+    if root.what == "shutdown" or event.reason == "shutdown":
+        return DEBUG
+    if not is_known(root):
+        return WARNING
+    # The others of a group or gather that failed: each one's end is told anyway.
+    return DEBUG if event.reason in _GROUPS else INFO
+
+
+def _level_of_end(event: TaskDone, steps: list[Step]) -> int:
+    root = steps[-1].link
+    if event.cancel_outcome == "swallowed" or event.outcome == "destroyed":
+        return WARNING
+    if root.what == "shutdown" or any(step.link.reason == "shutdown" for step in steps):
+        return DEBUG
+    if not is_known(root):
+        return WARNING
+    if event.cancel_outcome == "absorbed" and event.outcome == "returned":
+        return DEBUG  # a timeout that was handled; the request itself was told
+    return INFO
+
+
+def _line(event: Event, level: int, what: str, lowest: int) -> Line | None:
+    if level < lowest:
+        return None
+    name = name_of(event)
+    keys = msgspec.to_builtins(event)
+    del keys["event"]
+    about = getattr(event, "coro", None)
+    if about is not None:
+        what = f"{who(getattr(event, 'name', ''), about)} {what}"
+    return Line(name, level, harmless(what), keys)
+
+
+def _of_chain(
+    event: Event, level: int, sentence: str, steps: list[Step], lowest: int
+) -> Line | None:
+    if level < lowest:
+        return None
+    keys = msgspec.to_builtins(event)
+    del keys["event"]
+    keys.update(root_keys(steps[-1].link))
+    keys["summary"] = sentence = harmless(sentence)
+    return Line(name_of(event), level, sentence, keys)
+
+
+def root_keys(root: Link) -> dict[str, Any]:
+    """What *root* says, each key with ``root_`` before it."""
+    return {f"root_{key}": value for key, value in msgspec.to_builtins(root).items()}
+
+
+class Contexts:
+    """The contexts in which events happened, until their lines are logged.
+
+    `witness` runs where the event happens; all else in the exporter's thread.
+    """
+
+    def __init__(self) -> None:
+        self.lives = True
+        """Whether tasks that are made and return are logged at all."""
+        self._seen: deque[tuple[str, int, Context]] = deque(maxlen=MOST_CONTEXTS)
+        self._waiting: dict[int, Context] = {}
+        self._run = ""
+
+    def witness(self, item: Item) -> None:
+        """Keep the context that *item* happens in.  Never raises, takes no lock."""
+        if isinstance(item, Created):
+            if self.lives:
+                self._seen.append((item.place.run.id, item.seq, copy_context()))
+        elif isinstance(item, Returned):
+            if self.lives:
+                self._seen.append((item.born.place.run.id, item.seq, copy_context()))
+        else:
+            self._seen.append((item.run, item.seq, copy_context()))
+
+    def collect(self, first: Event) -> None:
+        """At the start of a batch that begins with *first*: take what was seen so far."""
+        waiting = self._waiting
+        if isinstance(first, ProcessStart):
+            self._run = first.run
+            waiting.clear()  # what another run left behind
+        for _ in range(len(self._seen)):
+            run, seq, context = self._seen.popleft()
+            if run == self._run:
+                waiting[seq] = context
+        if len(waiting) > MOST_CONTEXTS:  # those of events that were lost
+            for seq in [seq for seq in waiting if seq < first.seq]:
+                del waiting[seq]
+
+    def take(self, event: Event) -> Context | None:
+        """The context that *event* happened in, None where it is not known."""
+        return self._waiting.pop(event.seq, None)
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._seen = deque(maxlen=0)
+        self._waiting.clear()
+
+
+class Emitter:
+    """Logs the lines of batches, each in its context; one that cannot be logged hurts nobody.
+
+    Args:
+        kind: The name of the exporter, for a message on stderr.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.contexts = Contexts()
+        self._kind = kind
+        self._lines = Lines()
+        self._failed = 0
+
+    def emit(self, events: Sequence[Event], lowest: int, log: Callable[[Line], object]) -> None:
+        """Call *log* with the line of each of *events* whose level is at least *lowest*."""
+        if not events:
+            return
+        self.contexts.lives = lowest <= DEBUG
+        self.contexts.collect(events[0])
+        for event in events:
+            line = self._lines.line(event, lowest)
+            context = self.contexts.take(event)
+            if line is None:
+                continue
+            try:
+                if context is None:
+                    log(line)
+                else:
+                    context.run(log, line)
+            except Exception as error:  # noqa: BLE001 - a processor or handler of the program's may raise anything
+                self._failed += 1
+                if self._failed == 1:
+                    say(
+                        f"exporter {self._kind!r}: {line.event} could not be logged: "
+                        f"{describe(error)}; further ones are counted"
+                    )
+
+    def end(self) -> None:
+        """Let go of everything; say how many lines could not be logged, if any."""
+        self.contexts.close()
+        failed, self._failed = self._failed, 0
+        if failed > 1:
+            say(f"exporter {self._kind!r}: {failed:,} events could not be logged")

@@ -1,0 +1,251 @@
+"""Cancellations in a trace view: tasks and requests to cancel as OpenTelemetry spans.
+
+It observes and does not take part: no task's span is made current, no provider
+is set.  Where the application has a current span when it makes a task, or asks
+for a cancellation, ours is a child of it.
+
+Spans are made at the end of a task, in the exporter's thread (`otel_spans`),
+and given to the application's own tracing or sent by the standard ``OTEL_*``
+variables (`otel_sending`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from aioaudit.events import Event, ProcessStart
+from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel_sending import (
+    Maker,
+    Target,
+    application_target,
+    own_target,
+    span_exporter,
+)
+from aioaudit.exporters.otel_spans import TOUCHED, Outside, SpanFacts, Spans
+from aioaudit.wire import Created, Item, Returned
+
+FLUSH = 1.5
+"""Seconds that the end of the process waits for a collector."""
+
+MOST_CONTEXTS = 100_000
+"""Spans of the application that wait for their event: as many as events wait."""
+
+
+class OpenTelemetryExporter:
+    """Exports tasks and requests to cancel as spans.
+
+    Args:
+        tracer_provider: An SDK's provider to use.  By default the one that the
+            application has set when there is something to send, else one made
+            from the ``OTEL_*`` variables.
+        tasks: ``touched`` (those that a cancellation or an error touched, their
+            creators, and who cancelled them), ``all``, or globs on
+            ``module:qualname`` separated by commas.
+        status: When a cancelled task's span is an error: ``cause`` (if the root
+            cause is a failure), ``unset`` (never), ``error`` (always).
+
+    Raises:
+        ModuleNotFoundError: opentelemetry-sdk is not installed.
+    """
+
+    witness: Callable[[Item], None]
+    """Called where an event happens, before it is queued: keeps the current span."""
+
+    def __init__(
+        self, tracer_provider: Any = None, *, tasks: str = TOUCHED, status: str = "cause"
+    ) -> None:
+        if tracer_provider is None and not all(
+            find_spec(name) for name in ("opentelemetry", "opentelemetry.sdk")
+        ):
+            raise ModuleNotFoundError(
+                "OpenTelemetryExporter needs the package opentelemetry-sdk: "
+                "pip install 'aioaudit[otel]'",
+                name="opentelemetry",
+            )
+        _import_ahead()
+        self._given = tracer_provider
+        self._current = CurrentSpans()
+        self.witness = self._current.witness
+        self._spans = Spans(tasks, status, self._current.take)
+        self._pid = os.getpid()
+        self._own: Maker | None = None
+        self._own_target: Target | None = None
+        self._own_looked = False
+        self._application: dict[int, tuple[Any, Target | None, Maker | None]] = {}
+        self._ending = False
+        self._application_over = False
+        self._answering = True
+
+    def export(self, events: Sequence[Event]) -> None:
+        """Make spans of *events* and send those that are finished.
+
+        Raises:
+            aioaudit.exporter.ExporterError: there is no way to send them.
+        """
+        if not events:
+            return
+        if os.getpid() != self._pid:  # a forked child: the parent's connection is the parent's
+            self._pid = os.getpid()
+            self._own = self._own_target = None
+            self._own_looked = False
+        self._maker()  # not only when a span is finished: at the end of a process much is impossible
+        self._current.collect(events[0])
+        self._send(self._spans.take(events))
+
+    def flush(self) -> None:
+        """Send what was taken; waits for a collector no longer than `FLUSH` seconds."""
+        if self._ending:
+            self._ending = False
+            self._send(self._spans.abandon(time.time_ns()))
+        # The end of a process flushes more than once; in vain it waits once only.
+        deadline = time.monotonic() + (FLUSH if self._answering else 0.0)
+        answers = [target.flush(max(deadline - time.monotonic(), 0)) for target in self._targets()]
+        self._answering = all(answers)
+
+    def shutdown(self) -> None:
+        """Close the connection; a provider of the application is left alone."""
+        self._current.close()
+        atexit.unregister(self._before_the_application_ends)
+        if self._pid == os.getpid():
+            for target in self._targets():
+                target.close()
+
+    def _targets(self) -> list[Target]:
+        targets = [] if self._application_over else list(self._application.values())
+        found = [*(target for _, target, _ in targets), self._own_target]
+        return [target for target in found if target is not None]
+
+    def _send(self, finished: list[SpanFacts]) -> None:
+        if not finished:
+            return
+        maker = self._maker()
+        if maker is not None:
+            for facts in finished:
+                maker.send(facts)
+
+    def _maker(self) -> Maker | None:
+        provider = self._given if self._given is not None else _application_provider()
+        if provider is not None:
+            known = self._application.get(id(provider))
+            if known is None:
+                target = application_target(provider)
+                maker = None if target is None else Maker(target)
+                known = self._application[id(provider)] = (provider, target, maker)
+                # Functions are called last come, first served: before the provider's own end.
+                atexit.unregister(self._before_the_application_ends)
+                atexit.register(self._before_the_application_ends)
+            return None if self._application_over else known[2]
+        if not self._own_looked:
+            self._own_looked = True
+            self._own_target = own_target()
+            if self._own_target is not None:
+                self._own = Maker(self._own_target)
+        return self._own
+
+    def _before_the_application_ends(self) -> None:
+        """The application's provider is about to be shut down, and us only after it."""
+        from aioaudit import session
+
+        current = session.current()
+        if current is None:
+            return
+        self._ending = True
+        for pipeline, _ in current.sinks:
+            if pipeline.exporter is self:
+                pipeline.flush(FLUSH)
+        self._application_over = True
+
+
+class CurrentSpans:
+    """The application's current spans at the events that may become children of them."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[str, int, Any]] = deque(maxlen=MOST_CONTEXTS)
+        self._waiting: dict[int, Any] = {}
+        self._run = ""
+        self._get_current: Callable[[], Any] | None = None
+
+    def witness(self, item: Item) -> None:
+        """Keep the context of *item* where the application has a current span."""
+        if isinstance(item, Returned):
+            return
+        get_current = self._get_current
+        if get_current is None:
+            get_current = self._find()
+            if get_current is None:
+                return
+        context = get_current()
+        if context:  # empty for whoever traces nothing: nothing more to do
+            run = item.place.run.id if isinstance(item, Created) else item.run
+            self._seen.append((run, item.seq, context))
+
+    def _find(self) -> Callable[[], Any] | None:
+        """OpenTelemetry's own function, once the application has imported it in full."""
+        found = getattr(sys.modules.get("opentelemetry.context"), "get_current", None)
+        if callable(found) and "opentelemetry.trace" in sys.modules:
+            self._get_current = found
+        return self._get_current
+
+    def collect(self, first: Event) -> None:
+        """At the start of a batch that begins with *first*: take what was seen so far."""
+        waiting = self._waiting
+        if isinstance(first, ProcessStart):
+            self._run = first.run
+            waiting.clear()  # what another run left behind
+        for _ in range(len(self._seen)):
+            run, seq, context = self._seen.popleft()
+            if run == self._run:
+                waiting[seq] = context
+        if len(waiting) > MOST_CONTEXTS:  # those of events that were lost
+            for seq in [seq for seq in waiting if seq < first.seq]:
+                del waiting[seq]
+
+    def take(self, seq: int) -> Outside | None:
+        """The application's span at the event with this number."""
+        if not self._waiting:
+            return None
+        context = self._waiting.pop(seq, None)
+        if context is None:
+            return None
+        from opentelemetry.trace import get_current_span
+
+        found: Any = get_current_span(context).get_span_context()
+        return found if found.is_valid else None
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._seen = deque(maxlen=0)
+        self._waiting.clear()
+
+
+def _application_provider() -> Any:
+    """The provider that the application has set, None if it has set none."""
+    from opentelemetry import trace
+
+    provider = trace.get_tracer_provider()
+    return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def _import_ahead() -> None:
+    """Import OpenTelemetry now, unless the program is at it.
+
+    It cannot be imported at the end of a process, which may be where the first
+    span is sent.  And it may be the program's own import of it that imports
+    asyncio and thereby brings us in: then it is imported at the first event.
+    """
+    import_module("concurrent.futures.thread")  # used by it, and refuses to be imported at the end
+    if any(name.startswith("opentelemetry.") for name in sys.modules):
+        return
+    import_module("opentelemetry.sdk.trace")
+    with suppress(ExporterError):  # told at the first event
+        span_exporter()

@@ -1,0 +1,388 @@
+"""Where finished spans go: the application's own tracing, or a collector by the ``OTEL_*`` variables.
+
+The SDK's own batch processor is not used for spans that we send ourselves: its
+thread lives as long as the process (a fork brings a warning, and a child gets
+one at once), and neither its flush nor what it drops can be bounded or counted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel_spans import SpanFacts, Trace
+from aioaudit.text import say
+from aioaudit.version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import SpanContext
+
+QUEUE = 2048
+"""Spans that wait unless ``OTEL_BSP_MAX_QUEUE_SIZE`` says otherwise."""
+
+BATCH = 512
+"""Spans sent at once unless ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE`` says otherwise."""
+
+DELAY = 1000
+"""Milliseconds that spans wait for others unless ``OTEL_BSP_SCHEDULE_DELAY`` says otherwise."""
+
+_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+_EXTRAS = {"otlp_proto_http": "otel", "otlp_proto_grpc": "otel-grpc"}
+
+
+class Target(Protocol):
+    """Takes finished spans; never blocks."""
+
+    @property
+    def resource(self) -> Resource:
+        """Who the spans are from."""
+        ...
+
+    @property
+    def sampler(self) -> Sampler:
+        """Decides which traces are kept."""
+        ...
+
+    def send(self, span: ReadableSpan) -> None:
+        """Take *span*."""
+        ...
+
+    def flush(self, timeout: float) -> bool:
+        """Wait for at most *timeout* seconds until what was taken has gone; whether it has."""
+        ...
+
+    def close(self) -> None:
+        """Send nothing any more, without waiting."""
+        ...
+
+
+class ApplicationTarget:
+    """The span processors of the application's own tracer provider.
+
+    Args:
+        provider: The provider.
+        tracer: A tracer of it.
+    """
+
+    def __init__(self, provider: Any, tracer: Any) -> None:
+        self._provider = provider
+        self._processor = tracer.span_processor
+        self.resource: Resource = tracer.resource
+        self.sampler: Sampler = tracer.sampler
+
+    def send(self, span: ReadableSpan) -> None:
+        """Give *span* to the application's processors."""
+        self._processor.on_end(span)
+
+    def flush(self, timeout: float) -> bool:
+        """Have the processors send what they hold; the SDK's do not heed the *timeout*."""
+        done: list[bool] = []
+        _aside(lambda: done.append(self._provider.force_flush(int(timeout * 1000))), timeout)
+        return done == [True]
+
+    def close(self) -> None:
+        """Nothing: the provider is the application's."""
+
+
+class OwnTarget:
+    """A collector, as the standard ``OTEL_*`` variables name it.
+
+    Args:
+        exporter: Sends the spans.
+        provider: Has the resource and the sampler.
+
+    A thread exists only while there is something to send.
+    """
+
+    def __init__(self, exporter: SpanExporter, provider: TracerProvider) -> None:
+        self.resource: Resource = provider.resource
+        self.sampler: Sampler = provider.sampler
+        self._exporter = exporter
+        self._most = _number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
+        self._batch = min(_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH), self._most)
+        self._delay = _number("OTEL_BSP_SCHEDULE_DELAY", DELAY) / 1000
+        self._queue: deque[ReadableSpan] = deque()
+        self._lock = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._hurry = False
+        self._closed = False
+        self.taken = 0
+        self.sent = 0
+        self.refused = 0
+        self.dropped = 0
+
+    def send(self, span: ReadableSpan) -> None:
+        """Queue *span*; where too many wait it is counted and gone."""
+        with self._lock:
+            self.taken += 1
+            if self._closed or len(self._queue) >= self._most:
+                self.dropped += 1
+                return
+            self._queue.append(span)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="aioaudit-otel-send", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is going down: `flush` will do it
+                    self._thread = None
+            elif len(self._queue) == self._batch:
+                self._lock.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Send at once what waits; whether all of it has gone within *timeout* seconds."""
+        with self._lock:
+            self._hurry = True
+            self._lock.notify_all()
+            alone = self._thread is None and bool(self._queue)
+        if alone:
+            self._work()
+        with self._lock:
+            try:
+                return self._lock.wait_for(lambda: self._thread is None, timeout)
+            finally:
+                self._hurry = False
+
+    def close(self) -> None:
+        """Interrupt a sender that waits for another try, and say what did not arrive."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        # What hangs in a connection is left to the end of the process.
+        _aside(self._exporter.shutdown, 0.5)
+        lost = self.taken - self.sent
+        if lost:
+            say(f"exporter 'otel': {lost:,} of {self.taken:,} spans did not arrive")
+
+    def _work(self) -> None:
+        from opentelemetry import context
+
+        # So that the application's instrumentation of HTTP or gRPC leaves our requests alone.
+        key = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+        context.attach(context.set_value(key, True))
+        while True:
+            with self._lock:
+                if not self._hurry:
+                    self._lock.wait_for(self._due, self._delay)
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch))]
+                if not batch or self._closed:
+                    self._thread = None
+                    self._lock.notify_all()
+                    return
+            well = False
+            with suppress(Exception):  # counted as not arrived
+                well = self._exporter.export(batch).name == "SUCCESS"
+            with self._lock:
+                if well:
+                    self.sent += len(batch)
+                else:
+                    self.refused += len(batch)
+
+    def _due(self) -> bool:
+        return self._hurry or self._closed or len(self._queue) >= self._batch
+
+
+def application_target(provider: Any) -> Target | None:
+    """The target that *provider* is; None if it is switched off.
+
+    Raises:
+        aioaudit.exporter.ExporterError: it is not one of the SDK's.
+    """
+    from opentelemetry.trace import NoOpTracer
+
+    tracer = provider.get_tracer("aioaudit", __version__)
+    if isinstance(tracer, NoOpTracer):
+        return None
+    if getattr(tracer, "span_processor", None) is None:
+        kind = type(provider)
+        raise ExporterError(
+            f"the application's tracer provider is a {kind.__module__}.{kind.__qualname__}, whose "
+            "tracers take no finished spans; allowed: a TracerProvider of opentelemetry-sdk, "
+            "which can also be given: enable(OpenTelemetryExporter(provider))"
+        )
+    return ApplicationTarget(provider, tracer)
+
+
+def own_target() -> Target | None:
+    """What the ``OTEL_*`` variables name; None where they say that nothing is to be sent.
+
+    Raises:
+        aioaudit.exporter.ExporterError: they name something that is not there.
+    """
+    from opentelemetry.sdk.trace import TracerProvider
+
+    make = span_exporter()
+    if make is None:
+        return None
+    # The resource and the sampler are made as the variables say; spans do not pass through it.
+    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    return OwnTarget(make(), provider)
+
+
+def _resource() -> Resource:
+    """Who we are, by ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES`` and resource detectors."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.version import __version__ as sdk_version
+
+    own = {"process.pid": os.getpid()}
+    try:
+        return Resource.create(own)
+    except RuntimeError:  # it asks detectors in threads, and at the end of a process there are none
+        basis = {
+            "telemetry.sdk.language": "python",
+            "telemetry.sdk.name": "opentelemetry",
+            "telemetry.sdk.version": sdk_version,
+            "service.name": "unknown_service",
+        }
+        return Resource(basis).merge(OTELResourceDetector().detect()).merge(Resource(own))
+
+
+def _aside(call: Callable[[], object], timeout: float) -> None:
+    """Do *call*, whose own waiting cannot be bounded; go on after *timeout* seconds."""
+
+    def guarded() -> None:
+        with suppress(Exception):  # the end of a connection that may be broken
+            call()
+
+    thread = threading.Thread(target=guarded, name="aioaudit-otel-end", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is going down
+        guarded()
+    else:
+        thread.join(timeout)
+
+
+def span_exporter() -> Callable[[], SpanExporter] | None:
+    """What makes the exporter that the ``OTEL_*`` variables name; None if they say to send nothing.
+
+    Raises:
+        aioaudit.exporter.ExporterError: they name something that is not there.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    variable = "OTEL_TRACES_EXPORTER"
+    name = os.environ.get(variable, "").strip() or "otlp"
+    if name == "none":
+        return None
+    if name == "otlp":
+        name = _PROTOCOLS.get(_protocol(), "")
+        if not name:
+            raise ExporterError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL={_protocol()!r}: no such protocol; "
+                f"allowed: {', '.join(_PROTOCOLS)}"
+            )
+    return _entry_point(name, variable)
+
+
+def _protocol() -> str:
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        value = os.environ.get(variable, "").strip()
+        if value:
+            return value
+    return "http/protobuf"
+
+
+def _entry_point(name: str, variable: str) -> Callable[[], SpanExporter]:
+    from importlib.metadata import entry_points
+
+    points = entry_points(group="opentelemetry_traces_exporter", name=name)
+    for point in points:
+        made: Callable[[], SpanExporter] = point.load()
+        return made
+    if name in _EXTRAS:
+        raise ExporterError(
+            f"the exporter {name} of OpenTelemetry is not installed: "
+            f"pip install 'aioaudit[{_EXTRAS[name]}]'"
+        )
+    known = sorted(
+        {point.name for point in entry_points(group="opentelemetry_traces_exporter")}
+        | {"otlp", "none"}
+    )
+    raise ExporterError(f"{variable}={name!r}: no such exporter; allowed: {', '.join(known)}")
+
+
+def _number(variable: str, otherwise: int) -> int:
+    """The positive number that *variable* holds; *otherwise* where it holds none."""
+    value = os.environ.get(variable, "").strip()
+    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else otherwise
+
+
+class Maker:
+    """Makes the SDK's spans of facts, for one target.
+
+    A trace is sampled or not as a whole: the sampler is asked once for each.
+    """
+
+    def __init__(self, target: Target) -> None:
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        self._target = target
+        self._scope = InstrumentationScope("aioaudit", __version__)
+
+    def send(self, facts: SpanFacts) -> None:
+        """Send the span of *facts*, if its trace is sampled."""
+        if not self._sampled(facts.trace):
+            return
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+        trace = facts.trace
+        parent = None
+        if facts.parent is not None:
+            outside: Any = trace.outside
+            if outside is not None and outside.span_id == facts.parent:
+                parent = outside
+            else:
+                parent = self._context(trace, facts.parent)
+        status = Status(StatusCode.UNSET)
+        if facts.error is not None:
+            status = Status(StatusCode.ERROR, facts.error)
+        self._target.send(
+            ReadableSpan(
+                facts.name,
+                context=self._context(trace, facts.span_id),
+                parent=parent,
+                resource=self._target.resource,
+                attributes=facts.attributes,
+                links=[
+                    Link(self._context(each.trace, each.span_id), {"aioaudit.link": each.kind})
+                    for each in facts.links
+                ],
+                kind=SpanKind.INTERNAL,
+                status=status,
+                start_time=facts.start,
+                end_time=facts.end,
+                instrumentation_scope=self._scope,
+            )
+        )
+
+    def _context(self, trace: Trace, span_id: int) -> SpanContext:
+        from opentelemetry.trace import SpanContext, TraceFlags
+
+        flags = TraceFlags(TraceFlags.SAMPLED if self._sampled(trace) else TraceFlags.DEFAULT)
+        state: Any = getattr(trace.outside, "trace_state", None)
+        return SpanContext(trace.id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+
+    def _sampled(self, trace: Trace) -> bool:
+        if trace.sampled is None:
+            from opentelemetry.sdk.trace.sampling import Decision
+            from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
+
+            outside: Any = trace.outside
+            above = None if outside is None else set_span_in_context(NonRecordingSpan(outside))
+            result = self._target.sampler.should_sample(
+                above, trace.id, "asyncio.task", SpanKind.INTERNAL, {}, []
+            )
+            trace.sampled = result.decision is Decision.RECORD_AND_SAMPLE
+        return trace.sampled

@@ -1,0 +1,541 @@
+"""From events to spans, without OpenTelemetry: what is a span, and what it says.
+
+- Every task can be a span, from the event of its creation to that of its end;
+  it is made when the task ends, so a living task costs one small record.
+- Every request to cancel is a span of no length, under whoever made it.  Links
+  go from the victim to the request, from the request to its victims and to
+  what caused it.  Every fact of a link stands as an attribute too, because some
+  backends drop the attributes of links or the links themselves.
+- Ids are made from the run's id and the number of the task or request: the same
+  events always give the same spans.
+
+Which tasks are told is decided at their end (``touched``): those that a
+cancellation or an error touched, those that asked for one, and the creators of
+them all.  A creator that has ended is kept for as long as a task that it made
+is alive, because that one may still be touched.
+
+Traces stay small: a task that is made by one that has lived for long, or far
+down in a line of creators, or in a trace that has many tasks, begins a trace of
+its own, with a link to its creator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+
+import msgspec
+
+from aioaudit.chain.links import Link
+from aioaudit.chain.recent import Recent, answer, asked_for, brief
+from aioaudit.chain.summary import cause
+from aioaudit.events import (
+    Event,
+    FutureCancel,
+    ProcessEnd,
+    ProcessStart,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+)
+from aioaudit.wire import Batch, Created, Item, Returned, typed
+
+TOUCHED = "touched"
+ALL = "all"
+
+AGE = 60_000_000_000
+"""Nanoseconds after which what a task makes belongs to another trace."""
+
+DEPTH = 50
+"""Longest line of creators in one trace."""
+
+MOST_TASKS = 1_000
+"""Tasks that are made in one trace."""
+
+MOST_LIVING = 200_000
+"""Living tasks that are known; more can only be where ends are not recorded."""
+
+MOST_ENDED = 10_000
+"""Spans of ended tasks and of requests whose ids are known, to be linked to."""
+
+MOST_ABANDONED = 1_000
+"""Tasks without incident that are told when the process ends before them."""
+
+MOST_LINKS = 32
+"""Links of one kind on one span; backends drop what is over 128 in all."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COMMON = frozenset({"event", "ts", "seq", "run", "pid", "thread", "loop"})
+
+Value: TypeAlias = "str | bool | int | float | list[str] | list[int]"
+
+
+class Outside(Protocol):
+    """A span of the application, as far as it is looked at here."""
+
+    @property
+    def trace_id(self) -> int:
+        """Its trace."""
+        ...
+
+    @property
+    def span_id(self) -> int:
+        """Its id."""
+        ...
+
+
+class Trace(msgspec.Struct, eq=False):
+    """One trace: the task that began it (a request, if negative), how many were made in it.
+
+    ``outside`` is the application's span above it; ``sampled`` is None until
+    somebody asked the sampler.
+    """
+
+    run: str
+    number: int
+    outside: Outside | None = None
+    tasks: int = 0
+    sampled: bool | None = None
+    known: int = 0
+
+    @property
+    def id(self) -> int:
+        """Its id, made when it is needed: most traces are never told of."""
+        if self.outside is not None:
+            return self.outside.trace_id
+        if not self.known:
+            self.known = _hash(f"{self.run} trace {self.number}", 16)
+        return self.known
+
+
+class SpanLink(NamedTuple):
+    """A link to a span, and of which kind."""
+
+    trace: Trace
+    span_id: int
+    kind: str
+
+
+class SpanFacts(NamedTuple):
+    """A finished span.  Times are nanoseconds since the epoch; *error* is a status."""
+
+    name: str
+    trace: Trace
+    span_id: int
+    parent: int | None
+    start: int
+    end: int
+    attributes: dict[str, Value]
+    links: list[SpanLink]
+    error: str | None
+
+
+class Life(msgspec.Struct, gc=False, eq=False):
+    """What is kept of a task; the reference to its creator keeps that one as well."""
+
+    number: int
+    made: Created | Event
+    ns: int
+    trace: Trace
+    creator: Life | None
+    depth: int
+    shown: bool
+    cut: int | None = None
+    """Number of the creator, where a trace begins with this task."""
+    touched: bool = False
+    told: bool = False
+    asked: list[int] | None = None
+    ended: Returned | TaskDone | None = None
+
+
+class Spans:
+    """Makes spans of the events of one run after the other.
+
+    Args:
+        tasks: ``touched``, ``all``, or globs on ``module:qualname``, with commas.
+        status: When a cancellation is an error: ``cause`` (if its root cause
+            failed), ``unset`` (never), ``error`` (always).
+        outside: Gives the application's span at the event with this number.
+    """
+
+    def __init__(self, tasks: str, status: str, outside: Callable[[int], Outside | None]) -> None:
+        self._all = tasks == ALL
+        self._globs = () if tasks in (ALL, TOUCHED) else tuple(_words(tasks))
+        self._matching: dict[str, bool] = {}
+        self._status = status
+        self._outside = outside
+        self._begin("")
+
+    def _begin(self, run: str) -> None:
+        self._run = run
+        self._recent = Recent()
+        self._living: dict[int, Life] = {}
+        self._ended: dict[int, Life] = {}
+        self._requests: dict[int, tuple[Trace, int]] = {}
+        self._out: list[SpanFacts] = []
+
+    def take(self, events: Sequence[Event]) -> list[SpanFacts]:
+        """The spans that are finished with *events*."""
+        items: Iterable[Item] = events.items if isinstance(events, Batch) else events
+        living = self._living
+        plain = not (self._all or self._globs)
+        for item in items:
+            # What every task comes to is told apart by its very class: this is the hot path.
+            kind = type(item)
+            if kind is Created:
+                made = cast(Created, item)
+                self._made(made.task, made, made.parent, made.ns, made.seq)
+            elif kind is Returned:
+                ended = cast(Returned, item)
+                life = living.pop(ended.born.task, None)
+                if life is not None:
+                    life.ended = ended
+                    if life.touched or not plain:
+                        self._over(life, ended)
+            else:
+                self._see(cast(Event, item))
+                living = self._living
+        out, self._out = self._out, []
+        return out
+
+    def _see(self, event: Event) -> None:
+        self._recent.add(event)
+        if isinstance(event, TaskCreate):
+            ns = nanoseconds(event.ts)
+            self._made(event.task, event, event.parent, ns, event.seq)
+        elif isinstance(event, TaskDone):
+            life = self._living.pop(event.task, None) or self._unmade(event)
+            if event.outcome != "returned" or event.cancel_outcome is not None:
+                self._touch(life)
+            self._over(life, event)
+        elif isinstance(event, TaskCancel | FutureCancel):
+            self._asked(event)
+        elif isinstance(event, ProcessStart):
+            self._begin(event.run)
+        elif isinstance(event, ProcessEnd):
+            self.abandon(nanoseconds(event.ts))
+
+    # -- lives -------------------------------------------------------------------
+
+    def _made(
+        self, number: int, made: Created | TaskCreate, parent: int | None, ns: int, seq: int
+    ) -> None:
+        creator = None if parent is None else self._living.get(parent)
+        if creator is not None and not creator.shown:
+            creator = creator.creator
+        shown = not self._globs or self._matches(made.coro)
+        outside = self._outside(seq)
+        cut = None
+        depth = 0
+        if outside is not None:
+            trace = Trace(self._run, number, outside)
+            creator = None
+        elif creator is None:
+            trace = Trace(self._run, number)
+        elif ns - creator.ns > AGE or creator.depth >= DEPTH or creator.trace.tasks >= MOST_TASKS:
+            trace, cut, creator = Trace(self._run, number), creator.number, None
+        else:
+            trace, depth = creator.trace, creator.depth + 1
+        trace.tasks += 1
+        if len(self._living) >= MOST_LIVING:
+            for old in list(self._living)[: MOST_LIVING // 10]:
+                self._give_up(self._living.pop(old), ns)
+        self._living[number] = Life(number, made, ns, trace, creator, depth, shown, cut)
+
+    def _unmade(self, event: TaskCancel | TaskDone) -> Life:
+        """The life of a task whose creation was not told."""
+        ns = nanoseconds(event.ts)
+        if isinstance(event, TaskDone):
+            ns -= int((event.lifetime or 0) * 1_000_000) * 1000
+        shown = not self._globs or self._matches(event.coro)
+        trace = Trace(self._run, event.task)
+        return Life(event.task, event, ns, trace, None, 0, shown)
+
+    def _matches(self, coro: str) -> bool:
+        known = self._matching.get(coro)
+        if known is None:
+            if len(self._matching) > 50_000:
+                self._matching.clear()
+            known = any(fnmatchcase(coro, glob) for glob in self._globs)
+            self._matching[coro] = known
+        return known
+
+    def _touch(self, life: Life | None) -> None:
+        """Let *life* and its creators be told; what has ended already is told now."""
+        while life is not None and not life.touched:
+            life.touched = True
+            if life.ended is not None and not life.told:
+                self._tell(life, life.ended)
+            if life.cut is not None:
+                self._touch(self._living.get(life.cut))
+            life = life.creator
+
+    def _over(self, life: Life, ended: Returned | TaskDone) -> None:
+        life.ended = ended
+        if self._wanted(life):
+            self._tell(life, ended)
+
+    def _wanted(self, life: Life) -> bool:
+        return life.shown and (life.touched or self._all or bool(self._globs))
+
+    def abandon(self, ns: int) -> list[SpanFacts]:
+        """The process ends: tell of all that have not, those that were touched first."""
+        lives = sorted(self._living.values(), key=lambda life: not life.touched)
+        self._living = {}
+        for index, life in enumerate(lives):
+            if life.touched or index < MOST_ABANDONED:
+                self._touch(life.creator)
+                life.touched = True
+                self._give_up(life, ns)
+        return self._out
+
+    def _give_up(self, life: Life, ns: int) -> None:
+        if self._wanted(life):
+            self._tell(life, None, ns)
+
+    # -- spans -------------------------------------------------------------------
+
+    def _tell(self, life: Life, ended: Returned | TaskDone | None, ns: int = 0) -> None:
+        if not life.shown:
+            return
+        life.told = True
+        _remember(self._ended, life.number, life)
+        done = typed(ended) if ended is not None else None
+        made = typed(life.made)
+        name = str(getattr(done or made, "name", ""))
+        coro = str(getattr(made, "coro", ""))
+        attributes: dict[str, Value] = {
+            "aioaudit.run": self._run,
+            "aioaudit.task.id": life.number,
+            "aioaudit.task.name": name,
+            "code.function.name": _function(coro),
+            "thread.name": made.thread,
+        }
+        if isinstance(life.made, Created) and life.made.kind.runs is not None:
+            attributes["code.file.path"] = life.made.kind.runs.co_filename
+            attributes["code.line.number"] = life.made.kind.runs.co_firstlineno
+        if made.loop is not None:
+            attributes["aioaudit.loop"] = made.loop
+        if isinstance(made, TaskCreate):
+            _put(attributes, "aioaudit.create.at", made.at)
+            _put(attributes, "aioaudit.create.source", made.source)
+            _put(attributes, "aioaudit.create.task.id", made.parent)
+        links: list[SpanLink] = []
+        if life.cut is not None:
+            creator = self._living.get(life.cut) or self._ended.get(life.cut)
+            if creator is not None:
+                links.append(SpanLink(creator.trace, self._task_id(creator.number), "created_by"))
+        error = None
+        if isinstance(done, TaskDone):
+            ns = nanoseconds(done.ts)
+            error = self._end(done, attributes, links)
+        else:
+            attributes["aioaudit.task.outcome"] = "abandoned"
+        for seq in (life.asked or ())[:MOST_LINKS]:
+            self._link_request(links, seq, "asked_by")
+        if life.asked:
+            attributes["aioaudit.cancel.requests"] = len(life.asked)
+        parent = None if life.creator is None else self._task_id(life.creator.number)
+        if life.trace.outside is not None and life.creator is None:
+            parent = life.trace.outside.span_id
+        qualname = coro.rpartition(":")[2]
+        self._out.append(
+            SpanFacts(
+                f"asyncio.task {qualname}",
+                life.trace,
+                self._task_id(life.number),
+                parent,
+                life.ns,
+                max(ns, life.ns),
+                attributes,
+                links,
+                error,
+            )
+        )
+
+    def _end(
+        self, done: TaskDone, attributes: dict[str, Value], links: list[SpanLink]
+    ) -> str | None:
+        """Put in how a task ended; the description of the error if it is one."""
+        attributes["aioaudit.task.outcome"] = done.outcome
+        _put(attributes, "aioaudit.task.cancel_outcome", done.cancel_outcome)
+        _put(attributes, "aioaudit.task.swallowed_at", done.swallowed_at)
+        _put(attributes, "aioaudit.task.error_at", done.error_at)
+        if done.preexisting:
+            attributes["aioaudit.task.preexisting"] = True
+        error = None
+        if done.outcome == "raised":
+            error = done.error or "unknown"
+            attributes["error.type"] = _kind(error)
+        steps = self._recent.ended(done)
+        if not steps:
+            return error
+        chain = [step.link for step in steps]
+        told = answer(done, steps)
+        _describe(attributes, chain, told.summary)
+        if done.cancel is not None:
+            attributes["aioaudit.cancel.seq"] = done.cancel
+            self._link_request(links, done.cancel, "cancelled_by")
+        for link in chain:
+            if link.reason is not None:
+                _put(attributes, "aioaudit.cancel.reason", link.reason)
+                _put(attributes, "aioaudit.cancel.at", link.at)
+                _put(attributes, "aioaudit.cancel.source", link.source)
+                _put(attributes, "aioaudit.cancel.by.name", link.by_name)
+                break
+        root = chain[-1]
+        if done.outcome == "cancelled" and (
+            self._status == "error" or (self._status == "cause" and root.what == "failed")
+        ):
+            error = cause(root)
+            attributes["error.type"] = "CancelledError" if root.error is None else _kind(root.error)
+        return error
+
+    def _asked(self, event: TaskCancel | FutureCancel) -> None:
+        steps = self._recent.asked(event)
+        ns = nanoseconds(event.ts)
+        victims: list[Life] = []
+        if isinstance(event, FutureCancel):
+            victims = [life for each in event.waiters if (life := self._living.get(each))]
+            names = ", ".join(event.waiter_names)
+            summary = f"a future that {names or 'nobody known'} awaited was cancelled"
+        else:
+            summary = asked_for(event, steps)
+            if event.accepted:
+                life = self._living.get(event.task)
+                if life is None:
+                    life = self._living[event.task] = self._unmade(event)
+                life.asked = [*(life.asked or ()), event.seq]
+                victims = [life]
+        caller = None if event.by is None else self._living.get(event.by)
+        for life in victims:
+            self._touch(life)
+        self._touch(caller)
+        shown = [life for life in victims if life.shown]
+        if self._globs and not (shown or (caller is not None and caller.shown)):
+            return
+        span_id = _hash(f"{self._run} cancel {event.seq}", 8)
+        outside = self._outside(event.seq)
+        above = caller if caller is not None and caller.shown else None
+        links: list[SpanLink] = []
+        parent: int | None = None
+        if outside is not None:
+            trace, parent = Trace(self._run, -event.seq, outside), outside.span_id
+            if above is not None:
+                links.append(SpanLink(above.trace, self._task_id(above.number), "called_by"))
+        elif above is not None or shown:
+            # What a timer, a signal or the end of the loop asked for stands under its victim.
+            above = above or shown[0]
+            trace, parent = above.trace, self._task_id(above.number)
+        else:
+            trace = Trace(self._run, -event.seq)
+        links += [
+            SpanLink(life.trace, self._task_id(life.number), "cancels")
+            for life in shown[:MOST_LINKS]
+        ]
+        if event.cause is not None:
+            self._link_request(links, event.cause, "caused_by")
+        if event.origin_task is not None:
+            origin = self._living.get(event.origin_task) or self._ended.get(event.origin_task)
+            if origin is not None:
+                self._touch(origin)
+                links.append(SpanLink(origin.trace, self._task_id(origin.number), "caused_by"))
+        attributes = _of_request(event)
+        attributes["aioaudit.run"] = self._run
+        attributes["thread.name"] = event.thread
+        _describe(attributes, [step.link for step in steps], summary)
+        _remember(self._requests, event.seq, (trace, span_id))
+        self._out.append(
+            SpanFacts("asyncio.cancel", trace, span_id, parent, ns, ns, attributes, links, None)
+        )
+
+    def _link_request(self, links: list[SpanLink], seq: int, kind: str) -> None:
+        known = self._requests.get(seq)
+        if known is not None and not any(link.span_id == known[1] for link in links):
+            links.append(SpanLink(known[0], known[1], kind))
+
+    def _task_id(self, number: int) -> int:
+        return _hash(f"{self._run} task {number}", 8)
+
+
+def nanoseconds(ts: str) -> int:
+    """Nanoseconds since the epoch of an event's ``ts``."""
+    since = datetime.fromisoformat(ts) - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def _describe(attributes: dict[str, Value], chain: list[Link], summary: str) -> None:
+    """Put in a whole chain: for the eye, for a search by its root, and for programs."""
+    attributes["aioaudit.cancel.summary"] = summary
+    attributes["aioaudit.cancel.chain"] = [brief(link) for link in reversed(chain)]
+    attributes["aioaudit.cancel.links"] = [
+        msgspec.json.encode(link).decode() for link in reversed(chain)
+    ]
+    for key, value in msgspec.to_builtins(chain[-1]).items():
+        attributes[f"aioaudit.cancel.root.{key}"] = value
+
+
+def _of_request(event: TaskCancel | FutureCancel) -> dict[str, Value]:
+    """Every fact of a request as an attribute."""
+    attributes: dict[str, Value] = {"aioaudit.cancel.seq": event.seq}
+    for key, value in msgspec.to_builtins(event).items():
+        if key in _COMMON:
+            continue
+        attributes[_NAMES.get(key) or f"aioaudit.cancel.{key.replace('origin_', 'origin.', 1)}"] = (
+            value
+        )
+    if event.origin is not None:
+        del attributes["aioaudit.cancel.origin"]  # would be a leaf and a branch in one
+        attributes["aioaudit.cancel.origin.what"] = event.origin
+    if event.source is not None:
+        attributes["code.function.name"] = _function(event.source)
+    path, _, line = (event.at or "").rpartition(":")
+    if path and line.isdigit():
+        attributes["code.file.path"] = path
+        attributes["code.line.number"] = int(line)
+    return attributes
+
+
+_NAMES = {
+    "task": "aioaudit.cancel.target.task.id",
+    "name": "aioaudit.cancel.target.task.name",
+    "coro": "aioaudit.cancel.target.coro",
+    "waiters": "aioaudit.cancel.target.task.ids",
+    "waiter_names": "aioaudit.cancel.target.task.names",
+    "by": "aioaudit.cancel.by.task.id",
+    "by_name": "aioaudit.cancel.by.name",
+}
+
+
+def _remember(known: dict[int, Any], key: int, value: object) -> None:
+    if len(known) >= MOST_ENDED:
+        for old in list(known)[: MOST_ENDED // 10]:
+            del known[old]
+    known[key] = value
+
+
+def _put(attributes: dict[str, Value], key: str, value: Value | None) -> None:
+    if value is not None:
+        attributes[key] = value
+
+
+def _function(source: str) -> str:
+    """``package.module.Class.method`` of ``package.module:Class.method``."""
+    return source.replace(":", ".", 1)
+
+
+def _kind(error: str) -> str:
+    """The class at the beginning of an event's ``error``."""
+    return error.partition(":")[0]
+
+
+def _hash(text: str, size: int) -> int:
+    """An id that is the same for the same *text*, and never zero."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=size).digest()) or 1
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]

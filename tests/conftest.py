@@ -1,0 +1,107 @@
+"""What all tests share: where the package comes from, and an interpreter with start-up files.
+
+At the desk (plain `pytest` in the tree) the tree itself is tested.  `make test`
+sets ``AIOAUDIT_TEST_WHEEL`` (and ``AIOAUDIT_TEST_SDIST``) to what it built and
+installed, and runs a copy of the tests that has no sources beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to test the tree where the wheel was to be tested."""
+    if not WHEEL:
+        return
+    import aioaudit
+
+    where = Path(str(aioaudit.__file__))
+    if "site-packages" not in where.parts or (ROOT / "aioaudit").exists():
+        pytest.exit(f"AIOAUDIT_TEST_WHEEL is set, but aioaudit comes from {where.parent}", 3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what looks at the traces of the others behind them."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+def clean_environ(**more: str) -> dict[str, str]:
+    """The environment of a child process: nothing of ours but *more*."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("AIOAUDIT", "PYTHON", "COVERAGE", "OTEL_"))
+    }
+    return kept | more
+
+
+def make_environment(folder: Path) -> Path:
+    """The Python of a new virtual environment that sees the packages of this one.
+
+    It takes a tenth of a second, because nothing is installed in it: a path
+    line names the packages.  Path lines are not start-up files, so those of
+    this environment are not run in it.
+    """
+    venv.create(folder, symlinks=os.name != "nt", with_pip=False)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    lines = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    (site_packages(python) / "zz_dependencies.pth").write_text("\n".join(lines) + "\n")
+    return python
+
+
+def site_packages(python: Path) -> Path:
+    """The folder where the environment of *python* keeps its packages."""
+    [found] = python.parent.parent.glob("lib/python3*/site-packages")
+    return found
+
+
+@pytest.fixture
+def bare_environment() -> Callable[[Path], Path]:
+    """`make_environment`, for tests that install something themselves."""
+    return make_environment
+
+
+@pytest.fixture(scope="session")
+def audited_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python in a virtual environment where ``AIOAUDIT=...`` works, for real processes."""
+    if WHEEL:
+        return sys.executable
+    python = make_environment(tmp_path_factory.mktemp("environment") / "venv")
+    packages = site_packages(python)
+    (packages / "aaa_tree.pth").write_text(f"{ROOT}\n")
+    for file in (ROOT / "aioaudit" / "_startup").glob("*aioaudit_autostart.*"):
+        shutil.copy(file, packages)
+    return str(python)
+
+
+@pytest.fixture
+def run_python(audited_python: str, tmp_path: Path) -> Runner:
+    """Run Python with arguments in an empty folder; keywords are environment variables."""
+
+    def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [audited_python, *args],
+            cwd=tmp_path,
+            env=clean_environ(**environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run

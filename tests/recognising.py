@@ -1,0 +1,50 @@
+"""What the tests of recognisers share: a chain as plain links with the labels of lines."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aioaudit.chain.links import Answer
+
+Link = dict[str, Any]
+
+
+def links(answer: Answer | None) -> list[Link]:
+    """The whole chain of *answer*: what each link says, but for ids of tasks.
+
+    A line of the calling test file that ends in ``# LINE label`` is told as its
+    label; a line of an installed package as the file's path in ``site-packages``.
+    """
+    assert answer is not None, "nothing is known"
+    assert answer.root == answer.chain[-1]
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    file = frame.f_back.f_code.co_filename
+    labels = {
+        f"{file}:{number}": match[1]
+        for number, line in enumerate(Path(file).read_text().splitlines(), 1)
+        if (match := re.search(r"# LINE (\w+)$", line))
+    }
+    found: list[Link] = []
+    for link in answer.chain:
+        told = {
+            key: value
+            for key, value in msgspec.structs.asdict(link).items()
+            if value is not None and key not in ("task", "source")
+        }
+        if "at" in told:
+            told["at"] = labels.get(told["at"]) or _library(told["at"])
+        found.append(told)
+    return found
+
+
+def _library(at: str) -> str:
+    path, _, number = at.rpartition(":")
+    inside = re.search(r"site-packages/(.*)", path)
+    return inside[1] if inside else f"{path}:{number}"

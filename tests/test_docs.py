@@ -1,0 +1,294 @@
+"""What README and docs say is true: their programs and commands run, and say what stands there.
+
+How a document is read, from top to bottom, in a folder of its own:
+
+- a ``python`` block whose first line is ``# NAME.py`` is a file of that name;
+- any other ``python`` block is run; a ``text`` block right after it is what it prints;
+- in a ``console`` block what follows ``$`` is typed into a terminal that is 100 columns wide, and
+  the rest is what appears;
+- a ``json`` block holds lines of a log; ``toml`` blocks say what a package registers;
+- ``sh`` blocks are not run: they install things.
+
+``<!-- since 3.12 -->`` before a block leaves it out on older Pythons.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import get_args
+
+import msgspec
+import pytest
+
+from aioaudit import events, settings
+from aioaudit.chain.links import Link
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*DOCS, ROOT / "CHANGELOG.md"]
+
+BLOCK = re.compile(
+    r"(?:<!-- since (?P<since>\d\.\d+) -->\s*?\n)?"
+    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+VOLATILE = [
+    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+", "DATE"),
+    (r"\d\d:\d\d:\d\d\.\d{3}", "CLOCK"),
+    (r"\+?\d+\.\d+ m?s (?=after)", "SPAN "),
+    (r"life of \d+\.\d+ m?s", "life of SPAN"),
+    (r"\+\d+\.\d+ m?s", "SPAN"),
+    (r'"lifetime":[\d.e-]+', '"lifetime":SECONDS'),
+    (r" \([^()]*\d s late\)", ""),  # said only where it is a millisecond or more
+    (r"seq \d+", "seq NUMBER"),
+    (r"\b[0-9a-f]{12}\b", "RUN"),
+    (r'("p?pid":|pid |aioaudit-)\d+', r"\1PID"),
+    (r"cpython \d\.\d+\.\d+", "cpython VERSION"),
+    (r'(?<=[ "])/[^ "]*/(?=\w+\.(py|jsonl))', ""),
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document."""
+
+    language: str
+    body: str
+    line: int
+    since: tuple[int, ...]
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    """The blocks of *document*, in order."""
+    text = document.read_text()
+    for match in BLOCK.finditer(text):
+        yield Block(
+            match["language"],
+            dedent(match["body"]),
+            text.count("\n", 0, match.start("body")) + 1,
+            tuple(int(part) for part in (match["since"] or "3.11").split(".")),
+        )
+
+
+def steady(text: str) -> str:
+    """*text* without what differs from run to run, and without line breaks."""
+    text = " ".join(text.split())
+    for pattern, name in VOLATILE:
+        text = re.sub(pattern, name, text)
+    return text
+
+
+def script(path: Path, text: str) -> None:
+    """Make *path* a program."""
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+class Reader:
+    """Does what a document says, in *folder*, with *python*."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        self.folder = folder / "work"
+        self.folder.mkdir()
+        tools = folder / "tools"
+        tools.mkdir()
+        # Scripts, not links: a link to a Python would be one without its environment.
+        script(tools / "python", f'#!/bin/sh\nexec {python} "$@"\n')
+        script(tools / "aioaudit", f"#!{python}\nfrom aioaudit.__main__ import main\nmain()\n")
+        path = f"{tools}:{os.environ['PATH']}"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIOAUDIT", "PYTHON"))}
+        self.environ = kept | {"PATH": path, "TERM": "xterm", "NO_COLOR": "1"}
+
+    def run(self, program: str) -> str:
+        """What *program* prints."""
+        done = subprocess.run(
+            ["python", "-"],
+            input=program,
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), f"{program}\n{done.stdout}"
+        return done.stdout
+
+    def type(self, command: str) -> str:
+        """What *command* makes appear on a terminal of 100 columns."""
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+        with subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        ):
+            os.close(theirs)
+            shown = b""
+            while True:
+                try:
+                    piece = os.read(ours, 65536)
+                except OSError:  # how Linux says that nobody writes any more
+                    break
+                if not piece:
+                    break
+                shown += piece
+        os.close(ours)
+        return shown.decode()
+
+
+def commands(body: str) -> Iterator[tuple[str, str]]:
+    """Each command of a ``console`` block, and what appears after it."""
+    _, *parts = re.split(r"^\$ ", body, flags=re.MULTILINE)
+    for part in parts:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.stem)
+def test_what_a_document_shows_happens(document: Path, audited_python: str, tmp_path: Path) -> None:
+    reader = Reader(audited_python, tmp_path)
+    printed: str | None = None
+    for block in blocks(document):
+        where = f"{document.name}, line {block.line}"
+        if block.since > sys.version_info[:2]:
+            continue
+        before, printed = printed, None
+        if block.language == "python":
+            name = re.match(r"# (\S+\.py)\n", block.body)
+            if name is not None:
+                (reader.folder / name[1]).write_text(block.body)
+            else:
+                printed = reader.run(block.body)
+        elif block.language == "text":
+            assert before is not None, f"{where}: nothing printed this"
+            assert steady(block.body) == steady(before), where
+        elif block.language == "console":
+            for command, shown in commands(block.body):
+                assert steady(reader.type(command)) == steady(shown), f"{where}: {command}"
+        elif block.language == "json":
+            for line in block.body.splitlines():
+                msgspec.json.decode(line, type=events.AnyEvent)
+        elif block.language == "toml":
+            register(reader.folder, block.body)
+        else:
+            assert block.language == "sh", f"{where}: what is {block.language!r}?"
+
+
+def register(folder: Path, pyproject: str) -> None:
+    """Let *folder* be an installed package with what *pyproject* registers."""
+    groups = tomllib.loads(pyproject)["project"]["entry-points"]
+    info = folder / "example-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "\n".join(
+            f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in points.items())
+            for group, points in groups.items()
+        )
+    )
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into *page* may name."""
+    found = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", page.read_text())):
+        if "://" in target:
+            assert target.startswith("https://"), target
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(other), f"{page.name} links to {target}"
+
+
+def keys_by_section(page: Path) -> dict[str, list[tuple[str, bool]]]:
+    """The keys in each section's table, and whether the line says that they are always there."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for section in re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]:
+        title = section.partition("\n")[0].strip("`")
+        rows = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in section.splitlines()
+            if line.startswith("| `")
+        ]
+        found[title] = [
+            (key, row[1] == "yes") for row in rows for key in re.findall(r"`([^`]+)`", row[0])
+        ]
+    return found
+
+
+def own_keys(cls: type[events.Event]) -> dict[str, bool]:
+    """The keys of *cls* beside those that every event has, and whether they are always there."""
+    common = {field.name for field in msgspec.structs.fields(events.Event)}
+    return {
+        field.encode_name: field.required
+        for field in msgspec.structs.fields(cls)
+        if field.name not in common
+    }
+
+
+def test_the_page_of_events_has_every_event_and_every_key() -> None:
+    sections = keys_by_section(ROOT / "docs" / "events.md")
+    every_line = dict(sections.pop("Every line"))
+    assert every_line == {
+        "event": True,
+        **{field.name: field.required for field in msgspec.structs.fields(events.Event)},
+    }
+    origin = dict(sections.pop("The origin"))
+    task = dict(sections.pop("Events about a task"))
+    of_tasks = {name for name in events.BY_NAME if name.startswith("task.")}
+    for name, cls in events.BY_NAME.items():
+        told = dict(sections.pop(name))
+        if name in of_tasks:
+            told |= task
+        if name in ("task.cancel", "future.cancel"):
+            told |= origin
+        assert told == own_keys(cls), name
+    assert [title for title, keys in sections.items() if keys] == []
+
+
+def test_the_page_about_why_names_every_reason_and_every_root() -> None:
+    sections = keys_by_section(ROOT / "docs" / "why.md")
+    assert {reason for reason, _ in sections["Reasons"]} == events.REASONS
+    roots = {root for root, _ in sections["Root causes"]}
+    assert roots == set(get_args(events.What))
+    assert {key for key, _ in sections["The answer for programs"]} == set(Link.__struct_fields__)
+    became = {outcome for outcome, _ in sections["What became of it"]}
+    assert became == set(get_args(events.CancelOutcome))
+
+
+def test_the_page_of_settings_names_every_variable() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    variables = {value for key, value in vars(settings).items() if key.endswith("VARIABLE")}
+    assert variables == {
+        "AIOAUDIT",
+        "AIOAUDIT_JSONL_PATH",
+        "AIOAUDIT_EVENTS",
+        "AIOAUDIT_OTEL_TASKS",
+        "AIOAUDIT_OTEL_STATUS",
+    }
+    for variable in variables:
+        assert f"`{variable}`" in text
+    for word in (*settings.ON_WORDS, *settings.OFF_WORDS):
+        assert f"`{word}`" in text
+    assert f"`{settings.DEFAULT_JSONL_PATH}`" in text

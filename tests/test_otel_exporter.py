@@ -1,0 +1,593 @@
+"""Spans at real receivers: the official protobuf services, over HTTP and gRPC, with their faults."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+pytest.importorskip("opentelemetry.sdk")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+grpc = pytest.importorskip("grpc")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+
+from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402 - after the questions above
+    trace_service_pb2,
+    trace_service_pb2_grpc,
+)
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+Request: Any = trace_service_pb2.ExportTraceServiceRequest
+Response: Any = trace_service_pb2.ExportTraceServiceResponse
+
+
+class Received(NamedTuple):
+    """A span as it arrived."""
+
+    name: str
+    trace: str
+    id: str
+    parent: str
+    start: int
+    end: int
+    status: int
+    message: str
+    attributes: dict[str, Any]
+    links: list[tuple[str, str, str]]
+    resource: dict[str, Any]
+    scope: str
+
+
+class Receiver:
+    """Keeps what arrives; ``fault`` is one of 503, partial, silent."""
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self.requests = 0
+        self.spans: list[Received] = []
+        self.headers: list[dict[str, str]] = []
+        self.over = threading.Event()
+
+    def take(self, request: Any) -> Any:
+        self.requests += 1
+        if self.fault == "silent":
+            self.over.wait(30)
+        for group in request.resource_spans:
+            resource = values(group.resource.attributes)
+            for scoped in group.scope_spans:
+                for span in scoped.spans:
+                    self.spans.append(
+                        Received(
+                            span.name,
+                            span.trace_id.hex(),
+                            span.span_id.hex(),
+                            span.parent_span_id.hex(),
+                            span.start_time_unix_nano,
+                            span.end_time_unix_nano,
+                            span.status.code,
+                            span.status.message,
+                            values(span.attributes),
+                            [
+                                (
+                                    values(link.attributes)["aioaudit.link"],
+                                    link.trace_id.hex(),
+                                    link.span_id.hex(),
+                                )
+                                for link in span.links
+                            ],
+                            resource,
+                            scoped.scope.name,
+                        )
+                    )
+        response = Response()
+        if self.fault == "partial":
+            response.partial_success.rejected_spans = 1
+            response.partial_success.error_message = "too many"
+        return response
+
+
+def value(any_value: Any) -> Any:
+    kind = any_value.WhichOneof("value")
+    found = getattr(any_value, kind)
+    return [value(each) for each in found.values] if kind == "array_value" else found
+
+
+def values(pairs: Any) -> dict[str, Any]:
+    return {pair.key: value(pair.value) for pair in pairs}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.over.set()
+
+
+@pytest.fixture
+def over_http(receiver: Receiver) -> Iterator[dict[str, str]]:
+    """Variables that name a collector which speaks HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            receiver.headers.append(dict(self.headers))
+            if receiver.fault == "503":
+                receiver.requests += 1
+                self.send_response(503)
+                self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            answer = receiver.take(Request.FromString(body)).SerializeToString()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *args: object) -> None:
+            pass  # a client that went away is what some tests are about
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    receiver.over.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def over_grpc(receiver: Receiver) -> Iterator[dict[str, str]]:
+    """Variables that name a collector which speaks gRPC."""
+
+    class Service(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the call
+            if receiver.fault == "503":
+                receiver.requests += 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+            return receiver.take(request)
+
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    }
+    receiver.over.set()
+    server.stop(0).wait()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def collector(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Variables that name a collector, once for each protocol."""
+    found: dict[str, str] = request.getfixturevalue(f"over_{request.param}")
+    return found
+
+
+INCIDENT = """
+import asyncio, contextlib
+
+async def fetch():
+    await asyncio.sleep(60)
+
+async def handle():
+    await asyncio.create_task(fetch(), name="fetch-1")
+
+async def fail():
+    await asyncio.sleep(0)
+    raise LookupError("no such row")
+
+async def killer(victim):
+    victim.cancel("too late")
+
+async def quiet():
+    await asyncio.sleep(0)
+
+async def main():
+    victim = asyncio.create_task(handle(), name="handler")
+    await asyncio.create_task(quiet(), name="quiet")
+    await asyncio.sleep(0.01)
+    await asyncio.create_task(killer(victim), name="killer")
+    await asyncio.wait([victim])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.create_task(fetch(), name="slow")
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fetch(), name="sibling")
+            group.create_task(fail(), name="failing")
+
+asyncio.run(main())
+"""
+
+
+# Long enough for a first try before the end.
+LINGER = """
+import time
+time.sleep(1.2)
+print("whole")
+"""
+
+
+@pytest.fixture
+def run_program(run_python: RunPython, tmp_path: Path) -> RunPython:
+    def run(body: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "app.py").write_text(textwrap.dedent(body))
+        more = {"AIOAUDIT": "jsonl,otel", "AIOAUDIT_JSONL_PATH": "log.jsonl"}
+        return run_python("-W", "error::ResourceWarning", "app.py", **more, **environ)
+
+    return run
+
+
+def tasks(receiver: Receiver) -> dict[str, Received]:
+    """The spans of tasks by the task's name, each there once."""
+    found = [span for span in receiver.spans if span.name.startswith("asyncio.task ")]
+    named = {span.attributes["aioaudit.task.name"]: span for span in found}
+    assert len(named) == len(found)
+    return named
+
+
+def answers(run_python: RunPython) -> list[dict[str, Any]]:
+    """What the log of the same run says."""
+    lines = run_python("-m", "aioaudit", "why", "log.jsonl", "--json").stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def own(span: Received) -> dict[str, Any]:
+    """The link that the span of a request is."""
+    told = {
+        key: span.attributes.get(f"aioaudit.cancel.{name}")
+        for key, name in {
+            "task": "target.task.id",
+            "name": "target.task.name",
+            "reason": "reason",
+            "source": "source",
+            "at": "at",
+            "by_name": "by.name",
+            "detail": "detail",
+        }.items()
+    }
+    return {"what": "cancelled"} | {key: each for key, each in told.items() if each is not None}
+
+
+def origin(span: Received) -> dict[str, Any] | None:
+    """The link that the span of a request has as its origin."""
+    prefix = "aioaudit.cancel.origin."
+    found = {
+        key.removeprefix(prefix): each
+        for key, each in span.attributes.items()
+        if key.startswith(prefix)
+    }
+    return found or None
+
+
+def walk(span: Received, spans: dict[tuple[str, str], Received]) -> list[dict[str, Any]]:
+    """The chain of the victim *span*, rebuilt by following links from span to span."""
+    [(_, trace, request)] = [link for link in span.links if link[0] == "cancelled_by"]
+    step = spans[trace, request]
+    chain = [own(step)]
+    while True:
+        told = origin(step)
+        if told is not None:
+            chain.append(told)
+        following = [
+            spans[trace, request]
+            for kind, trace, request in step.links
+            if kind == "caused_by" and spans[trace, request].name == "asyncio.cancel"
+        ]
+        if not following:
+            return chain
+        step = following[0]
+        if told is None:
+            chain.append(own(step))
+
+
+def test_the_chain_rebuilt_from_spans_alone_is_that_of_the_log(
+    collector: dict[str, str], receiver: Receiver, run_program: RunPython, run_python: RunPython
+) -> None:
+    done = run_program(INCIDENT, OTEL_SERVICE_NAME="shop", **collector)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    spans = {(span.trace, span.id): span for span in receiver.spans}
+    assert len(spans) == len(receiver.spans)
+    assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
+    assert {span.scope for span in receiver.spans} == {"aioaudit"}
+    by_number = {span.attributes["aioaudit.task.id"]: span for span in tasks(receiver).values()}
+    told = answers(run_python)
+    assert {answer["name"] for answer in told} == {
+        "handler",
+        "fetch-1",
+        "slow",
+        "Task-1",
+        "sibling",
+    }
+    for answer in told:
+        span = by_number[answer["task"]]
+        assert walk(span, spans) == answer["chain"]
+        flat = [json.loads(each) for each in span.attributes["aioaudit.cancel.links"]]
+        assert flat == answer["chain"][::-1]
+        root = {
+            key.removeprefix("aioaudit.cancel.root."): each
+            for key, each in span.attributes.items()
+            if key.startswith("aioaudit.cancel.root.")
+        }
+        assert root == answer["root"]
+        assert span.attributes["aioaudit.cancel.summary"] == answer["summary"]
+        outcome = "raised" if answer["outcome"] == "raised" else answer["outcome"]
+        assert span.attributes["aioaudit.task.outcome"] == outcome
+        assert len(span.attributes["aioaudit.cancel.chain"]) == len(answer["chain"])
+        for link in span.links:
+            assert spans[link[1], link[2]].name == "asyncio.cancel"
+
+
+def test_only_tasks_that_a_cancellation_or_an_error_touched_their_creators_and_cancellers_are_told(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    done = run_program(INCIDENT, **over_http)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = tasks(receiver)
+    assert set(told) == {
+        "Task-1",
+        "handler",
+        "fetch-1",
+        "killer",
+        "slow",
+        "sibling",
+        "failing",
+    }
+    main, handler = told["Task-1"], told["handler"]
+    assert {span.trace for span in receiver.spans} == {main.trace}
+    assert {span.parent for name, span in told.items() if name not in ("Task-1", "fetch-1")} == {
+        main.id
+    }
+    assert (main.parent, told["fetch-1"].parent) == ("", handler.id)
+    assert handler.name == "asyncio.task handle"
+    assert handler.attributes["code.function.name"] == "__main__.handle"
+    assert handler.attributes["code.line.number"] == 7
+    [asked] = [
+        span
+        for span in receiver.spans
+        if span.attributes.get("aioaudit.cancel.target.task.name") == "handler"
+    ]
+    assert (asked.parent, asked.end - asked.start) == (told["killer"].id, 0)
+    assert asked.links == [("cancels", handler.trace, handler.id)]
+    assert asked.attributes["code.function.name"] == "__main__.killer"
+    assert asked.attributes["aioaudit.cancel.message"] == "too late"
+    assert asked.attributes["aioaudit.cancel.reason"] == "explicit"
+    assert handler.start < asked.start <= handler.end
+
+
+def test_a_cancellation_is_an_error_only_if_its_root_cause_failed(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    run_program(INCIDENT, **over_http)
+    assert {
+        name: (span.status, span.message, span.attributes.get("error.type"))
+        for name, span in tasks(receiver).items()
+        if span.status
+    } == {
+        "failing": (2, "LookupError: no such row", "LookupError"),
+        "sibling": (
+            2,
+            tasks(receiver)["sibling"]
+            .attributes["aioaudit.cancel.summary"]
+            .partition("because ")[2],
+            "LookupError",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"),
+    [
+        ("unset", {"failing"}),
+        ("ERROR", {"failing", "sibling", "handler", "fetch-1", "slow"}),
+    ],
+)
+def test_what_is_an_error_can_be_set(
+    over_http: dict[str, str],
+    receiver: Receiver,
+    run_program: RunPython,
+    status: str,
+    failed: set[str],
+) -> None:
+    run_program(INCIDENT, AIOAUDIT_OTEL_STATUS=status, **over_http)
+    assert {name for name, span in tasks(receiver).items() if span.status == 2} == failed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (
+            "all",
+            {"Task-1", "handler", "fetch-1", "killer", "slow", "sibling", "failing", "quiet"},
+        ),
+        ("__main__:fe*, *:quiet", {"fetch-1", "slow", "sibling", "quiet"}),
+    ],
+)
+def test_which_tasks_are_told_can_be_set(
+    over_http: dict[str, str],
+    receiver: Receiver,
+    run_program: RunPython,
+    wanted: str,
+    told: set[str],
+) -> None:
+    run_program(INCIDENT, AIOAUDIT_OTEL_TASKS=wanted, **over_http)
+    assert told <= set(tasks(receiver))
+    ours = {
+        span.attributes["aioaudit.task.name"]
+        for span in tasks(receiver).values()
+        if span.attributes["code.function.name"].startswith("__main__.")
+    }
+    assert ours == told
+
+
+def test_standard_variables_are_heeded(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    run_program(
+        INCIDENT,
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,service.name=other",
+        OTEL_EXPORTER_OTLP_HEADERS="x-key=secret",
+        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        **over_http,
+    )
+    resource = receiver.spans[0].resource
+    assert resource["deployment.environment.name"] == "test"
+    assert resource["service.name"] == "other"
+    assert isinstance(resource["process.pid"], int)
+    assert {headers["x-key"] for headers in receiver.headers} == {"secret"}
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_TRACES_SAMPLER": "always_off"},
+    ],
+)
+def test_nothing_is_sent_where_the_variables_say_so(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython, switch: dict[str, str]
+) -> None:
+    done = run_program(INCIDENT, **switch, **over_http)
+    assert (done.returncode, done.stderr, receiver.requests) == (0, "", 0)
+
+
+def test_a_protocol_that_does_not_exist_is_one_line_on_stderr(run_program: RunPython) -> None:
+    done = run_program(INCIDENT, OTEL_EXPORTER_OTLP_PROTOCOL="smoke")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "aioaudit: exporter 'otel' failed and is out of service: OTEL_EXPORTER_OTLP_PROTOCOL="
+        "'smoke': no such protocol; allowed: http/protobuf, grpc\n",
+    )
+
+
+@pytest.mark.parametrize("fault", ["503", "partial", "silent"])
+def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_no_more(
+    collector: dict[str, str], receiver: Receiver, run_program: RunPython, fault: str
+) -> None:
+    receiver.fault = fault
+    began = time.monotonic()
+    done = run_program(INCIDENT + LINGER, **collector)
+    took = time.monotonic() - began
+    assert (done.returncode, done.stdout) == (0, "whole\n")
+    assert took < 6
+    assert receiver.requests >= 1
+    lost = [line for line in done.stderr.splitlines() if line.startswith("aioaudit: ")]
+    if fault == "partial":
+        assert lost == []
+    else:
+        assert lost == ["aioaudit: exporter 'otel': 13 of 13 spans did not arrive"]
+
+
+def test_a_collector_that_is_not_there_costs_no_more_either(run_program: RunPython) -> None:
+    began = time.monotonic()
+    done = run_program(INCIDENT + LINGER, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (0, "whole\n")
+    assert time.monotonic() - began < 6
+    assert "aioaudit: exporter 'otel': 13 of 13 spans did not arrive\n" in done.stderr
+
+
+APPLICATION = """
+import os
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+provider = TracerProvider(resource=Resource.create({"service.name": "of the application"}))
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(provider)
+tracer = trace.get_tracer("app")
+"""
+
+
+def test_the_provider_of_the_application_is_used_to_the_end(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    done = run_program(APPLICATION + INCIDENT, **over_http)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {span.resource["service.name"] for span in receiver.spans} == {"of the application"}
+    assert len(receiver.spans) == 13
+    assert len(tasks(receiver)) == 7
+
+
+def test_a_task_that_never_ends_is_told_as_abandoned(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    program = """
+import asyncio
+async def forever():
+    await asyncio.sleep(3600)
+async def main():
+    return asyncio.create_task(forever(), name="left")
+loop = asyncio.new_event_loop()
+task = loop.run_until_complete(main())
+import os, signal
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = run_program(program, **over_http)
+    assert done.returncode == -15
+    told = tasks(receiver)
+    outcomes = {name: span.attributes["aioaudit.task.outcome"] for name, span in told.items()}
+    assert outcomes == {"Task-1": "returned", "left": "abandoned"}
+    assert told["left"].parent == told["Task-1"].id
+    assert told["left"].end > told["left"].start
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_sends_its_own_spans(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    program = """
+import asyncio, os
+async def main():
+    task = asyncio.create_task(asyncio.sleep(60), name=f"of {os.getpid()}")
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0.05)
+asyncio.run(main())
+child = os.fork()
+asyncio.run(main())
+if child:
+    print(os.getpid(), child)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    done = run_program(program, **over_http)
+    assert done.returncode == 0
+    parent, child = done.stdout.split()
+    found = sorted(
+        (span.attributes["aioaudit.task.name"], str(span.resource["process.pid"]))
+        for span in receiver.spans
+        if span.attributes.get("aioaudit.task.outcome") == "cancelled"
+    )
+    assert found == sorted([(f"of {parent}", parent)] * 2 + [(f"of {child}", child)])
+    ids = [(span.trace, span.id) for span in receiver.spans]
+    assert len(ids) == len(set(ids))

@@ -1,0 +1,337 @@
+"""Which spans are made of which events, under what, and what is kept meanwhile."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+pytest.importorskip("opentelemetry.sdk")
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+    InMemorySpanExporter,
+)
+
+from aioaudit.events import (
+    Event,
+    FutureCancel,
+    ProcessEnd,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+)
+from aioaudit.exporter import Exporter, ExporterError
+from aioaudit.exporters.otel import OpenTelemetryExporter
+from aioaudit.exporters.otel_sending import OwnTarget
+from aioaudit.exporters.otel_spans import (
+    DEPTH,
+    MOST_ENDED,
+    MOST_LIVING,
+    MOST_TASKS,
+    SpanFacts,
+    Spans,
+    nanoseconds,
+)
+from aioaudit.identity import Run
+
+RUN = Run()
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Story:
+    """Events one after the other, each a millisecond after the one before unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.second = 0.0
+        self.events: list[Event] = [RUN.start_event([])]
+
+    def tell(self, kind: type[Event], **keys: Any) -> int:
+        self.seq += 1
+        self.second += 0.001
+        ts = (NOON + timedelta(seconds=self.second)).isoformat(timespec="microseconds")
+        common: dict[str, Any] = {
+            "ts": ts.replace("+00:00", "Z"),
+            "seq": self.seq,
+            "run": RUN.id,
+            "pid": 1,
+            "thread": "MainThread",
+        }
+        self.events.append(kind(**common, **keys))
+        return self.seq
+
+    def make(self, task: int, parent: int | None = None, coro: str = "app:work") -> int:
+        return self.tell(TaskCreate, task=task, name=f"t{task}", coro=coro, parent=parent)
+
+    def cancel(self, task: int, **keys: Any) -> int:
+        told: dict[str, Any] = {"reason": "explicit", "origin": "called", "accepted": True} | keys
+        return self.tell(TaskCancel, task=task, name=f"t{task}", coro="app:work", **told)
+
+    def end(self, task: int, outcome: str = "returned", **keys: Any) -> int:
+        return self.tell(
+            TaskDone, task=task, name=f"t{task}", coro="app:work", outcome=outcome, **keys
+        )
+
+    def obey(self, task: int, cancel: int) -> int:
+        return self.end(task, "cancelled", cancel=cancel, cancel_outcome="obeyed")
+
+
+def told(story: Story, tasks: str = "touched") -> list[SpanFacts]:
+    return Spans(tasks, "cause", lambda _seq: None).take(story.events)
+
+
+def names(spans: Sequence[SpanFacts]) -> list[str]:
+    """``t1`` for the span of a task, ``> t1`` for that of a request to it."""
+    return [
+        str(span.attributes.get("aioaudit.task.name") or "")
+        or f"> {span.attributes['aioaudit.cancel.target.task.name']}"
+        for span in spans
+    ]
+
+
+def test_lives_without_incident_are_not_told() -> None:
+    story = Story()
+    story.make(1)
+    story.make(2, parent=1)
+    story.end(2)
+    story.end(1)
+    assert (told(story), names(told(story, "all"))) == ([], ["t2", "t1"])
+
+
+def test_creators_that_ended_long_before_are_told_when_what_they_made_is_touched() -> None:
+    story = Story()
+    story.make(1)
+    story.make(2, parent=1)
+    story.end(1)
+    story.make(3, parent=2)
+    story.end(2)
+    story.end(3, "raised", error="KeyError: 'x'")
+    spans = told(story)
+    assert names(spans) == ["t2", "t1", "t3"]
+    assert [span.parent for span in spans] == [spans[1].span_id, None, spans[0].span_id]
+    assert [span.error for span in spans] == [None, None, "KeyError: 'x'"]
+    assert names(told(story, "all")) == ["t1", "t2", "t3"]
+
+
+def test_the_same_events_give_the_same_spans() -> None:
+    story = Story()
+    story.make(1)
+    story.obey(1, story.cancel(1))
+
+    def ids() -> list[tuple[int, int, int | None]]:
+        return [(span.trace.id, span.span_id, span.parent) for span in told(story)]
+
+    assert len(ids()) == 2
+    assert ids() == ids()
+
+
+def test_what_a_long_lived_task_makes_is_a_trace_of_its_own_with_a_link() -> None:
+    story = Story()
+    story.make(1)
+    story.second += 61
+    story.make(2, parent=1)
+    story.obey(2, story.cancel(2))
+    story.end(1)
+    request, victim, server = told(story)
+    assert victim.trace is request.trace is not server.trace
+    assert [(link.trace.id, link.span_id, link.kind) for link in victim.links] == [
+        (server.trace.id, server.span_id, "created_by"),
+        (request.trace.id, request.span_id, "cancelled_by"),
+    ]
+    assert (victim.parent, names([server])) == (None, ["t1"])
+
+
+def test_traces_stay_small_and_short() -> None:
+    story = Story()
+    story.make(0)
+    for task in range(1, DEPTH + 3):
+        story.make(task, parent=task - 1)
+    spans = told(story, "all")
+    for task in range(DEPTH + 3):
+        story.end(task)
+    spans = told(story, "all")
+    assert len({span.trace.id for span in spans}) == 2
+    wide = Story()
+    wide.make(0)
+    for task in range(1, MOST_TASKS + 5):
+        wide.make(task, parent=0)
+        wide.end(task)
+    sizes: dict[int, int] = {}
+    for span in told(wide, "all"):
+        sizes[span.trace.id] = sizes.get(span.trace.id, 0) + 1
+    assert max(sizes.values()) == MOST_TASKS - 1  # and the creator itself, which lives
+
+
+def test_a_future_that_is_cancelled_is_a_request_to_all_who_await_it() -> None:
+    story = Story()
+    story.make(1)
+    story.make(2)
+    seq = story.tell(FutureCancel, waiters=[1, 2], waiter_names=["t1", "t2"], reason="explicit")
+    story.obey(1, seq)
+    story.obey(2, seq)
+    request, first, second = told(story)
+    assert [(link.kind, link.span_id) for link in request.links] == [
+        ("cancels", first.span_id),
+        ("cancels", second.span_id),
+    ]
+    assert request.attributes["aioaudit.cancel.target.task.ids"] == [1, 2]
+    assert [link.kind for link in second.links] == ["cancelled_by"]
+
+
+def test_requests_that_the_task_did_not_obey_are_linked_too() -> None:
+    story = Story()
+    story.make(1)
+    first = story.cancel(1)
+    story.cancel(1, behind=first)
+    story.cancel(1, accepted=False)
+    story.obey(1, first)
+    spans = told(story)
+    assert [link.kind for link in spans[-1].links] == ["cancelled_by", "asked_by"]
+    assert spans[-1].attributes["aioaudit.cancel.requests"] == 2
+    assert [len(span.links) for span in spans[:-1]] == [1, 1, 0]
+
+
+def test_the_end_of_the_process_tells_of_what_has_not_ended() -> None:
+    story = Story()
+    story.make(1)
+    story.make(2)
+    story.cancel(2)
+    story.tell(ProcessEnd, written=3, dropped=0)
+    spans = told(story)
+    assert names(spans) == ["> t2", "t2", "t1"]
+    assert {span.attributes.get("aioaudit.task.outcome") for span in spans[1:]} == {"abandoned"}
+    assert spans[1].end == nanoseconds("2026-01-01T12:00:00.004000Z")
+
+
+def test_what_is_kept_is_bounded() -> None:
+    spans = Spans("touched", "cause", lambda _seq: None)
+    story = Story()
+    for task in range(MOST_LIVING + 1):
+        story.make(task)
+        if len(story.events) >= 10_000:
+            spans.take(story.events)
+            story.events.clear()
+    for task in range(MOST_ENDED + 1):
+        story.end(10 * MOST_LIVING + task, "raised", error="E")
+        story.cancel(5, accepted=False)
+    spans.take(story.events)
+    assert len(spans._living) <= MOST_LIVING
+    assert len(spans._ended) <= MOST_ENDED
+    assert len(spans._requests) <= MOST_ENDED
+
+
+def given_provider() -> tuple[TracerProvider, InMemorySpanExporter]:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    return provider, kept
+
+
+def test_it_is_an_exporter() -> None:
+    assert isinstance(OpenTelemetryExporter(given_provider()[0]), Exporter)
+
+
+def test_a_span_of_the_application_that_is_current_is_the_parent() -> None:
+    provider, kept = given_provider()
+    tracer = provider.get_tracer("app")
+    exporter = OpenTelemetryExporter(provider)
+    story = Story()
+    story.make(1)
+    story.obey(1, story.cancel(1))
+    start, made, asked, ended = story.events
+    exporter.export([start])
+    with tracer.start_as_current_span("request") as request:
+        exporter.witness(made)
+    with tracer.start_as_current_span("admin") as admin:
+        exporter.witness(asked)
+    exporter.witness(ended)
+    exporter.export([made, asked, ended])
+    spans = {span.name: span for span in kept.get_finished_spans()}
+    assert set(spans) == {"request", "admin", "asyncio.task work", "asyncio.cancel"}
+    victim, cancel = spans["asyncio.task work"], spans["asyncio.cancel"]
+    assert victim.parent == request.get_span_context()
+    assert cancel.parent == admin.get_span_context()
+    assert victim.context is not None
+    assert victim.context.trace_id == request.get_span_context().trace_id
+    assert [link.context for link in victim.links] == [cancel.get_span_context()]
+    assert [link.context for link in cancel.links] == [victim.get_span_context()]
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_what_a_span_of_the_application_that_is_not_sampled_leads_to_is_not_sent() -> None:
+    provider, kept = given_provider()
+    exporter = OpenTelemetryExporter(provider)
+    story = Story()
+    story.make(1)
+    story.obey(1, story.cancel(1))
+    exporter.export(story.events[:1])
+    unsampled = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
+
+    def happen() -> None:
+        with trace.use_span(unsampled):
+            for event in story.events[1:]:
+                exporter.witness(event)
+
+    contextvars.copy_context().run(happen)
+    exporter.export(story.events[1:])
+    assert kept.get_finished_spans() == ()
+
+
+def test_where_nothing_is_traced_nothing_is_kept_of_an_event() -> None:
+    exporter = OpenTelemetryExporter(given_provider()[0])
+    story = Story()
+    story.make(1)
+    exporter.witness(story.events[1])
+    assert len(exporter._current._seen) == 0
+
+
+def test_a_provider_that_is_not_of_the_sdk_is_refused_with_a_reason() -> None:
+    class Tracer(trace.Tracer):
+        def start_span(self, *_args: Any, **_more: Any) -> Any: ...
+
+        def start_as_current_span(self, *_args: Any, **_more: Any) -> Any: ...
+
+    class Foreign(trace.TracerProvider):
+        def get_tracer(self, *_args: Any, **_more: Any) -> Any:
+            return Tracer()
+
+    with pytest.raises(ExporterError, match=r"Foreign, whose tracers take no finished spans"):
+        OpenTelemetryExporter(Foreign()).export([RUN.start_event([])])
+    OpenTelemetryExporter(trace.NoOpTracerProvider()).export([RUN.start_event([])])
+
+
+def test_what_does_not_fit_into_the_queue_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes: list[int] = []
+
+    class Slow(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            sizes.append(len(spans))
+            return SpanExportResult.SUCCESS if len(sizes) > 1 else SpanExportResult.FAILURE
+
+        def shutdown(self) -> None:
+            pass
+
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    target = OwnTarget(Slow(), TracerProvider(shutdown_on_exit=False))
+    with target._lock:  # nobody sends meanwhile
+        for _ in range(15):
+            target.send(ReadableSpan("x"))
+    assert target.flush(5)
+    target.close()
+    assert sizes == [4, 4, 2]
+    assert (target.taken, target.sent, target.refused, target.dropped) == (15, 6, 4, 5)
+    assert capsys.readouterr().err == "aioaudit: exporter 'otel': 9 of 15 spans did not arrive\n"

@@ -1,0 +1,374 @@
+"""aiohttp cancels: real servers on real sockets, clients that leave, times that run out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.chain.links import Answer
+from aioaudit.trail import Trail
+from tests.conftest import clean_environ
+from tests.recognising import links
+
+aiohttp = pytest.importorskip("aiohttp")
+web = pytest.importorskip("aiohttp.web")
+uvloop = pytest.importorskip("uvloop")
+
+RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
+every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
+
+PROTOCOL = "aiohttp/web_protocol.py"
+
+
+class Service:
+    """One handler that hangs, behind a real socket; it notes the task that ran it."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.started = asyncio.Event()
+        self.port = 0
+        self.runner: Any = None
+
+    async def hang(self, _request: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("handler")
+        self.task = task
+        self.started.set()
+        await asyncio.sleep(60)
+
+    async def ended(self) -> None:
+        assert self.task is not None
+        await asyncio.wait([self.task], timeout=10)
+        assert self.task.done()
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[Service]:
+    service = Service()
+    app = web.Application()
+    app.router.add_get("/", service.hang)
+    service.runner = web.AppRunner(app, **options)
+    await service.runner.setup()
+    site = web.TCPSite(service.runner, "127.0.0.1", 0)
+    await site.start()
+    service.port = service.runner.addresses[0][1]
+    try:
+        yield service
+    finally:
+        await service.runner.cleanup()
+
+
+def explained(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    main: Callable[[], Awaitable[asyncio.Task[Any] | None]],
+) -> tuple[Answer | None, Trail]:
+    """What is told of the task that *main* gives, and the trail."""
+
+    async def body() -> tuple[Answer | None, Trail]:
+        with aioaudit.recording() as trail:
+            task = await main()
+            memory = trail.why(task)
+            assert task is not None
+            logged = trail.why(task.get_name())
+            if sys.version_info >= (3, 12):  # before, memory forgets what was absorbed
+                assert memory == logged
+            return logged, trail
+
+    result: tuple[Answer | None, Trail] = run(body())
+    return result
+
+
+async def ask(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return reader, writer
+
+
+def without(told: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in link.items() if key not in keys} for link in told]
+
+
+@every_loop
+def test_a_client_that_goes_away_ends_the_handler_as_a_disconnect(run: Any) -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(handler_cancellation=True) as service:
+            _, writer = await ask(service.port)
+            await service.started.wait()
+            writer.close()
+            await service.ended()
+            return service.task
+
+    answer, _ = explained(run, main)
+    told = links(answer)
+    line = told[-1]["at"]
+    assert line.startswith(PROTOCOL)
+    connection = told[1]["name"]
+    assert told == [
+        {"what": "cancelled", "name": "handler", "reason": "awaiter", "by_name": connection},
+        {"what": "cancelled", "name": connection, "reason": "disconnect", "at": line},
+        {"what": "called", "reason": "disconnect", "at": line},
+    ]
+    assert answer is not None
+    assert answer.root.source == "aiohttp.web_protocol:RequestHandler.connection_lost"
+    assert (answer.outcome, answer.cancel_outcome) == ("cancelled", "obeyed")
+
+
+@every_loop
+def test_a_connection_that_is_reset_says_with_which_error(run: Any) -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(handler_cancellation=True) as service:
+            _, writer = await ask(service.port)
+            await service.started.wait()
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+            await service.ended()
+            return service.task
+
+    answer, _ = explained(run, main)
+    assert answer is not None
+    assert answer.root.reason == "disconnect"
+    assert answer.root.detail is not None
+    assert answer.root.detail.startswith("ConnectionResetError")
+
+
+@every_loop
+def test_a_handler_that_outlives_the_graceful_shutdown_says_so(run: Any) -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(shutdown_timeout=0.1) as service:
+            _, writer = await ask(service.port)
+            await service.started.wait()
+            await service.runner.cleanup()
+            await service.ended()
+            writer.close()
+            return service.task
+
+    answer, _ = explained(run, main)
+    told = links(answer)
+    line = told[-1]["at"]
+    assert line.startswith(PROTOCOL)
+    assert told[0]["reason"] == "awaiter"
+    assert without(told[1:], "name", "by_name") == [
+        {
+            "what": "cancelled",
+            "reason": "aiohttp.shutdown",
+            "at": line,
+            "detail": "it had 0.1 s to end by itself",
+        },
+        {
+            "what": "called",
+            "reason": "aiohttp.shutdown",
+            "at": line,
+            "detail": "it had 0.1 s to end by itself",
+        },
+    ]
+
+
+@every_loop
+def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: Any) -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(keepalive_timeout=0.2) as service:
+            before = asyncio.all_tasks()
+            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            writer.write(b"GET /nothing-here HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            [connection] = asyncio.all_tasks() - before
+            await asyncio.wait([connection], timeout=10)
+            writer.close()
+            return connection
+
+    answer, _ = explained(run, main)
+    told = links(answer)
+    assert without(told, "name", "detail") == [
+        {"what": "cancelled"},
+        {"what": "cancelled", "reason": "aiohttp.keepalive"},
+        {"what": "deadline", "reason": "aiohttp.keepalive", "seconds": 0.2},
+    ]
+
+
+@every_loop
+@pytest.mark.parametrize("headers_first", [False, True], ids=["answer", "body"])
+def test_the_total_time_of_a_request_is_a_deadline_at_the_line_that_waits(
+    run: Any, headers_first: bool
+) -> None:
+    async def respond(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if headers_first:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        await asyncio.sleep(0.5)
+        writer.close()
+
+    async def fetch(port: int) -> None:
+        limit = aiohttp.ClientTimeout(total=0.1)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            answer = await session.get(f"http://127.0.0.1:{port}/")  # LINE asks
+            await answer.read()  # LINE reads
+
+    async def main() -> asyncio.Task[Any] | None:
+        server = await asyncio.start_server(respond, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        task = asyncio.create_task(fetch(port), name="client")
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), TimeoutError)
+        server.close()
+        await asyncio.sleep(0.5)
+        return task
+
+    answer, trail = explained(run, main)
+    label = "reads" if headers_first else "asks"
+    assert links(answer) == [
+        {"what": "cancelled", "name": "client", "reason": "timeout", "at": label},
+        {"what": "deadline", "reason": "timeout", "at": label, "seconds": 0.1},
+    ]
+    assert answer is not None
+    assert (answer.outcome, answer.cancel_outcome) == ("raised", "absorbed")
+    assert answer.root.source is not None
+    assert answer.root.source.endswith("<locals>.fetch")
+    assert len(trail.events) > 0
+
+
+def test_a_failed_child_whose_request_timed_out_leads_to_the_deadline() -> None:
+    async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        writer.close()
+
+    async def fetch(port: int) -> None:
+        limit = aiohttp.ClientTimeout(total=0.1)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            await session.get(f"http://127.0.0.1:{port}/")  # LINE fails
+
+    async def main() -> asyncio.Task[Any] | None:
+        server = await asyncio.start_server(never, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fetch(port), name="fetch")
+                sibling = group.create_task(asyncio.sleep(60), name="sibling")
+        except* TimeoutError:
+            pass
+        server.close()
+        await asyncio.sleep(0.5)
+        return sibling
+
+    answer, _ = explained(asyncio.run, main)
+    assert without(links(answer), "error", "detail") == [
+        {"what": "cancelled", "name": "sibling", "reason": "task_group"},
+        {"what": "failed", "name": "fetch", "at": "fails"},
+        {"what": "deadline", "reason": "timeout", "at": "fails", "seconds": 0.1},
+    ]
+
+
+def test_the_time_to_connect_is_a_deadline_at_the_line_that_asked() -> None:
+    """A listener whose backlog is full answers no connection."""
+
+    async def fetch(port: int) -> None:
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=0.15)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            await session.get(f"http://127.0.0.1:{port}/")  # LINE connects
+
+    async def main() -> asyncio.Task[Any] | None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            full = []
+            for _ in range(3):
+                each = socket.socket()
+                each.setblocking(False)
+                each.connect_ex(("127.0.0.1", port))
+                full.append(each)
+            task = asyncio.create_task(fetch(port), name="client")
+            await asyncio.wait([task])
+            for each in full:
+                each.close()
+        assert isinstance(task.exception(), aiohttp.ServerTimeoutError)
+        return task
+
+    answer, _ = explained(asyncio.run, main)
+    assert without(links(answer), "detail") == [
+        {"what": "cancelled", "name": "client", "reason": "timeout", "at": "connects"},
+        {"what": "deadline", "reason": "timeout", "at": "connects", "seconds": 0.15},
+    ]
+
+
+def test_the_time_to_read_from_a_socket_cancels_nothing() -> None:
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.4)
+        writer.close()
+
+    async def fetch(port: int) -> None:
+        limit = aiohttp.ClientTimeout(total=None, sock_read=0.1)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            await session.get(f"http://127.0.0.1:{port}/")
+
+    async def main() -> None:
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with aioaudit.recording() as trail:
+            task = asyncio.create_task(fetch(port), name="client")
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), aiohttp.SocketTimeoutError)
+            assert trail.why(task) is None
+        server.close()
+        await asyncio.sleep(0.4)
+
+    asyncio.run(main())
+
+
+RUN_APP = """\
+import asyncio
+from aiohttp import web
+
+async def background(app):
+    task = asyncio.create_task(asyncio.sleep(60), name="background")
+    yield
+
+async def say(app):
+    print("up", flush=True)
+
+app = web.Application()
+app.cleanup_ctx.append(background)
+app.on_startup.append(say)
+web.run_app(app, port=0, print=None)
+"""
+
+
+def test_what_run_app_leaves_behind_was_cancelled_by_its_end(
+    audited_python: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "app.py"
+    program.write_text(RUN_APP)
+    log = tmp_path / "log.jsonl"
+    with subprocess.Popen(
+        [audited_python, str(program)],
+        env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log)),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    answers = {each.name: each for each in aioaudit.load(str(log)).why()}
+    asked = [line for line in lines if line["event"] == "task.cancel"]
+    assert {line["reason"] for line in asked} == {"shutdown"}
+    for answer in answers.values():
+        root = answer.root
+        assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:14")
+    assert "background" in answers
+    assert len(answers) == 2

@@ -1,0 +1,621 @@
+"""anyio cancels: scopes, deadlines, task groups and portals, as they run on asyncio's loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.chain.links import Answer
+from aioaudit.events import TaskCancel, TaskDone
+from aioaudit.trail import Trail
+from tests.recognising import links
+
+anyio = pytest.importorskip("anyio")
+anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
+from_thread = pytest.importorskip("anyio.from_thread")
+uvloop = pytest.importorskip("uvloop")
+
+Scenario = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
+    """Runs a scenario as the task ``host`` and gives what was recorded."""
+
+    def run(scenario: Scenario) -> Trail:
+        async def body() -> Trail:
+            with aioaudit.recording() as trail:
+                task = asyncio.create_task(scenario(), name="host")
+                await asyncio.wait([task], timeout=20)
+                assert task.done()
+                if not task.cancelled():
+                    task.exception()
+                _ = trail.events
+            return trail
+
+        trail: Trail = request.param(body())
+        return trail
+
+    return run
+
+
+def told(answer: Answer | None) -> list[dict[str, Any]]:
+    """The links of *answer*, but for how late a timer was."""
+    found = links(answer)
+    for link in found:
+        if link.get("detail", "").endswith(" s late"):
+            del link["detail"]
+    return found
+
+
+def requests(trail: Trail, name: str) -> list[TaskCancel]:
+    return [each for each in trail.events if isinstance(each, TaskCancel) and each.name == name]
+
+
+def end(trail: Trail, name: str) -> tuple[str, str | None]:
+    [done] = [each for each in trail.events if isinstance(each, TaskDone) and each.name == name]
+    return done.outcome, done.cancel_outcome
+
+
+async def boom() -> None:
+    await asyncio.sleep(0.01)
+    raise ValueError("bad thing")  # LINE boom
+
+
+async def hang(*_: Any) -> None:
+    await asyncio.sleep(60)
+
+
+FAILED = {"what": "failed", "name": "boom", "error": "ValueError: bad thing", "at": "boom"}
+
+
+def test_who_cancels_a_scope_is_named_with_line_and_reason(trail_of: Any) -> None:
+    async def stop(scope: Any) -> None:
+        scope.cancel("enough")  # LINE explicit
+
+    async def scenario() -> None:
+        with anyio.CancelScope() as scope:
+            stopper = asyncio.create_task(stop(scope), name="stopper")
+            await hang()
+        await stopper
+
+    trail = trail_of(scenario)
+    said = {"reason": "scope", "at": "explicit", "by_name": "stopper", "detail": "enough"}
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+    assert end(trail, "host") == ("returned", "absorbed")
+    [request] = requests(trail, "host")
+    assert request.source is not None
+    assert request.source.endswith("<locals>.stop")
+
+
+def test_a_task_that_cancels_the_scope_it_is_in_gets_one_request(trail_of: Any) -> None:
+    """anyio delivers from callbacks and again, as the task goes on waiting; nobody else asks."""
+
+    def give_up(scope: Any) -> None:
+        scope.cancel()  # LINE itself
+
+    async def scenario() -> None:
+        with anyio.CancelScope() as scope:
+            give_up(scope)
+            for _ in range(5):
+                try:
+                    await hang()
+                except asyncio.CancelledError as error:
+                    sources.append(getattr(error, "source", None))
+            await hang()
+
+    sources: list[str | None] = []
+    trail = trail_of(scenario)
+    said = {"reason": "scope", "at": "itself", "by_name": "host"}
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+    assert len(requests(trail, "host")) == 1
+    assert len(sources) == 5
+    assert {str(source).rpartition(".")[2] for source in sources} == {"give_up"}
+    assert end(trail, "host") == ("returned", "absorbed")
+
+
+def test_what_a_task_awaits_gets_one_request_however_often_a_scope_delivers(trail_of: Any) -> None:
+    async def stubborn() -> None:
+        for _ in range(4):
+            try:
+                await hang()
+            except asyncio.CancelledError:
+                continue
+
+    async def scenario() -> None:
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().call_later(0.01, scope.cancel)  # LINE later
+            await asyncio.create_task(stubborn(), name="inner")
+            await hang()
+
+    trail = trail_of(scenario)
+    given = {"reason": "scope", "at": "later", "detail": "given to call_later()"}
+    assert told(trail.why("inner")) == [
+        {"what": "cancelled", "name": "inner", "reason": "awaiter", "by_name": "host"},
+        {"what": "cancelled", "name": "host", **given},
+        {"what": "called", **given},
+    ]
+    assert (len(requests(trail, "inner")), len(requests(trail, "host"))) == (1, 1)
+    assert end(trail, "inner") == ("returned", "swallowed")
+    assert end(trail, "host") == ("returned", "absorbed")
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["move_on_after", "fail_after"])
+def test_a_deadline_names_the_line_that_entered_it_and_its_length(
+    trail_of: Any, raises: bool
+) -> None:
+    async def scenario() -> None:
+        if raises:
+            with anyio.fail_after(0.05):  # LINE fail_after
+                await hang()
+        with anyio.move_on_after(0.05):  # LINE move_on_after
+            await hang()
+
+    trail = trail_of(scenario)
+    label = "fail_after" if raises else "move_on_after"
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", "reason": "scope", "at": label},
+        {"what": "deadline", "reason": "timeout", "at": label, "seconds": 0.05},
+    ]
+    assert end(trail, "host") == ("raised" if raises else "returned", "absorbed")
+
+
+def test_a_deadline_that_was_moved_keeps_its_line_and_counts_from_the_move(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with anyio.move_on_after(30) as scope:  # LINE moved
+            await asyncio.sleep(0.05)
+            scope.deadline = anyio.current_time() + 0.1
+            await hang()
+
+    [_, root] = told(trail_of(scenario).why("host"))
+    assert root == {"what": "deadline", "reason": "timeout", "at": "moved", "seconds": 0.1}
+
+
+def test_a_deadline_that_has_passed_on_entering_is_one(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with anyio.move_on_after(0):  # LINE passed
+            await hang()
+
+    trail = trail_of(scenario)
+    [link, root] = links(trail.why("host"))
+    assert link == {"what": "cancelled", "name": "host", "reason": "scope", "at": "passed"}
+    assert (root["what"], root["at"]) == ("deadline", "passed")
+    assert abs(root["seconds"]) < 0.01
+
+
+def test_an_outer_deadline_reaches_every_task_inside_as_one_request(trail_of: Any) -> None:
+    async def child() -> None:
+        with anyio.CancelScope():
+            await hang()
+
+    async def scenario() -> None:
+        with anyio.move_on_after(0.05):  # LINE outer
+            async with anyio.create_task_group() as group:
+                group.start_soon(child, name="child")
+
+    trail = trail_of(scenario)
+    for name in ("child", "host"):
+        assert told(trail.why(name)) == [
+            {"what": "cancelled", "name": name, "reason": "scope", "at": "outer"},
+            {"what": "deadline", "reason": "timeout", "at": "outer", "seconds": 0.05},
+        ]
+        assert len(requests(trail, name)) == 1
+    assert end(trail, "child") == ("cancelled", "obeyed")
+    assert end(trail, "host") == ("returned", "absorbed")
+    [of_host], [of_child] = requests(trail, "host"), requests(trail, "child")
+    assert (of_host.taken_back, of_child.taken_back) == (True, False)
+
+
+def test_a_failed_child_is_why_its_siblings_and_its_group_are_cancelled(trail_of: Any) -> None:
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(hang, name="sibling")
+            group.start_soon(boom, name="boom")
+
+    trail = trail_of(scenario)
+    for name in ("sibling", "host"):
+        assert told(trail.why(name)) == [
+            {"what": "cancelled", "name": name, "reason": "scope"},
+            FAILED,
+        ]
+    assert end(trail, "sibling") == ("cancelled", "obeyed")
+    assert end(trail, "host") == ("raised", "absorbed")
+
+
+def test_the_chain_goes_through_groups_in_groups_to_the_first_failure(trail_of: Any) -> None:
+    async def middle() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(boom, name="boom")
+            group.start_soon(hang, name="cousin")
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(middle, name="middle")
+            group.start_soon(hang, name="victim")
+
+    [own, failed, root] = told(trail_of(scenario).why("victim"))
+    assert own == {"what": "cancelled", "name": "victim", "reason": "scope"}
+    assert (failed["what"], failed["name"]) == ("failed", "middle")
+    assert failed["error"].startswith("ExceptionGroup: unhandled errors in a TaskGroup")
+    assert root == FAILED
+
+
+def test_a_child_whose_time_ran_out_leads_to_its_deadline(trail_of: Any) -> None:
+    async def slow() -> None:
+        with anyio.fail_after(0.05):  # LINE slow
+            await hang()
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(slow, name="slow")
+            group.start_soon(hang, name="sibling")
+
+    assert told(trail_of(scenario).why("sibling")) == [
+        {"what": "cancelled", "name": "sibling", "reason": "scope"},
+        {"what": "failed", "name": "slow", "error": "TimeoutError", "at": "slow"},
+        {"what": "deadline", "reason": "timeout", "at": "slow", "seconds": 0.05},
+    ]
+
+
+def test_a_body_that_raises_is_why_its_children_are_cancelled(trail_of: Any) -> None:
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(hang, name="child")
+            await asyncio.sleep(0.01)
+            raise KeyError("lost")  # LINE body
+
+    trail = trail_of(scenario)
+    assert told(trail.why("child")) == [
+        {"what": "cancelled", "name": "child", "reason": "scope", "by_name": "host"},
+        {"what": "failed", "name": "host", "error": "KeyError: 'lost'", "at": "body"},
+    ]
+
+
+@pytest.mark.parametrize("where", ["body", "exit"])
+def test_a_host_that_is_cancelled_is_why_its_children_are(trail_of: Any, where: str) -> None:
+    async def owner() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(hang, name="child")
+            if where == "body":
+                await hang()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(owner(), name="owner")
+        await asyncio.sleep(0.01)
+        task.cancel()  # LINE owner
+        await asyncio.wait([task])
+
+    trail = trail_of(scenario)
+    said = {"reason": "explicit", "at": "owner", "by_name": "host"}
+    chain = [{"what": "cancelled", "name": "owner", **said}, {"what": "called", **said}]
+    assert told(trail.why("owner")) == chain
+    assert told(trail.why("child")) == [
+        {"what": "cancelled", "name": "child", "reason": "scope", "by_name": "owner"},
+        *chain,
+    ]
+    assert end(trail, "owner") == ("cancelled", "obeyed")
+
+
+def test_a_child_that_somebody_cancels_takes_its_group_with_it(trail_of: Any) -> None:
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            before = asyncio.all_tasks()
+            group.start_soon(hang, name="first")
+            [first] = asyncio.all_tasks() - before
+            group.start_soon(hang, name="second")
+            await asyncio.sleep(0.01)
+            first.cancel()  # LINE first
+            await hang()
+
+    trail = trail_of(scenario)
+    said = {"reason": "explicit", "at": "first", "by_name": "host"}
+    assert told(trail.why("second")) == [
+        {"what": "cancelled", "name": "second", "reason": "scope"},
+        {"what": "cancelled", "name": "first", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_shield_keeps_a_request_away_until_it_ends(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()  # LINE shielded
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.05)
+                reached.append("behind the shield")
+            await hang()
+
+    reached: list[str] = []
+    trail = trail_of(scenario)
+    assert reached == ["behind the shield"]
+    said = {"reason": "scope", "at": "shielded", "by_name": "host"}
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+    assert len(requests(trail, "host")) == 1
+
+
+def test_scopes_in_a_row_at_the_same_address_are_told_apart(trail_of: Any) -> None:
+    async def scenario() -> None:
+        for reason in ("one", "two", "three"):
+            with anyio.CancelScope() as scope:
+                scope.cancel(reason)
+                await hang()
+            del scope
+
+    trail = trail_of(scenario)
+    assert [each.detail for each in requests(trail, "host")] == ["one", "two", "three"]
+
+
+def test_a_cancel_beside_a_scope_is_not_taken_for_the_scopes(trail_of: Any) -> None:
+    """anyio lets a plain ``cancel()`` through that comes while its own is under way."""
+
+    async def worker() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await hang()
+        await hang()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(worker(), name="worker")
+        await asyncio.sleep(0.01)
+        scopes[0].cancel()  # LINE by_scope
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        task.cancel()  # LINE plain
+        await asyncio.wait([task])
+
+    scopes: list[Any] = []
+    trail = trail_of(scenario)
+    said = {"reason": "explicit", "at": "plain", "by_name": "host"}
+    assert told(trail.why("worker")) == [
+        {"what": "cancelled", "name": "worker", **said},
+        {"what": "called", **said},
+    ]
+    assert [each.reason for each in requests(trail, "worker")] == ["scope", "explicit"]
+    assert end(trail, "worker") == ("cancelled", "obeyed")
+
+
+def test_of_two_requests_at_once_the_one_that_is_not_taken_back_is_obeyed(trail_of: Any) -> None:
+    async def worker() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await hang()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(worker(), name="worker")
+        await asyncio.sleep(0.01)
+        scopes[0].cancel()
+        task.cancel()  # LINE stays
+        await asyncio.wait([task])
+
+    scopes: list[Any] = []
+    trail = trail_of(scenario)
+    if end(trail, "worker") != ("cancelled", "obeyed"):
+        pytest.skip("this anyio takes both back")
+    said = {"reason": "explicit", "at": "stays", "by_name": "host"}
+    assert told(trail.why("worker")) == [
+        {"what": "cancelled", "name": "worker", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_the_first_who_cancels_a_scope_is_the_one(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel("first")
+            scope.cancel("second")
+            await hang()
+
+    assert told(trail_of(scenario).why("host"))[-1]["detail"] == "first"
+
+
+def test_who_ends_a_shield_is_not_who_cancelled(trail_of: Any) -> None:
+    async def worker() -> None:
+        with anyio.CancelScope(shield=True) as inner:
+            scopes.append(inner)
+            await hang()
+
+    async def owner() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker, name="worker")
+            group.start_soon(boom, name="boom")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(owner(), name="owner")
+        await asyncio.sleep(0.05)
+        scopes[0].shield = False
+        await asyncio.wait([task])
+
+    scopes: list[Any] = []
+    assert told(trail_of(scenario).why("worker")) == [
+        {"what": "cancelled", "name": "worker", "reason": "scope"},
+        FAILED,
+    ]
+
+
+def test_a_task_whose_start_was_given_up_goes_on_to_who_gave_up(trail_of: Any) -> None:
+    async def never_ready(*, task_status: Any) -> None:
+        await hang(task_status)
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            with anyio.move_on_after(0.05):  # LINE start
+                await group.start(never_ready, name="service")
+
+    trail = trail_of(scenario)
+    [own, *_, root] = told(trail.why("service"))
+    assert (own["what"], own["name"], own["reason"]) == ("cancelled", "service", "scope")
+    assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": 0.05}
+
+
+def test_a_scope_that_another_thread_cancels_names_thread_and_line(trail_of: Any) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as scope:
+
+            def from_afar() -> None:
+                time.sleep(0.02)
+                loop.call_soon_threadsafe(scope.cancel)  # LINE thread
+
+            thread = threading.Thread(target=from_afar, name="afar")
+            thread.start()
+            await hang()
+        thread.join()
+
+    trail = trail_of(scenario)
+    said = {
+        "reason": "thread",
+        "at": "thread",
+        "by_name": "afar",
+        "detail": "given to call_soon_threadsafe()",
+    }
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_portal_that_stops_says_so(trail_of: Any) -> None:
+    async def called() -> None:
+        begun.set()
+        await hang()
+
+    async def scenario() -> None:
+        async with from_thread.BlockingPortal() as portal:
+
+            def ask() -> None:
+                portal.start_task_soon(called, name="called")
+
+            await anyio.to_thread.run_sync(ask)
+            await begun.wait()
+            await portal.stop(cancel_remaining=True)  # LINE portal
+
+    begun = asyncio.Event()
+    trail = trail_of(scenario)
+    said = {
+        "reason": "scope",
+        "at": "portal",
+        "by_name": "host",
+        "detail": "the blocking portal is shutting down",
+    }
+    assert told(trail.why("called")) == [
+        {"what": "cancelled", "name": "called", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_scope_cancelled_before_auditing_began_is_said_to_be_one() -> None:
+    async def worker() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            while not audited.is_set():
+                begun.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await hang()
+            await hang()
+
+    async def main() -> None:
+        with aioaudit.recording():  # what an earlier recording knew is not this one's
+            task = asyncio.create_task(worker(), name="worker")
+            await begun.wait()
+        with aioaudit.recording() as trail:
+            audited.set()
+            await asyncio.wait([task])
+            assert told(trail.why("worker")) == [
+                {
+                    "what": "cancelled",
+                    "name": "worker",
+                    "reason": "scope",
+                    "detail": "the scope was cancelled before auditing began",
+                }
+            ]
+
+    begun, audited = asyncio.Event(), asyncio.Event()
+    asyncio.run(main())
+
+
+def test_anyio_is_left_as_it_was_found() -> None:
+    before = dict(vars(anyio_asyncio.CancelScope)), list(sys.meta_path)
+    with aioaudit.recording():
+        assert vars(anyio_asyncio.CancelScope) != before[0]
+        assert anyio_asyncio.CancelScope.cancel.__qualname__ == "CancelScope.cancel"
+    assert (dict(vars(anyio_asyncio.CancelScope)), list(sys.meta_path)) == before
+
+
+LATE = """\
+import asyncio, sys
+import aioaudit
+
+async def main():
+    import anyio
+    assert "anyio._backends._asyncio" not in sys.modules
+    with anyio.move_on_after(0.05):
+        await asyncio.sleep(60)
+
+finders = list(sys.meta_path)
+with aioaudit.recording() as trail:
+    assert len(sys.meta_path) == len(finders) + 1
+    asyncio.run(main())
+    assert sys.meta_path == finders
+    import anyio._backends._asyncio as backend
+    assert "exec_module" not in vars(backend.__spec__.loader)
+    root = trail.why("Task-1").root
+    print(root.what, root.seconds, root.at.rpartition(":")[2])
+"""
+
+NEVER = """\
+import sys
+import aioaudit
+before = list(sys.meta_path)
+with aioaudit.recording():
+    assert sys.meta_path != before
+assert sys.meta_path == before
+assert not [name for name in sys.modules if name.partition(".")[0] in ("anyio", "aiohttp")]
+"""
+
+
+def test_anyio_may_be_imported_after_auditing_began(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run_python("-c", LATE)
+    assert (done.stdout, done.stderr) == ("deadline 0.05 7\n", "")
+
+
+def test_a_library_is_never_imported_for_its_recogniser(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run_python("-c", NEVER)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_child_is_never_blamed_on_the_wrong_awaiter(trail_of: Any) -> None:
+    """A scope that ends a wait of its own does nothing to a wait that comes later."""
+
+    async def scenario() -> None:
+        with anyio.move_on_after(0.02):
+            await hang()
+        waiting: Awaitable[None] = asyncio.create_task(hang(), name="later")
+        with anyio.move_on_after(0.02):  # LINE second
+            await waiting
+
+    trail = trail_of(scenario)
+    chain = told(trail.why("later"))
+    assert [link["what"] for link in chain] == ["cancelled", "cancelled", "deadline"]
+    assert chain[-1]["at"] == "second"

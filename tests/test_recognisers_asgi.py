@@ -1,0 +1,384 @@
+"""Starlette, uvicorn, hypercorn and Quart cancel: real servers, real sockets, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.events import TaskCancel, TaskDone
+from aioaudit.trail import Trail
+from tests.conftest import clean_environ
+from tests.recognising import links
+
+uvicorn = pytest.importorskip("uvicorn")
+starlette = pytest.importorskip("starlette.applications")
+responses = pytest.importorskip("starlette.responses")
+routing = pytest.importorskip("starlette.routing")
+middleware = pytest.importorskip("starlette.middleware.base")
+uvloop = pytest.importorskip("uvloop")
+quart = pytest.importorskip("quart")
+hypercorn = pytest.importorskip("hypercorn")
+hypercorn_asyncio = pytest.importorskip("hypercorn.asyncio")
+
+Application = Any
+Talk = Callable[[int], Awaitable[None]]
+Record = Callable[[Application, Talk], Trail]
+
+
+def free_socket() -> socket.socket:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def by_uvicorn(app: Application, **options: Any) -> AsyncIterator[int]:
+    """*app* behind a real socket, as long as the block runs."""
+    with free_socket() as listener:
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", **options)
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
+        for _ in range(500):
+            if server.started:
+                break
+            await asyncio.sleep(0.01)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def by_hypercorn(app: Application) -> AsyncIterator[int]:
+    """The same behind hypercorn."""
+    with free_socket() as listener:
+        port = listener.getsockname()[1]
+    config = hypercorn.Config()
+    config.bind = [f"127.0.0.1:{port}"]
+    config.errorlog = None
+    stop = asyncio.Event()
+    serving = asyncio.create_task(
+        hypercorn_asyncio.serve(app, config, shutdown_trigger=stop.wait), name="server"
+    )
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            break
+        await asyncio.sleep(0.01)
+    try:
+        yield port
+    finally:
+        stop.set()
+        await serving
+
+
+RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
+
+
+staying: list[asyncio.StreamWriter] = []
+"""Clients that stay until their server has ended."""
+
+
+@pytest.fixture(params=RUNS, ids=["asyncio", "uvloop"])
+def record(request: pytest.FixtureRequest) -> Record:
+    """Serves an application, talks to it, and gives what was recorded."""
+
+    def run(app: Application, talk: Talk, server: Any = by_uvicorn, **options: Any) -> Trail:
+        async def body() -> Trail:
+            with aioaudit.recording() as trail:
+                async with server(app, **options) as port:
+                    await talk(port)
+                _ = trail.events
+            for writer in staying:
+                writer.transport.abort()
+            staying.clear()
+            await asyncio.sleep(0.01)
+            return trail
+
+        trail: Trail = request.param(body())
+        return trail
+
+    return run
+
+
+async def ask(port: int, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return reader, writer
+
+
+async def ask_and_leave(port: int) -> None:
+    reader, writer = await ask(port)
+    await reader.readuntil(b"begin")
+    writer.close()
+    await asyncio.sleep(0.1)
+
+
+async def ask_and_read(port: int) -> None:
+    reader, writer = await ask(port)
+    await reader.readuntil(b"end")
+    writer.close()
+    await asyncio.sleep(0.05)
+
+
+def site(function: Any) -> Any:
+    return starlette.Starlette(routes=[routing.Route("/", function)])
+
+
+async def chunks(*, forever: bool) -> AsyncIterator[bytes]:
+    task = asyncio.current_task()
+    assert task is not None
+    task.set_name("streaming")
+    yield b"begin"
+    if forever:
+        await asyncio.sleep(60)
+    await asyncio.sleep(0.02)
+    yield b"end"
+
+
+def cancelled(trail: Trail) -> list[TaskCancel]:
+    return [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+
+
+async def stream_on(_request: Any) -> Any:
+    return responses.StreamingResponse(chunks(forever=True))
+
+
+async def stream_all(_request: Any) -> Any:
+    return responses.StreamingResponse(chunks(forever=False))
+
+
+def test_a_client_that_leaves_a_stream_is_a_disconnect(record: Record) -> None:
+    trail = record(site(stream_on), ask_and_leave)
+    told = links(trail.why("streaming"))
+    said = {
+        "reason": "disconnect",
+        "at": told[0]["at"],
+        "detail": "before the whole response was sent",
+    }
+    assert told == [
+        {"what": "cancelled", "name": "streaming", **said},
+        {"what": "called", **said},
+    ]
+    assert said["at"].startswith("starlette/responses.py")
+    assert {each.reason for each in cancelled(trail)} == {"disconnect"}
+    [done] = [
+        each for each in trail.events if isinstance(each, TaskDone) and each.name == "streaming"
+    ]
+    assert (done.outcome, done.cancel_outcome) == ("cancelled", "obeyed")
+
+
+def test_a_stream_that_was_sent_ends_the_watch_for_its_client(record: Record) -> None:
+    trail = record(site(stream_all), ask_and_read)
+    [request] = cancelled(trail)
+    answer = trail.why(request.task)
+    assert answer is not None
+    assert (answer.root.what, answer.root.reason) == ("called", "starlette.done")
+    assert answer.cancel_outcome == "absorbed"
+    assert answer.root.by_name is None
+
+
+def test_a_client_that_leaves_a_file_is_a_disconnect(record: Record, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as out:
+        out.write(b"begin")
+        out.truncate(200_000_000)
+
+    async def download(_request: Any) -> Any:
+        return responses.FileResponse(file)
+
+    trail = record(site(download), ask_and_leave)
+    reasons = {each.reason for each in cancelled(trail)}
+    assert reasons == {"disconnect"}
+    for request in cancelled(trail):
+        answer = trail.why(request.task)
+        assert answer is not None
+        assert (answer.root.what, answer.root.reason) == ("called", "disconnect")
+
+
+def test_a_file_that_was_sent_ends_the_watch_for_its_client(record: Record, tmp_path: Path) -> None:
+    file = tmp_path / "small"
+    file.write_bytes(b"begin, end")
+
+    async def download(_request: Any) -> Any:
+        return responses.FileResponse(file)
+
+    trail = record(site(download), ask_and_read)
+    assert [each.reason for each in cancelled(trail)] == ["starlette.done"]
+
+
+def test_the_end_of_a_response_is_no_disconnect_though_the_server_says_so(record: Record) -> None:
+    """A middleware that is slow after the last part: uvicorn calls the client gone by then."""
+    inner = site(stream_all)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            await send(message)
+            if not message.get("more_body", True):
+                await asyncio.sleep(0.05)
+
+        await inner(scope, receive, sending)
+
+    trail = record(slow, ask_and_read)
+    assert cancelled(trail)
+    assert {each.reason for each in cancelled(trail)} == {"starlette.done"}
+
+
+def test_the_races_inside_a_middleware_are_told_as_such(record: Record) -> None:
+    class Passing(middleware.BaseHTTPMiddleware):  # type: ignore[misc, name-defined]  # not typed where it is not installed
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+    app = site(stream_all)
+    app.add_middleware(Passing)
+    trail = record(app, ask_and_read)
+    assert cancelled(trail)
+    assert {each.reason for each in cancelled(trail)} == {"starlette.done"}
+
+
+def test_looking_for_a_disconnect_is_told_at_the_line_that_looks(record: Record) -> None:
+    async def looking(request: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("looking")
+        await request.body()
+        assert not await request.is_disconnected()  # LINE looks
+        return responses.PlainTextResponse("end")
+
+    trail = record(site(looking), ask_and_read)
+    said = {
+        "reason": "starlette.poll",
+        "at": "looks",
+        "by_name": "looking",
+        "detail": "is_disconnected() looks without waiting",
+    }
+    assert links(trail.why("looking")) == [
+        {"what": "cancelled", "name": "looking", **said},
+        {"what": "called", **said},
+    ]
+
+
+async def hanging(_scope: Any, _receive: Any, _send: Any) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.set_name("request")
+    await asyncio.sleep(60)
+
+
+async def ask_only(port: int) -> None:
+    _, writer = await ask(port)
+    await asyncio.sleep(0.05)
+    staying.append(writer)
+
+
+def test_a_request_that_outlives_the_shutdown_of_uvicorn_says_so(record: Any) -> None:
+    trail = record(hanging, ask_only, timeout_graceful_shutdown=1)
+    told = links(trail.why("request"))
+    said = {
+        "reason": "uvicorn.shutdown",
+        "at": told[0]["at"],
+        "by_name": "server",
+        "detail": "it had 1 s to end by itself",
+    }
+    assert told == [
+        {"what": "cancelled", "name": "request", **said},
+        {"what": "called", **said},
+    ]
+    assert said["at"].startswith("uvicorn/server.py")
+
+
+UVICORN_RUN = """\
+import asyncio
+import uvicorn
+
+async def app(scope, receive, send):
+    assert scope["type"] == "lifespan"
+    await receive()
+    app.left = asyncio.create_task(asyncio.sleep(60), name="left")
+    await send({"type": "lifespan.startup.complete"})
+    asyncio.get_running_loop().call_later(0.2, setattr, server, "should_exit", True)
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+server.run()
+"""
+
+
+def test_what_uvicorn_leaves_behind_was_cancelled_by_its_end(
+    audited_python: str, tmp_path: Path
+) -> None:
+    import subprocess
+
+    program = tmp_path / "app.py"
+    program.write_text(UVICORN_RUN)
+    log = tmp_path / "log.jsonl"
+    done = subprocess.run(
+        [audited_python, str(program)],
+        env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    [answer] = aioaudit.load(str(log)).why("left")
+    root = answer.root
+    assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:14")
+
+
+@pytest.mark.parametrize("server", [by_uvicorn, by_hypercorn])
+def test_a_client_that_leaves_quart_is_a_disconnect(record: Any, server: Any) -> None:
+    app = quart.Quart(__name__)
+
+    @app.route("/")  # type: ignore[untyped-decorator, unused-ignore]  # not typed where it is not installed
+    async def hang() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("request")
+        await asyncio.sleep(60)
+        return "never"
+
+    async def talk(port: int) -> None:
+        _, writer = await ask(port)
+        await asyncio.sleep(0.1)
+        writer.close()
+        await asyncio.sleep(0.1)
+
+    trail = record(app, talk, server)
+    told = links(trail.why("request"))
+    at = told[0]["at"]
+    assert at.startswith("quart/")
+    assert told == [
+        {"what": "cancelled", "name": "request", "reason": "disconnect", "at": at},
+        {"what": "called", "reason": "disconnect", "at": at},
+    ]
+
+
+@pytest.mark.parametrize("server", [by_uvicorn, by_hypercorn])
+def test_a_response_of_quart_that_was_sent_is_no_disconnect(record: Any, server: Any) -> None:
+    app = quart.Quart(__name__)
+
+    @app.route("/")  # type: ignore[untyped-decorator, unused-ignore]  # not typed where it is not installed
+    async def short() -> str:
+        return "the end"
+
+    trail = record(app, ask_and_read, server)
+    # Hypercorn's own end is told, too.
+    assert "disconnect" not in [each.reason for each in cancelled(trail)]
+
+
+def test_a_client_that_leaves_a_stream_behind_hypercorn_is_a_disconnect(record: Any) -> None:
+    trail = record(site(stream_on), ask_and_leave, by_hypercorn)
+    answer = trail.why("streaming")
+    assert answer is not None
+    assert (answer.root.what, answer.root.reason) == ("called", "disconnect")

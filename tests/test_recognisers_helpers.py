@@ -1,0 +1,170 @@
+"""Helpers that cancel: async_timeout, asgiref, aiojobs and websockets, as they are installed."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.trail import Trail
+from tests.recognising import links
+
+async_timeout = pytest.importorskip("async_timeout")
+asgiref_sync = pytest.importorskip("asgiref.sync")
+asgiref_timeout = pytest.importorskip("asgiref.timeout")
+aiojobs = pytest.importorskip("aiojobs")
+websockets_server = pytest.importorskip("websockets.asyncio.server")
+websockets_client = pytest.importorskip("websockets.asyncio.client")
+uvloop = pytest.importorskip("uvloop")
+
+Scenario = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
+    """Runs a scenario as the task ``host`` and gives what was recorded."""
+
+    def run(scenario: Scenario) -> Trail:
+        async def body() -> Trail:
+            with aioaudit.recording() as trail:
+                task = asyncio.create_task(scenario(), name="host")
+                await asyncio.wait([task], timeout=20)
+                assert task.done()
+                if not task.cancelled():
+                    task.exception()
+                _ = trail.events
+            return trail
+
+        trail: Trail = request.param(body())
+        return trail
+
+    return run
+
+
+async def hang() -> None:
+    await asyncio.sleep(60)
+
+
+def test_async_timeout_is_a_deadline_at_the_line_that_entered_it(trail_of: Any) -> None:
+    async def scenario() -> None:
+        async with async_timeout.timeout(0.05):  # LINE async_timeout
+            await hang()
+
+    [own, root] = links(trail_of(scenario).why("host"))
+    assert own == {"what": "cancelled", "name": "host", "reason": "timeout", "at": "async_timeout"}
+    root.pop("detail", None)
+    assert root == {
+        "what": "deadline",
+        "reason": "timeout",
+        "at": "async_timeout",
+        "seconds": 0.05,
+    }
+
+
+def test_asgirefs_timeout_is_a_deadline_of_its_length(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            limit = asgiref_timeout.timeout(0.05)
+        async with limit:
+            await hang()
+
+    trail = trail_of(scenario)
+    answer = trail.why("host")
+    assert links(answer) == [
+        {"what": "cancelled", "name": "host", "reason": "timeout"},
+        {"what": "deadline", "reason": "timeout", "seconds": 0.05},
+    ]
+    assert answer is not None
+    assert (answer.outcome, answer.cancel_outcome) == ("raised", "absorbed")
+
+
+def test_what_runs_inside_sync_to_async_is_cancelled_because_its_caller_is(trail_of: Any) -> None:
+    def inside() -> None:
+        asgiref_sync.async_to_sync(named)()
+
+    async def named() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("inside")
+        begun.set()
+        await hang()
+
+    async def caller() -> None:
+        await asgiref_sync.sync_to_async(inside)()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(caller(), name="caller")
+        await begun.wait()
+        task.cancel()  # LINE caller
+        await asyncio.wait([task])
+
+    begun = asyncio.Event()
+    trail = trail_of(scenario)
+    chain = links(trail.why("inside"))
+    said = {"reason": "explicit", "at": "caller", "by_name": "host"}
+    assert chain[-2:] == [
+        {"what": "cancelled", "name": "caller", **said},
+        {"what": "called", **said},
+    ]
+    assert chain[0]["name"] == "inside"
+
+
+def test_a_job_that_is_closed_names_the_line_that_closed_it(trail_of: Any) -> None:
+    async def scenario() -> None:
+        scheduler = aiojobs.Scheduler()
+        job = await scheduler.spawn(hang(), name="job")
+        await asyncio.sleep(0.01)
+        await job.close()  # LINE job
+        await scheduler.close()
+
+    said = {"reason": "aiojobs.closed", "at": "job", "by_name": "host"}
+    assert links(trail_of(scenario).why("job")) == [
+        {"what": "cancelled", "name": "job", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_job_that_its_scheduler_closes_is_told_as_closed(trail_of: Any) -> None:
+    async def scenario() -> None:
+        scheduler = aiojobs.Scheduler()
+        await scheduler.spawn(hang(), name="job")
+        await asyncio.sleep(0.01)
+        await scheduler.close()
+
+    chain = links(trail_of(scenario).why("job"))
+    assert [(link["what"], link["reason"]) for link in chain] == [
+        ("cancelled", "aiojobs.closed"),
+        ("called", "aiojobs.closed"),
+    ]
+    assert chain[-1]["at"] == "aiojobs/_job.py"
+
+
+def test_what_keeps_a_websocket_alive_ends_with_its_connection(trail_of: Any) -> None:
+    async def echo(connection: Any) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async def scenario() -> None:
+        async with websockets_server.serve(echo, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with websockets_client.connect(f"ws://127.0.0.1:{port}") as connection:
+                await connection.send("hello")
+                assert await connection.recv() == "hello"
+                connection.keepalive_task.set_name("keepalive")
+
+    chain = links(trail_of(scenario).why("keepalive"))
+    assert chain == [
+        {
+            "what": "cancelled",
+            "name": "keepalive",
+            "reason": "websockets.closed",
+            "at": chain[0]["at"],
+        },
+        {"what": "called", "reason": "websockets.closed", "at": chain[0]["at"]},
+    ]
+    assert chain[0]["at"] == "websockets/asyncio/connection.py"
