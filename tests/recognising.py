@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from aioaudit.chain.links import Answer
 
@@ -42,6 +43,14 @@ def links(answer: Answer | None) -> list[Link]:
             told["at"] = labels.get(told["at"]) or _library(told["at"])
         found.append(told)
     return found
+
+
+def about(seconds: float) -> Any:
+    """*seconds* but for one tick of uvloop's clock, which counts whole milliseconds.
+
+    A deadline is set at one tick and its scope may be entered at the next.
+    """
+    return pytest.approx(seconds, abs=0.0011)
 
 
 def _library(at: str) -> str:

@@ -21,7 +21,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
-from tests.recognising import links
+from tests.recognising import about, links
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
@@ -196,7 +196,7 @@ def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: An
     assert without(told, "name", "detail") == [
         {"what": "cancelled"},
         {"what": "cancelled", "reason": "aiohttp.keepalive"},
-        {"what": "deadline", "reason": "aiohttp.keepalive", "seconds": 0.2},
+        {"what": "deadline", "reason": "aiohttp.keepalive", "seconds": about(0.2)},
     ]
 
 
@@ -231,7 +231,7 @@ def test_the_total_time_of_a_request_is_a_deadline_at_the_line_that_waits(
     label = "reads" if headers_first else "asks"
     assert links(answer) == [
         {"what": "cancelled", "name": "client", "reason": "timeout", "at": label},
-        {"what": "deadline", "reason": "timeout", "at": label, "seconds": 0.1},
+        {"what": "deadline", "reason": "timeout", "at": label, "seconds": about(0.1)},
     ]
     assert answer is not None
     assert (answer.outcome, answer.cancel_outcome) == ("raised", "absorbed")
@@ -267,7 +267,7 @@ def test_a_failed_child_whose_request_timed_out_leads_to_the_deadline() -> None:
     assert without(links(answer), "error", "detail") == [
         {"what": "cancelled", "name": "sibling", "reason": "task_group"},
         {"what": "failed", "name": "fetch", "at": "fails"},
-        {"what": "deadline", "reason": "timeout", "at": "fails", "seconds": 0.1},
+        {"what": "deadline", "reason": "timeout", "at": "fails", "seconds": about(0.1)},
     ]
 
 
@@ -300,7 +300,7 @@ def test_the_time_to_connect_is_a_deadline_at_the_line_that_asked() -> None:
     answer, _ = explained(asyncio.run, main)
     assert without(links(answer), "detail") == [
         {"what": "cancelled", "name": "client", "reason": "timeout", "at": "connects"},
-        {"what": "deadline", "reason": "timeout", "at": "connects", "seconds": 0.15},
+        {"what": "deadline", "reason": "timeout", "at": "connects", "seconds": about(0.15)},
     ]
 
 

@@ -17,7 +17,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.trail import Trail
-from tests.recognising import links
+from tests.recognising import about, links
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
@@ -170,7 +170,7 @@ def test_a_deadline_names_the_line_that_entered_it_and_its_length(
     label = "fail_after" if raises else "move_on_after"
     assert told(trail.why("host")) == [
         {"what": "cancelled", "name": "host", "reason": "scope", "at": label},
-        {"what": "deadline", "reason": "timeout", "at": label, "seconds": 0.05},
+        {"what": "deadline", "reason": "timeout", "at": label, "seconds": about(0.05)},
     ]
     assert end(trail, "host") == ("raised" if raises else "returned", "absorbed")
 
@@ -183,7 +183,7 @@ def test_a_deadline_that_was_moved_keeps_its_line_and_counts_from_the_move(trail
             await hang()
 
     [_, root] = told(trail_of(scenario).why("host"))
-    assert root == {"what": "deadline", "reason": "timeout", "at": "moved", "seconds": 0.1}
+    assert root == {"what": "deadline", "reason": "timeout", "at": "moved", "seconds": about(0.1)}
 
 
 def test_a_deadline_that_has_passed_on_entering_is_one(trail_of: Any) -> None:
@@ -212,7 +212,7 @@ def test_an_outer_deadline_reaches_every_task_inside_as_one_request(trail_of: An
     for name in ("child", "host"):
         assert told(trail.why(name)) == [
             {"what": "cancelled", "name": name, "reason": "scope", "at": "outer"},
-            {"what": "deadline", "reason": "timeout", "at": "outer", "seconds": 0.05},
+            {"what": "deadline", "reason": "timeout", "at": "outer", "seconds": about(0.05)},
         ]
         assert len(requests(trail, name)) == 1
     assert end(trail, "child") == ("cancelled", "obeyed")
@@ -268,7 +268,7 @@ def test_a_child_whose_time_ran_out_leads_to_its_deadline(trail_of: Any) -> None
     assert told(trail_of(scenario).why("sibling")) == [
         {"what": "cancelled", "name": "sibling", "reason": "scope"},
         {"what": "failed", "name": "slow", "error": "TimeoutError", "at": "slow"},
-        {"what": "deadline", "reason": "timeout", "at": "slow", "seconds": 0.05},
+        {"what": "deadline", "reason": "timeout", "at": "slow", "seconds": about(0.05)},
     ]
 
 
@@ -462,7 +462,7 @@ def test_a_task_whose_start_was_given_up_goes_on_to_who_gave_up(trail_of: Any) -
     trail = trail_of(scenario)
     [own, *_, root] = told(trail.why("service"))
     assert (own["what"], own["name"], own["reason"]) == ("cancelled", "service", "scope")
-    assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": 0.05}
+    assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": about(0.05)}
 
 
 def test_a_scope_that_another_thread_cancels_names_thread_and_line(trail_of: Any) -> None:

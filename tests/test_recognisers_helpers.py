@@ -11,7 +11,7 @@ import pytest
 
 import aioaudit
 from aioaudit.trail import Trail
-from tests.recognising import links
+from tests.recognising import about, links
 
 async_timeout = pytest.importorskip("async_timeout")
 asgiref_sync = pytest.importorskip("asgiref.sync")
@@ -61,7 +61,7 @@ def test_async_timeout_is_a_deadline_at_the_line_that_entered_it(trail_of: Any) 
         "what": "deadline",
         "reason": "timeout",
         "at": "async_timeout",
-        "seconds": 0.05,
+        "seconds": about(0.05),
     }
 
 
@@ -77,7 +77,7 @@ def test_asgirefs_timeout_is_a_deadline_of_its_length(trail_of: Any) -> None:
     answer = trail.why("host")
     assert links(answer) == [
         {"what": "cancelled", "name": "host", "reason": "timeout"},
-        {"what": "deadline", "reason": "timeout", "seconds": 0.05},
+        {"what": "deadline", "reason": "timeout", "seconds": about(0.05)},
     ]
     assert answer is not None
     assert (answer.outcome, answer.cancel_outcome) == ("raised", "absorbed")
