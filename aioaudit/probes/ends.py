@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import gc
 import inspect
 import sys
 import time
@@ -32,6 +33,8 @@ _getframe = sys._getframe
 
 
 _WAIT_FOR = asyncio.wait_for.__code__
+
+_RESULT: CodeType = asyncio.futures._PyFuture.result.__code__  # type: ignore[attr-defined]  # the class behind the C type of the same name
 
 _MANY = 2000
 """So many tasks are not searched for the one that awaited another (3.11 under uvloop)."""
@@ -186,7 +189,8 @@ class Monitored:
             recorder.ended(task, "raised", error)
             return
         tie = recorder.ties.get(id(error))
-        tied = tie is not None and tie.ref() is error
+        # One that came out of what the task awaited is tied too, but to no request.
+        tied = tie is not None and tie.ref() is error and tie.request is not None
         recorder.ended(task, "cancelled", error, by_hand=not tied and _raised_by_hand(error))
 
     def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
@@ -282,16 +286,42 @@ class Monitored:
 
 
 def _raised_by_hand(error: BaseException) -> bool:
-    """Whether a ``raise`` statement made *error*, rather than C code (``task.result()``)."""
+    """Whether a ``raise`` statement made *error*, rather than the ``result()`` of a future."""
     step = error.__traceback__
     if step is None:
         return False
     while step.tb_next is not None:
         step = step.tb_next
+    if step.tb_frame.f_code is _RESULT:
+        return False
     code = step.tb_frame.f_code.co_code
     if not 0 <= step.tb_lasti < len(code):
         return False
     return dis.opname[code[step.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+
+
+def _only_by_hand(error: BaseException) -> bool:
+    """Whether a ``raise`` statement made *error*, and not while it handled one that was delivered."""
+    for _ in range(100):
+        if not _raised_by_hand(error):
+            return False
+        further = error.__cause__ or error.__context__
+        if not isinstance(further, CancelledError):
+            return True
+        error = further
+    return False
+
+
+def _cancelled_by(task: Any) -> BaseException | None:
+    """The CancelledError that ended *task*, without taking it from the task.
+
+    The C type shows it to the garbage collector only (``task_traverse`` in
+    Modules/_asynciomodule.c); ``result()`` would raise it, and forget it.
+    """
+    for each in gc.get_referents(task):
+        if isinstance(each, CancelledError):
+            return each
+    return getattr(task, "_cancelled_exc", None)
 
 
 class CalledBack:
@@ -330,8 +360,12 @@ class CalledBack:
             if task.cancelled():
                 waiters = _about_to_wake(task)
                 known = state is not None and (state.requests or state.inherited is not None)
-                recorder.ended(task, "cancelled", None, by_hand=not known)
-                if known:
+                error = _cancelled_by(task)
+                own = error is not None and _only_by_hand(error)
+                if own and state is not None and not task._must_cancel:
+                    state.deliver()
+                recorder.ended(task, "cancelled", error if own else None, by_hand=own or not known)
+                if known and not own:
                     recorder.pass_on(waiters, recorder.obeyed_by(task))
             elif task._exception is not None:
                 recorder.ended(task, "raised", task._exception)

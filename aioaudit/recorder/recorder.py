@@ -775,7 +775,7 @@ class Recorder:
             state.cancel_outcome = cancel_outcome
             if outcome != "cancelled":
                 self._lose_propagated(state)
-            if outcome == "cancelled":
+            if outcome == "cancelled" and cancel_outcome == "obeyed":
                 self.pass_on(waiters_of(task), request)
         if not self.wants("task.done"):
             return

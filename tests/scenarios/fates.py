@@ -301,13 +301,53 @@ async def then_by_hand() -> None:
     assert victim.cancelled()
 
 
-# WHY then_by_hand.victim: cancelled, swallowed (3.12+)
+# WHY then_by_hand.victim: cancelled, swallowed
 #   cancelled then_by_hand.victim explicit @then_by_hand by=then_by_hand
 #   called explicit @then_by_hand by=then_by_hand
-# Before 3.12 the CancelledError that ends a task is not seen.
-# WHY then_by_hand.victim: cancelled, obeyed (3.11)
-#   cancelled then_by_hand.victim explicit @then_by_hand by=then_by_hand
-#   called explicit @then_by_hand by=then_by_hand
+
+
+async def by_hand_again() -> None:
+    # What it raises while it handles the request is the answer to the request.
+    async def run() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError("by hand") from None
+
+    victim = spawn("by_hand_again.victim", run())
+    await steps()
+    victim.cancel()  # LINE by_hand_again
+    await settle(victim)
+    assert victim.cancelled()
+
+
+# WHY by_hand_again.victim: cancelled, obeyed
+#   cancelled by_hand_again.victim explicit @by_hand_again by=by_hand_again
+#   called explicit @by_hand_again by=by_hand_again
+
+
+async def awaits_one_by_hand() -> None:
+    # The request stopped at the inner task; what reaches the outer one is its own.
+    async def inner() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        await steps()
+        raise asyncio.CancelledError("by hand")
+
+    async def outer() -> None:
+        await cancelled
+
+    cancelled = spawn("awaits_one_by_hand.inner", inner())
+    victim = spawn("awaits_one_by_hand.not_listed", outer())
+    await steps()
+    cancelled.cancel()  # LINE awaits_one_by_hand
+    await settle(victim)
+    assert victim.cancelled()
+
+
+# WHY awaits_one_by_hand.inner: cancelled, swallowed
+#   cancelled awaits_one_by_hand.inner explicit @awaits_one_by_hand by=awaits_one_by_hand
+#   called explicit @awaits_one_by_hand by=awaits_one_by_hand
 
 
 start(
@@ -324,4 +364,6 @@ start(
     awaited_swallows,
     caught_by_the_awaiter,
     then_by_hand,
+    by_hand_again,
+    awaits_one_by_hand,
 )
