@@ -27,6 +27,7 @@ from aioaudit.causes.cause import Cause
 from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.causes.frames import (
     caller,
+    ended_argument,
     given_frame,
     handled_by,
     local,
@@ -169,7 +170,7 @@ def _keep(found: _Survey, info: CodeInfo, frame: FrameType) -> None:
 def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
     found = _survey(call, frame, call.recorder.probe_codes)
-    cause = _cause(call, found)
+    cause = _cause(call, found, frame)
     if found.through is not None:
         cause.reason = found.through
         if cause.origin is not None and cause.origin.what == "called":
@@ -177,7 +178,7 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
     return cause
 
 
-def _cause(call: Call, found: _Survey) -> Cause:
+def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
     recorder = call.recorder
     cause = found.cause
     if found.signal is not None:
@@ -211,7 +212,7 @@ def _cause(call: Call, found: _Survey) -> Cause:
                 bystander=True,
             )
     if site is not None:
-        return _called(call, found, site)
+        return _called(call, found, site, frame)
     return _scheduled(call, found)
 
 
@@ -246,7 +247,9 @@ def _by_signal(found: _Survey) -> Cause:
     )
 
 
-def _called(call: Call, found: _Survey, site: tuple[CodeInfo, int]) -> Cause:
+def _called(
+    call: Call, found: _Survey, site: tuple[CodeInfo, int], frame: FrameType | None
+) -> Cause:
     at, source = _named(site)
     error = call.exception if found.handling else None
     request = call.nested if found.nested else None
@@ -256,6 +259,8 @@ def _called(call: Call, found: _Survey, site: tuple[CodeInfo, int]) -> Cause:
             request = call.request_of(error)
         else:
             detail = f"while handling {describe(error)}"
+    elif call.current is None:
+        detail = _called_back(call, frame)
     thread = call.recorder.foreign_thread(call.victim)
     reason = "explicit" if thread is None else "thread"
     origin = None
@@ -264,6 +269,21 @@ def _called(call: Call, found: _Survey, site: tuple[CodeInfo, int]) -> Cause:
             what="called", reason=reason, at=at, source=source, by_name=thread, detail=detail
         )
     return Cause(reason=reason, request=request, origin=origin, detail=detail, at=at, source=source)
+
+
+def _called_back(call: Call, frame: FrameType | None) -> str | None:
+    """Of which ended task the loop runs a done callback, in words: what made the code act."""
+    task = ended_argument(call.recorder.codes, frame, call.victim)
+    if task is None:
+        return None
+    callback = f"in a callback of {call.recorder.name_of_task(task)}"
+    if task.cancelled():
+        return f"{callback}, which was cancelled"
+    # Not task.exception(): to ask is to have retrieved it, and asyncio would not warn any more.
+    error = task._exception
+    return f"{callback}, which " + (
+        "had returned" if error is None else f"failed with {describe(error)}"
+    )
 
 
 def _scheduled(call: Call, found: _Survey) -> Cause:

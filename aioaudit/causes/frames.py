@@ -6,6 +6,7 @@ Nothing here keeps a frame: what is needed becomes text at once.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal() makes an enum of each answer, at ten times the price
+import asyncio
 import functools
 import gc
 import itertools
@@ -46,6 +47,26 @@ def handled_by(error: BaseException) -> FrameType | None:
     """The frame that handles *error*: the outermost that it has reached."""
     step = error.__traceback__
     return None if step is None else step.tb_frame
+
+
+def ended_argument(codes: Codes, frame: FrameType | None, victim: Any) -> Any:
+    """The ended task that the loop gave to the callback that it runs, from *frame* outwards.
+
+    That is how a done callback is called.  None where the stack does not show
+    the loop, or the callback was given no task, or only *victim* itself.
+    """
+    outermost = None
+    while frame is not None and not codes.of(frame).boundary:
+        outermost, frame = frame, frame.f_back
+    if frame is None or outermost is None:
+        return None
+    code = outermost.f_code
+    given = outermost.f_locals
+    for name in code.co_varnames[: code.co_argcount]:
+        value = given.get(name)
+        if value is not victim and asyncio.isfuture(value) and hasattr(value, "get_coro"):
+            return value if value.done() else None
+    return None
 
 
 def suspended_at(codes: Codes, coro: Any) -> str | None:

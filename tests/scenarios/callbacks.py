@@ -91,6 +91,42 @@ async def done_callback() -> None:
 #   called explicit @done_callback by=? detail~add_done_callback
 
 
+async def supervised() -> None:
+    # A supervisor ends the others when one has failed.
+    victim = spawn("supervised.victim")
+
+    async def fail() -> None:
+        raise ValueError("bad order")
+
+    def ended(_task: asyncio.Task[None]) -> None:
+        victim.cancel()  # LINE supervised
+
+    first = spawn("supervised.first", fail())
+    first.add_done_callback(ended)
+    await settle(victim, first)
+
+
+# WHY supervised.victim: cancelled, obeyed
+#   cancelled supervised.victim explicit @supervised by=? detail~first, which failed with ValueError: bad order
+#   called explicit @supervised by=? detail~first, which failed with ValueError: bad order
+
+
+async def supervised_in_turn() -> None:
+    victim, second = spawn("in_turn.victim"), spawn("in_turn.second")
+    first = spawn("in_turn.first", steps())
+    first.add_done_callback(lambda _task: second.cancel())  # LINE in_turn_first
+    second.add_done_callback(lambda _task: victim.cancel())  # LINE in_turn_second
+    await settle(victim)
+
+
+# WHY in_turn.second: cancelled, obeyed
+#   cancelled in_turn.second explicit @in_turn_first by=? detail~in_turn.first, which had returned
+#   called explicit @in_turn_first by=? detail~in_turn.first, which had returned
+# WHY in_turn.victim: cancelled, obeyed
+#   cancelled in_turn.victim explicit @in_turn_second by=? detail~in_turn.second, which was cancelled
+#   called explicit @in_turn_second by=? detail~in_turn.second, which was cancelled
+
+
 async def future_callback() -> None:
     victim = spawn("future_callback.victim")
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -142,6 +178,8 @@ start(
     lambda_later,
     soon,
     done_callback,
+    supervised,
+    supervised_in_turn,
     future_callback,
     two_timers,
     timer_taken_back,
