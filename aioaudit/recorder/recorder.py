@@ -30,7 +30,6 @@ from aioaudit.causes.frames import error_site, suspended_at
 from aioaudit.chain.links import Link
 from aioaudit.events import (
     NAMES,
-    CancelOutcome,
     Event,
     Evidence,
     FutureCancel,
@@ -43,6 +42,7 @@ from aioaudit.identity import Run, timestamp
 from aioaudit.recognisers import stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
+from aioaudit.recorder.verdict import lose_propagated, take_back, verdict
 from aioaudit.text import clean, describe, message_of, say
 from aioaudit.wire import Created, Item, Returned
 from aioaudit.wire import lifetime as lifetime_of
@@ -753,7 +753,7 @@ class Recorder:
             state = None
         if state is None and born is None:
             state = self.state(task)
-        request, cancel_outcome = self._verdict(state, outcome, error, by_hand)
+        request, cancel_outcome = verdict(self.ties, state, outcome, error, by_hand=by_hand)
         if born is not None:
             number, coro, preexisting = born.task, born.coro, False
         else:
@@ -774,7 +774,7 @@ class Recorder:
             state.outcome = outcome
             state.cancel_outcome = cancel_outcome
             if outcome != "cancelled":
-                self._lose_propagated(state)
+                lose_propagated(state)
             if outcome == "cancelled" and cancel_outcome == "obeyed":
                 self.pass_on(waiters_of(task), request)
         if not self.wants("task.done"):
@@ -815,85 +815,11 @@ class Recorder:
 
         failures[key] = (weakref.ref(task, forget), number)
 
-    def _verdict(
-        self, state: CancelState | None, outcome: str, error: BaseException | None, by_hand: bool
-    ) -> tuple[Request | None, CancelOutcome | None]:
-        """Which request the end belongs to, and what the task did with it."""
-        if outcome == "cancelled":
-            return self._cancelled_by(state, error, by_hand)
-        if state is None or not state.requests:
-            return None, None
-        request = state.requests[-1]
-        if request.absorbed or request.taken_back:
-            return request, "absorbed"
-        if outcome == "destroyed":
-            return request, None
-        if outcome == "raised" and (request.open or _comes_from_cancelled(error)):
-            return request, "replaced"
-        return request, "swallowed"
-
-    def _cancelled_by(
-        self, state: CancelState | None, error: BaseException | None, by_hand: bool
-    ) -> tuple[Request | None, CancelOutcome | None]:
-        """Of a task that ended cancelled.
-
-        Where the *error* that ended it is known, only what delivered that error
-        counts: a request that was delivered before may have been swallowed since.
-        """
-        request = self._delivered_by(error)
-        if request is None and by_hand:
-            if state is None or not state.requests:
-                return None, None
-            request = state.requests[-1]
-            if request.open:
-                return request, "obeyed"
-            return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
-        if state is not None:
-            if request is None and error is None:
-                request = state.deliver() or state.current or state.inherited
-            if request is not None and request.absorbed:
-                # Taken back; what keeps the task ending is a request behind it.
-                left = [each for each in state.requests if not each.absorbed]
-                request = left[0] if left else request
-        return request, "obeyed"
-
-    def _delivered_by(self, error: BaseException | None) -> Request | None:
-        """The request behind *error*, or behind the CancelledError it was raised for."""
-        for _ in range(100):
-            if error is None:
-                return None
-            tie = self.ties.get(id(error))
-            if tie is not None and tie.ref() is error:
-                return tie.request
-            error = error.__cause__ or error.__context__
-        return None
-
-    def _lose_propagated(self, state: CancelState) -> None:
-        """The task lived on: the request of the task that awaited it went no further."""
-        for request in state.requests:
-            for heir in request.heirs or ():
-                if heir.inherited is request:
-                    heir.inherited = None
-            above = request.cause
-            if request.event.reason == "awaiter" and above is not None and above.via is request:
-                above.lost = True
-
     def uncancelled(self, task: Any, owner: int | None) -> None:
         """``uncancel()`` was called on *task*, by the object *owner* where that is known."""
         state = self.states.get(id(task))
-        if state is None or state.ref() is not task:
-            return
-        chosen = None
-        if owner is not None:
-            chosen = next(
-                (r for r in reversed(state.requests) if r.pending and r.owner == owner), None
-            )
-        if chosen is None:
-            chosen = next((r for r in reversed(state.requests) if not r.absorbed), None)
-        if chosen is not None:
-            chosen.pending -= 1
-            chosen.absorbed = True
-            state.absorbed_last = chosen
+        if state is not None and state.ref() is task:
+            take_back(state, owner)
 
 
 def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
@@ -982,16 +908,6 @@ def reached_by(callback: Any) -> list[Any]:
         if not cells["return_exceptions"].cell_contents:
             return waiters_of(cells["outer"].cell_contents)
     return []
-
-
-def _comes_from_cancelled(error: BaseException | None) -> bool:
-    for _ in range(100):
-        if error is None:
-            return False
-        if isinstance(error, CancelledError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _Unraisable:

@@ -1,0 +1,107 @@
+"""What became of a request: which one a task's end belongs to, and what the task did with it."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+
+from aioaudit.events import CancelOutcome
+from aioaudit.recorder.requests import CancelState, Request, Tie
+
+Ties = dict[int, Tie]
+
+
+def verdict(
+    ties: Ties,
+    state: CancelState | None,
+    outcome: str,
+    error: BaseException | None,
+    *,
+    by_hand: bool,
+) -> tuple[Request | None, CancelOutcome | None]:
+    """Which request the end belongs to, and what the task did with it."""
+    if outcome == "cancelled":
+        return _cancelled_by(ties, state, error, by_hand)
+    if state is None or not state.requests:
+        return None, None
+    request = state.requests[-1]
+    if request.absorbed or request.taken_back:
+        return request, "absorbed"
+    if outcome == "destroyed":
+        return request, None
+    if outcome == "raised" and (request.open or comes_from_cancelled(error)):
+        return request, "replaced"
+    return request, "swallowed"
+
+
+def _cancelled_by(
+    ties: Ties, state: CancelState | None, error: BaseException | None, by_hand: bool
+) -> tuple[Request | None, CancelOutcome | None]:
+    """Of a task that ended cancelled.
+
+    Where the *error* that ended it is known, only what delivered that error
+    counts: a request that was delivered before may have been swallowed since.
+    """
+    request = _delivered_by(ties, error)
+    if request is None and by_hand:
+        if state is None or not state.requests:
+            return None, None
+        request = state.requests[-1]
+        if request.open:
+            return request, "obeyed"
+        return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
+    if state is not None:
+        if request is None and error is None:
+            request = state.deliver() or state.current or state.inherited
+        if request is not None and request.absorbed:
+            # Taken back; what keeps the task ending is a request behind it.
+            left = [each for each in state.requests if not each.absorbed]
+            request = left[0] if left else request
+    return request, "obeyed"
+
+
+def _delivered_by(ties: Ties, error: BaseException | None) -> Request | None:
+    """The request behind *error*, or behind the CancelledError it was raised for."""
+    for _ in range(100):
+        if error is None:
+            return None
+        tie = ties.get(id(error))
+        if tie is not None and tie.ref() is error:
+            return tie.request
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def lose_propagated(state: CancelState) -> None:
+    """The task lived on: the request of the task that awaited it went no further."""
+    for request in state.requests:
+        for heir in request.heirs or ():
+            if heir.inherited is request:
+                heir.inherited = None
+        above = request.cause
+        if request.event.reason == "awaiter" and above is not None and above.via is request:
+            above.lost = True
+
+
+def take_back(state: CancelState, owner: int | None) -> Request | None:
+    """The request that ``uncancel()`` took back, called by the object *owner* where known."""
+    chosen = None
+    if owner is not None:
+        chosen = next((r for r in reversed(state.requests) if r.pending and r.owner == owner), None)
+    if chosen is None:
+        chosen = next((r for r in reversed(state.requests) if not r.absorbed), None)
+    if chosen is not None:
+        chosen.pending -= 1
+        chosen.absorbed = True
+        state.absorbed_last = chosen
+    return chosen
+
+
+def comes_from_cancelled(error: BaseException | None) -> bool:
+    """Whether a CancelledError led to *error*."""
+    for _ in range(100):
+        if error is None:
+            return False
+        if isinstance(error, CancelledError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
