@@ -288,7 +288,10 @@ def check_link(program: Program, written: str, link: dict[str, Any]) -> None:
         else:
             plain.append(word)
     keys = {"cancelled": ["name", "reason"], "failed": ["name"], "called": ["reason"]}
-    for key, value in zip(keys.get(what, [what]), plain, strict=False):
+    expected = keys.get(what, [what])
+    if len(plain) > len(expected):
+        raise ValueError(f"{plain[len(expected) :]} means nothing in: {written}")
+    for key, value in zip(expected, plain, strict=False):
         said.add(key)
         _check_plain(link, key, value)
     _check_place(program, link, place, what)

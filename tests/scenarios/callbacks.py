@@ -107,8 +107,8 @@ async def supervised() -> None:
 
 
 # WHY supervised.victim: cancelled, obeyed
-#   cancelled supervised.victim explicit @supervised by=? detail~first, which failed with ValueError: bad order
-#   called explicit @supervised by=? detail~first, which failed with ValueError: bad order
+#   cancelled supervised.victim explicit @supervised by=? detail~"first, which failed with ValueError: bad order"
+#   called explicit @supervised by=? detail~"first, which failed with ValueError: bad order"
 
 
 async def supervised_in_turn() -> None:
@@ -120,11 +120,11 @@ async def supervised_in_turn() -> None:
 
 
 # WHY in_turn.second: cancelled, obeyed
-#   cancelled in_turn.second explicit @in_turn_first by=? detail~in_turn.first, which had returned
-#   called explicit @in_turn_first by=? detail~in_turn.first, which had returned
+#   cancelled in_turn.second explicit @in_turn_first by=? detail~"in_turn.first, which had returned"
+#   called explicit @in_turn_first by=? detail~"in_turn.first, which had returned"
 # WHY in_turn.victim: cancelled, obeyed
-#   cancelled in_turn.victim explicit @in_turn_second by=? detail~in_turn.second, which was cancelled
-#   called explicit @in_turn_second by=? detail~in_turn.second, which was cancelled
+#   cancelled in_turn.victim explicit @in_turn_second by=? detail~"in_turn.second, which was cancelled"
+#   called explicit @in_turn_second by=? detail~"in_turn.second, which was cancelled"
 
 
 async def future_callback() -> None:
