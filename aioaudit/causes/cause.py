@@ -29,7 +29,8 @@ class Cause(msgspec.Struct, kw_only=True):
     this one: should it come to nothing here, it has come to nothing.  ``once`` is
     an object that stands for the whole request: what is asked for again, of the
     same task and with the same object, is no new request.  ``by`` has number and
-    name of the task that asked, where that is not the current one.
+    name of the task that asked, where that is not the current one; ``thread`` the
+    name of the asker's thread, where it is another than the victim's.
     """
 
     reason: str
@@ -47,6 +48,7 @@ class Cause(msgspec.Struct, kw_only=True):
     awaiter: bool = False
     once: object | None = None
     by: tuple[int, str] | None = None
+    thread: str | None = None
 
 
 class Call(Protocol):
@@ -78,6 +80,12 @@ class Call(Protocol):
 
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended *task*, None where none is known."""
+
+    def made_by(self, owner: Any, task: Any) -> Request | None:
+        """The request that the object *owner* (`Cause.owner`) made to *task*, None for none."""
+
+    def remembered_of(self, future: Any) -> Cause | None:
+        """Why *future* was cancelled, where it is chained to others and was asked then."""
 
     def remember_timeout(self) -> None:
         """Tell that the current task will raise TimeoutError because of this call."""

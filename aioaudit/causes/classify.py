@@ -26,6 +26,7 @@ import msgspec
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.causes.frames import (
+    bound_cancel,
     caller,
     ended_argument,
     given_frame,
@@ -90,6 +91,15 @@ class Call:
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended *task*."""
         return self.recorder.obeyed_by(task)
+
+    def made_by(self, owner: Any, task: Any) -> Request | None:
+        """The request that the object *owner* made to *task*."""
+        return self.recorder.made_by(owner, task)
+
+    def remembered_of(self, future: Any) -> Cause | None:
+        """Why *future* was cancelled, where that was asked when it was."""
+        cause = self.recorder.cause_of(future)
+        return None if cause is None else msgspec.structs.replace(cause)
 
     def remember_timeout(self) -> None:
         """The current task will raise TimeoutError because of this call."""
@@ -268,7 +278,15 @@ def _called(
         origin = Link(
             what="called", reason=reason, at=at, source=source, by_name=thread, detail=detail
         )
-    return Cause(reason=reason, request=request, origin=origin, detail=detail, at=at, source=source)
+    return Cause(
+        reason=reason,
+        request=request,
+        origin=origin,
+        detail=detail,
+        at=at,
+        source=source,
+        thread=thread,
+    )
 
 
 def _called_back(call: Call, frame: FrameType | None) -> str | None:
@@ -293,8 +311,12 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
     if found.boundary is not None and found.boundary.f_code.co_qualname == "Handle._run":
         handle = local(found.boundary, "self")
         callback = getattr(handle, "_callback", None)
+        arguments = getattr(handle, "_args", None) or ()
+        callback = bound_cancel(callback, arguments) or callback
     note, evidence = recorder.noted(callback, call.victim)
     if note is not None:
+        if note.cause is not None:
+            return msgspec.structs.replace(note.cause, evidence=evidence)
         if note.signal is not None:
             return Cause(
                 reason="signal",
@@ -325,6 +347,7 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
             detail=note.how,
             at=note.at,
             source=note.source,
+            thread=note.thread,
         )
     if found.stdlib is not None:
         return Cause(reason="unknown", source=found.stdlib.source)

@@ -11,7 +11,8 @@ import functools
 import gc
 import itertools
 import signal
-from types import CodeType, FrameType, TracebackType
+from contextvars import Context
+from types import BuiltinMethodType, CodeType, FrameType, MethodType, TracebackType
 from typing import Any
 
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
@@ -200,6 +201,26 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def bound_cancel(callback: Any, arguments: tuple[Any, ...]) -> MethodType | None:
+    """The bound ``cancel`` that calling *callback* with *arguments* calls, None if it is another.
+
+    It may be inside a `functools.partial`, or be run by ``Context.run``.
+    """
+    for _ in range(20):
+        kind = type(callback)
+        if kind is MethodType:
+            return callback if callback.__name__ == "cancel" else None
+        if kind is functools.partial:
+            callback, arguments = callback.func, callback.args + arguments
+        elif kind is BuiltinMethodType and callback.__name__ == "run" and arguments:
+            if type(callback.__self__) is not Context:
+                return None
+            callback, arguments = arguments[0], arguments[1:]
+        else:
+            return None
+    return None
 
 
 def overrides(victim: Any, code: CodeType) -> bool:

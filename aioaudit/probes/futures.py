@@ -9,6 +9,7 @@ from types import FrameType, MethodType
 from typing import Any
 
 from aioaudit.causes.frames import caller
+from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Note, Recorder, waiters_of
 from aioaudit.recorder.requests import Request
 
@@ -32,6 +33,8 @@ def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[.
                         waiters = waiters_of(self)
                         if waiters:
                             request = recorder.future_request(self, msg, _getframe(1), waiters)
+                        if chained.goes_on(callbacks):
+                            recorder.remember(self, recorder.asked(self, _getframe(1)))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             recorder.fault(error)
         if request is None:
@@ -86,6 +89,10 @@ def note_given(
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
+        if chained.passes_on(frame):
+            cause = recorder.asked(callback.__self__, frame)
+            recorder.note(callback, Note(cause.at, cause.source, None, how, cause=cause))
+            return
         found = caller(recorder.codes, frame)
         if found is None:
             return  # asyncio's own doing on somebody's behalf: nobody can be named

@@ -14,11 +14,13 @@ import contextlib
 import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
-from types import MethodType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
-from aioaudit.causes.frames import caller, code_of
+from aioaudit.causes.frames import bound_cancel, caller, code_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
+from aioaudit.probes import chained
 from aioaudit.probes.futures import note_given
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Note, Recorder
@@ -153,10 +155,6 @@ def make_call_exception_handler(
     return call_exception_handler
 
 
-def _is_cancel(callback: Any) -> bool:
-    return type(callback) is MethodType and callback.__name__ == "cancel"
-
-
 def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> Callable[..., Any]:
     """``call_at`` (or ``call_later``) that notes who arms a timer with a bound ``cancel``.
 
@@ -176,8 +174,10 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
     def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         handle = original(self, when, callback, *args, context=context)
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
-        if type(callback) is MethodType and callback.__name__ == "cancel":
-            note(self, when, callback)
+        if type(callback) in (MethodType, partial):
+            bound = bound_cancel(callback, args)
+            if bound is not None:
+                note(self, when, bound)
         if getattr(handle, "_source_traceback", None):
             hide(handle)
         return handle
@@ -191,10 +191,10 @@ def make_call_soon_threadsafe(
     """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
-        if _is_cancel(callback):
-            note_given(
-                recorder, callback, "given to call_soon_threadsafe()", _getframe(1), loop=self
-            )
+        if type(callback) is FunctionType:
+            chained.handed_over(recorder, callback, args, _getframe(1))
+        elif (bound := bound_cancel(callback, args)) is not None:
+            note_given(recorder, bound, "given to call_soon_threadsafe()", _getframe(1), loop=self)
         handle = original(self, callback, *args, context=context)
         if getattr(handle, "_source_traceback", None):
             hide(handle)
@@ -216,8 +216,8 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 how="given to add_signal_handler()",
                 signal=number,
             )
-            if _is_cancel(callback):
-                recorder.note(callback, note)
+            if (bound := bound_cancel(callback, ())) is not None:
+                recorder.note(bound, note)
             code = code_of(callback)
             if code is not None:
                 recorder.note_signal(loop, code, number, note)

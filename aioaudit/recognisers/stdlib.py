@@ -1,8 +1,8 @@
-"""asyncio's own calls of ``cancel()``, CPython 3.11 to 3.14.
+"""asyncio's own calls of ``cancel()``, CPython 3.11 to 3.15.
 
 Each function explains one call site; the table at the end names them.  The
 locals that they read are those of Lib/asyncio/timeouts.py, tasks.py,
-taskgroups.py, runners.py and futures.py.
+taskgroups.py, runners.py, staggered.py and futures.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.code import Explain
-from aioaudit.causes.frames import local, signal_name
+from aioaudit.causes.frames import handled_by, local, signal_name
 from aioaudit.chain.links import Link
 
 
@@ -95,12 +95,7 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
     if name == "_on_task_done":
         return _child_failed(outer, call)
     if name == "cancel":
-        at, source = call.caller(outer.f_back)
-        return Cause(
-            reason="task_group",
-            origin=Link(what="called", reason="task_group", at=at, source=source),
-            owner=id(local(frame, "self")),
-        )
+        return group_cancelled(outer, call)
     error = local(outer, "exc") or local(outer, "ex") or call.exception
     if isinstance(error, CancelledError):
         return Cause(
@@ -111,6 +106,39 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
     origin, request = call.failed(local(outer, "self")._parent_task, error)
     return Cause(
         reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
+    )
+
+
+def group_cancelled(frame: FrameType, call: Call) -> Cause:
+    """``TaskGroup.cancel`` (3.15): the program ends the group, its tasks and its body."""
+    group = local(frame, "self")
+    taken_back = call.victim is group._parent_task
+    outer = frame.f_back
+    if outer is not None and outer.f_code.co_qualname == "TaskGroup.__aenter__":
+        return Cause(
+            reason="task_group",
+            owner=id(group),
+            taken_back=taken_back,
+            detail="the group was cancelled before it was entered",
+        )
+    at, source = call.caller(outer)
+    return Cause(
+        reason="task_group",
+        origin=Link(what="called", reason="task_group", at=at, source=source),
+        owner=id(group),
+        taken_back=taken_back,
+        at=at,
+        source=source,
+    )
+
+
+def group_joined(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup.create_task`` (3.15): a task's eager first step has ended the group it joins."""
+    if local(frame, "task") is not call.victim:
+        return None
+    group = local(frame, "self")
+    return Cause(
+        reason="task_group", request=call.made_by(group, group._parent_task), owner=id(group)
     )
 
 
@@ -164,8 +192,37 @@ def shielded(frame: FrameType, call: Call) -> Cause | None:
 
 
 def chained(frame: FrameType, call: Call) -> Cause | None:
-    """``_copy_future_state``: one future ends as another did."""
-    return _follows(local(frame, "source"), call, "asyncio.chain")
+    """``_copy_future_state``, ``_set_concurrent_future_state``: one future ends as another did."""
+    known = call.remembered_of(call.victim)
+    return known or _follows(local(frame, "source"), call, "asyncio.chain")
+
+
+def chain_cancelled(frame: FrameType, call: Call) -> Cause | None:
+    """``_chain_future``: a future was cancelled, and so is what it would have ended as."""
+    return call.remembered_of(local(frame, "destination"))
+
+
+_RACE = "asyncio.race"
+
+
+def race_won(frame: FrameType, _call: Call) -> Cause:
+    """``run_one_coro`` of a staggered race: it won, the other attempts to connect are not needed."""
+    detail = "another attempt to connect was faster"
+    source = f"{frame.f_globals['__name__']}:{frame.f_code.co_qualname}"
+    return Cause(
+        reason=_RACE,
+        origin=Link(what="called", reason=_RACE, source=source, detail=detail),
+        detail=detail,
+        source=source,
+    )
+
+
+def race_left(frame: FrameType, call: Call) -> Cause | None:
+    """``staggered_race``: whoever waited for it was cancelled."""
+    error = call.exception
+    if not isinstance(error, CancelledError) or handled_by(error) is not frame:
+        return None
+    return Cause(reason="awaiter", request=call.request_of(error))
 
 
 def _follows(source: Any, call: Call, reason: str) -> Cause:
@@ -177,13 +234,19 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
     ("asyncio.tasks", "_cancel_and_wait"): cancel_and_wait,
     ("asyncio.taskgroups", "TaskGroup._on_task_done"): group_child_failed,
     ("asyncio.taskgroups", "TaskGroup._abort"): group_aborted,
+    ("asyncio.taskgroups", "TaskGroup.cancel"): group_cancelled,
+    ("asyncio.taskgroups", "TaskGroup.create_task"): group_joined,
     ("asyncio.taskgroups", "TaskGroup.__aexit__"): group_again,
     ("asyncio.taskgroups", "TaskGroup._aexit"): group_again,
     ("asyncio.tasks", "_GatheringFuture.cancel"): gathered,
     ("asyncio.runners", "_cancel_all_tasks"): shutdown,
     ("asyncio.runners", "Runner._on_sigint"): interrupted,
     ("asyncio.tasks", "shield.<locals>._inner_done_callback"): shielded,
+    ("asyncio.staggered", "staggered_race.<locals>.run_one_coro"): race_won,
+    ("asyncio.staggered", "staggered_race"): race_left,
     ("asyncio.futures", "_copy_future_state"): chained,
+    ("asyncio.futures", "_set_concurrent_future_state"): chained,
+    ("asyncio.futures", "_chain_future.<locals>._call_check_cancel"): chain_cancelled,
 }
 """Call sites by module and qualified name."""
 

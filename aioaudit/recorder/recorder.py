@@ -54,7 +54,10 @@ _RECENT = 4096
 
 @dataclass(slots=True, frozen=True)
 class Note:
-    """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's."""
+    """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
+
+    ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then.
+    """
 
     at: str | None
     source: str | None
@@ -62,6 +65,7 @@ class Note:
     how: str
     signal: int | None = None
     due: float | None = None
+    cause: Cause | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +114,7 @@ class Recorder:
         self.ties: dict[int, Tie] = {}
         self.active: dict[int, list[Request]] = {}
         self.notes: dict[int, tuple[weakref.ref[Any], Note]] = {}
+        self.remembered: dict[int, tuple[weakref.ref[Any], Cause]] = {}
         self.signal_callbacks: dict[tuple[int, int], tuple[CodeType, dict[int, Note]]] = {}
         self.next_task = itertools.count(1).__next__
         self.watch: Callable[[Any], None] = lambda _task: None
@@ -422,6 +427,13 @@ class Recorder:
             return None
         return state.current or state.first_open() or state.inherited
 
+    def made_by(self, owner: Any, task: Any) -> Request | None:
+        """The last request that the object *owner* made to *task*."""
+        state = self.states.get(id(task))
+        if state is None or state.ref() is not task:
+            return None
+        return next((each for each in reversed(state.requests) if each.owner == id(owner)), None)
+
     def first_open(self, task: Any) -> Request | None:
         """The request that *task* has not felt yet."""
         state = self.states.get(id(task))
@@ -511,6 +523,38 @@ class Recorder:
             if origin is not None and (origin.error, origin.at) in told:
                 return request
         return None
+
+    # -- futures that end as others do ---------------------------------------------------
+
+    def asked(self, victim: Any, frame: FrameType | None) -> Cause:
+        """Why *victim* is being cancelled from *frame*, by whom: to be told once it is."""
+        nested = self._nested()
+        current = self.current_task()
+        cause = find_cause(Call(self, victim, current, nested, sys.exception()), frame)
+        request = cause.request
+        if request is not None and request is nested and isinstance(request.event, TaskCancel):
+            cause.by = request.event.task, request.event.name
+        elif cause.by is None and current is not None and not cause.bystander:
+            cause.by = self.number(current), self.name_of_task(current)
+        cause.bystander = cause.by is None
+        return cause
+
+    def remember(self, future: Any, cause: Cause) -> None:
+        """*future* is cancelled because of *cause*; another one will follow it."""
+        key = id(future)
+        remembered = self.remembered
+
+        def forget(ref: weakref.ref[Any]) -> None:
+            entry = remembered.get(key)
+            if entry is not None and entry[0] is ref:
+                del remembered[key]
+
+        remembered[key] = (weakref.ref(future, forget), cause)
+
+    def cause_of(self, future: Any) -> Cause | None:
+        """What was remembered of *future*."""
+        entry = self.remembered.get(id(future))
+        return entry[1] if entry is not None and entry[0]() is future else None
 
     # -- notes ------------------------------------------------------------------------
 
@@ -681,9 +725,11 @@ class Recorder:
             event.detail = cause.detail
         request = cause.request
         origin = cause.origin
-        if cause.reason == "thread" and origin is not None:
-            event.by_name = origin.by_name
-            if current is not None:
+        if cause.reason == "thread" and cause.thread is not None:
+            event.by_name = cause.thread
+            if cause.by is not None:
+                event.by = cause.by[0]
+            elif current is not None:
                 event.by = self.number(current)
         elif request is not None and request is nested and isinstance(request.event, TaskCancel):
             event.by, event.by_name = request.event.task, request.event.name
