@@ -275,14 +275,22 @@ def span_exporter() -> Callable[[], SpanExporter] | None:
     name = os.environ.get(variable, "").strip() or "otlp"
     if name == "none":
         return None
-    if name == "otlp":
-        name = _PROTOCOLS.get(_protocol(), "")
-        if not name:
-            raise ExporterError(
-                f"OTEL_EXPORTER_OTLP_PROTOCOL={_protocol()!r}: no such protocol; "
-                f"allowed: {', '.join(_PROTOCOLS)}"
-            )
-    return _entry_point(name, variable)
+    return otlp_exporter() if name == "otlp" else _entry_point(name, variable)
+
+
+def otlp_exporter() -> Callable[[], SpanExporter]:
+    """What makes the exporter to a collector, by the protocol that the ``OTEL_*`` variables name.
+
+    Raises:
+        aioaudit.exporter.ExporterError: there is no such protocol, or it is not installed.
+    """
+    name = _PROTOCOLS.get(_protocol(), "")
+    if not name:
+        raise ExporterError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={_protocol()!r}: no such protocol; "
+            f"allowed: {', '.join(_PROTOCOLS)}"
+        )
+    return _entry_point(name, "OTEL_TRACES_EXPORTER")
 
 
 def _protocol() -> str:

@@ -167,9 +167,10 @@ class Spans:
         self._matching: dict[str, bool] = {}
         self._status = status
         self._outside = outside
-        self._begin("")
+        self.begin("")
 
-    def _begin(self, run: str) -> None:
+    def begin(self, run: str) -> None:
+        """Forget what was; the next events are those of *run*."""
         self._run = run
         self._recent = Recent()
         self._living: dict[int, Life] = {}
@@ -214,7 +215,7 @@ class Spans:
         elif isinstance(event, TaskCancel | FutureCancel):
             self._asked(event)
         elif isinstance(event, ProcessStart):
-            self._begin(event.run)
+            self.begin(event.run)
         elif isinstance(event, ProcessEnd):
             self.abandon(nanoseconds(event.ts))
 

@@ -14,6 +14,7 @@ RUN = "run"
 COMMANDS = {
     RUN: "Run a program with auditing on.",
     "why": "Say who cancelled a task, and why.",
+    "export": "Show a log in a trace view.",
 }
 """The name of each subcommand, which is its module's too, and what it does."""
 

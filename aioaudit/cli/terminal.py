@@ -21,8 +21,8 @@ from aioaudit.chain.plain import harmless
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from aioaudit.log import Log
     from aioaudit.log.reading import Progress
+    from aioaudit.log.store import Intake
 
 MOST_COMPLAINTS = 10
 """So many problems of a log are shown; the rest is counted."""
@@ -85,7 +85,7 @@ def say(message: str) -> None:
     sys.stderr.write(f"aioaudit: {harmless(message)}\n")
 
 
-def complain(log: Log) -> None:
+def complain(log: Intake) -> None:
     """Say on stderr what of *log* could not be read, at most ten times, then how much more."""
     shown = log.problems[:MOST_COMPLAINTS]
     for problem in shown:

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeAlias
 import msgspec
 
 from aioaudit.events import BY_NAME, SCHEMA, AnyEvent, Event
-from aioaudit.log.store import Log
+from aioaudit.log.store import Intake, Log
 
 PIECE = 1 << 20
 """Bytes read at a time."""
@@ -59,6 +59,12 @@ def load(path: Paths, *, progress: Progress | None = None) -> Log:
     if a file cannot be opened, or a folder holds no log.
     """
     log = Log()
+    read(path, log, progress=progress)
+    return log
+
+
+def read(path: Paths, log: Intake, *, progress: Progress | None = None) -> None:
+    """Give every event of a log to *log*, in the order of the lines; the rest as in `load`."""
     files = list(_files(path))
     total = _size(files)
     done = 0
@@ -72,7 +78,6 @@ def load(path: Paths, *, progress: Progress | None = None) -> Log:
             if listed:
                 raise
             log.problem(file, 1, f"cannot be read ({error.strerror})")
-    return log
 
 
 def _files(path: Paths) -> Iterator[tuple[str, bool]]:
@@ -96,7 +101,7 @@ def _size(files: list[tuple[str, bool]]) -> int | None:
     return sum(path.stat().st_size for path in paths)
 
 
-def _read(file: str, log: Log) -> Iterator[int]:
+def _read(file: str, log: Intake) -> Iterator[int]:
     """Read one file into *log*; yields the bytes read, piece by piece."""
     if file == "-":
         with open(0, "rb", closefd=False) as stream:
@@ -106,7 +111,7 @@ def _read(file: str, log: Log) -> Iterator[int]:
         yield from _read_stream(file, stream, log)
 
 
-def _read_stream(file: str, stream: BinaryIO, log: Log) -> Iterator[int]:
+def _read_stream(file: str, stream: BinaryIO, log: Intake) -> Iterator[int]:
     number = 0
     rest = b""
     too_long = False
@@ -134,7 +139,7 @@ def _read_stream(file: str, stream: BinaryIO, log: Log) -> Iterator[int]:
         log.problem(file, 1, "the file is empty, nothing was recorded in it", skipped=False)
 
 
-def _take(line: bytes, file: str, number: int, log: Log, *, last: bool = False) -> None:
+def _take(line: bytes, file: str, number: int, log: Intake, *, last: bool = False) -> None:
     try:
         event = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -149,7 +154,7 @@ def _take(line: bytes, file: str, number: int, log: Log, *, last: bool = False) 
 
 
 def _take_other(
-    line: bytes, file: str, number: int, log: Log, what: str | None, error: Exception
+    line: bytes, file: str, number: int, log: Intake, what: str | None, error: Exception
 ) -> None:
     """A line that is none of the events known here: say what it is."""
     if what is None and line.startswith(b"\x1f\x8b"):

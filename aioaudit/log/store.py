@@ -291,18 +291,39 @@ class Case:
         )
 
 
-class Log:
-    """The events of any number of runs, and what they answer.
+class Intake:
+    """What a log is read into.
 
     ``problems`` are the first `MOST_PROBLEMS` things that could not be read,
     ``damaged`` counts all lines that were skipped, ``events`` all that were read.
     """
 
     def __init__(self) -> None:
-        self.runs: dict[str, Run] = {}
         self.problems: list[Problem] = []
         self.damaged = 0
         self.events = 0
+
+    def add(self, event: Event) -> None:  # noqa: ARG002 - for those who look at it
+        """Take *event*."""
+        self.events += 1
+
+    def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
+        """Note that *line* (from 1) of *file* could not be read, or not in full."""
+        self.damaged += skipped
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(file, line, what, skipped))
+
+    def pass_over(self) -> None:
+        """Count an event of a later version, which has nothing to say here."""
+        self.events += 1
+
+
+class Log(Intake):
+    """The events of any number of runs, and what they answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: dict[str, Run] = {}
 
     def why(self, task: str | int | None = None) -> list[Answer]:
         """Answers, one for each cancelled task that *task* names, oldest first.
@@ -339,19 +360,9 @@ class Log:
                     found[run.id, each] = (run, each)
         return list(found.values())
 
-    def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
-        """Note that *line* (from 1) of *file* could not be read, or not in full."""
-        self.damaged += skipped
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Problem(file, line, what, skipped))
-
-    def pass_over(self) -> None:
-        """Count an event of a later version, which has nothing to say here."""
-        self.events += 1
-
     def add(self, event: Event) -> None:
         """Keep what answers need of *event*."""
-        self.events += 1
+        super().add(event)
         run = self.runs.get(event.run)
         if run is None:
             run = self.runs[event.run] = Run(event.run, event.pid)

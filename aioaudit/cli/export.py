@@ -1,0 +1,208 @@
+"""``aioaudit export``: a log as spans, sent to a collector or written to a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import IO, cast
+
+import click
+
+from aioaudit.cli.terminal import Enough, complain, out, plural, progress, say
+from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel_afterwards import Afterwards, Collector, Tell
+from aioaudit.exporters.otel_json import JsonWriter
+from aioaudit.exporters.otel_spans import SpanFacts
+from aioaudit.log.ordered import read_in_order
+from aioaudit.log.store import Intake
+from aioaudit.settings import OTEL_TASKS_VARIABLE, Settings, SettingsError, build
+
+DONE, NOTHING, BAD, REFUSED = 0, 1, 2, 3
+"""Exit statuses: all spans are there, the log has none, a bad call or log, some did not arrive."""
+
+OTLP, OTLP_JSON = "otlp", "otlp-json"
+
+
+class _Command(click.Command):
+    """Lets the word after ``--to otlp-json`` be the file, wherever the two stand."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give that word an option of its own."""
+        given: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            given.append(arg)
+            if arg == "--":
+                break
+            if arg == "--to":
+                given.extend(islice(rest, 1))
+            if arg == f"--to={OTLP_JSON}" or (arg == "--to" and given[-1] == OTLP_JSON):
+                file = next(rest, None)
+                if file is None:
+                    raise click.UsageError(
+                        f"--to {OTLP_JSON} needs the FILE to write: --to {OTLP_JSON} trace.json, "
+                        "or - for standard output",
+                        ctx,
+                    )
+                given.append(f"--file={file}")
+        return super().parse_args(ctx, [*given, *rest])
+
+
+@click.command("export", cls=_Command)
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice([OTLP, OTLP_JSON]),
+    required=True,
+    metavar=f"({OTLP} | {OTLP_JSON} FILE)",
+    help="A collector that speaks OTLP, or a file of OTLP JSON (- for standard output).",
+)
+@click.option("--file", hidden=True)
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="The collector; by default that of OTEL_EXPORTER_OTLP_ENDPOINT, else localhost.",
+)
+def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str | None) -> int:
+    """Show a log in a trace view.
+
+    LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
+    Its cancellations become the spans that AIOAUDIT=otel would have sent, with
+    the same ids each time.  AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the
+    OTEL_* variables hold as they do there.
+
+    Exit status: 0 if all spans are there, 1 if the log has none, 2 for a bad
+    call or an unreadable log, 3 if the collector did not take all of them.
+    """
+    try:
+        settings = build("jsonl", environ=os.environ)
+        if target == OTLP:
+            return _send(logs, settings, endpoint)
+        if endpoint is not None:
+            raise click.UsageError(f"--endpoint is for --to {OTLP}: a file is sent nowhere")
+        return _write(logs, settings, cast(str, file))
+    except (SettingsError, ExporterError) as error:
+        say(str(error))
+    except OSError as error:
+        say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
+    return BAD
+
+
+def _send(logs: tuple[str, ...], settings: Settings, endpoint: str | None) -> int:
+    for package in ("opentelemetry", "opentelemetry.sdk"):
+        if find_spec(package) is None:
+            raise ExporterError(
+                f"--to {OTLP} needs opentelemetry-sdk, which is not installed: "
+                "pip install 'aioaudit[otel]'"
+            )
+    collector = Collector(endpoint)
+    found = _read(logs, settings, collector.take)
+    collector.finish()
+    missing = collector.taken - collector.arrived
+    if missing:
+        why = collector.why or "the collector did not say why"
+        say(
+            f"{missing:,} of {collector.taken:,} {plural('span', collector.taken)} "
+            f"did not arrive: {why}"
+        )
+        return REFUSED
+    if not collector.taken:
+        return _nothing(found, logs)
+    out(f"{collector.taken:,} {plural('span', collector.taken)} sent")
+    return DONE
+
+
+def _write(logs: tuple[str, ...], settings: Settings, name: str) -> int:
+    if name != "-" and any(_is_one_of(log, Path(name)) for log in logs):
+        raise click.UsageError(f"{name} is one of the logs; name another file to write")
+    with ExitStack() as closing:
+        file = _File(name, closing)
+        try:
+            found = _read(logs, settings, file.take)
+            if file.writer is None:
+                return _nothing(found, logs)
+            written = file.finish()
+        except _NotWrittenError as error:
+            say(f"cannot write {name}: {error}")
+            return BAD
+    if name != "-":
+        out(f"{written:,} {plural('span', written)} written to {name}")
+    return DONE
+
+
+def _is_one_of(log: str, file: Path) -> bool:
+    """Whether *file* is the *log*, or one of those in it."""
+    if log == "-" or not file.exists() or not Path(log).exists():
+        return False
+    return file.samefile(log) or (
+        Path(log).is_dir() and file.suffix == ".jsonl" and file.parent.samefile(log)
+    )
+
+
+class _NotWrittenError(Exception):
+    """What went wrong with the file that was to be written, not with a log."""
+
+
+class _File:
+    """The file to write, opened when there is something to write."""
+
+    def __init__(self, name: str, closing: ExitStack) -> None:
+        self._name = name
+        self._closing = closing
+        self.writer: JsonWriter | None = None
+
+    def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
+        """Write *spans*."""
+        with self._failing():
+            if self.writer is None:
+                self.writer = JsonWriter(self._open())
+            self.writer.take(pid, spans)
+
+    def finish(self) -> int:
+        """Write the end; how many spans were written."""
+        assert self.writer is not None
+        with self._failing():
+            self.writer.finish()
+            self._closing.close()
+        return self.writer.written
+
+    def _open(self) -> IO[bytes]:
+        if self._name == "-":
+            return sys.stdout.buffer
+        return self._closing.enter_context(Path(self._name).open("wb"))
+
+    @contextmanager
+    def _failing(self) -> Generator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # whoever reads standard output has enough
+            raise Enough from None
+        except OSError as error:
+            raise _NotWrittenError(error.strerror) from None
+
+
+def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> Intake:
+    """Give the spans of *logs* to *tell*."""
+    spans = Afterwards(settings.otel_tasks, settings.otel_status, tell)
+    with progress() as report:
+        found = read_in_order(logs, spans.take, progress=report)
+    spans.finish()
+    complain(found)
+    return found
+
+
+def _nothing(found: Intake, logs: tuple[str, ...]) -> int:
+    if not found.events:
+        say(f"no event of aioaudit in {', '.join(logs)}: there is nothing to export")
+        return BAD
+    say(
+        f"no task to show in this log ({found.events:,} {plural('event', found.events)}): none was "
+        f"touched by a cancellation or an error; {OTEL_TASKS_VARIABLE}=all shows the others too"
+    )
+    return NOTHING

@@ -1,0 +1,270 @@
+"""A log as spans, after the program ended: the same spans that the program would have sent.
+
+Ids are made of what the log says, so they are the same each time, and the same
+as those of ``AIOAUDIT=otel`` in the run that wrote the log.  One thing a log
+cannot know: the application's own spans.  Where it had one, the live span is a
+child of it, in its trace; from a log the span keeps its id and is in a trace of
+aioaudit's.
+
+Nothing is dropped here: whoever calls waits for the collector, and learns what
+it refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from aioaudit.events import Event, ProcessEnd, ProcessStart
+from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel_sending import Maker, otlp_exporter
+from aioaudit.exporters.otel_spans import SpanFacts, Spans, nanoseconds
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+BATCH = 512
+"""Spans in one request."""
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+PATH = "/v1/traces"
+
+Tell = Callable[[int, Sequence[SpanFacts]], None]
+"""Takes finished spans, and the number of the process that they are from."""
+
+
+class Afterwards:
+    """Makes spans of the events of any number of runs; those of one run come in order.
+
+    Args:
+        tasks: Which tasks are told, as `Spans` takes it.
+        status: When a cancellation is an error, as `Spans` takes it.
+        tell: Gets the spans.
+    """
+
+    def __init__(self, tasks: str, status: str, tell: Tell) -> None:
+        self._tasks = tasks
+        self._status = status
+        self._tell = tell
+        self._runs: dict[str, tuple[Spans, Event]] = {}
+
+    def take(self, event: Event) -> None:
+        """Take note of *event*, and tell of what ended with it."""
+        known = self._runs.get(event.run)
+        if known is not None:
+            spans = known[0]
+        else:
+            spans = Spans(self._tasks, self._status, lambda _seq: None)
+            if not isinstance(event, ProcessStart):  # a log whose head is gone
+                spans.begin(event.run)
+        self._give(event.pid, spans.take((event,)))
+        if isinstance(event, ProcessEnd):
+            self._runs.pop(event.run, None)  # its last event
+        else:
+            self._runs[event.run] = (spans, event)
+
+    def finish(self) -> None:
+        """Tell of the tasks whose end is in no log: their process ended before they did."""
+        for spans, last in self._runs.values():
+            self._give(last.pid, spans.abandon(nanoseconds(last.ts)))
+        self._runs.clear()
+
+    def _give(self, pid: int, told: list[SpanFacts]) -> None:
+        if told:
+            self._tell(pid, told)
+
+
+class Collector:
+    """Sends spans to a collector and waits for its answers.
+
+    Args:
+        endpoint: Its URL, with or without ``/v1/traces`` at the end; by default
+            that of the ``OTEL_*`` variables, as is everything else.
+
+    After the first request that failed nothing more is sent: what follows is
+    counted only.
+
+    Attributes:
+        taken: Spans that there are.
+        arrived: Spans that the collector took.
+        why: What the collector said of those that it did not take.
+
+    Raises:
+        aioaudit.exporter.ExporterError: *endpoint* is no URL, or the protocol
+            does not exist or is not installed.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._answers = _Answers()
+        self._exporter: SpanExporter = self._answers.exporter(endpoint)
+        self._batch: list[ReadableSpan] = []
+        self._maker = cache(self._new_maker)
+        self._failed = False
+        self.taken = 0
+        self.arrived = 0
+        self.why = ""
+
+    def _new_maker(self, pid: int) -> Maker:
+        from opentelemetry.sdk.resources import Resource
+
+        # Who sends is of no interest: the process is the one that wrote the log.
+        return Maker(_IntoBatch(Resource.create({"process.pid": pid}), self._batch))
+
+    def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
+        """Take *spans* of the process *pid*, and send where there are enough for a request."""
+        self.taken += len(spans)
+        maker = self._maker(pid)
+        for facts in spans:
+            if self._failed:
+                return
+            maker.send(facts)
+            if len(self._batch) >= BATCH:
+                self._send()
+
+    def finish(self) -> None:
+        """Send what is left and close the connection."""
+        if self._batch:
+            self._send()
+        self._exporter.shutdown()
+
+    def _send(self) -> None:
+        count = len(self._batch)
+        well, refused, why = self._answers.to(lambda: self._exporter.export(self._batch))
+        self._batch.clear()
+        self._failed = not well
+        if well:
+            self.arrived += count - min(refused, count)
+        if why and not self.why:
+            self.why = why
+
+
+class _IntoBatch:
+    """The target of a `Maker`: a list, and all traces are kept."""
+
+    def __init__(self, resource: Resource, batch: list[ReadableSpan]) -> None:
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+        self.resource = resource
+        self.sampler: Sampler = ALWAYS_ON
+        self._batch = batch
+
+    def send(self, span: ReadableSpan) -> None:
+        """Take *span*."""
+        self._batch.append(span)
+
+    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - as a `Target` has it
+        """Nothing to do: `Collector` sends the batch."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class _Answers(logging.Handler):
+    """Listens to what a collector answers.
+
+    OpenTelemetry's exporters say only whether a request succeeded.  How many
+    spans of it the collector refused stands in the answer, which they do not
+    read; and why a request failed they tell the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._refused = 0
+        self._why: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the words of OpenTelemetry instead of printing them."""
+        self._why.append(record.getMessage())
+
+    def exporter(self, endpoint: str | None) -> SpanExporter:
+        """The exporter that the ``OTEL_*`` variables name, its answers listened to."""
+        make: Any = otlp_exporter()
+        told = logging.getLogger("opentelemetry")
+        told.addHandler(self)
+        told.propagate = False
+        over_grpc = ".proto.grpc" in make.__module__
+        if endpoint is not None:
+            _check(endpoint)
+            if not (over_grpc or endpoint.endswith(PATH)):
+                endpoint = endpoint.rstrip("/") + PATH
+            os.environ[ENDPOINT] = endpoint  # not an argument: TLS over gRPC is told apart by it
+        if over_grpc:
+            self._listen_to_grpc()
+            found: SpanExporter = make()
+        else:
+            import requests
+
+            session = requests.Session()
+            session.hooks["response"].append(self._look_at_http)
+            found = make(session=session)
+        return found
+
+    def to(self, export: Callable[[], Any]) -> tuple[bool, int, str]:
+        """Do *export*: whether it succeeded, how many spans were refused even so, and why."""
+        self._refused = 0
+        self._why.clear()
+        try:
+            well = export().name == "SUCCESS"
+        except Exception as error:  # noqa: BLE001 - older exporters let those of the connection out
+            return False, 0, f"{type(error).__name__}: {error}"
+        # The last words may say no more than that it was tried often enough.
+        why = list(dict.fromkeys([*self._why[:1], *self._why[-1:]]))
+        return well, self._refused, "" if well and not self._refused else " ... ".join(why)
+
+    def _look_at_http(self, response: Any, *_: object, **__: object) -> None:
+        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+        message: Any = trace_service_pb2.ExportTraceServiceResponse()
+        with suppress(Exception):  # what answers with something else, or nothing, took them all
+            if response.ok:
+                message.ParseFromString(response.content)
+                self._look_at(message)
+
+    def _listen_to_grpc(self) -> None:
+        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+
+        # The one place where every version's exporter, which may connect anew at any time,
+        # gets what it calls.  The process is a command of ours: nobody else is affected.
+        stub: Any = trace_service_pb2_grpc.TraceServiceStub
+        original = stub.__init__
+
+        def init(made: Any, channel: Any) -> None:
+            original(made, channel)
+            call = made.Export
+
+            def export(*args: Any, **kwargs: Any) -> Any:
+                answer = call(*args, **kwargs)
+                self._look_at(answer)
+                return answer
+
+            made.Export = export
+
+        stub.__init__ = init
+
+    def _look_at(self, answer: Any) -> None:
+        partial = answer.partial_success
+        if partial.rejected_spans:
+            self._refused = partial.rejected_spans
+            self._why[:] = [partial.error_message]
+
+
+def _check(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        good = False
+    if not good:
+        raise ExporterError(
+            f"--endpoint {endpoint!r} is no URL of a collector; allowed: http://HOST:PORT or "
+            f"https://HOST:PORT, with or without {PATH} at the end"
+        )
