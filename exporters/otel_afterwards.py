@@ -225,9 +225,8 @@ class _Answers(logging.Handler):
 
         message: Any = trace_service_pb2.ExportTraceServiceResponse()
         with suppress(Exception):  # what answers with something else, or nothing, took them all
-            if response.ok:
-                message.ParseFromString(response.content)
-                self._look_at(message)
+            message.ParseFromString(response.content)
+            self._look_at(message)
 
     def _listen_to_grpc(self) -> None:
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc

@@ -13,10 +13,14 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.collectors import Receiver
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
@@ -105,3 +109,38 @@ def run_python(audited_python: str, tmp_path: Path) -> Runner:
         )
 
     return run
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """What a collector of the fixtures below received, and how it is to fail."""
+    from tests.collectors import Receiver
+
+    made = Receiver()
+    yield made
+    made.over.set()
+
+
+@pytest.fixture
+def over_http(receiver: Receiver) -> Iterator[dict[str, str]]:
+    """Variables that name a collector which speaks HTTP."""
+    from tests.collectors import over_http
+
+    with over_http(receiver) as variables:
+        yield variables
+
+
+@pytest.fixture
+def over_grpc(receiver: Receiver) -> Iterator[dict[str, str]]:
+    """Variables that name a collector which speaks gRPC."""
+    from tests.collectors import over_grpc
+
+    with over_grpc(receiver) as variables:
+        yield variables
+
+
+@pytest.fixture(params=["http", "grpc"])
+def collector(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Variables that name a collector, once for each protocol."""
+    found: dict[str, str] = request.getfixturevalue(f"over_{request.param}")
+    return found

@@ -2,192 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-pytest.importorskip("opentelemetry.sdk")
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-grpc = pytest.importorskip("grpc")
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
-
-from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402 - after the questions above
-    trace_service_pb2,
-    trace_service_pb2_grpc,
-)
+from tests.collectors import Receiver, tasks, walk
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
-
-Request: Any = trace_service_pb2.ExportTraceServiceRequest
-Response: Any = trace_service_pb2.ExportTraceServiceResponse
-
-
-class Received(NamedTuple):
-    """A span as it arrived."""
-
-    name: str
-    trace: str
-    id: str
-    parent: str
-    start: int
-    end: int
-    status: int
-    message: str
-    attributes: dict[str, Any]
-    links: list[tuple[str, str, str]]
-    resource: dict[str, Any]
-    scope: str
-
-
-class Receiver:
-    """Keeps what arrives; ``fault`` is one of 503, partial, silent."""
-
-    def __init__(self) -> None:
-        self.fault = ""
-        self.requests = 0
-        self.spans: list[Received] = []
-        self.headers: list[dict[str, str]] = []
-        self.over = threading.Event()
-
-    def take(self, request: Any) -> Any:
-        self.requests += 1
-        if self.fault == "silent":
-            self.over.wait(30)
-        for group in request.resource_spans:
-            resource = values(group.resource.attributes)
-            for scoped in group.scope_spans:
-                for span in scoped.spans:
-                    self.spans.append(
-                        Received(
-                            span.name,
-                            span.trace_id.hex(),
-                            span.span_id.hex(),
-                            span.parent_span_id.hex(),
-                            span.start_time_unix_nano,
-                            span.end_time_unix_nano,
-                            span.status.code,
-                            span.status.message,
-                            values(span.attributes),
-                            [
-                                (
-                                    values(link.attributes)["aioaudit.link"],
-                                    link.trace_id.hex(),
-                                    link.span_id.hex(),
-                                )
-                                for link in span.links
-                            ],
-                            resource,
-                            scoped.scope.name,
-                        )
-                    )
-        response = Response()
-        if self.fault == "partial":
-            response.partial_success.rejected_spans = 1
-            response.partial_success.error_message = "too many"
-        return response
-
-
-def value(any_value: Any) -> Any:
-    kind = any_value.WhichOneof("value")
-    found = getattr(any_value, kind)
-    return [value(each) for each in found.values] if kind == "array_value" else found
-
-
-def values(pairs: Any) -> dict[str, Any]:
-    return {pair.key: value(pair.value) for pair in pairs}
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.over.set()
-
-
-@pytest.fixture
-def over_http(receiver: Receiver) -> Iterator[dict[str, str]]:
-    """Variables that name a collector which speaks HTTP."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            receiver.headers.append(dict(self.headers))
-            if receiver.fault == "503":
-                receiver.requests += 1
-                self.send_response(503)
-                self.send_header("Retry-After", "1")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            answer = receiver.take(Request.FromString(body)).SerializeToString()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass  # a client that went away is what some tests are about
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
-    receiver.over.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def over_grpc(receiver: Receiver) -> Iterator[dict[str, str]]:
-    """Variables that name a collector which speaks gRPC."""
-
-    class Service(trace_service_pb2_grpc.TraceServiceServicer):
-        def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the call
-            if receiver.fault == "503":
-                receiver.requests += 1
-                context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
-            return receiver.take(request)
-
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
-    add(Service(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-    }
-    receiver.over.set()
-    server.stop(0).wait()
-
-
-@pytest.fixture(params=["http", "grpc"])
-def collector(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Variables that name a collector, once for each protocol."""
-    found: dict[str, str] = request.getfixturevalue(f"over_{request.param}")
-    return found
-
 
 INCIDENT = """
 import asyncio, contextlib
@@ -244,67 +72,10 @@ def run_program(run_python: RunPython, tmp_path: Path) -> RunPython:
     return run
 
 
-def tasks(receiver: Receiver) -> dict[str, Received]:
-    """The spans of tasks by the task's name, each there once."""
-    found = [span for span in receiver.spans if span.name.startswith("asyncio.task ")]
-    named = {span.attributes["aioaudit.task.name"]: span for span in found}
-    assert len(named) == len(found)
-    return named
-
-
 def answers(run_python: RunPython) -> list[dict[str, Any]]:
     """What the log of the same run says."""
     lines = run_python("-m", "aioaudit", "why", "log.jsonl", "--json").stdout.splitlines()
     return [json.loads(line) for line in lines]
-
-
-def own(span: Received) -> dict[str, Any]:
-    """The link that the span of a request is."""
-    told = {
-        key: span.attributes.get(f"aioaudit.cancel.{name}")
-        for key, name in {
-            "task": "target.task.id",
-            "name": "target.task.name",
-            "reason": "reason",
-            "source": "source",
-            "at": "at",
-            "by_name": "by.name",
-            "detail": "detail",
-        }.items()
-    }
-    return {"what": "cancelled"} | {key: each for key, each in told.items() if each is not None}
-
-
-def origin(span: Received) -> dict[str, Any] | None:
-    """The link that the span of a request has as its origin."""
-    prefix = "aioaudit.cancel.origin."
-    found = {
-        key.removeprefix(prefix): each
-        for key, each in span.attributes.items()
-        if key.startswith(prefix)
-    }
-    return found or None
-
-
-def walk(span: Received, spans: dict[tuple[str, str], Received]) -> list[dict[str, Any]]:
-    """The chain of the victim *span*, rebuilt by following links from span to span."""
-    [(_, trace, request)] = [link for link in span.links if link[0] == "cancelled_by"]
-    step = spans[trace, request]
-    chain = [own(step)]
-    while True:
-        told = origin(step)
-        if told is not None:
-            chain.append(told)
-        following = [
-            spans[trace, request]
-            for kind, trace, request in step.links
-            if kind == "caused_by" and spans[trace, request].name == "asyncio.cancel"
-        ]
-        if not following:
-            return chain
-        step = following[0]
-        if told is None:
-            chain.append(own(step))
 
 
 def test_the_chain_rebuilt_from_spans_alone_is_that_of_the_log(

@@ -519,11 +519,12 @@ def test_version_and_help_are_there(tmp_path: Path) -> None:
             check=True,
         ).stdout
 
+    from aioaudit.cli.commands import COMMANDS
     from aioaudit.version import __version__
 
     assert call("--version") == f"aioaudit {__version__}\n"
     commands = call("--help").partition("Commands:\n")[2].split("\n")
-    assert [line.split()[0] for line in commands if line] == ["run", "why"]
+    assert [line.split()[0] for line in commands if line] == list(COMMANDS)
     assert "Exit status: 0 with an answer" in call("why", "--help")
 
 
