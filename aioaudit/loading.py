@@ -63,11 +63,13 @@ _BUILT_IN: dict[str, Callable[[Settings], Exporter]] = {
     "otel": _otel,
 }
 
+OWN_NAMES = (*_BUILT_IN, BRIDGE)
+"""The names that are ours; an entry point of the same name is never used."""
+
 
 def known_names() -> list[str]:
     """Every name that a setting may hold: our own first, then the installed ones."""
-    own = [*_BUILT_IN, BRIDGE]
-    return own + sorted({point.name for point in _entry_points()} - set(own))
+    return [*OWN_NAMES, *sorted({point.name for point in _entry_points()} - set(OWN_NAMES))]
 
 
 def check(settings: Settings, where: str, value: str | None = None) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import aioaudit.log
+from aioaudit.cli.commands import COMMANDS
 from aioaudit.events import (
     Event,
     FutureCancel,

@@ -15,6 +15,7 @@ COMMANDS = {
     RUN: "Run a program with auditing on.",
     "why": "Say who cancelled a task, and why.",
     "export": "Show a log in a trace view.",
+    "doctor": "Say what of aioaudit works in this environment.",
 }
 """The name of each subcommand, which is its module's too, and what it does."""
 

@@ -14,7 +14,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aioaudit.chain.plain import harmless
 
@@ -32,6 +34,9 @@ PATIENCE = 1.0
 
 WIDE = 100_000
 """Columns where no terminal is: nothing is wrapped or cut for a pipe."""
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def console() -> Console:
@@ -78,6 +83,30 @@ def out(line: str = "") -> None:
         sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except BrokenPipeError:
         raise Enough from None
+
+
+def as_json(answer: Any) -> str:
+    """*answer* as a line of JSON that is harmless on a terminal, and the same when parsed."""
+    line = _encode(answer).decode("utf-8")
+    if line.isprintable() and _fits(line):
+        return line
+    return "".join(each if each.isprintable() and _fits(each) else _escaped(each) for each in line)
+
+
+def _fits(text: str) -> bool:
+    """Whether stdout's encoding has a place for *text*."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(
+        f"\\u{int.from_bytes(units[at : at + 2], 'big'):04x}" for at in range(0, len(units), 2)
+    )
 
 
 def say(message: str) -> None:

@@ -7,30 +7,25 @@ This module reads the call and the log and decides what is to be answered;
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 
 import click
-import msgspec
 
-from aioaudit.chain.links import Answer
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import complain, out, plural, progress, say
+from aioaudit.cli.terminal import as_json, complain, out, plural, progress, say
 from aioaudit.log import Case, Log, load
 
 FOUND, NOTHING, BAD = 0, 1, 2
 """Exit statuses: an answer, no such task or cancellation, a bad call or log."""
 
-_encode = msgspec.json.Encoder().encode
-
 
 @click.command("why")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @click.option("--task", metavar="NAME_OR_ID", help="Ask for this task: its name, id or RUN:ID.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line.")
+@click.option("--json", "in_json", is_flag=True, help="Write one JSON object a line.")
 @click.pass_context
-def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, as_json: bool) -> int:
+def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json: bool) -> int:
     """Say who cancelled a task, and why.
 
     LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
@@ -39,7 +34,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, as_json
     Exit status: 0 with an answer, 1 where no such task or no cancellation is in
     the log, 2 for a bad call or an unreadable log.
     """
-    if not as_json and find_spec("rich") is None:
+    if not in_json and find_spec("rich") is None:
         return lacking("rich", "text for people (--json does without)")
     try:
         with progress() as report:
@@ -55,7 +50,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, as_json
     if not cases:
         say(_nothing(log, task))
         return NOTHING
-    if as_json:
+    if in_json:
         _write_json(cases)
         return FOUND
     from aioaudit.cli.why_text import Text
@@ -85,28 +80,4 @@ def _nothing(log: Log, task: str | None) -> str:
 
 def _write_json(cases: Iterable[Case]) -> None:
     for case in cases:
-        out(_line(case.answer()))
-
-
-def _line(answer: Answer) -> str:
-    """*answer* as JSON that is harmless on a terminal, and the same when parsed."""
-    line = _encode(answer).decode("utf-8")
-    if line.isprintable() and _fits(line):
-        return line
-    return "".join(each if each.isprintable() and _fits(each) else _escaped(each) for each in line)
-
-
-def _fits(text: str) -> bool:
-    """Whether stdout's encoding has a place for *text*."""
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _escaped(character: str) -> str:
-    units = character.encode("utf-16-be")
-    return "".join(
-        f"\\u{int.from_bytes(units[at : at + 2], 'big'):04x}" for at in range(0, len(units), 2)
-    )
+        out(as_json(case.answer()))

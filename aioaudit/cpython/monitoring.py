@@ -16,7 +16,7 @@ from typing import Any
 
 AVAILABLE = sys.version_info >= (3, 12)
 
-_CANDIDATES = (3, 4, 5, 0, 1, 2)
+CANDIDATES = (3, 4, 5, 0, 1, 2)
 """Tool ids to try: those that PEP 669 gives to no kind of tool come first."""
 
 
@@ -29,7 +29,7 @@ class Monitor:
         self._events = self._api.events
         self._global = 0
         self._codes: dict[int, CodeType] = {}
-        for tool in _CANDIDATES:
+        for tool in CANDIDATES:
             if self._api.get_tool(tool) is None:
                 self._api.use_tool_id(tool, name)
                 self._tool = tool

@@ -141,6 +141,10 @@ CALL_SITES = {
 # -- the probes ------------------------------------------------------------------------
 
 
+PROBES = ((_BACKEND, "CancelScope.cancel"), (_BACKEND, "CancelScope._timeout"))
+"""What `install` replaces."""
+
+
 def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
     """Probe the scopes of anyio's asyncio backend, which is *module*, with *put*."""
     _cancelled.clear()

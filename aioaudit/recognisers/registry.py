@@ -60,13 +60,19 @@ def _foreign_tables() -> dict[tuple[str, str], Any]:
     merged: dict[tuple[str, str], Any] = {}
     for point in sorted(entry_points(group=GROUP)):
         try:
-            merged.update(_loaded(point))
+            merged.update(loaded(point))
         except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
             say(f"recogniser {point.name!r} ({point.value}) cannot be loaded: {describe(error)}")
     return merged
 
 
-def _loaded(point: EntryPoint) -> Table:
+def loaded(point: EntryPoint) -> Table:
+    """The table that *point* names.
+
+    Raises:
+        TypeError: it is none.
+        Exception: what importing a stranger's module raises.
+    """
     table = point.load()
     if not isinstance(table, Mapping):
         raise TypeError(f"it is a {type(table).__name__}, not a mapping of call sites")

@@ -1,0 +1,24 @@
+"""What of aioaudit works in the environment that this process runs in, and what does not.
+
+Nothing here is needed to audit a program.  Libraries are looked at without being
+imported; what has to be tried is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aioaudit.doctor import activation, interpreter, recognisers
+from aioaudit.doctor.finding import Finding
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, section by section, as it is found."""
+    yield from interpreter.interpreter()
+    yield from interpreter.monitoring()
+    yield from interpreter.loops()
+    yield from activation.start_up()
+    yield from activation.variables()
+    yield from activation.exporters()
+    yield from activation.log()
+    yield from recognisers.recognisers()

@@ -1,0 +1,256 @@
+"""Turning it on: the start-up file, the settings, the exporters, and where the log goes."""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import aioaudit
+from aioaudit import loading, settings
+from aioaudit.doctor.finding import Finding, State
+from aioaudit.doctor.packages import version_of
+from aioaudit.exporter import ExporterError
+from aioaudit.settings import JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
+from aioaudit.text import describe
+
+STARTED_BY = "aioaudit_autostart.start" if sys.version_info >= (3, 15) else "aioaudit_autostart.pth"
+"""The file that Python looks for at its start."""
+
+STARTED = "_aioaudit_autostart"
+"""The module that it names."""
+
+_INSTEAD = "python -m aioaudit run does without it"
+_FULL = 1 << 20
+"""Bytes: a disk with less has no room for a log."""
+
+
+# -- the start-up file ---------------------------------------------------------------------
+
+
+def start_up() -> Iterator[Finding]:
+    """Whether Python runs our start-up file, and if not, why."""
+    state, text = _start_up()
+    yield Finding(section="start-up", subject=STARTED_BY, state=state, text=text)
+
+
+def _start_up() -> tuple[State, str]:
+    if sys.flags.no_site:
+        return "warning", f"not run: Python was started with -S; {_INSTEAD}"
+    if sys.flags.ignore_environment:
+        option = "-I" if sys.flags.isolated else "-E"
+        return "warning", f"does nothing: Python was started with {option}; {_INSTEAD}"
+    folders = _site_folders()
+    with_file = [folder for folder in folders if (folder / STARTED_BY).exists()]
+    if not with_file:
+        return "warning", _nowhere(folders)
+    [folder, *_] = with_file
+    module = next((f for f in with_file if (f / f"{STARTED}.py").exists()), None)
+    if module is None:
+        return "problem", f"{folder} holds no {STARTED}.py, which it names; install aioaudit again"
+    ours = Path(aioaudit.__file__).parent / "_startup" / f"{STARTED}.py"  # in a checkout only
+    if ours.exists() and ours.read_bytes() != (module / f"{STARTED}.py").read_bytes():
+        return "warning", f"{module}/{STARTED}.py is an older copy; install aioaudit again"
+    wanted = not settings.is_off(os.environ.get(VARIABLE))
+    if wanted and not getattr(sys.modules.get(STARTED), "_started", False):
+        return "warning", f"in {folder}, but Python did not run it; {_INSTEAD}"
+    return "ok", f"in {folder}"
+
+
+def _nowhere(folders: list[Path]) -> str:
+    """Why no folder among *folders*, those that Python looks into, has the file."""
+    for folder in map(Path, dict.fromkeys(filter(None, sys.path))):
+        if folder not in folders and (folder / STARTED_BY).exists():
+            return (
+                f"in {folder}, which is not a folder that Python runs such files from"
+                f" ({', '.join(map(str, folders))}); {_INSTEAD}"
+            )
+    user = Path(site.getusersitepackages())
+    if (user / STARTED_BY).exists():
+        return f"in {user}, which is switched off here; {_INSTEAD}"
+    home = Path(aioaudit.__file__).parent.parent
+    return f"not installed: aioaudit itself comes from {home}; pip install puts it in place, or {_INSTEAD}"
+
+
+def _site_folders() -> list[Path]:
+    """Where Python looks for start-up files."""
+    folders = list(site.getsitepackages())
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
+    return [Path(folder) for folder in dict.fromkeys(folders)]
+
+
+# -- settings ------------------------------------------------------------------------------
+
+
+def wanted(environ: Mapping[str, str]) -> Settings | None:
+    """The settings in force, None where nothing is to be audited or they cannot be used."""
+    try:
+        found = settings.from_environ(environ)
+        if found is not None:
+            loading.check(found, VARIABLE, environ[VARIABLE])
+    except SettingsError:
+        return None
+    return found
+
+
+def variables() -> Iterator[Finding]:
+    """`AIOAUDIT`, and each other variable of ours that is set."""
+    value = os.environ.get(VARIABLE)
+    if value is None or settings.is_off(value):
+        text = "not set: programs run unaudited" if value is None else f"{value!r}: off"
+        yield Finding(section="settings", subject=VARIABLE, state="none", text=text)
+    else:
+        yield _setting(VARIABLE, value)
+    for name, each in sorted(os.environ.items()):
+        if name in settings.VARIABLES:
+            yield _setting(name, each)
+        elif name.startswith(f"{VARIABLE}_"):
+            text = f"no setting{settings.suggestion(name, settings.VARIABLES)}; it changes nothing"
+            yield Finding(section="settings", subject=name, state="warning", text=text)
+
+
+def _setting(name: str, value: str) -> Finding:
+    """Whether the variable *name* may hold *value*."""
+    state: State = "ok"
+    text = repr(value)
+    try:
+        # Alone: an error of one variable must not hide another's.
+        found = settings.build(environ={name: value})
+        if name == VARIABLE:
+            loading.check(found, VARIABLE, value)
+    except SettingsError as error:
+        state, text = "problem", str(error).removeprefix(f"{name}=")
+    return Finding(section="settings", subject=name, state=state, text=text)
+
+
+# -- exporters -----------------------------------------------------------------------------
+
+
+def exporters() -> Iterator[Finding]:
+    """Whether each exporter could be used."""
+    found = wanted(os.environ)
+    names = () if found is None else found.exporters
+    for name in loading.OWN_NAMES:
+        state, text, version = _own_exporter(name)
+        if name in names and state == "none":
+            state = "problem"
+        if name == "otel" and name in names and state == "ok":
+            state, text = _collector(text)
+        yield Finding(section="exporters", subject=name, state=state, text=text, version=version)
+    points = sorted(set(entry_points(group=loading.GROUP)))
+    for point in points:
+        yield _foreign_exporter(point, [each for each in points if each.name == point.name])
+
+
+def _own_exporter(name: str) -> tuple[State, str, str | None]:
+    try:
+        ours = [Requirement(line) for line in requires("aioaudit") or []]
+    except PackageNotFoundError:
+        return "note", "aioaudit itself is not installed: what this needs is not known", None
+    needed = [
+        each
+        for each in ours
+        if each.marker is not None
+        and each.marker.evaluate({"extra": name})
+        and not each.marker.evaluate({"extra": ""})
+    ]
+    if not needed:
+        return "ok", "needs nothing more", None
+    versions = {each.name: version_of(each.name) for each in needed}
+    missing = [each for each, version in versions.items() if version is None]
+    install = f"pip install 'aioaudit[{name}]'"
+    if missing:
+        return "none", f"needs {', '.join(missing)}, not installed: {install}", None
+    for each in needed:
+        if not each.specifier.contains(str(versions[each.name]), prereleases=True):
+            found = f"{each.name} {versions[each.name]} is too old, {each.specifier} is needed"
+            return "none", f"{found}: {install}", None
+    text = ", ".join(f"{each} {version}" for each, version in versions.items())
+    return "ok", text, versions[needed[0].name]
+
+
+def _collector(text: str) -> tuple[State, str]:
+    """Whether the standard ``OTEL_*`` variables name something to send spans to."""
+    from aioaudit.exporters.otel_sending import span_exporter
+
+    try:
+        span_exporter()
+    except ExporterError as error:
+        return "problem", str(error)
+    return "ok", text
+
+
+def _foreign_exporter(point: EntryPoint, named_so: list[EntryPoint]) -> Finding:
+    """An exporter that another package registered as *point*."""
+    of = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
+    state: State = "ok"
+    text = f"{point.value}{of}"
+    if point.name in loading.OWN_NAMES:
+        state, text = "warning", f"{text} is never used: the name is one of aioaudit's own"
+    elif len(named_so) > 1:
+        others = ", ".join(sorted(each.value for each in named_so))
+        state, text = "warning", f"registered more than once: {others}"
+    else:
+        try:
+            if not callable(point.load()):
+                state, text = "warning", f"{text} cannot be called"
+        except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
+            state, text = "warning", f"{text} cannot be loaded: {describe(error)}"
+    found = wanted(os.environ)
+    if state == "warning" and found is not None and point.name in found.exporters:
+        state = "problem"
+    version = None if point.dist is None else point.dist.version
+    return Finding(section="exporters", subject=point.name, state=state, text=text, version=version)
+
+
+# -- the log -------------------------------------------------------------------------------
+
+
+def log() -> Iterator[Finding]:
+    """Where ``jsonl`` would write, and whether it could."""
+    found = wanted(os.environ)
+    try:
+        path = settings.build(jsonl_path=os.environ.get(JSONL_PATH_VARIABLE) or None).jsonl_path
+    except SettingsError:
+        return  # told among the settings
+    try:
+        place = Path(path).absolute()
+        wrong = _wrong_with(place)
+    except OSError as error:  # the working directory was removed
+        place, wrong = Path(path), f"there is no working directory: {error.strerror}"
+    state: State = "ok"
+    if wrong is not None:
+        state = "problem" if found is not None and "jsonl" in found.exporters else "warning"
+    text = str(place) if wrong is None else f"{place}: {wrong}"
+    yield Finding(section="log", subject="jsonl", state=state, text=text)
+
+
+def _wrong_with(place: Path) -> str | None:
+    """Why no log can be written to *place*, None where one can."""
+    folder, file = place.parent, Path(str(place).replace("{pid}", str(os.getpid())))
+    if file.is_dir():
+        return "this is a folder; AIOAUDIT_JSONL_PATH must name a file"
+    if file.exists():
+        if not os.access(file, os.W_OK):
+            return f"{_user()} may not write to this file"
+    elif not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        return f"the folder {what}, and none is made"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        return f"{_user()} may not make files in this folder"
+    if not hasattr(os, "statvfs"):
+        return None
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    # A file system that has no size (/dev, /proc) says so with zeros.
+    return "the disk is full" if free < _FULL and disk.f_blocks else None
+
+
+def _user() -> str:
+    return f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"

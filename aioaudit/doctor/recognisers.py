@@ -1,0 +1,178 @@
+"""Recognisers: is each library there, and is every call site that they know still in it?
+
+A call site is looked for in the code objects that the library's module is compiled
+to, by the very name by which a recogniser is found when the library cancels
+something.  Nothing of the library is run, and modules that are compiled to machine
+code cannot be looked into.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import CodeType
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion
+
+from aioaudit.causes.code import APPLICATION, kind_of
+from aioaudit.doctor.finding import Finding, SiteState, State
+from aioaudit.doctor.packages import find_spec, version_of_module
+from aioaudit.recognisers import registry
+from aioaudit.text import describe
+
+Site = tuple[str, str]
+"""A call site: a module and the qualified name of a function in it."""
+
+_STDLIB = "stdlib"
+_PYTHON = ".".join(map(str, sys.version_info[:3]))
+
+
+def recognisers() -> Iterator[Finding]:
+    """Our own recognisers, then those of other packages."""
+    for library in (_STDLIB, *sorted(registry.OWN)):
+        module = import_module(f"aioaudit.recognisers.{library}")
+        yield _own(library, module)
+    for point in sorted(set(entry_points(group=registry.GROUP))):
+        yield from _foreign(point)
+
+
+def _own(library: str, module: Any) -> Finding:
+    sites = _sites(module.CALL_SITES, module)
+    if library == _STDLIB:
+        return _finding("asyncio", _PYTHON, sites, _versions(module), "")
+    return _library(library, sites, _versions(module), "")
+
+
+def _foreign(point: EntryPoint) -> Iterator[Finding]:
+    """The recogniser that another package registered as *point*, one finding a library."""
+    of = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
+    by = f"{point.value}{of}"
+    try:
+        table = registry.loaded(point)
+    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
+        text = f"{by} cannot be loaded: {describe(error)}"
+        yield Finding(section="recognisers", subject=point.name, state="warning", text=text)
+        return
+    module = sys.modules.get(point.module)
+    sites = _sites(table, module)
+    for library in dict.fromkeys(name.partition(".")[0] for name, _ in sites):
+        inside = [site for site in sites if site[0].partition(".")[0] == library]
+        yield _library(library, inside, _versions(module), f"; {by}")
+
+
+def _sites(table: Mapping[Site, Any], module: Any) -> list[Site]:
+    """Every place of a library that the recogniser in *module* counts on."""
+    boundaries = (each.partition(":") for each in getattr(module, "BOUNDARIES", ()))
+    sites = [
+        *table,
+        *getattr(module, "PROBES", ()),
+        *((name, qualname) for name, _, qualname in sorted(boundaries)),
+    ]
+    return list(dict.fromkeys(sites))
+
+
+def _versions(module: Any) -> Mapping[Site, str]:
+    found: Mapping[Site, str] = getattr(module, "VERSIONS", {})
+    return found
+
+
+def _library(library: str, sites: list[Site], versions: Mapping[Site, str], by: str) -> Finding:
+    spec = find_spec(library)
+    if spec is None:
+        text = f"not installed{by}"
+        return Finding(section="recognisers", subject=library, state="none", text=text)
+    version = version_of_module(library)
+    origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    if kind_of(origin) == APPLICATION:
+        return Finding(
+            section="recognisers",
+            subject=library if version is None else f"{library} {version}",
+            state="warning",
+            text=f"not used: {origin} is in no site-packages, so it counts as the program's own{by}",
+            version=version,
+        )
+    return _finding(library, version, sites, versions, by)
+
+
+def _finding(
+    library: str, version: str | None, sites: list[Site], versions: Mapping[Site, str], by: str
+) -> Finding:
+    """What became of *sites* in the *version* of *library* that is installed."""
+    became: dict[Site, SiteState] = {
+        site: _look(site, version, versions.get(site)) for site in sites
+    }
+    named: dict[str, SiteState] = {":".join(site): each for site, each in became.items()}
+    counts = Counter(became.values())
+    expected = len(sites) - counts["not in this version"]
+    text = f"{counts['there']} of {expected} call sites there"
+    state: State = "ok"
+    if counts["cannot be checked"]:
+        state = "note"
+        modules = {module for (module, _), each in became.items() if each == "cannot be checked"}
+        text += f"; compiled, cannot be checked: {', '.join(sorted(modules))}"
+    if counts["gone"]:
+        state = "warning"
+        gone = [site for site, each in named.items() if each == "gone"]
+        text += f"; gone, and told unexplained: {', '.join(gone)}"
+    return Finding(
+        section="recognisers",
+        subject=library if version is None else f"{library} {version}",
+        state=state,
+        text=text + by,
+        version=version,
+        call_sites=named,
+    )
+
+
+def _look(site: Site, version: str | None, only: str | None) -> SiteState:
+    """What became of *site* in *version*, where *only* versions need have it."""
+    module, qualname = site
+    try:
+        names = _qualnames(module)
+    except Exception:  # noqa: BLE001 - whatever a foreign loader or a damaged file raises
+        return "cannot be checked"
+    if names is None:
+        return "cannot be checked"
+    if qualname in names:
+        return "there"
+    return "gone" if _meant(version, only) else "not in this version"
+
+
+def _meant(version: str | None, only: str | None) -> bool:
+    """Whether *version* is one of those that *only* (PEP 440) names; yes where that is unclear."""
+    if version is None or only is None:
+        return True
+    try:
+        return SpecifierSet(only).contains(version, prereleases=True)
+    except (InvalidSpecifier, InvalidVersion):
+        return True
+
+
+@functools.cache
+def _qualnames(module: str) -> Collection[str] | None:
+    """The qualified names of all functions in *module*; None where it cannot be looked into."""
+    spec = find_spec(module)
+    if spec is None:
+        return ()
+    get_code = getattr(spec.loader, "get_code", None)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        code = None if get_code is None else get_code(module)
+    finally:
+        sys.dont_write_bytecode = written
+    if code is None:
+        return None
+    found: set[str] = set()
+    left: list[CodeType] = [code]
+    while left:
+        for constant in left.pop().co_consts:
+            if isinstance(constant, CodeType):
+                found.add(constant.co_qualname)
+                left.append(constant)
+    return found
