@@ -520,7 +520,6 @@ def test_version_and_help_are_there(tmp_path: Path) -> None:
             check=True,
         ).stdout
 
-    from aioaudit.cli.commands import COMMANDS
     from aioaudit.version import __version__
 
     assert call("--version") == f"aioaudit {__version__}\n"
