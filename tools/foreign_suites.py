@@ -17,6 +17,7 @@ result of each test and the log.  It needs the network, once for each suite and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -205,8 +206,9 @@ class Place:
             environ["AIOAUDIT"] = "jsonl"
             environ["AIOAUDIT_JSONL_PATH"] = f"{folder}/log-{{pid}}.jsonl"
         options = ["-p", "suite_results", "-p", "no:cacheprovider", "-o", "addopts="]
-        options += ["-o", f"timeout={TEST_LIMIT}", "-q", f"--basetemp={folder}/tmp"]
-        command = [self.python, "-m", "pytest", *options, *self.suite.args]
+        scratch = folder / "scratch"
+        options += ["-o", f"timeout={TEST_LIMIT}", "-q", f"--basetemp={scratch}"]
+        command = [str(self.python), "-m", "pytest", *options, *self.suite.args]
         with (folder / "output.txt").open("w") as output:
             process = subprocess.Popen(
                 [*command, *(tests or self.suite.tests)],
@@ -223,7 +225,7 @@ class Place:
                 ended = f"killed after {RUN_LIMIT} s"
             finally:
                 end(process)
-        shutil.rmtree(folder / "tmp", ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         results = Results(folder, ended)
         if (folder / "results.txt").exists():
             for line in (folder / "results.txt").read_text().splitlines():
@@ -234,10 +236,8 @@ class Place:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Leave nothing behind of a run, not of its children either."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -420,7 +420,7 @@ def asked_why(place: Place, run: Results) -> str:
     if not run.logs:
         return "no log"
     begun = time.monotonic()
-    command = [place.python, "-m", "aioaudit", "why", run.folder, "--json"]
+    command = [str(place.python), "-m", "aioaudit", "why", str(run.folder), "--json"]
     done = subprocess.run(
         command, check=False, env=clean_environ(), capture_output=True, text=True, timeout=600
     )
