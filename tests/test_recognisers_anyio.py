@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.trail import Trail
+from tests.conftest import Runner
 from tests.recognising import about, links
 
 anyio = pytest.importorskip("anyio")
@@ -543,7 +545,7 @@ def test_a_scope_cancelled_before_auditing_began_is_said_to_be_one() -> None:
                     "what": "cancelled",
                     "name": "worker",
                     "reason": "scope",
-                    "detail": "the scope was cancelled before auditing began",
+                    "detail": "it was not seen who cancelled the scope",
                 }
             ]
 
@@ -619,3 +621,47 @@ def test_a_child_is_never_blamed_on_the_wrong_awaiter(trail_of: Any) -> None:
     chain = told(trail.why("later"))
     assert [link["what"] for link in chain] == ["cancelled", "cancelled", "deadline"]
     assert chain[-1]["at"] == "second"
+
+
+BEHIND_ANOTHER_FINDER = """
+import asyncio, sys
+from importlib.machinery import PathFinder
+
+class First:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, path) if name.startswith("anyio") else None
+
+sys.meta_path.insert(0, First)
+
+async def hurry():
+    with anyio.move_on_after(0.01):
+        await anyio.sleep(5)
+
+async def later():
+    global anyio
+    import anyio
+    import anyio._backends._asyncio
+    import this_and_that
+    await hurry()
+
+{start}
+asyncio.run(asyncio.sleep(0))
+assert sys.meta_path[0] is First
+assert "AfterImport" not in [type(finder).__name__ for finder in sys.meta_path]
+"""
+
+
+@pytest.mark.parametrize("start", ["import anyio; anyio.run(hurry)", "asyncio.run(later())"])
+def test_scopes_are_seen_where_another_finder_finds_anyio_before_ours_is_asked(
+    run_python: Runner, tmp_path: Path, start: str
+) -> None:
+    """As pytest's does, which finds the modules of all its plugins."""
+    (tmp_path / "this_and_that.py").touch()
+    program = tmp_path / "program.py"
+    program.write_text(BEHIND_ANOTHER_FINDER.format(start=start))
+    done = run_python(str(program), AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    [answer] = aioaudit.load(tmp_path / "log.jsonl").why()
+    line = program.read_text().splitlines().index("    with anyio.move_on_after(0.01):") + 1
+    assert (answer.root.what, answer.root.at) == ("deadline", f"{program}:{line}")

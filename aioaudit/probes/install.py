@@ -146,6 +146,7 @@ class Installation:
         self._libraries = imports.AfterImport(
             {name: self._probe_library(library) for name, library in registry.PROBED.items()}
         )
+        recorder.look_for_libraries = self._libraries.look
 
     def _probe_library(self, library: str) -> Callable[[ModuleType], None]:
         """What puts the probes of our recogniser for *library* into one of its modules."""

@@ -31,6 +31,7 @@ _getframe = sys._getframe
 def started(recorder: Recorder, loop: Any) -> None:
     """*loop* begins to run in this thread."""
     try:
+        recorder.look_for_libraries()
         place = recorder.place(loop)
         if place.muted:
             return

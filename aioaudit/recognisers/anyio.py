@@ -70,7 +70,7 @@ def delivered(frame: FrameType, call: Call) -> Cause:
         return Cause(
             reason=_REASON,
             owner=id(scope),
-            detail="the scope was cancelled before auditing began",
+            detail="it was not seen who cancelled the scope",
             bystander=True,
         )
     return msgspec.structs.replace(

@@ -119,6 +119,7 @@ class Recorder:
         self.next_task = itertools.count(1).__next__
         self.watch: Callable[[Any], None] = lambda _task: None
         self.under_way: Callable[[bool], None] = lambda _on: None
+        self.look_for_libraries: Callable[[], None] = lambda: None
         self._loops: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._next_loop = itertools.count(1).__next__
         self._places: dict[int, Place] = {}
