@@ -28,7 +28,7 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,7 +289,7 @@ def wanted(name: str) -> Suite:
     """The suite that is written NAME or NAME==VERSION."""
     name, _, version = name.partition("==")
     known = SUITES[name]
-    return Suite(**{**vars(known), "version": version}) if version else known
+    return replace(known, version=version) if version else known
 
 
 HEADINGS = [
