@@ -25,6 +25,43 @@ from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402 - after the q
     trace_service_pb2_grpc,
 )
 
+INCIDENT = """
+import asyncio, contextlib
+
+async def fetch():
+    await asyncio.sleep(60)
+
+async def handle():
+    await asyncio.create_task(fetch(), name="fetch-1")
+
+async def fail():
+    await asyncio.sleep(0)
+    raise LookupError("no such row")
+
+async def killer(victim):
+    victim.cancel("too late")
+
+async def quiet():
+    await asyncio.sleep(0)
+
+async def main():
+    victim = asyncio.create_task(handle(), name="handler")
+    await asyncio.create_task(quiet(), name="quiet")
+    await asyncio.sleep(0.01)
+    await asyncio.create_task(killer(victim), name="killer")
+    await asyncio.wait([victim])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.create_task(fetch(), name="slow")
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fetch(), name="sibling")
+            group.create_task(fail(), name="failing")
+
+asyncio.run(main())
+"""
+"""Every kind of root cause but a signal; 13 spans, of which 7 are of tasks."""
+
 Request: Any = trace_service_pb2.ExportTraceServiceRequest
 Response: Any = trace_service_pb2.ExportTraceServiceResponse
 

@@ -17,43 +17,11 @@ import pytest
 
 pytest.importorskip("click")
 
-from tests.collectors import Receiver, Request, tasks, walk
+from tests.collectors import INCIDENT, Receiver, Request, tasks, walk
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
-INCIDENT = """
-import asyncio, contextlib
-
-async def fetch():
-    await asyncio.sleep(60)
-
-async def handle():
-    await asyncio.create_task(fetch(), name="fetch-1")
-
-async def fail():
-    await asyncio.sleep(0)
-    raise LookupError("no such row")
-
-async def quiet():
-    await asyncio.sleep(0)
-
-async def main():
-    victim = asyncio.create_task(handle(), name="handler")
-    await asyncio.create_task(quiet(), name="quiet")
-    victim.cancel("too late")
-    await asyncio.wait([victim])
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await asyncio.create_task(fetch(), name="slow")
-    with contextlib.suppress(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fetch(), name="sibling")
-            group.create_task(fail(), name="failing")
-
-asyncio.run(main())
-"""
-SPANS = 12
-"""Six tasks and six requests."""
+SPANS = 13
 
 
 @pytest.fixture
@@ -99,7 +67,15 @@ def test_the_chain_rebuilt_from_what_was_sent_is_that_of_the_log(
     spans = {(span.trace, span.id): span for span in receiver.spans}
     assert len(spans) == len(receiver.spans) == SPANS
     named = tasks(receiver)
-    assert set(named) == {"Task-1", "handler", "fetch-1", "slow", "sibling", "failing"}
+    assert set(named) == {
+        "Task-1",
+        "handler",
+        "fetch-1",
+        "killer",
+        "slow",
+        "sibling",
+        "failing",
+    }
     told = answers(run_python)
     assert len(told) == 5
     for answer in told:
@@ -314,7 +290,12 @@ def test_what_a_run_that_was_killed_left_open_is_abandoned(
     outcomes = {
         name: span.attributes["aioaudit.task.outcome"] for name, span in tasks(read).items()
     }
-    assert outcomes == {"Task-1": "abandoned", "handler": "abandoned", "fetch-1": "abandoned"}
+    assert outcomes == {
+        "Task-1": "abandoned",
+        "handler": "abandoned",
+        "fetch-1": "abandoned",
+        "killer": "abandoned",
+    }
     run = json.loads(lines[0])["run"]
     assert {span.attributes["aioaudit.run"] for span in read.spans} == {run}
 

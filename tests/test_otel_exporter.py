@@ -13,46 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.collectors import Receiver, tasks, walk
+from tests.collectors import INCIDENT, Receiver, tasks, walk
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
-
-INCIDENT = """
-import asyncio, contextlib
-
-async def fetch():
-    await asyncio.sleep(60)
-
-async def handle():
-    await asyncio.create_task(fetch(), name="fetch-1")
-
-async def fail():
-    await asyncio.sleep(0)
-    raise LookupError("no such row")
-
-async def killer(victim):
-    victim.cancel("too late")
-
-async def quiet():
-    await asyncio.sleep(0)
-
-async def main():
-    victim = asyncio.create_task(handle(), name="handler")
-    await asyncio.create_task(quiet(), name="quiet")
-    await asyncio.sleep(0.01)
-    await asyncio.create_task(killer(victim), name="killer")
-    await asyncio.wait([victim])
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await asyncio.create_task(fetch(), name="slow")
-    with contextlib.suppress(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fetch(), name="sibling")
-            group.create_task(fail(), name="failing")
-
-asyncio.run(main())
-"""
-
 
 # Long enough for a first try before the end.
 LINGER = """

@@ -99,6 +99,7 @@ def test() -> int:
             "AIOAUDIT_TEST_WHEEL": str(wheel),
             "AIOAUDIT_TEST_SDIST": str(sdist),
             "AIOAUDIT_TEST_PYODIDE": str(pyodide),
+            "AIOAUDIT_TEST_BACKENDS": str(VENVS / "backends"),  # made by the first who needs them
         }
         status, closing = pytest(python, copy, environ)
         results.append((interpreter, status, closing))
