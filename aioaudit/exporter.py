@@ -14,14 +14,26 @@ help to know:
 - What an exporter does with asyncio in that thread is not recorded.
 - In a forked child the same object is used on, from a new thread and for a new
   run.  One that holds locks, threads or connections compares `os.getpid`.
+
+Two things are optional.  What can only be known where and while an event
+happens, the values of context variables above all, a method ``witness`` takes
+down (see `Witness`), and `Notes` brings it to the exporter's thread.  What has
+threads of its own ends them in a method ``before_fork``.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from aioaudit.events import Event
+from aioaudit.events import Event, ProcessStart
+from aioaudit.wire import Item, run_of, seq_of
+
+Note = TypeVar("Note")
+
+MOST_NOTES = 100_000
+"""So many notes wait for their events: as many as events wait for an exporter."""
 
 
 class ExporterError(Exception):
@@ -63,3 +75,70 @@ class Exporter(Protocol):
 
     def shutdown(self) -> None:
         """Release everything.  Called once, at the end, also after a failure."""
+
+
+@runtime_checkable
+class Witness(Exporter, Protocol):
+    """An exporter that is also called where an event happens."""
+
+    def witness(self, item: Item) -> None:
+        """See *item* happen: in the thread and the context of the event, before it is queued.
+
+        *item* is the event, or what it will be made of later: it has ``seq``,
+        and `aioaudit.wire.item_name` tells what it is called; nothing else is to
+        be relied on.  Events that were filtered out are not witnessed.
+
+        The program waits for this, at every task that it makes: it must be done
+        in some hundred nanoseconds, take no lock and leave asyncio alone.  If it
+        raises, the exporter is taken out of service; the program notices nothing.
+        """
+
+
+class Notes(Generic[Note]):
+    """What was noted of events where they happened, until they come to the exporter.
+
+    `keep` is for ``witness``; all else for the exporter's own thread.  Memory is
+    bounded, and what was noted of events that were lost is let go.
+
+    Args:
+        most: How many notes may wait; the oldest make room for more.
+    """
+
+    def __init__(self, most: int = MOST_NOTES) -> None:
+        self._most = most
+        self._seen: deque[tuple[Item, Note]] = deque(maxlen=most)
+        self._waiting: dict[int, Note] = {}
+        self._run = ""
+
+    def keep(self, item: Item, note: Note) -> None:
+        """Keep *note* until the event that *item* is or will be is taken."""
+        self._seen.append((item, note))
+
+    def collect(self, events: Sequence[Event]) -> None:
+        """To be called with each batch before its events are taken."""
+        if not events:
+            return
+        first = events[0]
+        waiting = self._waiting
+        if isinstance(first, ProcessStart):
+            self._run = first.run
+            waiting.clear()  # what another run left behind
+        elif waiting:
+            # Numbers rise: what is lower was noted of events that were lost or left aside.
+            upto = first.seq
+            if next(iter(waiting)) < upto or len(waiting) > self._most:
+                for seq in [seq for seq in waiting if seq < upto]:
+                    del waiting[seq]
+        for _ in range(len(self._seen)):
+            item, note = self._seen.popleft()
+            if run_of(item) == self._run:
+                waiting[seq_of(item)] = note
+
+    def take(self, seq: int) -> Note | None:
+        """What was noted of the event with this number, None where nothing was; once only."""
+        return self._waiting.pop(seq, None) if self._waiting else None
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._seen = deque(maxlen=0)
+        self._waiting.clear()

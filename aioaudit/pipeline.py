@@ -136,6 +136,7 @@ class Pipeline:
         self._used = False  # an item came, or `open_now`
         self._closing = False
         self._signal: str | None = None
+        self._fault: Exception | None = None  # for which the exporter is to go out of service
         self._failed = False  # out of service
         self._over = False  # out of service or shut down: the exporter is not called again
         self._given_up = False  # somebody waited in vain for the end
@@ -197,6 +198,12 @@ class Pipeline:
     def open_now(self) -> None:
         """Let the exporter have the `ProcessStart` now, although no item came yet."""
         self._wake_up()
+
+    def fail(self, error: Exception) -> None:
+        """Take the exporter out of service, because of what it did outside its thread."""
+        if self._fault is None:
+            self._fault = error
+            self._wake_up()
 
     def flush(self, timeout: float = TIMEOUT) -> bool:
         """Have everything that was put before exported and flushed.
@@ -404,7 +411,9 @@ class Pipeline:
             asked = bool(requests) or closing or self._pausing
             if closing:
                 self._set_room(0)
-            if asked:
+            if self._fault is not None and not self._over:
+                self._fail(self._fault)
+            elif asked:
                 self._export_all()
             elif not self._trouble or time.monotonic() >= self._retry_at:
                 self._export_ready()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +158,13 @@ class Session:
 
 def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]) -> Any:
     """``put`` of *pipeline*, for those of the *wanted* events that it asked for."""
+    witness = getattr(pipeline.exporter, "witness", None)
+    put = pipeline.put if witness is None else _witnessed(pipeline, witness)
     if events >= wanted:
-        return pipeline.put
+        return put
     from aioaudit.wire import item_name
 
-    put, skip = pipeline.put, pipeline.skip
+    skip = pipeline.skip
 
     def put_wanted(item: Any) -> None:
         if item_name(item) in events:
@@ -171,6 +173,28 @@ def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]
             skip(item.seq)
 
     return put_wanted
+
+
+def _witnessed(pipeline: Pipeline, witness: Callable[[Any], object]) -> Any:
+    """``put`` of *pipeline*, after its exporter's *witness* has seen the item."""
+    put = pipeline.put
+
+    def put_witnessed(item: Any) -> None:
+        nonlocal witness
+        try:
+            witness(item)
+        except (RecursionError, MemoryError):
+            pass  # the program is at its limits; the event goes without what would be noted of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on
+            witness = _see_nothing
+            pipeline.fail(error)
+        put(item)
+
+    return put_witnessed
+
+
+def _see_nothing(_item: Any) -> None:
+    """The witness of an exporter whose own has failed."""
 
 
 def current() -> Session | None:

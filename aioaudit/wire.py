@@ -109,6 +109,13 @@ seq_of = attrgetter("seq")
 """The item's place in the order of the run."""
 
 
+def run_of(item: Item) -> str:
+    """The id of the run that the item belongs to."""
+    if isinstance(item, Created):
+        return item.kind.place.run.id
+    return item.born.kind.place.run.id if isinstance(item, Returned) else item.run
+
+
 def item_name(item: Item) -> str:
     """The name of the event that the item is or will be."""
     kind = type(item)

@@ -17,8 +17,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
@@ -34,22 +33,19 @@ from aioaudit.events import (
     FutureCancel,
     LoopStop,
     ProcessDropped,
-    ProcessStart,
     TaskCancel,
     TaskCreate,
     TaskDone,
     TaskUncancel,
     name_of,
 )
+from aioaudit.exporter import Notes
 from aioaudit.text import describe, say
-from aioaudit.wire import Created, Item, Returned
+from aioaudit.wire import Batch, Created, Item, Returned, typed
 
 DEBUG = logging.DEBUG
 INFO = logging.INFO
 WARNING = logging.WARNING
-
-MOST_CONTEXTS = 100_000
-"""So many contexts wait for their event: as many as events wait for an exporter."""
 
 _GROUPS = frozenset({"task_group", "gather"})
 
@@ -177,52 +173,30 @@ def root_keys(root: Link) -> dict[str, Any]:
     return {f"root_{key}": value for key, value in msgspec.to_builtins(root).items()}
 
 
-class Contexts:
-    """The contexts in which events happened, until their lines are logged.
-
-    `witness` runs where the event happens; all else in the exporter's thread.
-    """
+class Contexts(Notes[Context]):
+    """The contexts in which events happened, until their lines are logged."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lives = True
         """Whether tasks that are made and return are logged at all."""
-        self._seen: deque[tuple[str, int, Context]] = deque(maxlen=MOST_CONTEXTS)
-        self._waiting: dict[int, Context] = {}
-        self._run = ""
 
     def witness(self, item: Item) -> None:
-        """Keep the context that *item* happens in.  Never raises, takes no lock."""
-        if isinstance(item, Created):
-            if self.lives:
-                self._seen.append((item.place.run.id, item.seq, copy_context()))
-        elif isinstance(item, Returned):
-            if self.lives:
-                self._seen.append((item.born.place.run.id, item.seq, copy_context()))
-        else:
-            self._seen.append((item.run, item.seq, copy_context()))
+        """Keep the context that *item* happens in."""
+        kind = type(item)
+        if self.lives or not (kind is Created or kind is Returned):
+            self.keep(item, copy_context())
 
-    def collect(self, first: Event) -> None:
-        """At the start of a batch that begins with *first*: take what was seen so far."""
-        waiting = self._waiting
-        if isinstance(first, ProcessStart):
-            self._run = first.run
-            waiting.clear()  # what another run left behind
-        for _ in range(len(self._seen)):
-            run, seq, context = self._seen.popleft()
-            if run == self._run:
-                waiting[seq] = context
-        if len(waiting) > MOST_CONTEXTS:  # those of events that were lost
-            for seq in [seq for seq in waiting if seq < first.seq]:
-                del waiting[seq]
 
-    def take(self, event: Event) -> Context | None:
-        """The context that *event* happened in, None where it is not known."""
-        return self._waiting.pop(event.seq, None)
-
-    def close(self) -> None:
-        """Keep nothing any more."""
-        self._seen = deque(maxlen=0)
-        self._waiting.clear()
+def _without_lives(events: Sequence[Event]) -> Iterator[Event]:
+    """*events* without those of tasks that are made and return, which are the most by far."""
+    if not isinstance(events, Batch):
+        yield from events
+        return
+    for item in events.items:
+        kind = type(item)
+        if not (kind is Created or kind is Returned):
+            yield typed(item)
 
 
 class Emitter:
@@ -240,13 +214,11 @@ class Emitter:
 
     def emit(self, events: Sequence[Event], lowest: int, log: Callable[[Line], object]) -> None:
         """Call *log* with the line of each of *events* whose level is at least *lowest*."""
-        if not events:
-            return
-        self.contexts.lives = lowest <= DEBUG
-        self.contexts.collect(events[0])
-        for event in events:
+        lives = self.contexts.lives = lowest <= DEBUG
+        self.contexts.collect(events)
+        for event in events if lives else _without_lives(events):
             line = self._lines.line(event, lowest)
-            context = self.contexts.take(event)
+            context = self.contexts.take(event.seq)
             if line is None:
                 continue
             try:

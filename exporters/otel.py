@@ -15,15 +15,15 @@ import atexit
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from aioaudit.events import Event, ProcessStart
-from aioaudit.exporter import ExporterError
+from aioaudit.events import Event
+from aioaudit.exporter import ExporterError, Notes
 from aioaudit.exporters.otel_sending import (
     Maker,
     Target,
@@ -32,13 +32,10 @@ from aioaudit.exporters.otel_sending import (
     span_exporter,
 )
 from aioaudit.exporters.otel_spans import TOUCHED, Outside, SpanFacts, Spans
-from aioaudit.wire import Created, Item, Returned
+from aioaudit.wire import Item, Returned
 
 FLUSH = 1.5
 """Seconds that the end of the process waits for a collector."""
-
-MOST_CONTEXTS = 100_000
-"""Spans of the application that wait for their event: as many as events wait."""
 
 
 class OpenTelemetryExporter:
@@ -76,7 +73,7 @@ class OpenTelemetryExporter:
         self._given = tracer_provider
         self._current = CurrentSpans()
         self.witness = self._current.witness
-        self._spans = Spans(tasks, status, self._current.take)
+        self._spans = Spans(tasks, status, self._current.outside)
         self._pid = os.getpid()
         self._own: Maker | None = None
         self._own_target: Target | None = None
@@ -99,7 +96,7 @@ class OpenTelemetryExporter:
             self._own = self._own_target = None
             self._own_looked = False
         self._maker()  # not only when a span is finished: at the end of a process much is impossible
-        self._current.collect(events[0])
+        self._current.collect(events)
         self._send(self._spans.take(events))
 
     def flush(self) -> None:
@@ -166,66 +163,42 @@ class OpenTelemetryExporter:
         self._application_over = True
 
 
-class CurrentSpans:
+class CurrentSpans(Notes[Any]):
     """The application's current spans at the events that may become children of them."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[str, int, Any]] = deque(maxlen=MOST_CONTEXTS)
-        self._waiting: dict[int, Any] = {}
-        self._run = ""
-        self._get_current: Callable[[], Any] | None = None
+        super().__init__()
+        self._get_current: Callable[[], Any] = self._find
 
     def witness(self, item: Item) -> None:
-        """Keep the context of *item* where the application has a current span."""
-        if isinstance(item, Returned):
-            return
-        get_current = self._get_current
-        if get_current is None:
-            get_current = self._find()
-            if get_current is None:
-                return
-        context = get_current()
-        if context:  # empty for whoever traces nothing: nothing more to do
-            run = item.place.run.id if isinstance(item, Created) else item.run
-            self._seen.append((run, item.seq, context))
+        """Keep OpenTelemetry's context at *item* where the application has a current span."""
+        if type(item) is not Returned:
+            context = self._get_current()
+            if context:  # empty for whoever traces nothing: nothing more to do
+                self.keep(item, context)
 
-    def _find(self) -> Callable[[], Any] | None:
-        """OpenTelemetry's own function, once the application has imported it in full."""
-        found = getattr(sys.modules.get("opentelemetry.context"), "get_current", None)
-        if callable(found) and "opentelemetry.trace" in sys.modules:
-            self._get_current = found
-        return self._get_current
-
-    def collect(self, first: Event) -> None:
-        """At the start of a batch that begins with *first*: take what was seen so far."""
-        waiting = self._waiting
-        if isinstance(first, ProcessStart):
-            self._run = first.run
-            waiting.clear()  # what another run left behind
-        for _ in range(len(self._seen)):
-            run, seq, context = self._seen.popleft()
-            if run == self._run:
-                waiting[seq] = context
-        if len(waiting) > MOST_CONTEXTS:  # those of events that were lost
-            for seq in [seq for seq in waiting if seq < first.seq]:
-                del waiting[seq]
-
-    def take(self, seq: int) -> Outside | None:
-        """The application's span at the event with this number."""
-        if not self._waiting:
+    def _find(self) -> Any:
+        """OpenTelemetry's context, once the application has imported it in full."""
+        module: Any = sys.modules.get("opentelemetry.context")
+        found = getattr(module, "get_current", None)
+        if not callable(found) or "opentelemetry.trace" not in sys.modules:
             return None
-        context = self._waiting.pop(seq, None)
+        # Two calls on the way to a context variable are a third of what all this costs.
+        runtime = getattr(module, "_RUNTIME_CONTEXT", None)
+        variable = getattr(runtime, "_current_context", None)
+        own = type(runtime).__name__ == "ContextVarsRuntimeContext"
+        self._get_current = variable.get if own and type(variable) is ContextVar else found
+        return self._get_current()
+
+    def outside(self, seq: int) -> Outside | None:
+        """The application's span at the event with this number."""
+        context = self.take(seq)
         if context is None:
             return None
         from opentelemetry.trace import get_current_span
 
         found: Any = get_current_span(context).get_span_context()
         return found if found.is_valid else None
-
-    def close(self) -> None:
-        """Keep nothing any more."""
-        self._seen = deque(maxlen=0)
-        self._waiting.clear()
 
 
 def _application_provider() -> Any:

@@ -145,6 +145,8 @@ class Life(msgspec.Struct, gc=False, eq=False):
     shown: bool
     cut: int | None = None
     """Number of the creator, where a trace begins with this task."""
+    under: int | None = None
+    """Id of the application's span that was current when the task was made."""
     touched: bool = False
     told: bool = False
     asked: list[int] | None = None
@@ -228,23 +230,25 @@ class Spans:
         if creator is not None and not creator.shown:
             creator = creator.creator
         shown = not self._globs or self._matches(made.coro)
-        outside = self._outside(seq)
         cut = None
-        depth = 0
+        if creator is not None and (
+            ns - creator.ns > AGE or creator.depth >= DEPTH or creator.trace.tasks >= MOST_TASKS
+        ):
+            cut, creator = creator.number, None
+        depth = 0 if creator is None else creator.depth + 1
+        outside = self._outside(seq)
         if outside is not None:
             trace = Trace(self._run, number, outside)
-            creator = None
         elif creator is None:
             trace = Trace(self._run, number)
-        elif ns - creator.ns > AGE or creator.depth >= DEPTH or creator.trace.tasks >= MOST_TASKS:
-            trace, cut, creator = Trace(self._run, number), creator.number, None
         else:
-            trace, depth = creator.trace, creator.depth + 1
+            trace = creator.trace
         trace.tasks += 1
         if len(self._living) >= MOST_LIVING:
             for old in list(self._living)[: MOST_LIVING // 10]:
                 self._give_up(self._living.pop(old), ns)
-        self._living[number] = Life(number, made, ns, trace, creator, depth, shown, cut)
+        under = None if outside is None else outside.span_id
+        self._living[number] = Life(number, made, ns, trace, creator, depth, shown, cut, under)
 
     def _unmade(self, event: TaskCancel | TaskDone) -> Life:
         """The life of a task whose creation was not told."""
@@ -325,10 +329,11 @@ class Spans:
             _put(attributes, "aioaudit.create.source", made.source)
             _put(attributes, "aioaudit.create.task.id", made.parent)
         links: list[SpanLink] = []
+        creator = life.creator
         if life.cut is not None:
             creator = self._living.get(life.cut) or self._ended.get(life.cut)
-            if creator is not None:
-                links.append(SpanLink(creator.trace, self._task_id(creator.number), "created_by"))
+        if creator is not None and (life.cut is not None or life.under is not None):
+            links.append(SpanLink(creator.trace, self._task_id(creator.number), "created_by"))
         error = None
         if isinstance(done, TaskDone):
             ns = nanoseconds(done.ts)
@@ -339,9 +344,9 @@ class Spans:
             self._link_request(links, seq, "asked_by")
         if life.asked:
             attributes["aioaudit.cancel.requests"] = len(life.asked)
-        parent = None if life.creator is None else self._task_id(life.creator.number)
-        if life.trace.outside is not None and life.creator is None:
-            parent = life.trace.outside.span_id
+        parent = life.under
+        if parent is None and life.creator is not None:
+            parent = self._task_id(life.creator.number)
         qualname = coro.rpartition(":")[2]
         self._out.append(
             SpanFacts(

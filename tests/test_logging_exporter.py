@@ -228,3 +228,48 @@ def test_without_a_configuration_warnings_go_to_stderr(
     assert (done.returncode, done.stdout) == (0, "")
     assert line.startswith("task.done: handle (handler) was asked to cancel because __main__:main")
     assert "; it swallowed the cancellation" in line
+
+
+def test_filters_and_record_factories_of_a_program_see_the_victims_and_the_cancellers_context(
+    run_python: RunPython, tmp_path: Path
+) -> None:
+    program = """
+import asyncio, contextvars, logging, sys
+
+request_id = contextvars.ContextVar("request_id", default="-")
+make = logging.getLogRecordFactory()
+
+def factory(*args, **keywords):
+    record = make(*args, **keywords)
+    record.request_id = request_id.get()
+    return record
+
+logging.setLogRecordFactory(factory)
+logging.basicConfig(stream=sys.stdout, format="%(request_id)s %(filtered)s %(msg)s", level="INFO")
+
+def look(record):
+    record.filtered = request_id.get()
+    return True
+
+logging.getLogger().handlers[0].addFilter(look)
+
+async def handle(id):
+    request_id.set(id)
+    await asyncio.sleep(60)
+
+async def stop(task, id):
+    request_id.set(id)
+    task.cancel()
+
+async def main():
+    victim = asyncio.create_task(handle("r-1"))
+    await asyncio.sleep(0)
+    await asyncio.create_task(stop(victim, "r-2"))
+    await asyncio.wait([victim])
+
+asyncio.run(main())
+"""
+    (tmp_path / "app.py").write_text(program)
+    done = run_python("app.py", AIOAUDIT="logging")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["r-2 r-2 task.cancel: %s", "r-1 r-1 task.done: %s"]

@@ -24,8 +24,7 @@ from aioaudit.events import (  # noqa: E402 - after the question whether structl
     TaskCreate,
     TaskDone,
 )
-from aioaudit.exporter import Exporter  # noqa: E402
-from aioaudit.exporters.lines import MOST_CONTEXTS  # noqa: E402
+from aioaudit.exporter import MOST_NOTES, Witness  # noqa: E402
 from aioaudit.exporters.structlog import StructlogExporter  # noqa: E402
 from aioaudit.identity import Run  # noqa: E402
 
@@ -111,7 +110,7 @@ def _configuration() -> Any:
 
 
 def test_it_is_an_exporter() -> None:
-    assert isinstance(StructlogExporter(), Exporter)
+    assert isinstance(StructlogExporter(), Witness)
 
 
 def test_each_line_has_the_keys_of_the_log_and_lines_of_a_cancellation_its_root_and_a_sentence(
@@ -261,14 +260,14 @@ def test_contexts_of_events_that_were_lost_and_of_another_run_are_let_go() -> No
     exporter = StructlogExporter()
     exporter.export([RUN.start_event([])])
     event = make(TaskDone, 1, outcome="raised")
-    for seq in range(MOST_CONTEXTS + 10):
+    for seq in range(MOST_NOTES + 10):
         event.seq = seq
         exporter.witness(event)
-    exporter.export([make(TaskDone, 2 * MOST_CONTEXTS, outcome="raised")])
-    exporter.witness(make(TaskDone, 2 * MOST_CONTEXTS + 1, outcome="raised"))
-    exporter.export([make(TaskDone, 2 * MOST_CONTEXTS + 2, outcome="raised")])
+    exporter.export([make(TaskDone, 2 * MOST_NOTES, outcome="raised")])
+    exporter.witness(make(TaskDone, 2 * MOST_NOTES + 1, outcome="raised"))
+    exporter.export([make(TaskDone, 2 * MOST_NOTES + 2, outcome="raised")])
     contexts = exporter._emitter.contexts
-    assert len(contexts._waiting) <= MOST_CONTEXTS
+    assert len(contexts._waiting) <= MOST_NOTES
     exporter.witness(event)
     exporter.export([Run().start_event([])])
     assert len(contexts._waiting) == 0
@@ -411,3 +410,119 @@ def test_events_that_frame_a_log_are_for_debugging_only() -> None:
         ("process.start", "debug"),
         ("process.end", "debug"),
     ]
+
+
+SERVICE = """
+import asyncio, json, sys
+import structlog
+from aiohttp import web
+
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.JSONRenderer(),
+    ],
+    wrapper_class=structlog.make_filtering_bound_logger(20),
+)
+jobs = {}
+
+async def query():
+    await asyncio.sleep(60)
+
+@web.middleware
+async def bind(request, handler):
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request.headers["X-Request-Id"])
+    return await handler(request)
+
+async def slow(request):
+    jobs[request.query["job"]] = job = asyncio.create_task(query(), name="query")
+    try:
+        await job
+    except asyncio.CancelledError:
+        if asyncio.current_task().cancelling():
+            raise
+        return web.Response(status=503)
+
+async def stop(request):
+    jobs[request.query["job"]].cancel("by the operator")
+    return web.Response(status=204)
+
+async def ask(port, path, id):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nX-Request-Id: {id}\\r\\n\\r\\n".encode())
+    await writer.drain()
+    return reader, writer
+
+async def answered(reader, writer):
+    status = (await reader.readline()).split()[1].decode()
+    writer.close()
+    return status
+
+async def main():
+    app = web.Application(middlewares=[bind])
+    app.add_routes([web.get("/slow", slow), web.get("/stop", stop)])
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    first = await ask(port, "/slow?job=1", "r-first")
+    second = await ask(port, "/slow?job=2", "r-second")
+    while len(jobs) < 2:
+        await asyncio.sleep(0.01)
+    assert await answered(*await ask(port, "/stop?job=2", "r-operator")) == "204"
+    assert await answered(*second) == "503"
+    first[1].close()
+    while not jobs["1"].done():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    await runner.cleanup()
+
+asyncio.run(main())
+"""
+
+
+def line_of(source: str, code: str) -> int:
+    """The number of the only line of *source* that holds *code*."""
+    [found] = [number for number, line in enumerate(source.splitlines(), 1) if code in line]
+    return found
+
+
+def test_one_line_of_a_service_says_who_cancelled_the_request_whose_id_it_bound(
+    run_python: RunPython, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "app.py").write_text(SERVICE)
+    done = run_python("app.py", AIOAUDIT="structlog")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    ends = [line for line in lines if line["event"] == "task.done" and line["name"] == "query"]
+    stopped, left = sorted(ends, key=lambda line: str(line["request_id"]), reverse=True)
+    called = line_of(SERVICE, 'jobs[request.query["job"]].cancel(')
+    assert {
+        "request_id": "r-second",
+        "outcome": "cancelled",
+        "root_what": "called",
+        "root_source": "__main__:stop",
+        "root_at": f"{tmp_path}/app.py:{called}",
+        "level": "info",
+    }.items() <= stopped.items()
+    assert {
+        "request_id": "r-first",
+        "outcome": "cancelled",
+        "root_what": "called",
+        "root_reason": "disconnect",
+    }.items() <= left.items()
+    # The line of the request to cancel has the id of whoever made it.
+    [asked] = [line for line in lines if line.get("message") == "by the operator"]
+    assert (asked["event"], asked["request_id"]) == ("task.cancel", "r-operator")
+    # aiohttp handles a request in a task of its own, which bound the id.
+    [handled] = [
+        line
+        for line in lines
+        if line["event"] == "task.done" and line["coro"].endswith("._handle_request")
+    ]
+    assert (handled["outcome"], handled["root_reason"]) == ("cancelled", "disconnect")
+    assert handled["request_id"] == "r-first"

@@ -20,6 +20,7 @@ import sys
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
+from contextvars import Context
 from types import CodeType, FrameType
 from typing import Any
 
@@ -332,22 +333,22 @@ class CalledBack:
         self._recorder = recorder
         self._adders = adders
 
-    def _add(self, task: Any, context: Any = None) -> None:
+    def _add(self, task: Any, context: Any) -> None:
         for cls, add in self._adders.items():
             if isinstance(task, cls):
                 add(task, self.done, context=context)
                 return
 
     def watch_end(self, task: Any, context: Any) -> None:
-        """Be told of *task*'s end, in *context*."""
-        self._add(task, context)
+        """Be told of *task*'s end, in *context*: its own, where that is known already."""
+        self._add(task, context_of(task) if context is None else context)
 
     def watch(self, task: Any) -> None:
         """Be told of the end of a task that was asked to cancel, if we are not yet."""
         if id(task) in self._recorder.born or task.done():
             return
         if self.done not in [entry[0] for entry in task._callbacks or ()]:
-            self._add(task)
+            self._add(task, context_of(task))
 
     def done(self, task: Any) -> None:
         """The done callback."""
@@ -373,6 +374,25 @@ class CalledBack:
                 recorder.ended(task, "returned", None)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
             recorder.fault(error)
+
+
+def context_of(task: Any) -> Context:
+    """The context that *task* runs in; an empty one where it cannot be known.
+
+    Never that of the caller, who may be anybody: what stands in there is told
+    of the task.
+    """
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        found: Context = get_context()
+        return found
+    # Before 3.12 what it waits for knows it.
+    waiter = getattr(task, "_fut_waiter", None)
+    for callback, context in getattr(waiter, "_callbacks", None) or ():
+        if getattr(callback, "__self__", None) is task:
+            known: Context = context
+            return known
+    return Context()
 
 
 def _about_to_wake(task: Any) -> list[Any]:

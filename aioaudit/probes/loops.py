@@ -21,6 +21,7 @@ from typing import Any
 from aioaudit.causes.frames import bound_cancel, caller, code_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
+from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import note_given
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Note, Recorder
@@ -146,9 +147,10 @@ def make_call_exception_handler(
             message = context.get("message")
             # Whichever thread collects the garbage: an exporter's own task is not known.
             if message == "Task was destroyed but it is pending!" and recorder.knows(
-                context["task"]
+                task := context["task"]
             ):
-                recorder.ended(context["task"], "destroyed", None)
+                # Anybody's context is current here: exporters are to see the task's own.
+                context_of(task).copy().run(recorder.ended, task, "destroyed", None)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the program's
             recorder.fault(error)
         original(self, context)
