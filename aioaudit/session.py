@@ -138,6 +138,12 @@ class Session:
     def _before_fork(self) -> None:
         for pipeline, _ in self.sinks:
             pipeline.before_fork()
+            own = getattr(pipeline.exporter, "before_fork", None)
+            if own is not None:
+                try:
+                    own()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on
+                    pipeline.fail(error)
 
     def _after_fork_in_parent(self) -> None:
         for pipeline, _ in self.sinks:

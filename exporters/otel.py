@@ -109,6 +109,11 @@ class OpenTelemetryExporter:
         answers = [target.flush(max(deadline - time.monotonic(), 0)) for target in self._targets()]
         self._answering = all(answers)
 
+    def before_fork(self) -> None:
+        """End what sends; it begins anew with the next span."""
+        for target in self._targets():
+            target.rest()
+
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
         self._current.close()

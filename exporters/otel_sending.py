@@ -35,6 +35,9 @@ BATCH = 512
 DELAY = 1000
 """Milliseconds that spans wait for others unless ``OTEL_BSP_SCHEDULE_DELAY`` says otherwise."""
 
+REST = 0.1
+"""Seconds that a fork waits for a thread that sends."""
+
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRAS = {"otlp_proto_http": "otel", "otlp_proto_grpc": "otel-grpc"}
 
@@ -58,6 +61,10 @@ class Target(Protocol):
 
     def flush(self, timeout: float) -> bool:
         """Wait for at most *timeout* seconds until what was taken has gone; whether it has."""
+        ...
+
+    def rest(self) -> None:
+        """End threads of its own for now: the process is about to fork."""
         ...
 
     def close(self) -> None:
@@ -89,6 +96,9 @@ class ApplicationTarget:
         _aside(lambda: done.append(self._provider.force_flush(int(timeout * 1000))), timeout)
         return done == [True]
 
+    def rest(self) -> None:
+        """Nothing: the threads are the application's."""
+
     def close(self) -> None:
         """Nothing: the provider is the application's."""
 
@@ -114,6 +124,7 @@ class OwnTarget:
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
         self._hurry = False
+        self._resting = False
         self._closed = False
         self.taken = 0
         self.sent = 0
@@ -153,6 +164,19 @@ class OwnTarget:
             finally:
                 self._hurry = False
 
+    def rest(self) -> None:
+        """Have the thread end, unless it is just sending; the next span starts another.
+
+        What waited for others goes with the next span, or at the end.
+        """
+        with self._lock:
+            thread = self._thread
+            self._resting = True
+            self._lock.notify_all()
+        if thread is not None:
+            thread.join(REST)
+        self._resting = False
+
     def close(self) -> None:
         """Interrupt a sender that waits for another try, and say what did not arrive."""
         with self._lock:
@@ -174,6 +198,10 @@ class OwnTarget:
             with self._lock:
                 if not self._hurry:
                     self._lock.wait_for(self._due, self._delay)
+                if self._resting:
+                    self._thread = None
+                    self._lock.notify_all()
+                    return
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch))]
                 if not batch or self._closed:
                     self._thread = None
@@ -189,7 +217,7 @@ class OwnTarget:
                     self.refused += len(batch)
 
     def _due(self) -> bool:
-        return self._hurry or self._closed or len(self._queue) >= self._batch
+        return self._hurry or self._closed or self._resting or len(self._queue) >= self._batch
 
 
 def application_target(provider: Any) -> Target | None:

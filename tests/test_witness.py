@@ -141,9 +141,7 @@ def test_a_task_destroyed_while_pending_is_seen_in_its_own_context() -> None:
             await main()
 
         audited(quiet, seeing)
-    assert [context["message"] for context in loop_log] == [
-        "Task was destroyed but it is pending!"
-    ]
+    assert [context["message"] for context in loop_log] == ["Task was destroyed but it is pending!"]
     assert seeing.who("task.done", "victim") == "victim"
 
 
