@@ -164,6 +164,9 @@ class _IntoBatch:
         """Nothing to do: `Collector` sends the batch."""
         return True
 
+    def rest(self) -> None:
+        """Nothing to do: it has no thread."""
+
     def close(self) -> None:
         """Nothing to do."""
 
