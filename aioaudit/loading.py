@@ -35,7 +35,7 @@ BRIDGE = "sys"
 def _jsonl(settings: Settings) -> Exporter:
     from aioaudit.exporters.jsonl import JsonlExporter
 
-    return JsonlExporter(settings.jsonl_path)
+    return JsonlExporter(settings.jsonl_path, folder=settings.folder)
 
 
 def _structlog(_settings: Settings) -> Exporter:

@@ -72,6 +72,8 @@ class Settings:
     Attributes:
         exporters: Names in the order given, each once.
         jsonl_path: Where the jsonl exporter writes; may hold ``{pid}``.
+        folder: Where a relative `jsonl_path` starts; None for the working
+            directory at the moment when the exporter is made.
         events: Names of the wanted events; always with those of `ALWAYS`.
         otel_tasks: Which tasks the otel exporter makes spans of.
         otel_status: When a cancelled task's span is an error.
@@ -79,6 +81,7 @@ class Settings:
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
     jsonl_path: str = DEFAULT_JSONL_PATH
+    folder: str | None = None
     events: frozenset[str] = frozenset(EVENT_NAMES)
     otel_tasks: str = DEFAULT_OTEL_TASKS
     otel_status: str = OTEL_STATUSES[0]

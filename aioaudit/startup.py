@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -67,6 +69,9 @@ def start(settings: Settings) -> None:
     if _AWAITED in sys.modules:
         _activate(settings)
     else:
+        # The program may go elsewhere before it imports asyncio.
+        with suppress(OSError):  # the working directory was removed
+            settings = replace(settings, folder=os.getcwd())  # noqa: PTH109 - pathlib is not cheap
         _waiting = _Watch(settings)
         sys.meta_path.insert(0, _waiting)
 

@@ -51,9 +51,10 @@ class JsonlExporter:
     Args:
         path_or_stream: A path, in which ``{pid}`` stands for the number of the
             process, or a stream to write to, for text or for bytes.
+        folder: Where a relative path starts; by default the working directory
+            at the moment when the exporter is made.
 
-    A file is opened at the first export, in the folder that was the working
-    directory when the exporter was made, and created with mode 0600; an
+    A file is opened at the first export, and created with mode 0600; an
     existing one is appended to and keeps its mode.  Folders are not created.
 
     A stream is written to under a lock, flushed after each batch, and never
@@ -64,10 +65,15 @@ class JsonlExporter:
         TypeError: *path_or_stream* is neither.
     """
 
-    def __init__(self, path_or_stream: str | os.PathLike[str] | TextIO | BinaryIO) -> None:
+    def __init__(
+        self,
+        path_or_stream: str | os.PathLike[str] | TextIO | BinaryIO,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._target: _File | _Stream
         if isinstance(path_or_stream, str | os.PathLike):
-            self._target = _File(os.fspath(path_or_stream))
+            self._target = _File(os.fspath(path_or_stream), folder)
         elif callable(getattr(path_or_stream, "write", None)):
             self._target = _Stream(path_or_stream)
         else:
@@ -106,10 +112,10 @@ class JsonlExporter:
 
 
 class _File:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, folder: str | os.PathLike[str] | None) -> None:
         self.given = path
-        # Relative to where the process is now: it may go elsewhere later.
-        self.template = str(Path(path).absolute())
+        # Relative to where the process is now at the latest: it may go elsewhere.
+        self.template = str(Path(folder or "", path).absolute())
         self.own = "{pid}" in path
         self.opened_once = False
         self.header: bytes | None = None

@@ -108,6 +108,22 @@ def test_auditing_starts_at_once_where_asyncio_is_there_already(
     assert len(starts(tmp_path)) == 1
 
 
+def test_a_relative_path_starts_where_the_program_was_started(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "app.py").write_text(f"import os\nos.chdir('elsewhere')\nimport asyncio\n{USE}")
+    for start in (["app.py"], ["-I", "-m", "aioaudit", "run", "app.py"]):
+        done = run_python(*start, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="logs-{pid}.jsonl")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(each.name.partition("-")[0] for each in tmp_path.iterdir()) == [
+        "app.py",
+        "elsewhere",
+        "logs",
+        "logs",
+    ]
+
+
 IMPORT_STATE = """
 import asyncio, importlib.util, sys
 def tell(spec):
