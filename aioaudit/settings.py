@@ -59,6 +59,7 @@ ALWAYS = frozenset(name for name in EVENT_NAMES if name.startswith("process."))
 """Events that frame a log and say what it lacks: no filter leaves them out."""
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_BRACE = re.compile(r"\{[^{}/]*|[^{}/]*\}")
 
 
 class SettingsError(ValueError):
@@ -72,19 +73,19 @@ class Settings:
     Attributes:
         exporters: Names in the order given, each once.
         jsonl_path: Where the jsonl exporter writes; may hold ``{pid}``.
-        folder: Where a relative `jsonl_path` starts; None for the working
-            directory at the moment when the exporter is made.
         events: Names of the wanted events; always with those of `ALWAYS`.
         otel_tasks: Which tasks the otel exporter makes spans of.
         otel_status: When a cancelled task's span is an error.
+        folder: Where a relative `jsonl_path` starts; None for the working
+            directory at the moment when the exporter is made.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
     jsonl_path: str = DEFAULT_JSONL_PATH
-    folder: str | None = None
     events: frozenset[str] = frozenset(EVENT_NAMES)
     otel_tasks: str = DEFAULT_OTEL_TASKS
     otel_status: str = OTEL_STATUSES[0]
+    folder: str | None = None
 
 
 def is_off(value: str | None) -> bool:
@@ -214,6 +215,10 @@ def _jsonl_path(where: str, value: str) -> str:
     for placeholder in _PLACEHOLDER.findall(value):
         if placeholder != "{pid}":
             raise bad_value(where, value, f"{placeholder} stands for nothing", allowed)
+    half = _BRACE.search(value.replace("{pid}", "/"))
+    if half is not None:
+        brace = "}" if half[0].startswith("{") else "{"
+        raise bad_value(where, value, f"{half[0]} lacks its {brace}", allowed)
     return value
 
 

@@ -74,7 +74,9 @@ def test_events_are_names_and_patterns_and_those_of_the_process_always(
         ("/var/log/{pid}/a{pid}.jsonl", "/var/log/{pid}/a{pid}.jsonl"),
         ("odd { name }.jsonl}", None),
         ("one.jsonl", "one.jsonl"),
-        ("a{b", "a{b"),
+        ("a{b", None),
+        ("a}b", None),
+        ("{{pid}}", None),
     ],
 )
 def test_the_path_may_hold_the_process_number_and_nothing_else_in_braces(
@@ -112,6 +114,16 @@ EVENTS = ", ".join(settings.EVENT_NAMES)
         (
             {"AIOAUDIT": "1", "AIOAUDIT_JSONL_PATH": "/tmp/{host}-{pid}"},
             "AIOAUDIT_JSONL_PATH='/tmp/{host}-{pid}': {host} stands for nothing;"
+            " allowed: the path of a file, with {pid} for the number of the process",
+        ),
+        (
+            {"AIOAUDIT": "1", "AIOAUDIT_JSONL_PATH": "logs/app-{pid.jsonl"},
+            "AIOAUDIT_JSONL_PATH='logs/app-{pid.jsonl': {pid.jsonl lacks its };"
+            " allowed: the path of a file, with {pid} for the number of the process",
+        ),
+        (
+            {"AIOAUDIT": "1", "AIOAUDIT_JSONL_PATH": "logs/pid}/x"},
+            "AIOAUDIT_JSONL_PATH='logs/pid}/x': pid} lacks its {;"
             " allowed: the path of a file, with {pid} for the number of the process",
         ),
         (
