@@ -535,10 +535,7 @@ class Pipeline:
                 self._took(chunk[: max(error.taken, 0)])
                 if not self._trouble:
                     self._trouble = True
-                    say(
-                        f"exporter {self.name!r} takes no events for now: {one_line(str(error))}; "
-                        f"up to {self.capacity:,} wait until it does"
-                    )
+                    self._complain(one_line(str(error)))
                 self._retry_at = time.monotonic() + _RETRY
                 return
             except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
@@ -547,6 +544,15 @@ class Pipeline:
             self._trouble = False
             self._took(chunk)
             ready -= len(chunk)
+
+    def _complain(self, trouble: str) -> None:
+        """Say once, at its begin, what *trouble* means, also if it never ends."""
+        what = (
+            f"the last {len(self._backlog):,} events are lost unless it does at once"
+            if self._closing
+            else f"up to {self.capacity:,} wait until it does, or are lost with the end of the program"
+        )
+        say(f"exporter {self.name!r} takes no events for now: {trouble}; {what}")
 
     def _took(self, items: list[Item]) -> None:
         if items:
@@ -582,8 +588,7 @@ class Pipeline:
         """The last events, and the end of the exporter."""
         self._export_all()  # losses noticed a moment ago
         if self._trouble:
-            self._lose_everything()
-            say(f"exporter {self.name!r} ended with {self.dropped:,} events lost")
+            self._lose_everything()  # what was said when the trouble began tells it
         if not self._over and self._written:
             run = self._run
             end = ProcessEnd(

@@ -38,6 +38,8 @@ from aioaudit.wire import encode_events
 _open, _close, _write, _truncate = os.open, os.close, os.write, os.ftruncate
 _stat, _fstat, _getpid = os.stat, os.fstat, os.getpid
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 # What may pass while the process runs; anything else at the first open is a
 # wrong path, and waiting for it would only hide that.
 _PASSING = frozenset(
@@ -162,9 +164,10 @@ class _File:
         if written:
             self.header_due = False
         if error is not None:
-            raise NotTakenError(
-                f"cannot write to {str(self.path)!r}: {error.strerror}", max(written - extra, 0)
-            )
+            text = f"cannot write to {str(self.path)!r}: {error.strerror}"
+            if error.errno in _FULL:
+                text += " (make room, or name another place in AIOAUDIT_JSONL_PATH)"
+            raise NotTakenError(text, max(written - extra, 0))
 
     def write_lines(self, lines: bytes) -> tuple[int, OSError | None]:
         """How many of *lines* were written whole, and what went wrong."""

@@ -416,7 +416,10 @@ def test_a_bad_path_is_one_line_on_stderr_and_the_program_runs_on(
 def test_a_full_disk_takes_nothing_and_says_so(exporter_of: MakeExporter) -> None:
     with pytest.raises(NotTakenError) as caught:
         exporter_of("/dev/full").export([START])
-    assert str(caught.value) == "cannot write to '/dev/full': No space left on device"
+    assert str(caught.value) == (
+        "cannot write to '/dev/full': No space left on device"
+        " (make room, or name another place in AIOAUDIT_JSONL_PATH)"
+    )
     assert caught.value.taken == 0
 
 
@@ -485,7 +488,8 @@ def test_when_the_disk_has_room_again_what_was_kept_and_the_losses_are_written(
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
         f"aioaudit: exporter 'jsonl' takes no events for now: cannot write to '{path}': "
-        "File too large; up to 50 wait until it does\n"
+        "File too large (make room, or name another place in AIOAUDIT_JSONL_PATH); "
+        "up to 50 wait until it does, or are lost with the end of the program\n"
     )
     grown, counts = done.stdout.splitlines()
     lines = path.read_bytes().split(b"\n")
