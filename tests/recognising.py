@@ -15,18 +15,20 @@ from aioaudit.chain.links import Answer
 Link = dict[str, Any]
 
 
-def links(answer: Answer | None) -> list[Link]:
+def links(answer: Answer | None, file: Path | str | None = None) -> list[Link]:
     """The whole chain of *answer*: what each link says, but for ids of tasks.
 
-    A line of the calling test file that ends in ``# LINE label`` is told as its
-    label; a line of an installed package as the file's path in ``site-packages``.
+    A line of *file* (of the calling test file, as a rule) that ends in ``# LINE label``
+    is told as its label; a line of an installed package as the file's path in
+    ``site-packages``.
     """
     assert answer is not None, "nothing is known"
     assert answer.root == answer.chain[-1]
-    frame = inspect.currentframe()
-    assert frame is not None
-    assert frame.f_back is not None
-    file = frame.f_back.f_code.co_filename
+    if file is None:
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        file = frame.f_back.f_code.co_filename
     labels = {
         f"{file}:{number}": match[1]
         for number, line in enumerate(Path(file).read_text().splitlines(), 1)

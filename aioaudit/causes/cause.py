@@ -25,7 +25,7 @@ class Cause(msgspec.Struct, kw_only=True):
     the current task has nothing to do with it.  ``taken_back`` says that the asker
     ends the request itself, so that it never is the program that swallowed it.
     ``through`` marks a frame that only passes a call on: the cause lies further
-    out, the reason is this one's.  ``awaiter`` says that ``request`` goes on with
+    out, the reason is this one's (an empty one leaves it to the cause).  ``awaiter`` says that ``request`` goes on with
     this one: should it come to nothing here, it has come to nothing.  ``once`` is
     an object that stands for the whole request: what is asked for again, of the
     same task and with the same object, is no new request.  ``by`` has number and
@@ -67,8 +67,15 @@ class Call(Protocol):
         """``at`` and ``source`` of the application's frame from *frame* outwards."""
         ...
 
-    def waiting(self) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of where the victim waits, in the application if it does there."""
+    def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
+        """``at`` and ``source`` of where the victim waits, in the application if it does there.
+
+        Of *task* instead, where one is given.
+        """
+        ...
+
+    def named(self, task: Any) -> tuple[int, str]:
+        """Number and name of *task*, for `Cause.by`."""
         ...
 
     def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:

@@ -5,7 +5,8 @@ In this order, the first that holds:
 1. ``cancel()`` was called by C code inside another ``cancel()`` that we saw:
    what the cancelled task awaits is cancelled with it;
 2. a signal handler is on the stack: what lies below it is a bystander;
-3. a known call site (a recogniser) explains it;
+3. a known call site (a recogniser) explains it; where compiled code calls, which has no
+   frames, the coroutine of the current task is that site;
 4. a line of the application, else of a library: somebody called it, and the
    CancelledError that this somebody is handling is the cause;
 5. a callback given to the loop: the line that gave it, where it was noted;
@@ -18,8 +19,8 @@ from __future__ import annotations
 import threading
 from asyncio import CancelledError
 from dataclasses import dataclass
-from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, CoroutineType, FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -74,11 +75,15 @@ class Call:
         found = caller(self.recorder.codes, frame)
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
-    def waiting(self) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of where the victim waits."""
-        get_coro = getattr(self.victim, "get_coro", None)
+    def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
+        """``at`` and ``source`` of where the victim, or *task*, waits."""
+        get_coro = getattr(task or self.victim, "get_coro", None)
         found = None if get_coro is None else suspended_in(self.recorder.codes, get_coro())
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
+
+    def named(self, task: Any) -> tuple[int, str]:
+        """Number and name of *task*."""
+        return self.recorder.number(task), self.recorder.name_of_task(task)
 
     def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
         """The link of *task*'s failure, and the request that led to it."""
@@ -118,6 +123,8 @@ class _Survey:
     boundary: FrameType | None = None
     outermost: CodeType | None = None
     through: str | None = None
+    taken_back: bool = False
+    finalizer: bool = False
     nested: bool = False
     handling: bool = False
 
@@ -153,7 +160,9 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
                 innermost = False
                 _keep(found, info, frame)
         found.outermost = info.code
-        if frame is root or found.signal is not None:
+        if info.code.co_name == "__del__":
+            found.finalizer = True  # below it stands whoever dropped the last reference
+        if frame is root or found.signal is not None or found.finalizer:
             break
         frame = frame.f_back
     return found
@@ -163,6 +172,7 @@ def _ask(found: _Survey, cause: Cause | None) -> None:
     """Keep what a recogniser answered."""
     if cause is not None and cause.through:
         found.through = found.through or cause.reason
+        found.taken_back |= cause.taken_back
     else:
         found.cause = cause
 
@@ -181,7 +191,9 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
     found = _survey(call, frame, call.recorder.probe_codes)
     cause = _cause(call, found, frame)
-    if found.through is not None:
+    cause.bystander |= found.finalizer
+    cause.taken_back |= found.taken_back
+    if found.through:
         cause.reason = found.through
         if cause.origin is not None and cause.origin.what == "called":
             cause.origin = msgspec.structs.replace(cause.origin, reason=found.through)
@@ -199,7 +211,7 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
     if found.nested and site is None:
         return Cause(reason="awaiter", request=call.nested)
     if site is None and call.current is not None:
-        awaiting = _waited_for(call)
+        awaiting = _waited_for(call) or _compiled(call, frame)
         if awaiting is not None:
             return awaiting
     if call.current is None and recorder.running_loop() is not None:
@@ -233,6 +245,18 @@ def _waited_for(call: Call) -> Cause | None:
         return None
     request = call.recorder.first_open(current)
     return None if request is None else Cause(reason="awaiter", request=request, awaiter=True)
+
+
+def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
+    """Compiled code has no frames, but where it is a task the task's coroutine says its name."""
+    coro = call.current.get_coro()
+    module = getattr(coro, "__module__", None)
+    if frame is None or type(coro) is CoroutineType or not isinstance(module, str):
+        return None
+    from aioaudit.recognisers.registry import find_compiled
+
+    explain = find_compiled(module, coro.__qualname__)
+    return None if explain is None else cast("Cause | None", explain(frame, call))
 
 
 def _named(site: tuple[CodeInfo, int]) -> tuple[str, str]:

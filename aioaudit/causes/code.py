@@ -8,6 +8,7 @@ code object walks through all of its bytecode since 3.12.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sysconfig
@@ -28,6 +29,8 @@ _PLATLIB = {sysconfig.get_path("platstdlib") + os.sep, sysconfig.get_path("stdli
 _OWN = str(Path(__file__).absolute().parent.parent) + os.sep
 _OWN_EXPORTERS = str(Path(_OWN).parent / "exporters") + os.sep
 _PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
+_COMPILED = re.compile(r"(?![\\/]|[A-Za-z]:).*\.(pyx|pxi|pxd)$")
+"""Cython keeps the path that a source had where it was compiled: a library's, as a rule."""
 _LIMIT = 50_000
 
 Explain = Callable[[FrameType, Any], Any]
@@ -37,7 +40,7 @@ def kind_of(path: str) -> int:
     """Whose code lives at *path*: the application's, a library's, Python's or ours."""
     if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _PACKAGES.search(path)):
         return OWN
-    if _PACKAGES.search(path):
+    if _PACKAGES.search(path) or _COMPILED.match(path):
         return THIRD_PARTY
     if path.startswith((_STDLIB, *_PLATLIB, "<frozen ")):
         return STDLIB
@@ -114,17 +117,16 @@ class Codes:
             info.explain = self._recognised.get((module, code.co_qualname))
             info.boundary = info.source in self._boundaries
         if info.kind == THIRD_PARTY:
-            info.explain = self._look_up
+            info.explain = functools.partial(self._look_up, info)
         if len(self.known) >= _LIMIT:
             # Programs that compile code as they run would fill the memory.
             self.known.clear()
         self.known[id(code)] = info
         return info
 
-    def _look_up(self, frame: FrameType, call: Any) -> Any:
+    def _look_up(self, info: CodeInfo, frame: FrameType, call: Any) -> Any:
         """Stand in for the explanation of a library's code until it is first asked for."""
         from aioaudit.recognisers.registry import find
 
-        info = self.of(frame)
-        info.explain = find(info.source.partition(":")[0], frame.f_code.co_qualname)
+        info.explain = find(info.source.partition(":")[0], info.code.co_qualname)
         return None if info.explain is None else info.explain(frame, call)

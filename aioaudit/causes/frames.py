@@ -11,6 +11,7 @@ import functools
 import gc
 import itertools
 import signal
+from collections.abc import Iterator
 from contextvars import Context
 from types import BuiltinMethodType, CodeType, FrameType, MethodType, TracebackType
 from typing import Any
@@ -103,6 +104,21 @@ def suspended_in(codes: Codes, coro: Any) -> tuple[CodeInfo, int] | None:
         coro = _behind(inner) if kind in _WRAPPERS else inner
     return best
 
+
+def awaited(coro: Any) -> Iterator[Any]:
+    """*coro* and the coroutines that it waits in, inwards; those of compiled code, too."""
+    for _ in range(_MAX_FRAMES):
+        for name in ("cr_await", "gi_yieldfrom", "ag_await"):
+            inner = getattr(coro, name, _MISSING)
+            if inner is not _MISSING:
+                break
+        else:
+            return
+        yield coro
+        coro = _behind(inner) if type(inner).__name__ in _WRAPPERS else inner
+
+
+_MISSING = object()
 
 _LEAVES = frozenset({"FutureIter", "NoneType"})
 """What no frame lies behind: a future, or nothing."""

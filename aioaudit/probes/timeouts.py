@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
+from aioaudit.causes.code import STDLIB, THIRD_PARTY, CodeInfo, Codes
 from aioaudit.causes.frames import caller
 from aioaudit.recorder.recorder import Entered, Recorder
 
@@ -36,6 +38,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
                         None if found is None else found[0].source,
                         now,
                         time,
+                        _library(recorder.codes, frame.f_back),
                     )
             else:
                 note.armed = now
@@ -43,3 +46,13 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
             recorder.fault(error)
 
     return reschedule
+
+
+def _library(codes: Codes, frame: FrameType | None) -> CodeInfo | None:
+    """The library's code that entered a timeout in *frame*, or with ``wait_for`` from there."""
+    info = None
+    if frame is not None:
+        info = codes.of(frame)
+        if info.kind == STDLIB and frame.f_back is not None:
+            info = codes.of(frame.f_back)
+    return info if info is not None and info.kind == THIRD_PARTY else None

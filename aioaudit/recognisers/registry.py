@@ -27,7 +27,23 @@ GROUP = "aioaudit.recognisers"
 Table = Mapping[tuple[str, str], Any]
 
 OWN = frozenset(
-    {"aiohttp", "aiojobs", "anyio", "asgiref", "quart", "starlette", "uvicorn", "websockets"}
+    {
+        "aiohttp",
+        "aiojobs",
+        "aiotools",
+        "anyio",
+        "arq",
+        "asgiref",
+        "asyncpg",
+        "grpc",
+        "hypercorn",
+        "quart",
+        "redis",
+        "sanic",
+        "starlette",
+        "uvicorn",
+        "websockets",
+    }
 )
 """The libraries that we have a table for, by the name that they are imported under."""
 
@@ -44,6 +60,12 @@ def find(module: str, qualname: str) -> Explain | None:
     if explain is None:
         explain = _foreign_tables().get((module, qualname))
     return None if explain is None else _guarded(explain, f"{module}:{qualname}")
+
+
+@functools.lru_cache(maxsize=1000)
+def find_compiled(module: str, qualname: str) -> Explain | None:
+    """The same for a coroutine function of compiled code, whose frames are nowhere to be asked."""
+    return find(module, qualname)
 
 
 def own_table(library: str) -> Table:

@@ -35,18 +35,34 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
             owner=id(timeout),
             taken_back=True,
         )
+    if note.by is not None and note.by.explain is not None:
+        # The library whose timeout it is may say what it was for.
+        cause: Cause | None = note.by.explain(frame, call)
+        if cause is not None:
+            return cause
+    return timer(frame, call)
+
+
+def timer(
+    frame: FrameType, call: Call, reason: str = "timeout", detail: str | None = None
+) -> Cause:
+    """The timeout whose ``_on_timeout`` is *frame* ran out; *detail* says what a library had it for."""
+    timeout = local(frame, "self")
+    note = call.note_of(timeout)
     when = timeout.when()
     late = note.loop_time() - when
+    lateness = f"{late:.3f} s late" if late >= 0.001 else None
     return Cause(
-        reason="timeout",
+        reason=reason,
         origin=Link(
             what="deadline",
-            reason="timeout",
+            reason=reason,
             at=note.at,
             source=note.source,
-            seconds=seconds(when - note.armed),
-            detail=f"{late:.3f} s late" if late >= 0.001 else None,
+            seconds=seconds(max(0.0, when - note.armed)),
+            detail=", ".join(filter(None, (detail, lateness))) or None,
         ),
+        detail=detail,
         owner=id(timeout),
         taken_back=True,
         at=note.at,

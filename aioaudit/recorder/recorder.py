@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import get_ident
-from types import CodeType, FrameType
+from types import CodeType, CoroutineType, FrameType
 from typing import Any
 
 from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
-from aioaudit.causes.code import Codes
+from aioaudit.causes.code import CodeInfo, Codes
 from aioaudit.causes.frames import error_site, suspended_at
 from aioaudit.chain.links import Link
 from aioaudit.events import (
@@ -70,12 +70,16 @@ class Note:
 
 @dataclass(slots=True)
 class Entered:
-    """Where a timeout was entered, and when it was armed last (the loop's time)."""
+    """Where a timeout was entered, and when it was armed last (the loop's time).
+
+    ``by`` is the library's code that entered it, None where the application's did.
+    """
 
     at: str | None
     source: str | None
     armed: float
     loop_time: Callable[[], float]
+    by: CodeInfo | None
 
 
 class _KeyedRef(weakref.ref[Any]):
@@ -319,7 +323,8 @@ class Recorder:
             known = self.codes.known.get(id(code))
             if known is not None:
                 return known.source
-            return clean(f"?:{code.co_qualname}")
+            module = "?" if type(coro) is CoroutineType else coro.__module__
+            return clean(f"{module}:{code.co_qualname}")
         kind = type(coro)
         name = getattr(coro, "__qualname__", None) or kind.__qualname__
         return clean(f"{kind.__module__}:{name}")

@@ -1,0 +1,106 @@
+"""Servers that some tests need: Redis and PostgreSQL, each on a port and in a folder of its own.
+
+Both are programs of the system (in Debian the packages ``redis-server`` and
+``postgresql``).  Where one is missing its tests are skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{process.args!r} does not listen on {port}")
+
+
+@contextlib.contextmanager
+def redis_server(*options: str) -> Iterator[int]:
+    """The port of a Redis server that keeps nothing."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("there is no redis-server (Debian: apt-get install redis-server)")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
+        with subprocess.Popen(
+            [*command, "--dir", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                _wait_for(port, process)
+                yield port
+            finally:
+                process.kill()
+
+
+def _postgres_programs() -> Path:
+    """The folder with ``initdb`` and ``postgres``; Debian keeps it off the path."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    pytest.skip("there is no PostgreSQL server (Debian: apt-get install postgresql)")
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[str]:
+    """The address of a PostgreSQL server with an empty database, for asyncpg."""
+    programs = _postgres_programs()
+    # It refuses to run as root.
+    user = "postgres" if os.geteuid() == 0 else getpass.getuser()
+    run_as = user if os.geteuid() == 0 else None
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        if run_as is not None:
+            shutil.chown(folder, run_as)
+        data = Path(folder) / "data"
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        made = subprocess.run(
+            [programs / "initdb", "-D", data, *options],
+            cwd=folder,
+            user=run_as,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert made.returncode == 0, made.stderr
+        command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1"]
+        with subprocess.Popen(
+            [*command, "-k", folder, "-F"],
+            cwd=folder,
+            user=run_as,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                _wait_for(port, process)
+                yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            finally:
+                process.send_signal(3)  # SIGQUIT: at once, and its own processes with it
+                process.wait(30)
