@@ -18,6 +18,7 @@ from aioaudit.settings import (
     bad_value,
     suggestion,
 )
+from aioaudit.text import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -104,6 +105,8 @@ def load_exporter(name: str, settings: Settings) -> Exporter:
             return built_in(settings)
         except ModuleNotFoundError as error:  # an extra that is not installed; the text says which
             raise SettingsError(f"exporter {name!r} cannot be loaded: {error}") from error
+    from aioaudit.exporter import ExporterError
+
     points = {point.value: point for point in _entry_points() if point.name == name}
     if not points:
         raise _unknown("exporters", name, name)
@@ -114,10 +117,12 @@ def load_exporter(name: str, settings: Settings) -> Exporter:
     [point] = points.values()
     try:
         made = cast("Callable[[], object]", point.load())()
-    except Exception as error:
-        text = " ".join(str(error).split())
+    except KeyboardInterrupt:  # somebody at the keyboard means the program
+        raise
+    except BaseException as error:  # a module that calls sys.exit() must not end the program
+        text = str(error) if isinstance(error, ExporterError) else describe(error)
         raise SettingsError(
-            f"exporter {name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {text}"
+            f"exporter {name!r} ({point.value}) cannot be loaded: {' '.join(text.split())}"
         ) from error
     missing = [verb for verb in ("export", "flush", "shutdown") if not hasattr(made, verb)]
     if missing:
