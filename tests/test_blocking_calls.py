@@ -15,7 +15,7 @@ from tests.conftest import Runner
 
 pytest.importorskip("blockbuster")
 
-PROGRAM = '''
+PROGRAM = """
 import asyncio, contextlib, os, sys
 import aiohttp.web, anyio, uvloop
 from blockbuster import BlockingError, blockbuster_ctx
@@ -79,7 +79,7 @@ async def main():
         await forks()
 
 {"asyncio": asyncio.run, "uvloop": uvloop.run}[sys.argv[1]](main())
-'''
+"""
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from aioaudit.chain.links import Answer, AnswerOutcome, Link
+from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Link
 from aioaudit.chain.summary import summarise
 from aioaudit.events import FutureCancel, TaskCancel
 
@@ -175,10 +175,12 @@ def answer_of(
     steps: list[Step],
     cancel_outcome: str | None = None,
     swallowed_at: str | None = None,
+    requests: list[Asked] | None = None,
 ) -> Answer:
     """The whole answer for one task whose chain is *steps* (see `steps_of`).
 
-    *swallowed_at* is the line that kept the CancelledError, for the summary.
+    *swallowed_at* is the line that kept the CancelledError, for the summary;
+    *requests* are all that were made to the task, where there were several.
     """
     chain = [step.link for step in steps]
     return Answer(
@@ -198,6 +200,7 @@ def answer_of(
             inferred=inferred(steps),
             swallowed_at=swallowed_at,
         ),
+        requests=requests or [],
     )
 
 

@@ -33,8 +33,36 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     detail: str | None = None
 
 
+Became = Literal[
+    "obeyed", "swallowed", "absorbed", "replaced", "pending", "coalesced", "delivered", "late"
+]
+"""What became of a request.
+
+``coalesced``: an earlier one had not been delivered yet, so this one changed nothing.
+``delivered``: the task got it and went on.  ``late``: the task had ended.
+"""
+
+
+class Asked(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """One of several requests to cancel a task; ``behind`` is the ``seq`` of the one before it."""
+
+    seq: int
+    ts: str
+    reason: str
+    became: Became
+    source: str | None = None
+    at: str | None = None
+    by_name: str | None = None
+    message: str | None = None
+    absorbed_at: str | None = None
+    behind: int | None = None
+
+
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
-    """Why one task was cancelled: ``chain`` from the task itself to ``root``."""
+    """Why one task was cancelled: ``chain`` from the task itself to ``root``.
+
+    ``requests`` are all that were made to it, in order, where there were several.
+    """
 
     task: int
     name: str
@@ -44,3 +72,4 @@ class Answer(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     root: Link
     summary: str
     cancel_outcome: str | None = None
+    requests: list[Asked] = []

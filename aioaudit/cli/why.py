@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import click
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import as_json, complain, out, plural, progress, say
+from aioaudit.cli.terminal import Here, as_json, complain, out, plural, progress, say
 from aioaudit.log import Case, Log, load
 
 FOUND, NOTHING, BAD = 0, 1, 2
@@ -75,7 +75,13 @@ def _nothing(log: Log, task: str | None) -> str:
     known = log.find(task)
     if not known:
         return f"no task with the name or id {task!r} in this log"
-    return f"the task {task!r} is in this log, but nobody cancelled it"
+    told = f"the task {task!r} is in this log, but nobody cancelled it"
+    ends = [end for run, each in known if (end := run.ends.get(each)) is not None]
+    by_hand = next((end for end in ends if end.outcome == "cancelled"), None)
+    if by_hand is None:
+        return told
+    place = "" if by_hand.error_at is None else f" at {Here()(by_hand.error_at)}"
+    return f"{told}: it ended with a CancelledError that was raised by hand{place}"
 
 
 def _write_json(cases: Iterable[Case]) -> None:

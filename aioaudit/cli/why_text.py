@@ -18,7 +18,7 @@ from rich.tree import Tree
 
 from aioaudit.chain import summary
 from aioaudit.chain.build import Step, inferred
-from aioaudit.chain.links import Link
+from aioaudit.chain.links import Asked, Became, Link
 from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
@@ -29,6 +29,20 @@ MOST_STEPS = 12
 
 MOST_NAMES = 5
 """So many siblings or waiters are named; more are counted."""
+
+MOST_REQUESTS = 10
+"""So many other requests to the same task are shown; more are counted."""
+
+BECAME: dict[Became, str] = {
+    "obeyed": "it obeyed",
+    "swallowed": "it swallowed it",
+    "absorbed": "taken back with uncancel()",
+    "replaced": "it raised another error instead",
+    "pending": "its end is not in the log",
+    "coalesced": "changed nothing, an earlier one was still to be delivered",
+    "delivered": "it was delivered, and the task went on",
+    "late": "changed nothing, the task had ended",
+}
 
 OTHERWISE = {
     "swallowed": "swallowed it",
@@ -67,7 +81,7 @@ class Text:
         out()
         write(self._console, self._tree(steps, case))
         out()
-        for line in (*self._became(case), *self._siblings(case)):
+        for line in (*self._became(case), *self._asked(case), *self._siblings(case)):
             self._line(line)
         self._line(f"task {case.task} of run {case.run.id}, pid {case.run.pid}", "dim")
 
@@ -178,6 +192,31 @@ class Text:
             if event.seq > after and event.remaining == 0 and event.at is not None:
                 return f" with uncancel() at {harmless(self._show(event.at))}"
         return " with uncancel()"
+
+    def _asked(self, case: Case) -> list[str]:
+        """The other requests that were made to the task while it lived, a line each."""
+        answered = None if case.request is None else case.request.seq
+        others = [
+            each for each in case.requests() if each.seq != answered and each.became != "late"
+        ]
+        if not others:
+            return []
+        lines = [f"It was asked {len(others):,} more {plural('time', len(others))}:"]
+        lines += [f"  {self._asked_line(each)}" for each in others[:MOST_REQUESTS]]
+        if len(others) > MOST_REQUESTS:
+            lines.append(f"  and {len(others) - MOST_REQUESTS:,} more (--json has them all)")
+        return lines
+
+    def _asked_line(self, asked: Asked) -> str:
+        text = f"{clock(asked.ts)}  reason {asked.reason}"
+        if asked.at is not None:
+            text += f", at {self._show(asked.at)}"
+        if asked.by_name is not None:
+            text += f", by {'thread' if asked.reason == 'thread' else 'task'} {asked.by_name}"
+        text += f": {BECAME[asked.became]}"
+        if asked.absorbed_at is not None:
+            text += f" at {self._show(asked.absorbed_at)}"
+        return harmless(text)
 
     def _siblings(self, case: Case) -> list[str]:
         same = _incident(case)

@@ -17,7 +17,7 @@ from typing import cast
 import msgspec
 
 from aioaudit.chain.build import Request, Step, answer_of, steps_of
-from aioaudit.chain.links import Answer, AnswerOutcome, Link
+from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -27,6 +27,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
+from aioaudit.log.asked import all_asked
 
 MOST_PROBLEMS = 100
 """So many problems are kept word for word; `Log.damaged` counts them all."""
@@ -274,6 +275,15 @@ class Case:
         """The chain, each link with the request that told it."""
         return steps_of(self.task, self.name, self.request, self.run.resolve, self.lost)
 
+    def requests(self) -> list[Asked]:
+        """Every request made to the task, in order, where there were several."""
+        made = self.run.requests_to(self.task)
+        answered = self.request.seq if isinstance(self.request, TaskCancel) else None
+        if not any(request.seq != answered for request in made):
+            return []
+        became = cast(Became, self.cancel_outcome or "pending")
+        return all_asked(made, self.run.uncancels.get(self.task, []), answered, became)
+
     def root(self) -> Link:
         """The last link of the chain."""
         return self.steps()[-1].link
@@ -288,6 +298,7 @@ class Case:
             cancel_outcome=self.cancel_outcome,
             steps=self.steps(),
             swallowed_at=self.swallowed_at,
+            requests=self.requests(),
         )
 
 

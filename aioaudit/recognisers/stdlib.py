@@ -266,7 +266,10 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
 }
 """Call sites by module and qualified name."""
 
-VERSIONS = {("asyncio.taskgroups", "TaskGroup._aexit"): ">=3.13.1"}
+VERSIONS = {
+    ("asyncio.taskgroups", "TaskGroup._aexit"): ">=3.13.1",
+    ("asyncio.taskgroups", "TaskGroup.cancel"): ">=3.15",
+}
 """Call sites that not every version need have, with the versions (PEP 440) that do."""
 
 BOUNDARIES = frozenset(
