@@ -29,6 +29,9 @@ async def cancels():
             await asyncio.sleep(50)
     with anyio.move_on_after(0.01):
         await anyio.sleep(50)
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep, 50)
+        group.cancel("enough")  # called by a line of the library that no recogniser knows
     with contextlib.suppress(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(50))
@@ -88,4 +91,6 @@ def test_nothing_of_ours_blocks_a_loop(run_python: Runner, tmp_path: Path, loop:
     quiet = ("-W", "ignore::DeprecationWarning")
     done = run_python(*quiet, "-c", PROGRAM, loop, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
     assert (done.stdout, done.stderr) == ("the program's own is found\n", "")
-    assert '"reason":"disconnect"' in (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
+    assert '"reason":"disconnect"' in log
+    assert '"detail":"enough"' in log

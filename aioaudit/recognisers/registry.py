@@ -58,7 +58,10 @@ def find(module: str, qualname: str) -> Explain | None:
     if library in OWN:
         explain = own_table(library).get((module, qualname))
     if explain is None:
-        explain = _foreign_tables().get((module, qualname))
+        try:
+            explain = _foreign_tables().get((module, qualname))
+        except Exception:  # noqa: BLE001 - to read files in a loop may be forbidden; the next place asks again
+            return None
     return None if explain is None else _guarded(explain, f"{module}:{qualname}")
 
 
@@ -76,7 +79,11 @@ def own_table(library: str) -> Table:
 
 @functools.cache
 def _foreign_tables() -> dict[tuple[str, str], Any]:
-    """All tables of other packages as one; what cannot be loaded is said and left out."""
+    """All tables of other packages as one; what cannot be loaded is said and left out.
+
+    Raises:
+        Exception: what a detector of calls that block a loop raises where files are read.
+    """
     from importlib.metadata import entry_points  # 20 ms, and only here is it needed
 
     merged: dict[tuple[str, str], Any] = {}
