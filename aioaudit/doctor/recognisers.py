@@ -36,13 +36,17 @@ _PYTHON = ".".join(map(str, sys.version_info[:3]))
 def recognisers() -> Iterator[Finding]:
     """Our own recognisers, then those of other packages."""
     for library in (_STDLIB, *sorted(registry.OWN)):
-        module = import_module(f"aioaudit.recognisers.{library}")
-        yield _own(library, module)
+        yield _own(library)
     for point in sorted(set(entry_points(group=registry.GROUP))):
         yield from _foreign(point)
 
 
-def _own(library: str, module: Any) -> Finding:
+def _own(library: str) -> Finding:
+    try:
+        module = import_module(f"aioaudit.recognisers.{library}")
+    except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
+        text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
+        return Finding(section="recognisers", subject=library, state="problem", text=text)
     sites = _sites(module.CALL_SITES, module)
     if library == _STDLIB:
         return _finding("asyncio", _PYTHON, sites, _versions(module), "")
