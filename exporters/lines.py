@@ -115,10 +115,7 @@ class Lines:
         level = DEBUG if not event.accepted else _level_of_request(event, steps)
         if level < lowest:
             return None
-        sentence = asked_for(event, steps)
-        if not event.accepted:
-            sentence += "; it had ended already"
-        return _of_chain(event, level, sentence, steps, lowest)
+        return _of_chain(event, level, asked_for(event, steps), steps, lowest)
 
 
 def _level_of_request(event: TaskCancel | FutureCancel, steps: list[Step]) -> int:

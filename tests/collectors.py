@@ -245,11 +245,17 @@ def origin(span: Received) -> dict[str, Any] | None:
     return found or None
 
 
+_VICTIM = {"task": "id", "name": "name"}
+
+
 def walk(span: Received, spans: dict[tuple[str, str], Received]) -> list[dict[str, Any]]:
     """The chain of the victim *span*, rebuilt by following links from span to span."""
     [(_, trace, request)] = [link for link in span.links if link[0] == "cancelled_by"]
     step = spans[trace, request]
     chain = [own(step)]
+    if chain[0].get("task") != span.attributes["aioaudit.task.id"]:  # made to what it awaited
+        victim = {key: span.attributes[f"aioaudit.task.{name}"] for key, name in _VICTIM.items()}
+        chain.insert(0, {"what": "cancelled"} | victim)
     while True:
         told = origin(step)
         if told is not None:

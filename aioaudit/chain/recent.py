@@ -76,7 +76,7 @@ def answer(done: TaskDone, steps: list[Step]) -> Answer:
 
 def asked_for(request: TaskCancel, steps: list[Step]) -> str:
     """One sentence: who was asked to cancel, and why."""
-    return summarise(
+    sentence = summarise(
         name=request.name,
         coro=request.coro,
         outcome="",  # what became of it is not known yet
@@ -84,6 +84,7 @@ def asked_for(request: TaskCancel, steps: list[Step]) -> str:
         chain=[step.link for step in steps],
         inferred=inferred(steps),
     )
+    return sentence if request.accepted else f"{sentence}; it had ended already"
 
 
 def brief(link: Link) -> str:
