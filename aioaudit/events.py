@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
+NO_FINDINGS = "findings: not recorded, AIOAUDIT_EVENTS leaves them out"
+"""What ``coverage`` says of a process in which nobody hears of findings."""
+
 SCHEMA = 1
 """Version of the shapes, written into ``process.start``."""
 
@@ -43,6 +46,7 @@ Evidence = Literal["observed", "inferred"]
 What = Literal["cancelled", "failed", "signal", "deadline", "shutdown", "called"]
 Outcome = Literal["returned", "raised", "cancelled", "destroyed"]
 CancelOutcome = Literal["obeyed", "swallowed", "absorbed", "replaced"]
+Level = Literal["finding", "note"]
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="event"):
@@ -194,6 +198,45 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
     lifetime: float | None = None
 
 
+class Finding(_TaskEvent, tag="finding", kw_only=True):
+    """Something went wrong with a cancellation of the task, or (a ``note``) perhaps did.
+
+    ``kind`` is one of those in `aioaudit.findings.catalogue`.  ``reason`` to
+    ``by_name`` repeat the request ``cancel``; the keys with ``other_`` are of
+    somebody else who had to do with it: who asked as well, who awaited the task,
+    whom it awaited.  ``seconds`` is how long it took in all, ``delivered_after``
+    how long until the CancelledError arrived, ``waited`` how long it waited at
+    ``waits_at``.
+    """
+
+    kind: str
+    level: Level
+    cancel: int | None = None
+    reason: Reason | None = None
+    source: str | None = None
+    at: str | None = None
+    by: int | None = None
+    by_name: str | None = None
+    suspended_at: str | None = None
+    swallowed_at: str | None = None
+    waits_at: str | None = None
+    made_at: str | None = None
+    outcome: Outcome | None = None
+    error: str | None = None
+    other_cancel: int | None = None
+    other_reason: Reason | None = None
+    other_source: str | None = None
+    other_at: str | None = None
+    other_task: int | None = None
+    other_name: str | None = None
+    seconds: float | None = None
+    delivered_after: float | None = None
+    waited: float | None = None
+    times: int | None = None
+    remaining: int | None = None
+    detail: str | None = None
+
+
 class LoopStart(Event, tag="loop.start", kw_only=True):
     """A loop began to run."""
 
@@ -222,6 +265,7 @@ AnyEvent = (
     | FutureCancel
     | TaskUncancel
     | TaskDone
+    | Finding
     | LoopStart
     | LoopStop
     | LoopClose

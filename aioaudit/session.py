@@ -255,6 +255,7 @@ def enable(
         for exporter in objects:
             if not any(pipeline.exporter is exporter for pipeline, _ in session.sinks):
                 session.add(exporter, type(exporter).__name__, settings.events)
+        session.recorder.rules.slow = settings.slow_cancel
         if not session.sinks:
             session.bus_events = settings.events
         if _BRIDGE in wanted:
@@ -266,6 +267,7 @@ def enable_from_settings(settings: Settings) -> None:
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
     with _lock:
         session = _begin()
+        session.recorder.rules.slow = settings.slow_cancel
         for name in settings.exporters:
             try:
                 for own_name, exporter in _open((name,), settings):

@@ -10,6 +10,7 @@ the names of events stand here as plain text.  A test compares them with
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ JSONL_PATH_VARIABLE = "AIOAUDIT_JSONL_PATH"
 EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
 OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
 OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
+SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
 
 VARIABLES = (
     JSONL_PATH_VARIABLE,
@@ -36,6 +38,7 @@ OFF_WORDS = ("0", "off", "false", "no")
 DEFAULT_EXPORTER = "jsonl"
 DEFAULT_JSONL_PATH = "aioaudit-{pid}.jsonl"
 DEFAULT_OTEL_TASKS = "touched"
+DEFAULT_SLOW_CANCEL = 1.0
 OTEL_STATUSES = ("cause", "unset", "error")
 """When a cancelled task's span is an error; the first is the default."""
 
@@ -49,6 +52,7 @@ EVENT_NAMES = (
     "task.uncancel",
     "task.done",
     "future.cancel",
+    "finding",
     "loop.start",
     "loop.stop",
     "loop.close",
@@ -78,6 +82,7 @@ class Settings:
         otel_status: When a cancelled task's span is an error.
         folder: Where a relative `jsonl_path` starts; None for the working
             directory at the moment when the exporter is made.
+        slow_cancel: Seconds that a task may take to obey before that is a finding.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -86,6 +91,7 @@ class Settings:
     otel_tasks: str = DEFAULT_OTEL_TASKS
     otel_status: str = OTEL_STATUSES[0]
     folder: str | None = None
+    slow_cancel: float = DEFAULT_SLOW_CANCEL
 
 
 def is_off(value: str | None) -> bool:
@@ -110,6 +116,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings | None:
         events=_events_of(environ),
         otel_tasks=_otel_tasks_of(environ),
         otel_status=_otel_status_of(environ),
+        slow_cancel=_slow_cancel_of(environ),
     )
 
 
@@ -154,6 +161,7 @@ def build(
         events=(_events_of(environ) if events is None else _events("events", _joined(events))),
         otel_tasks=_otel_tasks_of(environ),
         otel_status=_otel_status_of(environ),
+        slow_cancel=_slow_cancel_of(environ),
     )
 
 
@@ -240,6 +248,24 @@ def _events(where: str, value: str) -> frozenset[str]:
             )
         wanted.update(matching)
     return frozenset(wanted)
+
+
+def _slow_cancel_of(environ: Mapping[str, str]) -> float:
+    value = environ.get(SLOW_CANCEL_VARIABLE, "").strip()
+    if not value:
+        return DEFAULT_SLOW_CANCEL
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise bad_value(
+            SLOW_CANCEL_VARIABLE,
+            environ[SLOW_CANCEL_VARIABLE],
+            "this is no length of time",
+            "seconds, like 0.5",
+        )
+    return seconds
 
 
 def _otel_tasks_of(environ: Mapping[str, str]) -> str:

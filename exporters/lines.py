@@ -1,8 +1,8 @@
 """What `structlog` and `logging` have in common: the line that an event becomes.
 
 - **Level.**  A cancellation is never an error.  What deserves a look is a
-  warning: a cancellation that was swallowed, one that nobody can explain, a
-  task that was destroyed while it was pending, lost events.  What ends because
+  warning: a finding, a cancellation that was swallowed, one that nobody can
+  explain, a task that was destroyed while it was pending, lost events.  What ends because
   the program ends is for debugging only, as are all lives without incident.
 - **Keys** are those of the event, flat.  Lines about a cancellation also have
   the root cause (``root_what``, ``root_at``, ...) and a sentence (``summary``),
@@ -30,6 +30,7 @@ from aioaudit.chain.recent import Recent, answer, asked_for, brief
 from aioaudit.chain.summary import is_known, who
 from aioaudit.events import (
     Event,
+    Finding,
     FutureCancel,
     LoopStop,
     ProcessDropped,
@@ -40,6 +41,7 @@ from aioaudit.events import (
     name_of,
 )
 from aioaudit.exporter import Notes
+from aioaudit.findings.words import sentence
 from aioaudit.text import describe, say
 from aioaudit.wire import Batch, Created, Item, Returned, typed
 
@@ -83,6 +85,9 @@ class Lines:
             names = ", ".join(event.waiter_names) or "nobody known"
             sentence = f"a future that {names} awaited was cancelled"
             return _of_chain(event, level, sentence, steps, lowest)
+        if isinstance(event, Finding):
+            level = WARNING if event.level == "finding" else DEBUG
+            return _of_finding(event, level, lowest)
         if isinstance(event, ProcessDropped):
             return _line(event, WARNING, f"{event.count} events were lost", lowest)
         if isinstance(event, TaskUncancel):
@@ -151,6 +156,15 @@ def _line(event: Event, level: int, what: str, lowest: int) -> Line | None:
     if about is not None:
         what = f"{who(getattr(event, 'name', ''), about)} {what}"
     return Line(name, level, harmless(what), keys)
+
+
+def _of_finding(event: Finding, level: int, lowest: int) -> Line | None:
+    if level < lowest:
+        return None
+    keys = msgspec.to_builtins(event)
+    del keys["event"], keys["level"]  # the line has a level of its own, which says the same
+    keys["summary"] = text = sentence(event)
+    return Line(name_of(event), level, text, keys)
 
 
 def _of_chain(

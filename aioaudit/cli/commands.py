@@ -14,6 +14,7 @@ RUN = "run"
 COMMANDS = {
     RUN: "Run a program with auditing on.",
     "why": "Say who cancelled a task, and why.",
+    "check": "Say what went wrong with cancellations.",
     "export": "Show a log in a trace view.",
     "doctor": "Say what of aioaudit works in this environment.",
 }

@@ -7,6 +7,7 @@ passes through `harmless` and is never read as markup.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from aioaudit.chain.links import Asked, Became, Link
 from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.findings.words import sentence
 from aioaudit.log import Case, Log
 
 MOST_STEPS = 12
@@ -81,7 +83,8 @@ class Text:
         out()
         write(self._console, self._tree(steps, case))
         out()
-        for line in (*self._became(case), *self._asked(case), *self._siblings(case)):
+        told = (self._became(case), self._found(case), self._asked(case), self._siblings(case))
+        for line in itertools.chain(*told):
             self._line(line)
         self._line(f"task {case.task} of run {case.run.id}, pid {case.run.pid}", "dim")
 
@@ -185,6 +188,13 @@ class Text:
         if end.outcome == "cancelled":
             return [f"It obeyed and ended {when}."]
         return [f"It {end.outcome}{error} {when}."]
+
+    def _found(self, case: Case) -> list[str]:
+        """What else is to be said of the task's cancellations."""
+        return [
+            f"{finding.level.capitalize()}: {sentence(finding, self._show)}."
+            for finding in case.run.findings_of(case.task)
+        ]
 
     def _absorbed_at(self, case: Case) -> str:
         after = -1 if case.request is None else case.request.seq

@@ -1,6 +1,7 @@
 """`sys.monitoring` (PEP 669, CPython 3.12 and later), as far as it is needed.
 
 `PY_RETURN` is a local event, set on the code of coroutines that tasks run;
+and so is `PY_YIELD`, for a moment, where a task has dropped a CancelledError.
 `PY_UNWIND` and `PY_THROW` are global but fire only while an exception travels,
 so a program in which nothing is raised pays nothing for them.
 `EXCEPTION_HANDLED` and `RERAISE` cost every handled exception of the process
@@ -59,13 +60,27 @@ class Monitor:
             self._codes[id(code)] = code
             self._api.set_local_events(self._tool, code, self._events.PY_RETURN)
 
+    def watch_yields(self, code: CodeType, on: bool) -> None:
+        """Switch ``PY_YIELD`` on, beside ``PY_RETURN``, or off again for one code object."""
+        if self._open:
+            self._codes[id(code)] = code
+            more = self._events.PY_YIELD if on else 0
+            self._api.set_local_events(self._tool, code, self._events.PY_RETURN | more)
+
     def close(self) -> None:
         """Switch everything off and give the tool id back."""
         self.switch(False, "PY_UNWIND", "PY_THROW", "EXCEPTION_HANDLED", "RERAISE")
         for code in self._codes.values():
             self._api.set_local_events(self._tool, code, 0)
         self._codes.clear()
-        for event in ("PY_RETURN", "PY_UNWIND", "PY_THROW", "EXCEPTION_HANDLED", "RERAISE"):
+        for event in (
+            "PY_RETURN",
+            "PY_YIELD",
+            "PY_UNWIND",
+            "PY_THROW",
+            "EXCEPTION_HANDLED",
+            "RERAISE",
+        ):
             self._api.register_callback(self._tool, getattr(self._events, event), None)
         self._api.free_tool_id(self._tool)
         self._open = False

@@ -19,8 +19,11 @@ import msgspec
 from aioaudit.chain.build import Request, Step, answer_of, steps_of
 from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
+    NO_FINDINGS,
     Event,
+    Finding,
     FutureCancel,
+    ProcessDropped,
     ProcessStart,
     TaskCancel,
     TaskCreate,
@@ -58,6 +61,11 @@ class Run:
         self.requests: dict[int, Request] = {}
         self.uncancels: dict[int, list[TaskUncancel]] = {}
         self.ends: dict[int, TaskDone] = {}
+        self.findings: list[Finding] = []
+        self.blind = False
+        """Whether findings were left out of this log."""
+        self.dropped = 0
+        """Events that the log says it lacks."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
         self._index: _Index | None = None
@@ -116,6 +124,12 @@ class Run:
             request=request,
             lost=lost,
             end=end,
+        )
+
+    def findings_of(self, task: int) -> list[Finding]:
+        """What was found of *task*, in order."""
+        return sorted(
+            (each for each in self.findings if each.task == task), key=lambda each: each.seq
         )
 
     def name_of(self, task: int) -> str | None:
@@ -394,8 +408,13 @@ class Log(Intake):
         elif kind is TaskUncancel:
             absorbed = cast(TaskUncancel, event)
             run.uncancels.setdefault(absorbed.task, []).append(absorbed)
+        elif kind is Finding:
+            run.findings.append(cast(Finding, event))
         elif kind is ProcessStart:
             run.pid = event.pid
+            run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage
+        elif kind is ProcessDropped:
+            run.dropped += cast(ProcessDropped, event).count
 
 
 def _number(text: str) -> int | None:

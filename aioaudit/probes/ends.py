@@ -21,13 +21,16 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import Context
+from time import monotonic
 from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
 from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
-from aioaudit.recorder.recorder import Recorder, reached_by
+from aioaudit.recorder.recorder import Recorder
+from aioaudit.recorder.requests import Cleanup
+from aioaudit.recorder.waiting import reached_by
 from aioaudit.wire import Returned, one_of
 
 _getframe = sys._getframe
@@ -53,6 +56,8 @@ class Monitored:
         self._codes: dict[int, CodeType] = {}
         self._quiet_since = 0.0
         self._costly = False  # whether the costly events are on
+        self._next: dict[int, tuple[CodeType, set[int]]] = {}
+        monitor.on("PY_YIELD", self._yielded)
         monitor.on("PY_UNWIND", self._make_unwound())
         monitor.on("PY_THROW", self._make_thrown())
         monitor.on("EXCEPTION_HANDLED", self._make_handled())
@@ -84,14 +89,14 @@ class Monitored:
         events stay on for a moment: cancellations come in swarms.
         """
         if not on:
-            self._quiet_since = time.monotonic()
+            self._quiet_since = monotonic()
         elif not self._costly:
             self._costly = True
             self._monitor.switch(True, "EXCEPTION_HANDLED", "RERAISE")
 
     def _switch_off(self) -> None:
         """Nothing is under way: an exception handled now is none of ours."""
-        if time.monotonic() - self._quiet_since > _LINGER:
+        if monotonic() - self._quiet_since > _LINGER:
             self._monitor.switch(False, "EXCEPTION_HANDLED", "RERAISE")
             self._costly = False
             if self._recorder.ties:  # of another thread, a moment ago
@@ -123,7 +128,7 @@ class Monitored:
         put = one_of(recorder.puts)
         plain = "task.done" in recorder.wanted and not bus.hooks()
 
-        def returned(_code: CodeType, _offset: int, _value: object) -> object:
+        def returned(_code: CodeType, _offset: int, value: object) -> object:
             try:
                 task: Any = current_task()  # what has no frame is caught below
                 if task.get_coro().cr_frame is not _getframe(1):
@@ -139,12 +144,12 @@ class Monitored:
                 put(ended)
                 remember(ended)
             else:
-                slow(task)
+                slow(task, value)
             return None
 
         return returned
 
-    def _returned(self, task: Any) -> None:
+    def _returned(self, task: Any, value: object) -> None:
         recorder = self._recorder
         try:
             if recorder.place_muted():
@@ -156,9 +161,32 @@ class Monitored:
             if task._must_cancel:
                 recorder.ended(task, "cancelled", None)
             else:
-                recorder.ended(task, "returned", None)
+                recorder.ended(task, "returned", None, result=value)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a coroutine
             recorder.fault(error)
+
+    def watch_next(self, task: Any) -> None:
+        """Tell the rules when *task* is suspended again, if ever."""
+        code = getattr(task.get_coro(), "cr_code", None)
+        if isinstance(code, CodeType):
+            self._next.setdefault(id(code), (code, set()))[1].add(id(task))
+            self._monitor.watch_yields(code, True)
+
+    def _yielded(self, code: CodeType, offset: int, _value: object) -> object:
+        """``PY_YIELD``: a coroutine that one of the watched tasks runs is suspended."""
+        try:
+            task = self._task_of(_getframe(1))
+            _, watched = self._next[id(code)]
+            if task is not None and id(task) in watched:
+                watched.discard(id(task))
+                if not watched:
+                    del self._next[id(code)]
+                    self._monitor.watch_yields(code, False)
+                recorder = self._recorder
+                recorder.rules.waits(task, recorder.codes.of(_getframe(1)).at(offset))
+        except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+            self._recorder.fault(fault)
+        return None
 
     def _make_unwound(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_UNWIND``: an exception leaves a frame, of whatever code."""
@@ -236,7 +264,10 @@ class Monitored:
             if request is not None:
                 state.inherited = request
             self.watch(task)
+        elif request.asked:
+            request.felt = monotonic()
         state.swallowed_at = None
+        state.cleanup = None
         recorder.tie(error, request, state)
 
     def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
@@ -264,9 +295,12 @@ class Monitored:
                 keeper = known_get(id(code) + offset)
                 if keeper is None or keeper[0] is not code:
                     keeper = keeper_of(code, offset)
-                state.swallowed_at = (
-                    keeping_line(_getframe(1), code, offset, error) if keeper[1] else keeper[2]
-                )
+                line = keeping_line(_getframe(1), code, offset, error) if keeper[1] else keeper[2]
+                state.swallowed_at = line
+                if line is not None:
+                    if state.cleanup is None:
+                        state.cleanup = Cleanup()
+                    state.cleanup.enter(line, monotonic())
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 self._recorder.fault(fault)
             return None
@@ -281,6 +315,8 @@ class Monitored:
             tie = ties_get(id(error))
             if tie is not None and tie.state is not None and tie.ref() is error:
                 tie.state.swallowed_at = None
+                if tie.state.cleanup is not None:
+                    tie.state.cleanup.leave(monotonic())
             return None
 
         return reraised
@@ -371,7 +407,7 @@ class CalledBack:
             elif task._exception is not None:
                 recorder.ended(task, "raised", task._exception)
             else:
-                recorder.ended(task, "returned", None)
+                recorder.ended(task, "returned", None, result=task._result)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
             recorder.fault(error)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from aioaudit.causes.frames import caller
 from aioaudit.probes import chained
-from aioaudit.recorder.recorder import Note, Recorder, waiters_of
+from aioaudit.recorder.recorder import Note, Recorder
 from aioaudit.recorder.requests import Request
+from aioaudit.recorder.waiting import waiters_of
 
 _getframe = sys._getframe
 

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from aioaudit.cpython import imports, inplace, monitoring
+from aioaudit.events import NO_FINDINGS
 from aioaudit.probes import ends, futures, loops, tasks, timeouts
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
@@ -69,6 +70,8 @@ class Installation:
         ]
         if not self.recorder.creations:
             seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
+        if "finding" not in self.recorder.wanted:
+            seen.append(NO_FINDINGS)
         seen.append("not seen: other interpreters in the process, tasks of other frameworks")
         return seen
 
@@ -101,6 +104,7 @@ class Installation:
             self._follow = self._monitored.follow
             recorder.watch = self._monitored.watch
             recorder.under_way = self._monitored.under_way
+            recorder.rules.watch_next = self._monitored.watch_next
         else:
             recorder.watch = called_back.watch
             self._hide_callback(called_back)

@@ -125,6 +125,8 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
 
     def close(self: Any) -> None:
         before = self.is_closed()
+        if not before:
+            _before_close(recorder, self)
         original(self)
         try:
             if not before and self.is_closed() and recorder.wants("loop.close"):
@@ -135,6 +137,14 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
             recorder.fault(error)
 
     return close
+
+
+def _before_close(recorder: Recorder, loop: Any) -> None:
+    try:
+        if recorder.wants("finding") and not loop.is_running() and not recorder.place_muted():
+            recorder.rules.closing(loop)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
+        recorder.fault(error)
 
 
 def make_call_exception_handler(

@@ -365,7 +365,7 @@ def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
     owner = None
     if recorder.codes.of(frame).kind != 0:
         owner = frame.f_locals.get("self")
-    recorder.uncancelled(task, None if owner is None else id(owner))
+    recorder.uncancelled(task, None if owner is None else id(owner), frame)
     if not recorder.wants("task.uncancel"):
         return
     state = recorder.state(task)

@@ -8,7 +8,6 @@ the task would cost 344 bytes each on 3.13, and would show.
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import sys
 import threading
@@ -38,11 +37,13 @@ from aioaudit.events import (
     TaskDone,
     name_of,
 )
+from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
 from aioaudit.recognisers import stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import lose_propagated, take_back, verdict
+from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
 from aioaudit.wire import Created, Item, Returned
 from aioaudit.wire import lifetime as lifetime_of
@@ -128,6 +129,7 @@ class Recorder:
         self._next_loop = itertools.count(1).__next__
         self._places: dict[int, Place] = {}
         self._faulty = False
+        self.rules = Rules(self)
         states, ties = self.states, self.ties
 
         # One function for all: a closure for each task would cost as much as its state.
@@ -142,6 +144,9 @@ class Recorder:
                 del ties[ref.key]
                 if not ties:
                     self.under_way(False)
+                state = entry.state
+                if state is not None and entry.request is not None and not state.ended:
+                    self.rules.gone(state, entry.request)
 
         self._forget_state = forget_state
         self._forget_tie = forget_tie
@@ -440,6 +445,14 @@ class Recorder:
             return None
         return next((each for each in reversed(state.requests) if each.owner == id(owner)), None)
 
+    def state_of(self, request: Request) -> CancelState | None:
+        """The state of the task that *request* was made to, if that is still known."""
+        state = self.states.get(request.victim)
+        event = request.event
+        if state is None or not isinstance(event, TaskCancel) or state.task != event.task:
+            return None
+        return state
+
     def first_open(self, task: Any) -> Request | None:
         """The request that *task* has not felt yet."""
         state = self.states.get(id(task))
@@ -688,6 +701,8 @@ class Recorder:
                 if request.times == 1:
                     # Those that await it already wake up before we hear of its end.
                     self.pass_on(waiters_of(task), request)
+        if "finding" in self.heard:
+            self.rules.asked(task, request)
 
     def _settle(self, task: Any, state: CancelState) -> None:
         """Before 3.12 no delivery is seen: tell from what the task waits for now."""
@@ -793,10 +808,12 @@ class Recorder:
         error: BaseException | None,
         *,
         by_hand: bool = False,
+        result: object = None,
     ) -> None:
         """*task* has ended in another way than by a plain return, or after a request.
 
-        *by_hand* says that a CancelledError ended it that nothing delivered.
+        *by_hand* says that a CancelledError ended it that nothing delivered; *result*
+        is what it returned.
         """
         key = id(task)
         born = self.born.pop(key, None)
@@ -806,44 +823,55 @@ class Recorder:
         if state is None and born is None:
             state = self.state(task)
         request, cancel_outcome = verdict(self.ties, state, outcome, error, by_hand=by_hand)
-        if born is not None:
-            number, coro, preexisting = born.task, born.coro, False
-        else:
-            assert state is not None
-            number, coro, preexisting = state.task, state.coro, state.preexisting
-        error_text = error_at = None
+        if state is None and outcome != "returned":
+            assert born is not None
+            state = self._late_state(task, born.task, born.coro)
         if outcome == "raised" and error is not None:
-            error_text = describe(error)
-            error_at, _ = error_site(self.codes, error)
+            number = born.task if born is not None else self.number(task)
             self._remember_failure(task, number, error)
-        elif by_hand and error is not None:
-            error_text = describe(error)
-            error_at, _ = error_site(self.codes, error)
-        if state is None and (outcome != "returned"):
-            state = self._late_state(task, number, coro)
         if state is not None:
             state.ended = True
             state.outcome = outcome
             state.cancel_outcome = cancel_outcome
-            if outcome != "cancelled":
-                lose_propagated(state)
             if outcome == "cancelled" and cancel_outcome == "obeyed":
                 self.pass_on(waiters_of(task), request)
-        if not self.wants("task.done"):
-            return
+            elif outcome != "cancelled":
+                for lost in lose_propagated(state):
+                    self.rules.went_no_further(lost, state)
+        if self.wants("task.done"):
+            if outcome == "cancelled" and not by_hand:
+                error = None  # there is nothing to say of it but whose request it delivers
+            self._tell_end(task, born, state, error, request)
+        if state is not None and "finding" in self.heard:
+            self.rules.ended(task, state, outcome, error, request, result)
+
+    def _tell_end(
+        self,
+        task: Any,
+        born: Created | None,
+        state: CancelState | None,
+        error: BaseException | None,
+        request: Request | None,
+    ) -> None:
         event = self.begin(TaskDone, self.place(self._loop_of(task)))
-        event.task, event.coro, event.preexisting = number, coro, preexisting
+        if born is not None:
+            event.task, event.coro = born.task, born.coro
+            event.lifetime = lifetime_of(time.time_ns() - born.ns)
+        elif state is not None:
+            event.task, event.coro, event.preexisting = state.task, state.coro, state.preexisting
         event.name = self.name_of_task(task)
-        event.outcome = outcome
-        event.error, event.error_at = error_text, error_at
+        event.outcome = "returned"
+        if error is not None:
+            event.error = describe(error)
+            event.error_at, _ = error_site(self.codes, error)
+        if state is not None:
+            event.outcome = state.outcome or "returned"
+            event.cancel_outcome = state.cancel_outcome
+            if state.cancel_outcome == "swallowed":
+                event.swallowed_at = state.swallowed_at
         if request is not None:
             logged = request.logged()
             event.cancel = None if logged is None else logged.event.seq
-        event.cancel_outcome = cancel_outcome
-        if state is not None and cancel_outcome == "swallowed":
-            event.swallowed_at = state.swallowed_at
-        if born is not None:
-            event.lifetime = lifetime_of(time.time_ns() - born.ns)
         self.announce(event)
 
     def _late_state(self, task: Any, number: int, coro: str) -> CancelState:
@@ -867,11 +895,13 @@ class Recorder:
 
         failures[key] = (weakref.ref(task, forget), number)
 
-    def uncancelled(self, task: Any, owner: int | None) -> None:
-        """``uncancel()`` was called on *task*, by the object *owner* where that is known."""
+    def uncancelled(self, task: Any, owner: int | None, frame: FrameType) -> None:
+        """``uncancel()`` was called on *task* by *frame*, of the object *owner* where known."""
         state = self.states.get(id(task))
         if state is not None and state.ref() is task:
-            take_back(state, owner)
+            request = take_back(state, owner)
+            if request is not None and "finding" in self.heard:
+                self.rules.taken_back(task, state, request, frame)
 
 
 def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
@@ -935,31 +965,6 @@ def root_link(request: Request) -> Link | None:
             return None
         request = request.cause
     return None
-
-
-def waiters_of(future: Any) -> list[Any]:
-    """The tasks that a cancellation of *future* reaches: those that await it, or its gather."""
-    found: list[Any] = []
-    for entry in getattr(future, "_callbacks", None) or ():
-        found.extend(reached_by(entry[0] if isinstance(entry, tuple) else entry))
-    return found
-
-
-def reached_by(callback: Any) -> list[Any]:
-    """The tasks that the done callback *callback* of a cancelled future ends."""
-    owner = getattr(callback, "__self__", None)
-    if owner is not None and asyncio.isfuture(owner) and hasattr(owner, "get_coro"):
-        return [owner] if getattr(callback, "__name__", "").endswith("wakeup") else []
-    if isinstance(callback, functools.partial):
-        # ``wait_for`` of 3.11 waits for a future of its own, which this releases.
-        released = getattr(callback.func, "__qualname__", None) == "_release_waiter"
-        return waiters_of(callback.args[0]) if released else []
-    code = getattr(callback, "__code__", None)
-    if code is not None and code.co_qualname == "gather.<locals>._done_callback":
-        cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
-        if not cells["return_exceptions"].cell_contents:
-            return waiters_of(cells["outer"].cell_contents)
-    return []
 
 
 class _Unraisable:

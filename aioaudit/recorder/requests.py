@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.events import CancelOutcome, FutureCancel, Outcome, TaskCancel
+from aioaudit.events import CancelOutcome, FutureCancel, Level, Outcome, TaskCancel
 
 
 class Request(msgspec.Struct, eq=False):
@@ -24,7 +24,11 @@ class Request(msgspec.Struct, eq=False):
     of these calls ``uncancel()`` has not taken back.  ``heirs`` are the tasks
     that will end because what they await does.  ``victim`` is the `id` of the
     task, looked at only while its ``cancel()`` runs; ``waited`` refers to what
-    the task waited for (before 3.12 only).
+    the task waited for (before 3.12 only).  ``asked`` and ``felt`` are when it
+    was made and delivered (`time.monotonic`; 0 where nobody asks for findings),
+    ``unstarted`` is the level of a finding that the task had not begun.  ``told`` says
+    that a finding was told of what became of it, ``slow`` that one says why it took
+    long; ``kept_at`` is the line that kept what this request was passed on as.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -45,6 +49,12 @@ class Request(msgspec.Struct, eq=False):
     delivered: bool = False
     absorbed: bool = False
     lost: bool = False
+    asked: float = 0.0
+    felt: float = 0.0
+    unstarted: Level | None = None
+    told: bool = False
+    slow: bool = False
+    kept_at: str | None = None
 
     @property
     def open(self) -> bool:
@@ -81,12 +91,36 @@ class Request(msgspec.Struct, eq=False):
         return None
 
 
+class Cleanup:
+    """The handlers that a CancelledError passed in a task: which of them took longest."""
+
+    __slots__ = ("at", "line", "seconds", "since")
+
+    def __init__(self) -> None:
+        self.line: str | None = None
+        self.since = 0.0
+        self.at: str | None = None
+        self.seconds = 0.0
+
+    def enter(self, line: str, now: float) -> None:
+        """The handler at *line* was entered at *now*."""
+        self.leave(now)
+        self.line, self.since = line, now
+
+    def leave(self, now: float) -> None:
+        """The error left the handler, or was kept by it, at *now*."""
+        if self.line is not None and now - self.since >= self.seconds:
+            self.at, self.seconds = self.line, now - self.since
+        self.line = None
+
+
 class CancelState:
     """What cancellations have done to one task, as long as the task lives."""
 
     __slots__ = (
         "absorbed_last",
         "cancel_outcome",
+        "cleanup",
         "coro",
         "current",
         "ended",
@@ -112,6 +146,8 @@ class CancelState:
         self.absorbed_last: Request | None = None
         """The request that the last ``uncancel()`` took back."""
         self.swallowed_at: str | None = None
+        self.cleanup: Cleanup | None = None
+        """Which handler took how long, once one of the program's own was entered."""
         self.ended = False
         self.outcome: Outcome | None = None
         self.cancel_outcome: CancelOutcome | None = None

@@ -71,8 +71,9 @@ def _delivered_by(ties: Ties, error: BaseException | None) -> Request | None:
     return None
 
 
-def lose_propagated(state: CancelState) -> None:
-    """The task lived on: the request of the task that awaited it went no further."""
+def lose_propagated(state: CancelState) -> list[Request]:
+    """The task lived on: the requests of tasks that awaited it, which go no further, are lost."""
+    lost: list[Request] = []
     for request in state.requests:
         for heir in request.heirs or ():
             if heir.inherited is request:
@@ -80,6 +81,8 @@ def lose_propagated(state: CancelState) -> None:
         above = request.cause
         if request.event.reason == "awaiter" and above is not None and above.via is request:
             above.lost = True
+            lost.append(above)
+    return lost
 
 
 def take_back(state: CancelState, owner: int | None) -> Request | None:

@@ -1,0 +1,72 @@
+"""What ``aioaudit check`` says to people: a sentence for each finding, and its lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich import text as rich_text
+
+from aioaudit.chain.plain import harmless
+from aioaudit.cli.terminal import Here, clock, console, out, plural, write
+from aioaudit.findings.catalogue import CATALOGUE
+from aioaudit.findings.groups import Group
+from aioaudit.findings.words import particulars, sentence
+from aioaudit.log import Log
+
+MOST_NAMES = 5
+"""So many tasks of a group are named; more are counted."""
+
+
+def write_groups(log: Log, groups: list[Group]) -> None:
+    """*groups* of *log* on stdout."""
+    show = Here()
+    paper = console()
+    several = len(log.runs) > 1
+    date = len({group.first.ts[:10] for group in groups}) > 1
+
+    def line(text: str, style: str = "") -> None:
+        write(paper, rich_text.Text(harmless(text), style))
+
+    line(_headline(groups), "bold")
+    for group in groups:
+        first = group.first
+        kind = CATALOGUE.get(first.kind)
+        out()
+        heading = rich_text.Text()
+        heading.append(
+            f"{harmless(first.kind)}", "bold red" if first.level == "finding" else "bold"
+        )
+        if first.level != "finding":
+            heading.append(f" ({harmless(first.level)})", "dim")
+        heading.append(f"  {sentence(first, show)}")
+        write(paper, heading)
+        for each in particulars(first, show):
+            line(f"    {each}")
+        line(f"    {_when(group, date=date, several=several)}", "dim")
+        if kind is not None:
+            line(f"    {kind.remedy}", "green")
+
+
+def _headline(groups: list[Group]) -> str:
+    counts = Counter(group.first.level for group in groups)
+    parts = [
+        f"{count:,} {plural(level, count)}"
+        for level in ("finding", "note")
+        if (count := counts[level])
+    ]
+    return ", ".join(parts)
+
+
+def _when(group: Group, *, date: bool, several: bool) -> str:
+    first, last = group.first, group.last
+    task = f"{first.run}:{first.task}" if several else str(first.task)
+    if group.count == 1:
+        return f"at {clock(first.ts, date=date)} UTC, task {task}, pid {first.pid}"
+    text = (
+        f"{group.count:,} times, from {clock(first.ts, date=date)} to "
+        f"{clock(last.ts, date=date)} UTC, "
+    )
+    keys = list(group.tasks) if several else [key.partition(":")[2] for key in group.tasks]
+    rest = len(keys) - MOST_NAMES
+    text += f"{plural('task', len(keys))} {', '.join(keys[:MOST_NAMES])}"
+    return text if rest <= 0 else f"{text} and more"

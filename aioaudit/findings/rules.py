@@ -1,0 +1,494 @@
+"""What goes wrong with a cancellation, found while the program runs.
+
+The recorder and its probes call in here where something becomes known: a
+request was made, a CancelledError is gone, a task waits again, ended, or is
+left behind.  Each rule says what it finds as a `Finding` event, and nothing
+where a healthy program does the same.
+
+A task that nobody cancels comes by here only if its loop closes before it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import CancelledError
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from time import monotonic
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
+from aioaudit.causes.frames import suspended_at
+from aioaudit.events import Finding, Level, Outcome, TaskCancel
+from aioaudit.findings import catalogue
+from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
+from aioaudit.recorder.waiting import waiters_of
+from aioaudit.settings import DEFAULT_SLOW_CANCEL
+from aioaudit.text import describe
+
+if TYPE_CHECKING:
+    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.recorder.requests import CancelState, Request
+
+_BY_CODE = frozenset({"explicit", "thread"})
+"""Reasons of requests that a line of code made, and not a construct on its behalf."""
+
+_BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
+"""Reasons of requests that come when they like."""
+
+_DELIVERIES_SEEN = sys.version_info >= (3, 12)
+
+_getframe = sys._getframe
+
+
+class Rules:
+    """The rules of one recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.slow = DEFAULT_SLOW_CANCEL
+        """Seconds that a task may take to obey."""
+        self.watch_next: Callable[[Any], None] = lambda _task: None
+        """Asks for `waits` to be called when the running task is suspended again."""
+        self._recorder = recorder
+        self._left: set[int] = set()
+
+    # -- requests -----------------------------------------------------------------
+
+    def asked(self, task: Any, request: Request) -> None:
+        """*request* was made to *task*: called for every one, also for those made again."""
+        try:
+            self._asked(task, request)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+            self._recorder.fault(error)
+
+    def _asked(self, task: Any, request: Request) -> None:
+        event = request.event
+        if request.times > 1:
+            if request.once is not None and _is_round(request.times):
+                self._tell(catalogue.SPINNING, task, request, times=request.times)
+            return
+        if not isinstance(event, TaskCancel):
+            return
+        if not event.accepted:
+            self._finished(task, request)
+            return
+        recorder = self._recorder
+        request.asked = monotonic()
+        if event.by == event.task:
+            if event.reason == "explicit" and _in_application(event.at):
+                self._tell(catalogue.ITSELF, task, request)
+        elif event.suspended_at is None and _not_started(task):
+            careless = event.reason in _BY_CODE and not self._cleaning_up()
+            request.unstarted = "finding" if careless else "note"
+        if (
+            event.reason == "thread" or recorder.running_loop() is None
+        ) and recorder.foreign_thread(task) is not None:
+            self._tell(catalogue.THREAD, task, request)
+        state = recorder.state(task)
+        if len(state.requests) > 1:
+            first = state.first_open()
+            if first is request:
+                self._went_on(task, state, event.suspended_at, but=request)
+            elif first is not None:
+                self._coalesced(task, first, request)
+        if event.reason == "shutdown":
+            self._awaited(task, request)
+
+    def _cleaning_up(self) -> bool:
+        return cleaning_up(self._recorder.codes, _getframe(1))
+
+    def _finished(self, task: Any, request: Request) -> None:
+        event = request.event
+        if event.reason in _BY_CODE and _in_application(event.at) and not self._cleaning_up():
+            error = task._exception
+            outcome: Outcome = "returned" if error is None else "raised"
+            self._tell(
+                catalogue.FINISHED,
+                task,
+                request,
+                level="note",
+                outcome="cancelled" if task.cancelled() else outcome,
+                error=None if error is None else describe(error),
+            )
+
+    def _coalesced(self, task: Any, first: Request, second: Request) -> None:
+        one, two = first.event, second.event
+        if not {one.reason, two.reason} <= _BY_CHANCE:
+            return  # what shuts down or leaves a scope cancels what is ending already
+        told = one.by == two.by and one.message == two.message
+        careless = {one.reason, two.reason} <= _BY_CODE and not told and not self._cleaning_up()
+        self._tell(
+            catalogue.COALESCED,
+            task,
+            first,
+            level="finding" if careless else "note",
+            other=second,
+            detail=None if two.message is None else f"its message: {two.message}",
+        )
+
+    def _awaited(self, task: Any, request: Request) -> None:
+        waiter = next((each for each in waiters_of(task) if not each.done()), None)
+        if waiter is not None:
+            recorder = self._recorder
+            self._tell(
+                catalogue.AWAITED,
+                task,
+                request,
+                other_task=recorder.number(waiter),
+                other_name=recorder.name_of_task(waiter),
+                other_at=suspended_at(recorder.codes, waiter.get_coro()),
+            )
+        elif _thread_waits(task):
+            self._tell(catalogue.AWAITED, task, request, other_name="another thread")
+
+    # -- on the way ---------------------------------------------------------------
+
+    def gone(self, state: CancelState, request: Request) -> None:
+        """The CancelledError that delivered *request* to the task of *state* is gone."""
+        task: Any = state.ref()
+        if "finding" not in self._recorder.heard or task is None or request.told:
+            return
+        try:
+            if request not in state.requests:
+                return  # made to what it awaited: to catch that is no fault
+            if not task.cancelling():
+                return
+            if self._recorder.current_task() is task:
+                self.watch_next(task)
+            elif not task.get_coro().cr_running:
+                self._went_on(task, state, suspended_at(self._recorder.codes, task.get_coro()))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
+            self._recorder.fault(error)
+
+    def waits(self, task: Any, at: str) -> None:
+        """*task*, which was to be watched, is suspended again, at the line *at* of its own."""
+        cancelling: int = task.cancelling()
+        state = self._recorder.states.get(id(task))
+        if state is None or state.ref() is not task or not cancelling:
+            return
+        if any(tie.state is state for tie in list(self._recorder.ties.values())):
+            return  # it has another CancelledError to handle
+        self._went_on(task, state, at, suspended=False)
+
+    def _went_on(
+        self,
+        task: Any,
+        state: CancelState,
+        at: str | None,
+        *,
+        but: Request | None = None,
+        suspended: bool = True,
+    ) -> None:
+        """*task* waits at *at*: as if no request (apart from *but*) had reached it?"""
+        requests = [each for each in state.requests if each is not but]
+        if any(each.taken_back and not each.absorbed for each in requests):
+            return  # a timeout or a group is about to take care of that
+        left = [
+            each
+            for each in requests
+            if (each.delivered or each.lost) and not (each.absorbed or each.told)
+        ]
+        if not left or (suspended and handles_cancelled(task)):
+            return
+        request = left[0]
+        for each in left:
+            each.told = True
+        absorbed = next((each for each in requests if each.absorbed and not each.taken_back), None)
+        if absorbed is not None:
+            self._tell(
+                catalogue.UNCANCEL,
+                task,
+                absorbed,
+                remaining=task.cancelling(),
+                waits_at=at,
+            )
+        elif request.lost and not request.delivered:
+            self._lost(task, request, "finding", waits_at=at)
+        elif not _kept_by_asyncio(state):
+            self._tell(
+                catalogue.SWALLOWED,
+                task,
+                request,
+                swallowed_at=state.swallowed_at if state.current is request else None,
+                waits_at=at,
+            )
+
+    def _lost(self, task: Any, request: Request, level: Level, **facts: Any) -> None:
+        via = request.via
+        if via is not None and isinstance(via.event, TaskCancel):
+            facts["other_task"] = via.event.task
+            facts["other_name"] = via.event.name
+            facts["swallowed_at"] = request.kept_at
+        self._tell(catalogue.LOST, task, request, level=level, **facts)
+
+    def went_no_further(self, request: Request, state: CancelState) -> None:
+        """*request* went on to the task of *state*, which has ended otherwise: it is lost."""
+        request.kept_at = state.swallowed_at
+        if "finding" not in self._recorder.heard:
+            return
+        heir = self._recorder.state_of(request)
+        task = None if heir is None else heir.ref()
+        if task is not None and not task.done():
+            self.watch_next(task)
+
+    def taken_back(self, task: Any, state: CancelState, request: Request, frame: FrameType) -> None:
+        """``uncancel()`` took *request* back, called by *frame*."""
+        if not request.taken_back or request.told:
+            return
+        if (
+            frame.f_code.co_qualname == "Timeout.__aexit__"
+            and frame.f_locals.get("exc_type") is None
+            and not task._must_cancel
+            and (request.delivered or not _DELIVERIES_SEEN)
+        ):
+            request.told = True
+            self._tell(
+                catalogue.SWALLOWED,
+                task,
+                request,
+                swallowed_at=state.swallowed_at,
+                detail="the block that the timeout guards went on to its end",
+            )
+        else:
+            self._slow(task, state, request, None)
+
+    # -- ends ---------------------------------------------------------------------
+
+    def ended(
+        self,
+        task: Any,
+        state: CancelState,
+        outcome: Outcome,
+        error: BaseException | None,
+        request: Request | None,
+        result: object,
+    ) -> None:
+        """*task* ended, and *request* had to do with it."""
+        if outcome == "destroyed":
+            if state.task not in self._left:
+                self._tell(catalogue.DESTROYED, task, request, **self._remains(task))
+            self._left.discard(state.task)
+            return
+        if request is None or request.told or request not in state.requests:
+            return
+        if outcome == "cancelled" and request.unstarted is not None:
+            self._tell(catalogue.UNSTARTED, task, request, level=request.unstarted)
+        elif state.cancel_outcome in ("obeyed", "replaced"):
+            if outcome == "raised" and request.open and task._must_cancel:
+                self._lost(task, request, "finding", outcome=outcome, error=_text(error))
+            else:
+                self._slow(task, state, request, outcome)
+        elif state.cancel_outcome == "absorbed":
+            if not request.taken_back and outcome != "cancelled" and task.cancelling():
+                self._tell(
+                    catalogue.UNCANCEL,
+                    task,
+                    request,
+                    remaining=task.cancelling(),
+                    outcome=outcome,
+                    error=_text(error),
+                )
+        elif state.cancel_outcome == "swallowed":
+            self._not_obeyed(task, state, request, outcome, error, result)
+
+    def _not_obeyed(
+        self,
+        task: Any,
+        state: CancelState,
+        request: Request,
+        outcome: Outcome,
+        error: BaseException | None,
+        result: object,
+    ) -> None:
+        took = monotonic() - request.asked
+        # To return nothing as soon as one is asked to stop is how many workers end.
+        at_once = outcome == "returned" and result is None and took <= self.slow
+        level: Level = "note" if at_once else "finding"
+        facts: dict[str, Any] = {
+            "outcome": outcome,
+            "error": _text(error),
+            "seconds": round(took, 6),
+        }
+        never = request.open and (_DELIVERIES_SEEN or task._must_cancel)
+        if request.lost or never:
+            self._lost(task, request, level, **facts)
+        elif not _kept_by_asyncio(state):
+            self._tell(
+                catalogue.SWALLOWED,
+                task,
+                request,
+                level=level,
+                swallowed_at=state.swallowed_at,
+                **facts,
+            )
+
+    def _slow(
+        self, task: Any, state: CancelState, request: Request, outcome: Outcome | None
+    ) -> None:
+        """How long *request* took, if that was too long and nothing further in was the reason."""
+        now = monotonic()
+        if not request.asked or now - request.asked <= self.slow or request.slow:
+            return
+        above: Request | None = request
+        while above is not None and not above.slow:
+            above.slow = True
+            above = above.cause
+        cleanup = state.cleanup
+        at, waited = None, 0.0
+        if cleanup is not None:
+            cleanup.leave(now)
+            at, waited = cleanup.at, cleanup.seconds
+        delivered = request.felt - request.asked if request.felt else None
+        detail = None
+        if delivered is not None and delivered > max(waited, self.slow / 2):
+            at = None
+            via = request.via
+            if via is not None and isinstance(via.event, TaskCancel):
+                detail = f"it awaited {via.event.name}, which took long to end"
+            else:
+                detail = "the loop was busy and did not come round to it"
+        self._tell(
+            catalogue.SLOW,
+            task,
+            request,
+            outcome=outcome,
+            seconds=round(now - request.asked, 6),
+            delivered_after=None if delivered is None else round(delivered, 6),
+            waits_at=at,
+            waited=None if at is None else round(waited, 6),
+            detail=detail,
+        )
+
+    # -- what is left behind ------------------------------------------------------
+
+    def closing(self, loop: Any) -> None:
+        """*loop* is about to be closed."""
+        recorder = self._recorder
+        for task in asyncio.all_tasks(loop):
+            if not task.done():
+                state = recorder.state(task)
+                self._left.add(state.task)
+                if any(each.delivered for each in state.requests):
+                    self._went_on(task, state, suspended_at(recorder.codes, task.get_coro()))
+                request = state.requests[-1] if state.requests else None
+                self._tell(catalogue.PENDING, task, request, **self._remains(task))
+
+    def _remains(self, task: Any) -> dict[str, Any]:
+        recorder = self._recorder
+        born = recorder.born.get(id(task))
+        return {
+            "waits_at": suspended_at(recorder.codes, task.get_coro()),
+            "made_at": None if born is None else born.kind.named[1],
+        }
+
+    # -- telling ------------------------------------------------------------------
+
+    def _tell(
+        self,
+        kind: str,
+        task: Any,
+        request: Request | None,
+        *,
+        level: Level = "finding",
+        other: Request | None = None,
+        **facts: Any,
+    ) -> None:
+        recorder = self._recorder
+        state = recorder.state(task)
+        event = recorder.begin(Finding, recorder.place(_loop_of(task)))
+        event.kind = kind
+        event.level = level
+        event.task = state.task
+        event.name = recorder.name_of_task(task)
+        event.coro = state.coro
+        event.preexisting = state.preexisting
+        if request is not None:
+            asked = request.event
+            event.cancel = asked.seq or None
+            event.reason = asked.reason
+            event.by = asked.by
+            event.by_name = asked.by_name
+            if isinstance(asked, TaskCancel):
+                event.suspended_at = asked.suspended_at
+            event.source, event.at = _line_of(request)
+        if other is not None:
+            asked = other.event
+            event.other_cancel = asked.seq or None
+            event.other_reason = asked.reason
+            event.other_source = asked.source
+            event.other_at = asked.at
+            event.other_task = asked.by
+            event.other_name = asked.by_name
+        for key, value in facts.items():
+            if value is not None:
+                setattr(event, key, value)
+        recorder.announce(event)
+
+
+def _loop_of(task: Any) -> Any:
+    try:
+        return task.get_loop()
+    except Exception:  # noqa: BLE001 - a foreign task may answer with anything
+        return None
+
+
+def _is_round(times: int) -> bool:
+    """Whether *times* is 100, 1,000 and so on: what goes on for ever is told now and then."""
+    if times % 100:
+        return False
+    while times % 10 == 0:
+        times //= 10
+    return times == 1
+
+
+def _in_application(at: str | None) -> bool:
+    return at is not None and kind_of(at.rpartition(":")[0]) == APPLICATION
+
+
+def _kept_by_asyncio(state: CancelState) -> bool:
+    """Whether asyncio itself kept the error: it knows why."""
+    if state.swallowed_at is not None:
+        return kind_of(state.swallowed_at.rpartition(":")[0]) == STDLIB
+    return state.coro.startswith("asyncio.")
+
+
+def _line_of(request: Request) -> tuple[str | None, str | None]:
+    """``source`` and ``at`` of *request*, or of the nearest one before it that has a line."""
+    step: Request | None = request
+    for _ in range(100):
+        if step is None:
+            break
+        if step.event.at is not None:
+            return step.event.source, step.event.at
+        if step.event.origin_at is not None:
+            return step.event.origin_source, step.event.origin_at
+        step = step.cause
+    return request.event.source, None
+
+
+def _not_started(task: Any) -> bool:
+    coro = task.get_coro()
+    frame = getattr(coro, "cr_frame", None)
+    return frame is not None and not coro.cr_suspended and not coro.cr_running
+
+
+def _text(error: BaseException | None) -> str | None:
+    return None if error is None or isinstance(error, CancelledError) else describe(error)
+
+
+def _thread_waits(task: Any) -> bool:
+    """Whether a thread waits for the result of *task* (``run_coroutine_threadsafe``)."""
+    for entry in task._callbacks or ():
+        callback = entry[0] if isinstance(entry, tuple) else entry
+        code = getattr(callback, "__code__", None)
+        if code is None or code.co_qualname != "_chain_future.<locals>._call_set_state":
+            continue
+        cells: tuple[Any, ...] = callback.__closure__ or ()
+        for name, cell in zip(code.co_freevars, cells, strict=False):
+            target: object = cell.cell_contents
+            if name == "destination" and isinstance(target, ThreadFuture) and not target.done():
+                condition: Any = target._condition
+                return bool(condition._waiters)
+    return False
