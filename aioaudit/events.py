@@ -46,7 +46,7 @@ Evidence = Literal["observed", "inferred"]
 What = Literal["cancelled", "failed", "signal", "deadline", "shutdown", "called"]
 Outcome = Literal["returned", "raised", "cancelled", "destroyed"]
 CancelOutcome = Literal["obeyed", "swallowed", "absorbed", "replaced"]
-Level = Literal["finding", "note"]
+Severity = Literal["finding", "note"]
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="event"):
@@ -210,7 +210,7 @@ class Finding(_TaskEvent, tag="finding", kw_only=True):
     """
 
     kind: str
-    level: Level
+    severity: Severity
     cancel: int | None = None
     reason: Reason | None = None
     source: str | None = None

@@ -86,7 +86,7 @@ class Lines:
             sentence = f"a future that {names} awaited was cancelled"
             return _of_chain(event, level, sentence, steps, lowest)
         if isinstance(event, Finding):
-            level = WARNING if event.level == "finding" else DEBUG
+            level = WARNING if event.severity == "finding" else DEBUG
             return _of_finding(event, level, lowest)
         if isinstance(event, ProcessDropped):
             return _line(event, WARNING, f"{event.count} events were lost", lowest)
@@ -162,7 +162,7 @@ def _of_finding(event: Finding, level: int, lowest: int) -> Line | None:
     if level < lowest:
         return None
     keys = msgspec.to_builtins(event)
-    del keys["event"], keys["level"]  # the line has a level of its own, which says the same
+    del keys["event"]
     keys["summary"] = text = sentence(event)
     return Line(name_of(event), level, text, keys)
 

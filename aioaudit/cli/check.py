@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import click
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import complain, out, plural, progress, say
+from aioaudit.cli.terminal import as_json, complain, out, plural, progress, say
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group, grouped, told
 from aioaudit.log import Log, load
@@ -61,7 +61,7 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     groups = grouped(
         each for run in log.runs.values() for each in run.findings if each.kind not in ignore
     )
-    wrong = [group for group in groups if group.first.level == "finding"]
+    wrong = [group for group in groups if group.first.severity == "finding"]
     shown = groups if notes else wrong
     if wants_json:
         for group in shown:

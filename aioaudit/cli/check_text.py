@@ -34,10 +34,10 @@ def write_groups(log: Log, groups: list[Group]) -> None:
         out()
         heading = rich_text.Text()
         heading.append(
-            f"{harmless(first.kind)}", "bold red" if first.level == "finding" else "bold"
+            f"{harmless(first.kind)}", "bold red" if first.severity == "finding" else "bold"
         )
-        if first.level != "finding":
-            heading.append(f" ({harmless(first.level)})", "dim")
+        if first.severity != "finding":
+            heading.append(f" ({harmless(first.severity)})", "dim")
         heading.append(f"  {sentence(first, show)}")
         write(paper, heading)
         for each in particulars(first, show):
@@ -48,7 +48,7 @@ def write_groups(log: Log, groups: list[Group]) -> None:
 
 
 def _headline(groups: list[Group]) -> str:
-    counts = Counter(group.first.level for group in groups)
+    counts = Counter(group.first.severity for group in groups)
     parts = [
         f"{count:,} {plural(level, count)}"
         for level in ("finding", "note")

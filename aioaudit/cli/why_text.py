@@ -23,7 +23,8 @@ from aioaudit.chain.links import Asked, Became, Link
 from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
-from aioaudit.findings.words import sentence
+from aioaudit.findings.catalogue import SWALLOWED
+from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
 
 MOST_STEPS = 12
@@ -192,8 +193,10 @@ class Text:
     def _found(self, case: Case) -> list[str]:
         """What else is to be said of the task's cancellations."""
         return [
-            f"{finding.level.capitalize()}: {sentence(finding, self._show)}."
+            f"{finding.severity.capitalize()}: "
+            f"{'; '.join([sentence(finding, self._show), *particulars(finding, self._show)])}."
             for finding in case.run.findings_of(case.task)
+            if finding.severity == "finding" or finding.kind != SWALLOWED  # that was said above
         ]
 
     def _absorbed_at(self, case: Case) -> str:

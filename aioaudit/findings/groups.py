@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from aioaudit.events import Finding, Level
+from aioaudit.events import Finding, Severity
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.words import sentence
 
@@ -28,7 +28,7 @@ class Told(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A group as ``--json`` gives it; ``finding`` is the event of the first one."""
 
     kind: str
-    level: Level
+    severity: Severity
     count: int
     title: str
     summary: str
@@ -50,7 +50,7 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
         group.count += 1
         if len(group.tasks) < MOST_TASKS:
             group.tasks[f"{each.run}:{each.task}"] = each.name
-    return sorted(groups.values(), key=lambda group: group.first.level != "finding")
+    return sorted(groups.values(), key=lambda group: group.first.severity != "finding")
 
 
 def told(group: Group) -> Told:
@@ -59,7 +59,7 @@ def told(group: Group) -> Told:
     kind = CATALOGUE.get(first.kind)
     return Told(
         kind=first.kind,
-        level=first.level,
+        severity=first.severity,
         count=group.count,
         title=first.kind if kind is None else kind.title,
         summary=sentence(first),
@@ -74,7 +74,7 @@ def told(group: Group) -> Told:
 def _key(each: Finding) -> tuple[object, ...]:
     return (
         each.kind,
-        each.level,
+        each.severity,
         each.coro,
         each.reason,
         each.source,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
 from aioaudit.causes.frames import suspended_at
-from aioaudit.events import Finding, Level, Outcome, TaskCancel
+from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
 from aioaudit.recorder.waiting import waiters_of
@@ -108,7 +108,7 @@ class Rules:
                 catalogue.FINISHED,
                 task,
                 request,
-                level="note",
+                severity="note",
                 outcome="cancelled" if task.cancelled() else outcome,
                 error=None if error is None else describe(error),
             )
@@ -123,7 +123,7 @@ class Rules:
             catalogue.COALESCED,
             task,
             first,
-            level="finding" if careless else "note",
+            severity="finding" if careless else "note",
             other=second,
             detail=None if two.message is None else f"its message: {two.message}",
         )
@@ -215,13 +215,13 @@ class Rules:
                 waits_at=at,
             )
 
-    def _lost(self, task: Any, request: Request, level: Level, **facts: Any) -> None:
+    def _lost(self, task: Any, request: Request, severity: Severity, **facts: Any) -> None:
         via = request.via
         if via is not None and isinstance(via.event, TaskCancel):
             facts["other_task"] = via.event.task
             facts["other_name"] = via.event.name
             facts["swallowed_at"] = request.kept_at
-        self._tell(catalogue.LOST, task, request, level=level, **facts)
+        self._tell(catalogue.LOST, task, request, severity=severity, **facts)
 
     def went_no_further(self, request: Request, state: CancelState) -> None:
         """*request* went on to the task of *state*, which has ended otherwise: it is lost."""
@@ -274,7 +274,7 @@ class Rules:
         if request is None or request.told or request not in state.requests:
             return
         if outcome == "cancelled" and request.unstarted is not None:
-            self._tell(catalogue.UNSTARTED, task, request, level=request.unstarted)
+            self._tell(catalogue.UNSTARTED, task, request, severity=request.unstarted)
         elif state.cancel_outcome in ("obeyed", "replaced"):
             if outcome == "raised" and request.open and task._must_cancel:
                 self._lost(task, request, "finding", outcome=outcome, error=_text(error))
@@ -305,7 +305,7 @@ class Rules:
         took = monotonic() - request.asked
         # To return nothing as soon as one is asked to stop is how many workers end.
         at_once = outcome == "returned" and result is None and took <= self.slow
-        level: Level = "note" if at_once else "finding"
+        severity: Severity = "note" if at_once else "finding"
         facts: dict[str, Any] = {
             "outcome": outcome,
             "error": _text(error),
@@ -313,13 +313,13 @@ class Rules:
         }
         never = request.open and (_DELIVERIES_SEEN or task._must_cancel)
         if request.lost or never:
-            self._lost(task, request, level, **facts)
+            self._lost(task, request, severity, **facts)
         elif not _kept_by_asyncio(state):
             self._tell(
                 catalogue.SWALLOWED,
                 task,
                 request,
-                level=level,
+                severity=severity,
                 swallowed_at=state.swallowed_at,
                 **facts,
             )
@@ -391,7 +391,7 @@ class Rules:
         task: Any,
         request: Request | None,
         *,
-        level: Level = "finding",
+        severity: Severity = "finding",
         other: Request | None = None,
         **facts: Any,
     ) -> None:
@@ -399,7 +399,7 @@ class Rules:
         state = recorder.state(task)
         event = recorder.begin(Finding, recorder.place(_loop_of(task)))
         event.kind = kind
-        event.level = level
+        event.severity = severity
         event.task = state.task
         event.name = recorder.name_of_task(task)
         event.coro = state.coro

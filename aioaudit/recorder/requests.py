@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.events import CancelOutcome, FutureCancel, Level, Outcome, TaskCancel
+from aioaudit.events import CancelOutcome, FutureCancel, Outcome, Severity, TaskCancel
 
 
 class Request(msgspec.Struct, eq=False):
@@ -51,7 +51,7 @@ class Request(msgspec.Struct, eq=False):
     lost: bool = False
     asked: float = 0.0
     felt: float = 0.0
-    unstarted: Level | None = None
+    unstarted: Severity | None = None
     told: bool = False
     slow: bool = False
     kept_at: str | None = None
