@@ -202,6 +202,17 @@ def interrupted(frame: FrameType, _call: Call) -> Cause | None:
     )
 
 
+def typed_interrupt(_frame: FrameType, call: Call) -> Cause | None:
+    """``python -m asyncio``: Ctrl-C while a statement is awaited."""
+    if not isinstance(call.exception, KeyboardInterrupt):
+        return None
+    return Cause(
+        reason="signal",
+        origin=Link(what="signal", reason="signal", signal="SIGINT"),
+        bystander=True,
+    )
+
+
 def shielded(frame: FrameType, call: Call) -> Cause | None:
     """``shield``: the inner future was cancelled, so is the outer one."""
     return _follows(local(frame, "inner"), call, "asyncio.shield")
@@ -257,6 +268,7 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
     ("asyncio.tasks", "_GatheringFuture.cancel"): gathered,
     ("asyncio.runners", "_cancel_all_tasks"): shutdown,
     ("asyncio.runners", "Runner._on_sigint"): interrupted,
+    ("__main__", "<module>"): typed_interrupt,  # asyncio/__main__.py, as no other is Python's own
     ("asyncio.tasks", "shield.<locals>._inner_done_callback"): shielded,
     ("asyncio.staggered", "staggered_race.<locals>.run_one_coro"): race_won,
     ("asyncio.staggered", "staggered_race"): race_left,
