@@ -75,6 +75,9 @@ class ProcessStart(Event, tag="process.start", kw_only=True):
     ppid: int
     argv: list[str]
     coverage: list[str]
+    parent_run: str | None = None
+    process: str | None = None
+    ancestors: list[str] | None = None
 
 
 class ProcessEnd(Event, tag="process.end", kw_only=True):

@@ -41,16 +41,45 @@ def timestamp(ns: int) -> str:
     return prefix + TAILS[rest // 1000]
 
 
+MOST_ANCESTORS = 8
+"""So many processes above this one are told."""
+
+
+def processes() -> list[str]:
+    """This process and those above it, the nearest first; empty where the system does not say.
+
+    Each is told as ``BOOT-NAMESPACE-PID-START``, from Linux's /proc: the number of a
+    process is used again, but not in the same boot, namespace and tick of the clock.
+    """
+    found: list[str] = []
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib takes its time to import
+            boot = file.read(8)
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - the same
+        pid = os.getpid()
+        while pid and len(found) <= MOST_ANCESTORS:
+            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - the same
+                fields = stat.read().rpartition(b")")[2].split()
+            found.append(f"{boot}-{namespace}-{pid}-{int(fields[19])}")
+            pid = int(fields[1])
+    except (OSError, ValueError, IndexError):
+        pass  # no Linux, or a process that has just ended or may not be seen
+    return found
+
+
 class Run:
     """One run of one process: the values that every event of it repeats."""
 
-    def __init__(self) -> None:
+    def __init__(self, forked_from: Run | None = None) -> None:
+        """*forked_from* is the run of the process that this one was forked from."""
+        self.parent = None if forked_from is None else forked_from.id
         self.id = secrets.token_hex(6)
         self.pid = os.getpid()
         self.next_seq: Callable[[], int] = itertools.count(1).__next__
 
     def start_event(self, coverage: list[str]) -> ProcessStart:
         """The event that opens this run's log; *coverage* says what is seen."""
+        process, *ancestors = processes() or [None]
         return ProcessStart(
             ts=timestamp(time.time_ns()),
             seq=self.next_seq(),
@@ -61,6 +90,9 @@ class Run:
             version=__version__,
             python=f"{sys.implementation.name} {sys.version.split()[0]}",
             ppid=os.getppid(),
+            parent_run=self.parent,
+            process=process,
+            ancestors=[each for each in ancestors if each is not None] or None,
             argv=list(sys.argv),
             coverage=coverage,
         )

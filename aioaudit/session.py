@@ -157,7 +157,7 @@ class Session:
 
         global _lock
         _lock = threading.RLock()  # another thread of the parent may have held it
-        self.run = Run()
+        self.run = Run(forked_from=self.run)
         self._start = None
         self.recorder.forked(self.run)
         for pipeline, _ in self.sinks:

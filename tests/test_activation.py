@@ -169,7 +169,7 @@ def test_run_logs_what_the_variable_logs(run_python: Runner, tmp_path: Path, app
         done = run_python(*words, **environ)
         assert (done.returncode, done.stderr) == (0, "")
         told.append(read(tmp_path / f"log-{len(told)}.jsonl"))
-    changing = {"ts", "run", "pid", "lifetime", "argv"}
+    changing = {"ts", "run", "pid", "lifetime", "argv", "process", "ancestors"}
     first, second, third = (
         [{key: value for key, value in line.items() if key not in changing} for line in lines]
         for lines in told
@@ -334,6 +334,34 @@ def test_each_child_is_a_run_of_its_own_tied_to_its_parent(
     assert len(runs) == 3
     answers = roots(why(*files))
     assert answers == [(name, "called", line_of(program, "child")) for name, _, _ in sorted(said)]
+    told = {str(answer["name"]): answer for answer in why(*files)}
+    parent = told.pop("parent")
+    assert "parent_run" not in parent
+    for name, answer in told.items():
+        assert (answer["parent_run"], answer["parent_pid"]) == (parent["run"], parent["pid"]), name
+        # A forkserver heard of no task: its log is empty, and it is passed over.
+        assert answer["parent_evidence"] == ("observed" if how == "fork" else "inferred")
+
+
+def test_a_child_of_a_shell_is_tied_to_the_program_that_ran_the_shell(
+    run_python: Runner, tmp_path: Path, why: Why
+) -> None:
+    (tmp_path / "child.py").write_text(APP)
+    (tmp_path / "app.py").write_text(
+        APP
+        + "import subprocess\nsubprocess.run(['sh', '-c', f'{sys.executable} child.py; true'])\n"
+    )
+    done = run_python("app.py", AIOAUDIT="jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = why(*sorted(file.name for file in tmp_path.glob("*.jsonl")))
+    by_pid = {answer["pid"]: answer for answer in answers}
+    assert len(by_pid) == 2
+    child, app = (by_pid[int(line.split()[1])] for line in reversed(done.stdout.splitlines()))
+    if "parent_run" in app:
+        child, app = app, child  # the child printed first
+    assert (child["parent_run"], child["parent_pid"]) == (app["run"], app["pid"])
+    assert child["parent_evidence"] == "inferred"
+    assert "parent_run" not in app
 
 
 FORKED = """\

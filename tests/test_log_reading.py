@@ -18,6 +18,7 @@ from aioaudit.events import (
     AnyEvent,
     Event,
     FutureCancel,
+    ProcessEnd,
     ProcessStart,
     TaskCancel,
     TaskCreate,
@@ -250,3 +251,78 @@ def test_the_schema_in_the_tree_is_made_from_the_event_classes() -> None:
 @pytest.mark.parametrize("event", [start(), CANCEL, FutureCancel(**BASE, seq=2, waiters=[1])])
 def test_an_event_is_read_back_equal(event: Event) -> None:
     assert msgspec.json.decode(line(event), type=AnyEvent) == event
+
+
+def begun(run: str, pid: int, at: int, **more: Any) -> ProcessStart:
+    """The start of *run*, *at* microseconds after the others."""
+    ts = f"2026-11-22T14:02:11.{at:06d}Z"
+    more = {"ppid": 1, **more}
+    return ProcessStart(
+        ts=ts,
+        seq=1,
+        run=run,
+        pid=pid,
+        thread="MainThread",
+        schema=SCHEMA,
+        version="9",
+        python="3",
+        argv=["x"],
+        coverage=[],
+        **more,
+    )
+
+
+def over(run: str, pid: int, at: int) -> ProcessEnd:
+    ts = f"2026-11-22T14:02:11.{at:06d}Z"
+    return ProcessEnd(ts=ts, seq=9, run=run, pid=pid, thread="MainThread", written=2, dropped=0)
+
+
+def parent(*events: Event) -> tuple[str, str] | None:
+    """The parent of the run ``child``, and how sure that is, whatever the order of the lines."""
+    found = set()
+    for each in (events, events[::-1]):
+        log = Log()
+        for event in each:
+            log.add(event)
+        known = log.parent(log.runs["child"])
+        found.add(None if known is None else (known.run.id, known.evidence))
+    [answer] = found
+    return answer
+
+
+P, Q, C = "b-1-70-500", "b-1-80-600", "b-1-90-700"
+
+
+def test_a_forked_child_names_the_run_that_it_was_forked_from() -> None:
+    assert parent(
+        begun("other", 70, 5, process=P),
+        begun("boss", 70, 1, process=P),
+        begun("child", 90, 9, ppid=70, process=C, ancestors=[P], parent_run="boss"),
+    ) == ("boss", "observed")
+
+
+def test_the_nearest_process_above_that_is_in_the_log_is_the_parent() -> None:
+    child = begun("child", 90, 9, ppid=80, process=C, ancestors=[Q, P, "b-1-1-0"])
+    boss = begun("boss", 70, 1, process=P)
+    assert parent(boss, child) == ("boss", "inferred")
+    assert parent(boss, begun("shell", 80, 2, process=Q), child) == ("shell", "inferred")
+
+
+def test_a_number_that_was_used_again_makes_nobody_a_parent() -> None:
+    child = begun("child", 90, 9, ppid=70, process=C, ancestors=[P])
+    assert parent(begun("older", 70, 1, process="b-1-70-499"), child) is None
+    assert parent(begun("elsewhere", 70, 1, process="c-2-70-500"), child) is None
+
+
+def test_of_two_runs_of_one_process_the_one_under_way_is_the_parent() -> None:
+    child = begun("child", 90, 9, ppid=70, process=C, ancestors=[P])
+    runs = [begun(name, 70, at, process=P) for name, at in (("a", 1), ("b", 5), ("c", 12))]
+    assert parent(*runs, child) == ("b", "inferred")
+
+
+def test_where_processes_have_numbers_only_the_time_must_agree() -> None:
+    child = begun("child", 90, 9, ppid=70)
+    assert parent(begun("boss", 70, 1), child, over("boss", 70, 20)) == ("boss", "inferred")
+    assert parent(begun("boss", 70, 1), child) == ("boss", "inferred")
+    assert parent(begun("gone", 70, 1), over("gone", 70, 3), child) is None
+    assert parent(begun("later", 70, 10), child) is None

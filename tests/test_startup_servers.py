@@ -93,6 +93,7 @@ def test_each_worker_writes_a_whole_log_of_its_own(
         said, _ = process.communicate(timeout=60)
     assert len(pids) == 2, said.decode()
     assert b"aioaudit" not in said
+    starts = []
     for pid in pids:
         lines = (tmp_path / f"aioaudit-{pid}.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
@@ -102,3 +103,10 @@ def test_each_worker_writes_a_whole_log_of_its_own(
         assert (log[0]["event"], log[-1]["event"]) == ("process.start", "process.end")
         assert log[-1]["dropped"] == 0
         assert "task.create" in {line["event"] for line in log}
+        starts.append(log[0])
+    # Who started them runs no loop and writes no log, but is known.
+    assert {start["ancestors"][0] for start in starts} == {
+        each for start in starts for each in start["ancestors"] if f"-{process.pid}-" in each
+    }
+    forked = server.startswith("gunicorn")
+    assert len({start.get("parent_run") for start in starts} - {None}) == forked

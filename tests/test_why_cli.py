@@ -33,7 +33,7 @@ def base(seq: int, run: str = "r1", micros: int = 0) -> dict[str, Any]:
     return {
         "ts": f"2026-11-22T14:02:11.{873000 + micros:06d}Z",
         "run": run,
-        "pid": {"r1": 4211, "r2": 4212}[run],
+        "pid": {"r2": 4212}.get(run, 4211),
         "thread": "MainThread",
         "seq": seq,
     }
@@ -259,6 +259,29 @@ def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> No
         "f1-too",
         "",
     ]
+
+
+def test_the_run_that_a_process_came_from_is_told(tmp_path: Path) -> None:
+    def start(run: str, micros: int, **more: Any) -> ProcessStart:
+        shape = {"schema": 1, "version": "9", "python": "3", "ppid": 1, "argv": [], "coverage": []}
+        return ProcessStart(**base(1, run, micros), **shape, **more)
+
+    write(
+        tmp_path / "a.jsonl",
+        start("r0", 1, process="b-1-4211-5"),
+        start("r1", 2, process="b-1-9-9", ancestors=["b-1-4211-5"]),
+        start("r2", 3, parent_run="r0"),
+        lone(7, 1, "started"),
+        lone(7, 1, "forked", run="r2"),
+    )
+    last = {
+        name: why(tmp_path, "a.jsonl", "--task", name)[1].splitlines()[-1]
+        for name in ("started", "forked")
+    }
+    assert last == {
+        "started": "task 1 of run r1, pid 4211, probably started by run r0, pid 4211",
+        "forked": "task 1 of run r2, pid 4212, forked from run r0, pid 4211",
+    }
 
 
 def test_an_unknown_root_is_marked_as_unknown(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 import click
+import msgspec
 
 from aioaudit.cli import lacking
 from aioaudit.cli.terminal import Here, as_json, complain, out, plural, progress, say
@@ -51,7 +52,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json
         say(_nothing(log, task))
         return NOTHING
     if in_json:
-        _write_json(cases)
+        _write_json(log, cases)
         return FOUND
     from aioaudit.cli.why_text import Text
 
@@ -84,6 +85,13 @@ def _nothing(log: Log, task: str | None) -> str:
     return f"{told}: it ended with a CancelledError that was raised by hand{place}"
 
 
-def _write_json(cases: Iterable[Case]) -> None:
+def _write_json(log: Log, cases: Iterable[Case]) -> None:
     for case in cases:
-        out(as_json(case.answer()))
+        answer = msgspec.to_builtins(case.answer())
+        if len(log.runs) > 1:
+            answer["run"], answer["pid"] = case.run.id, case.run.pid
+        parent = log.parent(case.run)
+        if parent is not None:
+            answer["parent_run"], answer["parent_pid"] = parent.run.id, parent.run.pid
+            answer["parent_evidence"] = parent.evidence
+        out(as_json(answer))

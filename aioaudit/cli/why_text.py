@@ -87,7 +87,9 @@ class Text:
         told = (self._became(case), self._found(case), self._asked(case), self._siblings(case))
         for line in itertools.chain(*told):
             self._line(line)
-        self._line(f"task {case.task} of run {case.run.id}, pid {case.run.pid}", "dim")
+        self._line(
+            f"task {case.task} of run {case.run.id}, pid {case.run.pid}{self._parent(case)}", "dim"
+        )
 
     def _tree(self, steps: list[Step], case: Case) -> Tree:
         start = _ts(steps[-1], case)
@@ -245,6 +247,13 @@ class Text:
             return []
         tasks = plural("task", len(names))
         return [f"{len(names):,} other {tasks} died of the same cause: {_listed(names)}"]
+
+    def _parent(self, case: Case) -> str:
+        parent = self._log.parent(case.run)
+        if parent is None:
+            return ""
+        how = "forked from" if parent.evidence == "observed" else "probably started by"
+        return f", {how} run {parent.run.id}, pid {parent.run.pid}"
 
     # Several tasks
 

@@ -172,7 +172,7 @@ def _qualnames(module: str) -> Collection[str] | None:
         sys.dont_write_bytecode = written
     if code is None:
         return None
-    found: set[str] = set()
+    found = {code.co_qualname}
     left: list[CodeType] = [code]
     while left:
         for constant in left.pop().co_consts:

@@ -21,9 +21,11 @@ from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
     NO_FINDINGS,
     Event,
+    Evidence,
     Finding,
     FutureCancel,
     ProcessDropped,
+    ProcessEnd,
     ProcessStart,
     TaskCancel,
     TaskCreate,
@@ -52,12 +54,25 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.file}:{self.line}: {self.what}"
 
 
+class Parent(msgspec.Struct, frozen=True):
+    """The run of the process that started another one, or started what did.
+
+    ``evidence`` is ``observed`` where the child was forked from that very run, and
+    ``inferred`` where the log only tells which processes there were.
+    """
+
+    run: Run
+    evidence: Evidence
+
+
 class Run:
     """The events of one run of one process, as far as answers need them."""
 
     def __init__(self, run: str, pid: int) -> None:
         self.id = run
         self.pid = pid
+        self.start: ProcessStart | None = None
+        self.ended = ""
         self.requests: dict[int, Request] = {}
         self.uncancels: dict[int, list[TaskUncancel]] = {}
         self.ends: dict[int, TaskDone] = {}
@@ -332,6 +347,32 @@ class Intake:
         """Take *event*."""
         self.events += 1
 
+    def parent(self, run: Run) -> Parent | None:
+        """The run of the nearest process above *run*'s that is in this log."""
+        start = run.start
+        if start is None:
+            return None
+        if start.parent_run in self.runs:
+            return Parent(self.runs[start.parent_run], "observed")
+        before = [
+            each
+            for each in self.runs.values()
+            if each is not run and each.start is not None and each.start.ts <= start.ts
+        ]
+        if start.process is not None:
+            for ancestor in start.ancestors or ():
+                found = [each for each in before if each.start and each.start.process == ancestor]
+                if found:
+                    return Parent(max(found, key=_started), "inferred")
+            return None
+        # Where the system does not tell processes apart, the number and the time must do.
+        found = [
+            each
+            for each in before
+            if each.pid == start.ppid and (not each.ended or each.ended >= start.ts)
+        ]
+        return Parent(max(found, key=_started), "inferred") if found else None
+
     def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
         """Note that *line* (from 1) of *file* could not be read, or not in full."""
         self.damaged += skipped
@@ -413,8 +454,16 @@ class Log(Intake):
         elif kind is ProcessStart:
             run.pid = event.pid
             run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage
+            if run.start is None:  # a rotated file repeats it
+                run.start = cast(ProcessStart, event)
         elif kind is ProcessDropped:
             run.dropped += cast(ProcessDropped, event).count
+        elif kind is ProcessEnd:
+            run.ended = event.ts
+
+
+def _started(run: Run) -> str:
+    return run.start.ts if run.start is not None else ""
 
 
 def _number(text: str) -> int | None:

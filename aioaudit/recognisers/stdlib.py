@@ -268,7 +268,7 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
     ("asyncio.tasks", "_GatheringFuture.cancel"): gathered,
     ("asyncio.runners", "_cancel_all_tasks"): shutdown,
     ("asyncio.runners", "Runner._on_sigint"): interrupted,
-    ("__main__", "<module>"): typed_interrupt,  # asyncio/__main__.py, as no other is Python's own
+    ("asyncio.__main__", "<module>"): typed_interrupt,
     ("asyncio.tasks", "shield.<locals>._inner_done_callback"): shielded,
     ("asyncio.staggered", "staggered_race.<locals>.run_one_coro"): race_won,
     ("asyncio.staggered", "staggered_race"): race_left,
