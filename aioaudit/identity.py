@@ -72,14 +72,14 @@ class Run:
 
     def __init__(self, forked_from: Run | None = None) -> None:
         """*forked_from* is the run of the process that this one was forked from."""
-        self.parent = None if forked_from is None else forked_from.id
-        self.id = secrets.token_hex(6)
+        self.parent: str | None = None if forked_from is None else forked_from.id
+        self.id: str = secrets.token_hex(6)
         self.pid = os.getpid()
         self.next_seq: Callable[[], int] = itertools.count(1).__next__
 
     def start_event(self, coverage: list[str]) -> ProcessStart:
         """The event that opens this run's log; *coverage* says what is seen."""
-        process, *ancestors = processes() or [None]
+        known = processes()
         return ProcessStart(
             ts=timestamp(time.time_ns()),
             seq=self.next_seq(),
@@ -91,8 +91,8 @@ class Run:
             python=f"{sys.implementation.name} {sys.version.split()[0]}",
             ppid=os.getppid(),
             parent_run=self.parent,
-            process=process,
-            ancestors=[each for each in ancestors if each is not None] or None,
+            process=known[0] if known else None,
+            ancestors=known[1:] or None,
             argv=list(sys.argv),
             coverage=coverage,
         )

@@ -263,7 +263,14 @@ def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> No
 
 def test_the_run_that_a_process_came_from_is_told(tmp_path: Path) -> None:
     def start(run: str, micros: int, **more: Any) -> ProcessStart:
-        shape = {"schema": 1, "version": "9", "python": "3", "ppid": 1, "argv": [], "coverage": []}
+        shape: dict[str, Any] = {
+            "schema": 1,
+            "version": "9",
+            "python": "3",
+            "ppid": 1,
+            "argv": [],
+            "coverage": [],
+        }
         return ProcessStart(**base(1, run, micros), **shape, **more)
 
     write(

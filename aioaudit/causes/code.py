@@ -115,7 +115,7 @@ class Codes:
         info = CodeInfo(code, module)
         if info.kind != APPLICATION:
             if module == "__main__":  # `python -m` of a module that has another name
-                module = getattr(namespace.get("__spec__"), "name", module)
+                module = str(getattr(namespace.get("__spec__"), "name", module))
             info.explain = self._recognised.get((module, code.co_qualname))
             info.boundary = info.source in self._boundaries
         if info.kind == THIRD_PARTY:

@@ -347,32 +347,6 @@ class Intake:
         """Take *event*."""
         self.events += 1
 
-    def parent(self, run: Run) -> Parent | None:
-        """The run of the nearest process above *run*'s that is in this log."""
-        start = run.start
-        if start is None:
-            return None
-        if start.parent_run in self.runs:
-            return Parent(self.runs[start.parent_run], "observed")
-        before = [
-            each
-            for each in self.runs.values()
-            if each is not run and each.start is not None and each.start.ts <= start.ts
-        ]
-        if start.process is not None:
-            for ancestor in start.ancestors or ():
-                found = [each for each in before if each.start and each.start.process == ancestor]
-                if found:
-                    return Parent(max(found, key=_started), "inferred")
-            return None
-        # Where the system does not tell processes apart, the number and the time must do.
-        found = [
-            each
-            for each in before
-            if each.pid == start.ppid and (not each.ended or each.ended >= start.ts)
-        ]
-        return Parent(max(found, key=_started), "inferred") if found else None
-
     def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
         """Note that *line* (from 1) of *file* could not be read, or not in full."""
         self.damaged += skipped
@@ -411,6 +385,32 @@ class Log(Intake):
         found = [case for run, each in wanted if (case := run.case(each)) is not None]
         found.sort(key=lambda case: (case.ts, case.run.id, case.task))
         return found
+
+    def parent(self, run: Run) -> Parent | None:
+        """The run of the nearest process above *run*'s that is in this log."""
+        start = run.start
+        if start is None:
+            return None
+        if start.parent_run in self.runs:
+            return Parent(self.runs[start.parent_run], "observed")
+        before = [
+            each
+            for each in self.runs.values()
+            if each is not run and each.start is not None and each.start.ts <= start.ts
+        ]
+        if start.process is not None:
+            for ancestor in start.ancestors or ():
+                found = [each for each in before if each.start and each.start.process == ancestor]
+                if found:
+                    return Parent(max(found, key=_started), "inferred")
+            return None
+        # Where the system does not tell processes apart, the number and the time must do.
+        found = [
+            each
+            for each in before
+            if each.pid == start.ppid and (not each.ended or each.ended >= start.ts)
+        ]
+        return Parent(max(found, key=_started), "inferred") if found else None
 
     def find(self, task: str | int) -> list[tuple[Run, int]]:
         """The tasks of this name, id or ``RUN:ID``, whether cancelled or not."""
