@@ -12,7 +12,7 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
-from tests.conftest import ROOT, WHEEL, clean_environ, site_packages
+from tests.conftest import ROOT, WHEEL, Runner, clean_environ, site_packages
 from tests.recognising import links
 
 DOCUMENT = ROOT / "docs" / "write-a-recogniser.md"
@@ -200,3 +200,32 @@ def test_nothing_is_loaded_before_a_library_cancels(world: World, tmp_path: Path
     own: Any = answers["own"].root
     assert (own.what, own.reason) == ("called", "explicit")
     assert not (tmp_path / "loaded").exists()
+
+
+LOST_TABLE = """
+import sys
+sys.modules["aioaudit.recognisers.aiojobs"] = None  # as an installation that is damaged
+import asyncio, aiojobs
+
+async def main():
+    scheduler = aiojobs.Scheduler()
+    job = await scheduler.spawn(asyncio.sleep(50))
+    await asyncio.sleep(0)
+    await job.close()  # LINE close
+
+asyncio.run(main())
+"""
+
+
+def test_a_table_of_ours_that_cannot_be_loaded_is_said_and_loses_no_request(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LOST_TABLE)
+    done = run_python(str(program), AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log.jsonl")
+    assert done.returncode == 0
+    assert re.fullmatch(r"aioaudit: internal error.*recognisers\.aiojobs.*\n", done.stderr)
+    answers = {each.coro: each for each in aioaudit.load(tmp_path / "log.jsonl").why()}
+    answer = answers["asyncio.tasks:sleep"]
+    line = LOST_TABLE[: LOST_TABLE.index("# LINE close")].count("\n") + 1
+    assert (answer.root.what, answer.root.at) == ("called", f"{program}:{line}")

@@ -130,5 +130,9 @@ class Codes:
         """Stand in for the explanation of a library's code until it is first asked for."""
         from aioaudit.recognisers.registry import find
 
-        info.explain = find(info.source.partition(":")[0], info.code.co_qualname)
+        info.explain = None
+        try:
+            info.explain = find(info.source.partition(":")[0], info.code.co_qualname)
+        except Exception as error:  # noqa: BLE001 - without a table the request is still to be told
+            call.recorder.fault(error)
         return None if info.explain is None else info.explain(frame, call)
