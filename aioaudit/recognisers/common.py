@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from types import FrameType
+from typing import Any
 
 from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import awaited
 from aioaudit.chain.links import Link
 
 
@@ -21,3 +23,12 @@ def called(
         source=source,
         bystander=bystander,
     )
+
+
+def waiting_in(task: Any, qualname: str) -> FrameType | None:
+    """The frame of the coroutine function *qualname* that *task* waits in, None if it does not."""
+    for step in awaited(task.get_coro()):
+        frame: FrameType | None = getattr(step, "cr_frame", None)
+        if frame is not None and frame.f_code.co_qualname == qualname:
+            return frame
+    return None

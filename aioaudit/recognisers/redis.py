@@ -7,12 +7,11 @@ was waited for too long.  Those of no length are a way to look without waiting.
 from __future__ import annotations
 
 from types import FrameType
-from typing import Any
 
 from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import awaited, local
+from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
-from aioaudit.recognisers.common import called
+from aioaudit.recognisers.common import called, waiting_in
 from aioaudit.recognisers.stdlib import timer
 
 _CONNECTION = "redis.asyncio.connection"
@@ -25,7 +24,7 @@ _CLOSED = "redis.closed"
 
 def read(frame: FrameType, call: Call) -> Cause:
     """``AbstractConnection.read_response``: no answer came; polls have a timeout of their own."""
-    reader = _waiting_in(call.victim, "AbstractConnection.read_response")
+    reader = waiting_in(call.victim, "AbstractConnection.read_response")
     own = reader is not None and local(reader, "timeout") is not None
     return timer(frame, call, detail="the timeout of this read" if own else "socket_timeout")
 
@@ -43,15 +42,6 @@ def pool_full(frame: FrameType, call: Call) -> Cause:
 def polled(frame: FrameType, call: Call) -> Cause:
     """``can_read_destructive`` (until redis 7): is there anything to read?  It does not wait."""
     return timer(frame, call, "redis.poll", "redis looks without waiting")
-
-
-def _waiting_in(task: Any, qualname: str) -> FrameType | None:
-    """The frame of the coroutine function *qualname* that *task* waits in."""
-    for step in awaited(task.get_coro()):
-        frame: FrameType | None = getattr(step, "cr_frame", None)
-        if frame is not None and frame.f_code.co_qualname == qualname:
-            return frame
-    return None
 
 
 # -- calls of cancel() -----------------------------------------------------------------

@@ -1,0 +1,206 @@
+"""asyncpg cancels, and lets timeouts run out: a real server, queries that take long."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.events import TaskCancel
+from aioaudit.trail import Trail
+from tests.recognising import about, links
+from tests.servers import postgres_server
+
+asyncpg = pytest.importorskip("asyncpg")
+uvloop = pytest.importorskip("uvloop")
+
+Scenario = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with postgres_server() as address:
+        yield address
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
+    """Runs a scenario as the task ``host`` and gives what was recorded."""
+
+    def run(scenario: Scenario) -> Trail:
+        async def body() -> Trail:
+            with aioaudit.recording() as trail:
+                task = asyncio.create_task(scenario(), name="host")
+                await asyncio.wait([task], timeout=60)
+                assert task.done()
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    assert isinstance(error, TimeoutError), error
+                _ = trail.events
+            return trail
+
+        trail: Trail = request.param(body())
+        return trail
+
+    return run
+
+
+def asked(trail: Trail) -> list[str]:
+    """The reasons of all requests that were accepted."""
+    return [each.reason for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+
+
+def deadline(trail: Trail, at: str, seconds: float, detail: str) -> None:
+    """Assert that the host met the timeout of *seconds* entered at the line *at*."""
+    [own, root] = links(trail.why("host"), __file__)
+    assert root.pop("detail").partition(", ")[0] == detail
+    said = {"reason": "timeout", "at": at}
+    assert own == {"what": "cancelled", "name": "host", "detail": detail, **said}
+    assert root == {"what": "deadline", "seconds": about(seconds), **said}
+
+
+def test_a_command_that_takes_too_long_fails_and_is_not_cancelled(
+    trail_of: Any, address: str
+) -> None:
+    async def scenario() -> None:
+        connection = await asyncpg.connect(address)
+        with pytest.raises(TimeoutError):
+            await connection.fetch("select pg_sleep(60)", timeout=0.2)
+        assert await connection.fetchval("select 1") == 1
+        await connection.close()
+
+    trail = trail_of(scenario)
+    assert asked(trail) == []
+    assert trail.why("host") is None
+
+
+def test_who_cancels_a_command_is_named_and_the_query_ends_in_the_server(
+    trail_of: Any, address: str
+) -> None:
+    async def scenario() -> None:
+        connection = await asyncpg.connect(address)
+        task = asyncio.create_task(connection.fetch("select pg_sleep(60)"), name="query")
+        await asyncio.sleep(0.1)
+        task.cancel()  # LINE cancels
+        await asyncio.wait([task])
+        assert await connection.fetchval("select 1") == 1
+        await connection.close()
+
+    said = {"reason": "explicit", "at": "cancels", "by_name": "host"}
+    trail = trail_of(scenario)
+    assert links(trail.why("query")) == [
+        {"what": "cancelled", "name": "query", **said},
+        {"what": "called", **said},
+    ]
+    assert asked(trail) == ["explicit"]
+
+
+def test_a_server_that_does_not_answer_is_the_deadline_of_connect(trail_of: Any) -> None:
+    async def scenario() -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            port = silent.getsockname()[1]
+            await asyncpg.connect(  # LINE connects
+                host="127.0.0.1", port=port, user="x", database="x", ssl=False, timeout=0.2
+            )
+
+    trail = trail_of(scenario)
+    deadline(trail, "connects", 0.2, "the timeout of connect()")
+    assert asked(trail) == ["timeout"]
+
+
+def test_a_pool_without_a_free_connection_is_the_deadline_of_acquire(
+    trail_of: Any, address: str
+) -> None:
+    async def scenario() -> None:
+        async with asyncpg.create_pool(address, min_size=1, max_size=1) as pool, pool.acquire():
+            await pool.acquire(timeout=0.2)  # LINE acquires
+
+    deadline(trail_of(scenario), "acquires", 0.2, "the timeout of acquire()")
+
+
+def test_a_pool_that_must_have_a_connection_at_once_meets_a_deadline_of_no_length(
+    trail_of: Any, address: str
+) -> None:
+    async def scenario() -> None:
+        async with asyncpg.create_pool(address, min_size=1, max_size=1) as pool, pool.acquire():
+            await pool.acquire(timeout=0)  # LINE acquires_at_once
+
+    trail = trail_of(scenario)
+    [request] = [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+    [own, root] = links(trail.why(request.task))
+    assert own["reason"] == "timeout"
+    assert root == {
+        "what": "deadline",
+        "reason": "timeout",
+        "at": "acquires_at_once",
+        "seconds": 0,
+    }
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_what_keeps_a_pool_at_its_size_ends_where_the_pool_is_closed(
+    trail_of: Any, address: str, how: str
+) -> None:
+    if not hasattr(asyncpg.Pool, "_schedule_min_size_maintenance"):
+        pytest.skip("this asyncpg does not make a lost connection of a pool anew")
+
+    async def connect(*args: Any, **keywords: Any) -> Any:
+        made.append(None)
+        if len(made) > 1:
+            again.set()
+            await asyncio.sleep(60)
+        return await asyncpg.connect(*args, **keywords)
+
+    async def scenario() -> None:
+        pool = await asyncpg.create_pool(address, min_size=1, max_size=2, connect=connect)
+        other = await asyncpg.connect(address)
+        mine = await other.fetchval("select pg_backend_pid()")
+        await other.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where backend_type = 'client backend' and pid <> $1",
+            mine,
+        )
+        await asyncio.wait_for(again.wait(), 30)
+        task = pool._maintenance_task
+        task.set_name("maintenance")
+        if how == "close":
+            await pool.close()  # LINE close
+        else:
+            pool.terminate()  # LINE terminate
+        await asyncio.wait([task])
+        await other.close()
+
+    made: list[None] = []
+    again = asyncio.Event()
+    said = {"reason": "asyncpg.closed", "at": how, "by_name": "host"}
+    assert links(trail_of(scenario).why("maintenance")) == [
+        {"what": "cancelled", "name": "maintenance", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_cancellation_on_its_way_to_the_server_ends_with_its_connection(
+    trail_of: Any, address: str
+) -> None:
+    async def scenario() -> None:
+        connection = await asyncpg.connect(address)
+        task = asyncio.create_task(connection.fetch("select pg_sleep(60)"), name="query")
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task])
+        [sending] = connection._cancellations
+        sending.set_name("sending")
+        await asyncio.sleep(0)
+        connection.terminate()  # LINE terminates
+        await asyncio.wait([sending])
+
+    said = {"reason": "asyncpg.closed", "at": "terminates", "by_name": "host"}
+    assert links(trail_of(scenario).why("sending")) == [
+        {"what": "cancelled", "name": "sending", **said},
+        {"what": "called", **said},
+    ]
