@@ -47,7 +47,11 @@ OWN = frozenset(
 )
 """The libraries that we have a table for, by the name that they are imported under."""
 
-PROBED = {"anyio._backends._asyncio": "anyio"}
+PROBED = {
+    "aiotools.taskscope": "aiotools",
+    "aiotools.timeouts": "aiotools",
+    "anyio._backends._asyncio": "anyio",
+}
 """Modules that our tables need a probe in, with the library whose table it is."""
 
 

@@ -1,0 +1,245 @@
+"""aiotools' calls of ``cancel()``: its timeouts, scopes and groups (aiotools 2.0 to 2.2).
+
+Which line entered a timeout or a scope, and who cancelled the host of a scope that holds
+cancellations back, is on no stack when they cancel: three methods are probed for it, once the
+modules that they are in have been imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+from asyncio import CancelledError
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import caller, local
+from aioaudit.chain.links import Link
+from aioaudit.recognisers.common import called
+from aioaudit.recognisers.stdlib import seconds, timeout_expired
+
+if TYPE_CHECKING:
+    from aioaudit.recorder.recorder import Recorder
+
+_TIMEOUTS = "aiotools.timeouts"
+_SCOPES = "aiotools.taskscope"
+_GROUPS = "aiotools.taskgroup.persistent"
+_SCOPE = "aiotools.scope"
+_GROUP = "aiotools.group"
+_getframe = sys._getframe
+
+_entered: weakref.WeakKeyDictionary[Any, tuple[str | None, str | None]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The line that entered a scope with a timeout."""
+
+_held: weakref.WeakKeyDictionary[Any, list[Cause]] = weakref.WeakKeyDictionary()
+"""What the host of a shielded scope was cancelled for meanwhile."""
+
+
+# -- scopes ----------------------------------------------------------------------------
+
+
+def scope_expired(frame: FrameType, call: Call) -> Cause:
+    """``TaskScope._on_timeout``: the time of a scope is over, for its host and its tasks."""
+    scope = local(frame, "self")
+    at, source = _entered.get(scope, (None, None))
+    host = scope._host_task is call.victim
+    return Cause(
+        reason="timeout" if host else _SCOPE,
+        origin=Link(
+            what="deadline",
+            reason="timeout",
+            at=at,
+            source=source,
+            seconds=seconds(float(scope._timeout)),
+        ),
+        owner=id(scope),
+        taken_back=host,
+        at=at,
+        source=source,
+        bystander=True,
+    )
+
+
+def scope_aborted(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskScope.abort``: by its timeout, its body, its host's end, or by somebody's call."""
+    outer = frame.f_back
+    if outer is None:
+        return None
+    name = outer.f_code.co_name
+    if name in ("_on_timeout", "aclose"):
+        return None  # they have entries of their own
+    if name not in ("_exit_scope_prep", "_wait_completion"):
+        return called(frame, call, _SCOPE)
+    error = local(outer, "exc") or local(outer, "ex")
+    return _ended_by(error, local(frame, "self")._host_task, _SCOPE, call)
+
+
+def scope_closed(frame: FrameType, call: Call) -> Cause:
+    """``TaskScope.aclose``: its tasks and its body end where it is closed."""
+    return called(frame, call, "aiotools.closed")
+
+
+def scope_left(frame: FrameType, _call: Call) -> Cause | None:
+    """``TaskScope._exit_scope_cleanup``: what a shield held back reaches its host now."""
+    scope = local(frame, "self")
+    held = _held.get(scope, [])
+    detail = "a shield held it back"
+    if len(held) != len(scope._cancel_requests):
+        return Cause(reason="aiotools.shield", detail=detail)
+    cause = held[0]
+    return msgspec.structs.replace(cause, detail=cause.detail or detail)
+
+
+def _ended_by(error: BaseException | None, host: Any, reason: str, call: Call) -> Cause | None:
+    if error is None:
+        return None
+    if isinstance(error, CancelledError):
+        return Cause(reason=reason, request=call.request_of(error))
+    origin, request = call.failed(host, error)
+    return Cause(reason=reason, origin=origin, request=request)
+
+
+# -- groups ----------------------------------------------------------------------------
+
+
+def group_shut_down(frame: FrameType, call: Call) -> Cause | None:
+    """``PersistentTaskGroup._trigger_shutdown``: by a call, by its owner's end, by a grave error."""
+    outer = frame.f_back
+    if outer is None:
+        return None
+    name = outer.f_code.co_name
+    if name == "_on_task_done":
+        return _ended_by(local(outer, "exc"), local(outer, "task"), _GROUP, call)
+    if name in ("__aexit__", "_wait_completion"):
+        error = local(outer, "exc_val") or local(outer, "ex")
+        return _ended_by(error, local(frame, "self")._parent_task, _GROUP, call)
+    return called(frame, call, _GROUP)
+
+
+def result_cancelled(_frame: FrameType, call: Call) -> Cause | None:
+    """``PersistentTaskGroup._task_wrapper``: the task was cancelled, and so is its result."""
+    if not isinstance(call.exception, CancelledError):
+        return None
+    return Cause(reason=_GROUP, request=call.request_of(call.exception))
+
+
+# -- helpers ---------------------------------------------------------------------------
+
+
+def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
+    """``cancel_and_wait``: of one task at the caller's line; of several, each in a task of its own."""
+    current = asyncio.current_task()
+    asker = None if current is None or frame.f_back is None else _gathered_by(current)
+    if asker is None:
+        return None
+    at, source = call.waiting(asker)
+    by = call.named(asker)
+    return Cause(
+        reason="explicit",
+        origin=Link(what="called", reason="explicit", at=at, source=source),
+        at=at,
+        source=source,
+        by=by,
+    )
+
+
+def _gathered_by(task: Any) -> Any:
+    """The task that waits for the ``gather`` which *task* is a part of."""
+    callbacks: list[tuple[Any, Any]] = task._callbacks or []
+    for callback, _ in callbacks:
+        code = getattr(callback, "__code__", None)
+        if code is not None and code.co_qualname == "gather.<locals>._done_callback":
+            cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
+            for waiting, _ in cells["outer"].cell_contents._callbacks or ():
+                owner = getattr(waiting, "__self__", None)
+                if isinstance(owner, asyncio.Task):
+                    return owner
+    return None
+
+
+CALL_SITES = {
+    (_TIMEOUTS, "Timeout._on_timeout"): timeout_expired,
+    (_SCOPES, "TaskScope._on_timeout"): scope_expired,
+    (_SCOPES, "TaskScope.abort"): scope_aborted,
+    (_SCOPES, "TaskScope.aclose"): scope_closed,
+    (_SCOPES, "TaskScope._exit_scope_cleanup"): scope_left,
+    (_GROUPS, "PersistentTaskGroup._trigger_shutdown"): group_shut_down,
+    (_GROUPS, "PersistentTaskGroup._task_wrapper"): result_cancelled,
+    ("aiotools.cancel", "cancel_and_wait"): cancelled_and_awaited,
+}
+"""Call sites by module and qualified name."""
+
+
+# -- the probes ------------------------------------------------------------------------
+
+
+PROBES = (
+    (_TIMEOUTS, "Timeout.reschedule"),
+    (_SCOPES, "TaskScope._enter_scope"),
+    (_SCOPES, "TaskScope._cancel"),
+)
+"""What `install` replaces."""
+
+
+def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
+    """Probe the timeouts or the scopes of aiotools, whichever *module* has, with *put*."""
+    if module.__name__ == _TIMEOUTS:
+        from aioaudit.probes.timeouts import make_reschedule
+
+        timeout = module.Timeout
+        put(timeout, "reschedule", make_reschedule(recorder, vars(timeout)["reschedule"]))
+        return
+    _entered.clear()
+    _held.clear()
+    scope = module.TaskScope
+    put(scope, "_enter_scope", _make_enter(recorder, vars(scope)["_enter_scope"]))
+    put(scope, "_cancel", _make_cancel(recorder, vars(scope)["_cancel"]))
+
+
+def _make_enter(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``TaskScope._enter_scope`` that notes the line."""
+
+    def _enter_scope(self: Any) -> Any:
+        if self._timeout is not None:
+            try:
+                found = caller(recorder.codes, _getframe(1))
+                if found is not None:
+                    _entered[self] = found[0].at(found[1]), found[0].source
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
+                recorder.fault(error)
+        return original(self)
+
+    return _enter_scope
+
+
+def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``TaskScope._cancel``, which stands in for its host's ``cancel``, that notes what it holds back."""
+
+    def _cancel(self: Any, *args: Any, **keywords: Any) -> Any:
+        try:
+            if self._shield and not recorder.place_muted():
+                _note_held(recorder, self, _getframe(1))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+            recorder.fault(error)
+        return original(self, *args, **keywords)
+
+    return _cancel
+
+
+def _note_held(recorder: Recorder, scope: Any, frame: FrameType) -> None:
+    from aioaudit.causes.classify import Call as Asked
+    from aioaudit.causes.classify import find_cause
+
+    current = recorder.current_task()
+    cause = find_cause(Asked(recorder, scope._host_task, current, None, sys.exception()), frame)
+    if current is not None and not cause.bystander:
+        cause.by = recorder.number(current), recorder.name_of_task(current)
+    cause.bystander = cause.by is None
+    _held.setdefault(scope, []).append(cause)
