@@ -152,13 +152,13 @@ def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
 
 def _gathered_by(task: Any) -> Any:
     """The task that waits for the ``gather`` which *task* is a part of."""
-    callbacks: list[tuple[Any, Any]] = task._callbacks or []
-    for callback, _ in callbacks:
+    for entry in getattr(task, "_callbacks", None) or ():
+        callback: Any = entry[0]
         code = getattr(callback, "__code__", None)
         if code is not None and code.co_qualname == "gather.<locals>._done_callback":
             cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
-            for waiting, _ in cells["outer"].cell_contents._callbacks or ():
-                owner = getattr(waiting, "__self__", None)
+            for waiting in cells["outer"].cell_contents._callbacks or ():
+                owner = getattr(waiting[0], "__self__", None)
                 if isinstance(owner, asyncio.Task):
                     return owner
     return None
