@@ -227,3 +227,7 @@ def _import_ahead() -> None:
     import_module("opentelemetry.sdk.trace")
     with suppress(ExporterError):  # told at the first event
         span_exporter()
+    # The exporter over HTTP imports this where it is first used: in our thread.  A fork
+    # meanwhile would leave the child, and the program in it, with half of a module.
+    if find_spec("requests"):
+        import_module("requests")

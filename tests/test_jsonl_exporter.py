@@ -524,7 +524,7 @@ def test_a_named_pipe_without_a_reader_does_not_hold_the_program_up(
     began = time.monotonic()
     pipeline.open_now()
     assert not pipeline.shutdown(timeout=0.2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # to open the pipe would wait for ever
     assert "did not finish within 0.2 s" in capsys.readouterr().err
     reader = os.open(path, os.O_RDONLY)  # lets the thread come to its end
     try:

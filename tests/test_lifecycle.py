@@ -400,10 +400,10 @@ def test_an_exporter_that_hangs_delays_sigterm_and_a_second_one_does_not_wait(
     assert hasty.poll() is None
     hasty.terminate()
     assert hasty.wait(20) == -signal.SIGTERM
-    assert time.monotonic() - began < 2.5
+    assert patient.poll() is None
     assert read_and_close(hasty) == ""
     assert patient.wait(20) == -signal.SIGTERM
-    assert 2.9 < time.monotonic() - began < 10
+    assert 2.9 < time.monotonic() - began < 30  # the exporter would sleep for 60
     assert read_and_close(patient) == (
         "aioaudit: exporter 'jsonl' did not finish within 3 s; 2 events may be lost\n"
     )

@@ -21,7 +21,7 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 LINGER = """
 import time
 time.sleep(1.2)
-print("whole")
+print("whole", time.monotonic())
 """
 
 
@@ -221,16 +221,20 @@ def test_a_protocol_that_does_not_exist_is_one_line_on_stderr(run_program: RunPy
     )
 
 
+def ended_in_time(done: subprocess.CompletedProcess[str]) -> None:
+    """The whole program ran, and its exit took a few seconds: the clock is the whole machine's."""
+    word, last = done.stdout.split()
+    assert (done.returncode, word) == (0, "whole")
+    assert time.monotonic() - float(last) < 7
+
+
 @pytest.mark.parametrize("fault", ["503", "partial", "silent"])
 def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_no_more(
     collector: dict[str, str], receiver: Receiver, run_program: RunPython, fault: str
 ) -> None:
     receiver.fault = fault
-    began = time.monotonic()
     done = run_program(INCIDENT + LINGER, **collector)
-    took = time.monotonic() - began
-    assert (done.returncode, done.stdout) == (0, "whole\n")
-    assert took < 6
+    ended_in_time(done)
     assert receiver.requests >= 1
     lost = [line for line in done.stderr.splitlines() if line.startswith("aioaudit: ")]
     if fault == "partial":
@@ -240,10 +244,8 @@ def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_n
 
 
 def test_a_collector_that_is_not_there_costs_no_more_either(run_program: RunPython) -> None:
-    began = time.monotonic()
     done = run_program(INCIDENT + LINGER, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert (done.returncode, done.stdout) == (0, "whole\n")
-    assert time.monotonic() - began < 6
+    ended_in_time(done)
     assert "aioaudit: exporter 'otel': 13 of 13 spans did not arrive\n" in done.stderr
 
 
@@ -300,7 +302,7 @@ def test_a_forked_child_sends_its_own_spans(
     over_http: dict[str, str], receiver: Receiver, run_program: RunPython
 ) -> None:
     program = """
-import asyncio, os
+import asyncio, os, time
 async def main():
     task = asyncio.create_task(asyncio.sleep(60), name=f"of {os.getpid()}")
     await asyncio.sleep(0)
@@ -310,6 +312,7 @@ async def main():
 asyncio.run(main())
 child = os.fork()
 asyncio.run(main())
+time.sleep(1.2)
 if child:
     print(os.getpid(), child)
     assert os.waitpid(child, 0)[1] == 0

@@ -450,7 +450,7 @@ def test_an_exporter_that_hangs_holds_the_end_up_once_and_not_for_long(
     began = time.monotonic()
     assert not pipeline.shutdown(timeout=0.2)
     assert not pipeline.shutdown(timeout=5)
-    assert 0.2 <= time.monotonic() - began < 2
+    assert 0.2 <= time.monotonic() - began < 4.5
     exporter.gate.set()
     assert capsys.readouterr().err == (
         "aioaudit: exporter 'probe' did not finish within 0.2 s; 2 events may be lost\n"
@@ -467,9 +467,9 @@ def test_several_pipelines_share_one_timeout(
     for exporter in exporters:
         exporter.reached.wait(5)
     began = time.monotonic()
-    assert not Pipeline.flush_all(pipelines, 0.2)
-    assert not Pipeline.shutdown_all(pipelines, 0.2)
-    assert time.monotonic() - began < 0.6
+    assert not Pipeline.flush_all(pipelines, 1)
+    assert not Pipeline.shutdown_all(pipelines, 1)
+    assert 2 <= time.monotonic() - began < 4
     for exporter in exporters:
         exporter.gate.set()
     assert len(capsys.readouterr().err.splitlines()) == 3

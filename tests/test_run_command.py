@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,10 +168,8 @@ def test_a_signal_from_outside_ends_the_program_as_without_us(
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM
-        assert time.monotonic() - began < 5
+        assert process.wait(30) == -signal.SIGTERM
 
 
 def environ_for(python: str) -> dict[str, str]:
