@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -282,3 +284,57 @@ def test_the_trace_of_a_cancelled_request_shows_who_cancelled_it(accounts: Accou
         [request] = [link for link in span.links if link[0] == "cancelled_by"]
         assert request[1] == span.trace
     assert {span.resource["service.name"] for span in accounts.spans} == {"shop"}
+
+
+def searches() -> list[tuple[dict[str, str], dict[str, str]]]:
+    """The searches on the page about OpenTelemetry: what Jaeger's and what Tempo's ask for."""
+    page = (ROOT / "docs" / "opentelemetry.md").read_text()
+    rows = re.findall(r"^\| [\w ]+ \| `([^`]+=[^`]+)` \| `\{ ([^`]+) \}` \|$", page, re.MULTILINE)
+    found: list[tuple[dict[str, str], dict[str, str]]] = []
+    for tags, query in rows:
+        pairs = [word.partition("=") for word in shlex.split(tags)]
+        conditions = [re.fullmatch(r'span\.([\w.]+) = "([^"]*)"', c) for c in query.split(" && ")]
+        assert all(conditions), query
+        found.append(
+            ({key: value for key, _, value in pairs}, {c[1]: c[2] for c in conditions if c})
+        )
+    return found
+
+
+def test_the_searches_that_the_docs_give_find_the_request(accounts: Accounts) -> None:
+    server = next(span for span in accounts.spans if "/page/teapot" in span.attributes.values())
+    found = searches()
+    assert len(found) == 3
+    for tags, conditions in found:
+        assert tags == conditions
+        # A tag is compared as text, in Jaeger as well.
+        matching = [
+            span
+            for span in accounts.spans
+            if all(str(span.attributes.get(key)) == value for key, value in tags.items())
+        ]
+        # What was cancelled for another reason, or by somebody else, is not among them.
+        assert {span.trace for span in matching if "kettle" in str(span.attributes)} == set()
+        assert server.trace in {span.trace for span in matching}
+
+
+def test_the_picture_is_that_of_a_trace(audited_python: str, tmp_path: Path) -> None:
+    """Drawn anew it says the same, but for numbers and line breaks."""
+    done = subprocess.run(
+        [audited_python, str(ROOT / "tools" / "trace_picture.py"), "new.svg"],
+        cwd=tmp_path,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert told_in(tmp_path / "new.svg") == told_in(ROOT / "docs" / "trace.svg")
+    assert (ROOT / "docs" / "trace.svg").stat().st_size < 200_000
+
+
+def told_in(picture: Path) -> str:
+    """The words of a picture, without what differs from run to run."""
+    words = " ".join(re.findall(r"<text [^>]*>([^<]*)</text>", picture.read_text()))
+    words = re.sub(r"\([\d.]+ s late\)|\b[0-9a-f]{16}\b|\b\d+ ms\b|task \d+", "", words)
+    return " ".join(words.split()).replace(" ,", ",")
