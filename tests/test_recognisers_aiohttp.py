@@ -19,9 +19,11 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
+from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.recognising import about, links
+from tests.test_recognisers_stdlib import host_with_two_addresses
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
@@ -79,6 +81,9 @@ def explained(
     """What is told of the task that *main* gives, and the trail."""
 
     async def body() -> tuple[Answer | None, Trail]:
+        current = asyncio.current_task()
+        assert current is not None
+        current.set_name("main")
         with aioaudit.recording() as trail:
             task = await main()
             memory = trail.why(task)
@@ -326,6 +331,146 @@ def test_the_time_to_read_from_a_socket_cancels_nothing() -> None:
         await asyncio.sleep(0.4)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("second_answers", [True, False])
+def test_attempts_to_connect_end_when_one_won_or_nobody_waits_any_more(
+    second_answers: bool,
+) -> None:
+    happy = pytest.importorskip("aiohappyeyeballs")
+
+    async def connect(port: int) -> None:
+        known = [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
+            for address in ("127.0.0.1", "127.0.0.2")
+        ]
+        won = await happy.start_connection(known, happy_eyeballs_delay=0.02)  # LINE races
+        won.close()
+
+    async def main() -> Trail:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("main")
+        with aioaudit.recording() as trail:
+            async with host_with_two_addresses(second_answers=second_answers) as port:
+                connecting = asyncio.create_task(connect(port), name="connecting")
+                if not second_answers:
+                    await asyncio.sleep(0.1)
+                    connecting.cancel()  # LINE gives_up
+                await asyncio.wait([connecting])
+        return trail
+
+    log = Log()
+    for event in asyncio.run(main()).events:
+        log.add(event)
+    losers = [answer for answer in log.why() if answer.coro.endswith(".run_one_coro")]
+    assert losers
+    for answer in losers:
+        own = {"what": "cancelled", "name": answer.name, "by_name": "connecting"}
+        if second_answers:
+            said = {
+                "reason": "aiohappyeyeballs.race",
+                "at": "races",
+                "detail": "another attempt to connect was faster",
+            }
+            by = {"by_name": "connecting"}
+            assert links(answer) == [{**own, **said}, {"what": "called", **said, **by}]
+        else:
+            said = {"reason": "explicit", "at": "gives_up", "by_name": "main"}
+            assert links(answer) == [
+                {**own, "reason": "awaiter"},
+                {"what": "cancelled", "name": "connecting", **said},
+                {"what": "called", **said},
+            ]
+
+
+def test_what_waits_for_a_free_connection_ends_with_the_session() -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(shutdown_timeout=0.1) as service:
+            url = f"http://127.0.0.1:{service.port}/"
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
+            first = asyncio.create_task(session.get(url), name="first")
+            await service.started.wait()
+            waiting = asyncio.create_task(session.get(url), name="waiting")
+            await asyncio.sleep(0.05)
+            await session.close()  # LINE session
+            await asyncio.wait([waiting, first])
+            assert waiting.cancelled()
+            return waiting
+
+    answer, _ = explained(asyncio.run, main)
+    said = {"reason": "explicit", "at": "session", "by_name": "main"}
+    assert links(answer) == [
+        {"what": "cancelled", "name": "waiting"},
+        {"what": "cancelled", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_body_that_is_still_being_sent_ends_with_its_response() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("body")
+        writers.append(task)
+        yield b"x"
+        await asyncio.sleep(60)
+
+    async def main() -> asyncio.Task[Any] | None:
+        async def early(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nbegun")
+            await asyncio.sleep(0.3)
+            writer.close()
+
+        server = await asyncio.start_server(early, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with aiohttp.ClientSession() as session:
+            answer = await session.post(f"http://127.0.0.1:{port}/", data=body())
+            while not writers:  # noqa: ASYNC110 - it is filled by the client
+                await asyncio.sleep(0.001)
+            answer.close()  # LINE response
+            await asyncio.wait(writers)
+        server.close()
+        await asyncio.sleep(0.3)
+        return writers[0]
+
+    writers: list[asyncio.Task[Any]] = []
+    answer, _ = explained(asyncio.run, main)
+    said = {"reason": "explicit", "at": "response", "by_name": "main"}
+    assert links(answer) == [
+        {"what": "cancelled", "name": "body", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_name_that_is_still_looked_up_ends_with_the_session() -> None:
+    class Slow(aiohttp.abc.AbstractResolver):  # type: ignore[misc, name-defined]  # not typed where it is not installed
+        async def resolve(self, *_: Any, **__: Any) -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            task.set_name("lookup")
+            lookups.append(task)
+            await asyncio.sleep(60)
+
+        async def close(self) -> None:
+            pass
+
+    async def main() -> asyncio.Task[Any] | None:
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Slow()))
+        getting = asyncio.create_task(session.get("http://host.example/"), name="getting")
+        while not lookups:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.001)
+        await session.close()  # LINE lookup
+        await asyncio.wait([getting, *lookups])
+        return lookups[0]
+
+    lookups: list[asyncio.Task[Any]] = []
+    answer, _ = explained(asyncio.run, main)
+    said = {"reason": "explicit", "at": "lookup", "by_name": "main"}
+    assert links(answer) == [
+        {"what": "cancelled", "name": "lookup", **said},
+        {"what": "called", **said},
+    ]
 
 
 RUN_APP = """\

@@ -17,9 +17,11 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.events import TaskCancel, TaskDone
+from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import Runner
 from tests.recognising import about, links
+from tests.test_recognisers_stdlib import host_with_two_addresses
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
@@ -521,6 +523,208 @@ def test_a_portal_that_stops_says_so(trail_of: Any) -> None:
         {"what": "cancelled", "name": "called", **said},
         {"what": "called", **said},
     ]
+
+
+def test_a_call_through_a_portal_that_its_thread_gives_up_names_thread_and_line(
+    trail_of: Any,
+) -> None:
+    async def called() -> None:
+        begun.set()
+        await hang()
+
+    async def scenario() -> None:
+        async with from_thread.BlockingPortal() as portal:
+
+            def ask() -> None:
+                future = portal.start_task_soon(called, name="called")
+                begun.wait()
+                future.cancel()  # LINE portal_future
+
+            thread = threading.Thread(target=ask, name="asker")
+            thread.start()
+            await anyio.to_thread.run_sync(thread.join)
+
+    begun = threading.Event()
+    said = {
+        "reason": "thread",
+        "at": "portal_future",
+        "by_name": "asker",
+        "detail": "the future was cancelled",
+    }
+    [own, root] = told(trail_of(scenario).why("called"))
+    assert own == {"what": "cancelled", "name": "called", **said}
+    assert root == {"what": "called", **said}
+
+
+def test_a_call_through_a_portal_ends_with_what_it_calls_into(trail_of: Any) -> None:
+    """The thread that waits hears of it; the chain is that of the loop's own tasks."""
+
+    async def called() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("called")
+        await hang()
+
+    def ask(portal: Any) -> None:
+        try:
+            portal.call(called)
+        except BaseException as error:  # noqa: BLE001 - what the thread hears is looked at
+            heard.append(type(error).__name__)
+
+    async def scenario() -> None:
+        async with from_thread.BlockingPortal() as portal:
+            with anyio.CancelScope(shield=True):
+                thread = asyncio.create_task(asyncio.to_thread(ask, portal), name="thread")
+                await asyncio.sleep(0.05)
+                await portal.stop(cancel_remaining=True)  # LINE portal_call
+                await asyncio.wait([thread])
+
+    heard: list[str] = []
+    trail = trail_of(scenario)
+    assert heard == ["CancelledError"]
+    said = {
+        "reason": "scope",
+        "at": "portal_call",
+        "by_name": "host",
+        "detail": "the blocking portal is shutting down",
+    }
+    assert told(trail.why("called")) == [
+        {"what": "cancelled", "name": "called", **said},
+        {"what": "called", **said},
+    ]
+
+
+@pytest.mark.parametrize("how", ["handle", "group"])
+def test_short_ways_to_cancel_a_scope_name_the_line_that_takes_them(
+    trail_of: Any, how: str
+) -> None:
+    if not hasattr(anyio, "TaskHandle") and not hasattr(anyio.abc.TaskGroup, "cancel"):
+        pytest.skip("this anyio has neither")
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            handle = group.start_soon(hang, name="child")
+            await asyncio.sleep(0.01)
+            if how == "handle":
+                handle.cancel()  # LINE handle
+            else:
+                group.cancel("enough")  # LINE group
+
+    said = {"reason": "scope", "at": how, "by_name": "host"}
+    if how == "group":
+        said["detail"] = "enough"
+    assert told(trail_of(scenario).why("child")) == [
+        {"what": "cancelled", "name": "child", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_scope_in_a_cancelled_scope_hands_its_request_on(trail_of: Any) -> None:
+    """Leaving an inner scope starts the delivery of the outer one again: the same request."""
+
+    async def scenario() -> None:
+        with anyio.CancelScope() as outer:
+            outer.cancel("outer")  # LINE outer_scope
+            with anyio.CancelScope() as inner:
+                inner.cancel("inner")  # LINE inner_scope
+                with contextlib.suppress(asyncio.CancelledError):
+                    await hang()
+            with anyio.CancelScope(shield=True) as shield, anyio.CancelScope():
+                await asyncio.sleep(0.01)
+                shield.shield = False
+            await hang()
+
+    trail = trail_of(scenario)
+    found = requests(trail, "host")
+    assert {each.detail for each in found} <= {"outer", "inner"}
+    assert len(found) == len({each.detail for each in found})
+    said = {"reason": "scope", "at": "outer_scope", "by_name": "host", "detail": "outer"}
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+
+
+def test_a_start_whose_caller_is_cancelled_goes_on_to_who_did(trail_of: Any) -> None:
+    async def never_ready(*, task_status: Any) -> None:
+        await hang(task_status)
+
+    async def caller() -> None:
+        async with anyio.create_task_group() as group:
+            await group.start(never_ready, name="service")  # LINE starting
+
+    async def scenario() -> None:
+        task = asyncio.create_task(caller(), name="caller")
+        await asyncio.sleep(0.01)
+        task.cancel()  # LINE caller
+        await asyncio.wait([task])
+
+    trail = trail_of(scenario)
+    said = {"reason": "explicit", "at": "caller", "by_name": "host"}
+    chain = [{"what": "cancelled", "name": "caller", **said}, {"what": "called", **said}]
+    assert told(trail.why("caller")) == chain
+    [own, *rest] = told(trail.why("service"))
+    assert (own["name"], own["reason"], own["by_name"]) == ("service", "scope", "caller")
+    assert rest == chain
+
+
+def test_a_listener_that_closes_ends_what_accepts_from_it(trail_of: Any) -> None:
+    async def scenario() -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        [inner] = listener.listeners
+        accepting = asyncio.create_task(inner.accept(), name="accepting")
+        await asyncio.sleep(0.01)
+        await listener.aclose()  # LINE listener
+        await asyncio.wait([accepting])
+
+    trail = trail_of(scenario)
+    said = {"reason": "scope", "at": "listener", "by_name": "host"}
+    assert told(trail.why("accepting")) == [
+        {"what": "cancelled", "name": "accepting", **said},
+        {"what": "called", **said},
+    ]
+    assert end(trail, "accepting") == ("raised", "absorbed")
+
+
+def test_closing_by_force_cancels_only_the_scope_that_it_makes(trail_of: Any) -> None:
+    class Resource:
+        async def aclose(self) -> None:
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        await anyio.aclose_forcefully(Resource())  # LINE forced
+
+    trail = trail_of(scenario)
+    said = {"reason": "scope", "at": "forced", "by_name": "host"}
+    assert told(trail.why("host")) == [
+        {"what": "cancelled", "name": "host", **said},
+        {"what": "called", **said},
+    ]
+    assert end(trail, "host") == ("returned", "absorbed")
+
+
+def test_an_attempt_to_connect_that_loses_says_that_another_won() -> None:
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            async with host_with_two_addresses(second_answers=True) as port:
+                stream = await anyio.connect_tcp("host.example", port, happy_eyeballs_delay=0.05)
+                await stream.aclose()
+        return trail
+
+    trail = asyncio.run(main())
+    log = Log()
+    for event in trail.events:
+        log.add(event)
+    answers = [answer for answer in log.why() if answer.name.endswith(".try_connect")]
+    assert answers
+    for answer in answers:
+        said = {"reason": "anyio.race", "detail": "another attempt to connect was faster"}
+        [own, root] = told(answer)
+        assert (own["what"], own["name"]) == ("cancelled", answer.name)
+        assert own.items() >= said.items()
+        assert root["what"] == "called"
+        assert root.items() >= said.items()
+        assert root["at"] == "anyio/_core/_sockets.py"
 
 
 def test_a_scope_cancelled_before_auditing_began_is_said_to_be_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,32 @@ def test_the_races_inside_a_middleware_are_told_as_such(record: Record) -> None:
     trail = record(app, ask_and_read)
     assert cancelled(trail)
     assert {each.reason for each in cancelled(trail)} == {"starlette.done"}
+
+
+def test_the_first_to_return_ends_those_that_run_beside_it() -> None:
+    concurrency = pytest.importorskip("starlette.concurrency")
+
+    async def slow() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("slow")
+        await asyncio.sleep(60)
+
+    async def quick() -> None:
+        await asyncio.sleep(0.01)
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            await concurrency.run_until_first_complete((slow, {}), (quick, {}))
+        return trail
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still used
+        trail = asyncio.run(main())
+    [own, root] = links(trail.why("slow"))
+    detail = "quick has returned, the first of those that ran beside each other"
+    assert (own["reason"], own["detail"]) == ("starlette.done", detail)
+    assert (root["what"], root["reason"], root["detail"]) == ("called", "starlette.done", detail)
 
 
 def test_looking_for_a_disconnect_is_told_at_the_line_that_looks(record: Record) -> None:

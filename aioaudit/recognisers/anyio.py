@@ -129,7 +129,21 @@ def group_left(frame: FrameType, call: Call) -> Cause | None:
     return Cause(reason=_REASON, origin=origin, request=request)
 
 
+def connected(frame: FrameType, call: Call) -> Cause:
+    """``connect_tcp``: one attempt to connect won, the others are not needed."""
+    at, source = call.caller(frame)
+    reason, detail = "anyio.race", "another attempt to connect was faster"
+    return Cause(
+        reason=reason,
+        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
+        detail=detail,
+        at=at,
+        source=source,
+    )
+
+
 CALL_SITES = {
+    ("anyio._core._sockets", "connect_tcp.<locals>.try_connect"): connected,
     (_BACKEND, "CancelScope._deliver_cancellation"): delivered,
     (_BACKEND, "CancelScope._timeout"): deadline,
     (_BACKEND, "TaskGroup._spawn.<locals>.task_done"): child_ended,
@@ -175,15 +189,16 @@ def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameTyp
 
     current = recorder.current_task()
     cause = find_cause(Asked(recorder, scope, current, None, sys.exception()), frame)
-    if cause.reason in ("explicit", "native", "unknown"):
+    if cause.reason in ("explicit", "native", "unknown", "thread"):
         # Code of the program or of a library called: the scope is what cancels the tasks.
-        cause.reason = _REASON
+        if cause.reason != "thread":
+            cause.reason = _REASON
         if isinstance(reason, str) and reason:
             cause.detail = clean(reason)
         if cause.origin is not None and cause.origin.what == "called":
             cause.origin = msgspec.structs.replace(
                 cause.origin,
-                reason=_REASON,
+                reason=cause.reason,
                 at=cause.at,
                 source=cause.source,
                 detail=cause.detail,

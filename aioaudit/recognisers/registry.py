@@ -28,6 +28,7 @@ Table = Mapping[tuple[str, str], Any]
 
 OWN = frozenset(
     {
+        "aiohappyeyeballs",
         "aiohttp",
         "aiojobs",
         "aiotools",

@@ -89,6 +89,12 @@ def received(frame: FrameType, call: Call) -> Cause:
     return _done(frame, call, "the middleware waits for one of two things, and one came")
 
 
+def first_complete(frame: FrameType, call: Call) -> Cause:
+    """``run_until_first_complete``: one of its functions has returned, the others end."""
+    name = _name(local(frame, "func"))
+    return _done(frame, call, f"{name} has returned, the first of those that ran beside each other")
+
+
 def polled(frame: FrameType, call: Call) -> Cause:
     """``Request.is_disconnected``: it looks without waiting, by cancelling its own scope first."""
     at, source = call.caller(frame)
@@ -113,6 +119,7 @@ CALL_SITES = {
         "starlette.middleware.base",
         f"{_MIDDLEWARE}.receive_or_disconnect.<locals>.wrap",
     ): received,
+    ("starlette.concurrency", "run_until_first_complete.<locals>.run"): first_complete,
     ("starlette.requests", "Request.is_disconnected"): polled,
 }
 """Call sites by module and qualified name."""
