@@ -211,6 +211,21 @@ def signal_of(frame: FrameType) -> int | None:
     return None
 
 
+def signal_above(codes: Codes, frame: FrameType | None) -> int | None:
+    """The signal whose Python handler is on the stack from *frame* outwards, None without one.
+
+    Only to be asked in the main thread: no other runs handlers.
+    """
+    while frame is not None:
+        info = codes.of(frame)
+        if info.interrupted and given_frame(frame, info.interrupted):
+            number = signal_of(frame)
+            if number is not None:
+                return number
+        frame = frame.f_back
+    return None
+
+
 def signal_name(number: int) -> str:
     """``SIGTERM`` for 15."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any
 
-from aioaudit.causes.frames import caller
+from aioaudit.causes.frames import caller, signal_above
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Note, Recorder
 from aioaudit.recorder.requests import Request
@@ -99,6 +99,7 @@ def note_given(
             return  # asyncio's own doing on somebody's behalf: nobody can be named
         running = recorder.running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
+        main = threading.get_ident() == recorder.main_thread
         recorder.note(
             callback,
             Note(
@@ -106,6 +107,7 @@ def note_given(
                 source=found[0].source,
                 thread=recorder.thread_name() if foreign else None,
                 how=how,
+                signal=signal_above(recorder.codes, frame) if main else None,
                 due=due,
             ),
         )

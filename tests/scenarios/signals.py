@@ -192,6 +192,29 @@ async def method() -> None:
 #   signal SIGUSR1 @method
 
 
+async def handed_to_the_loop() -> None:
+    # What a handler that must not touch the loop does.
+    victim = spawn("handed.victim")
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        tell()
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(victim.cancel)  # LINE handed
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    await steps()
+    loop.call_later(0.02, send, signal.SIGUSR1)
+    await settle(victim)
+    signal.signal(signal.SIGUSR1, before)
+
+
+# WHY handed.victim: cancelled, obeyed
+#   cancelled handed.victim signal @handed
+#   signal SIGUSR1 @handed
+
+
 start(
     bound_cancel,
     function,
@@ -201,4 +224,5 @@ start(
     bystander,
     handler_called_plainly,
     method,
+    handed_to_the_loop,
 )
