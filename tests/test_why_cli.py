@@ -344,6 +344,26 @@ def test_without_a_task_the_root_causes_are_listed_worst_first(tmp_path: Path) -
     )
 
 
+def test_one_line_in_several_processes_is_one_row_that_says_so(tmp_path: Path) -> None:
+    failed = {"origin": "failed", "origin_name": "a", "origin_at": "/j:3"}
+    write(
+        tmp_path / "a.jsonl",
+        *incident(tmp_path, "r1"),
+        lone(30, 30, "w", **failed, origin_error="E"),
+    )
+    write(tmp_path / "b.jsonl", *incident(tmp_path, "r2"))
+    code, stdout, _ = why(tmp_path, ".")
+    assert code == 0
+    assert stdout.split("\n")[:6] == [
+        "9 tasks cancelled in 2 runs, 2 root causes; 2 absorbed it",
+        "",
+        "TASKS  RUNS  FIRST         LAST          ASK FOR  ROOT CAUSE",
+        "    8     2  14:02:11.873  14:02:11.873  r1:1     the timeout of 2 s at app/api.py:41 ran out",
+        "    1     1  14:02:11.873  14:02:11.873  w        a failed with E at /j:3",
+        "",
+    ]
+
+
 def test_several_matches_are_listed_and_not_guessed_at(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", *incident(tmp_path, "r1"))
     write(tmp_path / "b.jsonl", *incident(tmp_path, "r2"), lone(50, 9, "Task-2", run="r2"))

@@ -283,18 +283,23 @@ class Text:
             kind = _kind(root)
             row = rows.get(kind)
             if row is None:
-                rows[kind] = _Row(1, root, case, case)
+                rows[kind] = _Row(1, {case.run.id}, root, case, case)
             else:
-                rows[kind] = _Row(row.tasks + 1, _common(row.root, root), row.first, case)
+                row.runs.add(case.run.id)
+                rows[kind] = _Row(row.tasks + 1, row.runs, _common(row.root, root), row.first, case)
         self._line(_headline(cases, rows), "bold")
         out()
-        table = _table("TASKS", "FIRST", "LAST", "ASK FOR", "ROOT CAUSE")
+        # What happened at one line in several processes is one row, and several incidents.
+        several = len(self._log.runs) > 1
+        runs = ["RUNS"] if several else []
+        table = _table("TASKS", *runs, "FIRST", "LAST", "ASK FOR", "ROOT CAUSE")
         date = _several_days(cases)
         names = Counter(case.name for case in cases)
         worst = sorted(rows.values(), key=lambda row: -row.tasks)
         for row in worst:
             table.add_row(
                 f"{row.tasks:,}",
+                *([f"{len(row.runs):,}"] if several else []),
                 clock(row.first.ts, date=date),
                 clock(row.last.ts, date=date),
                 self._example(row.first, names),
@@ -324,9 +329,10 @@ class Text:
 
 
 class _Row(NamedTuple):
-    """A root cause and the tasks that it hit."""
+    """A root cause, and the tasks that it hit in so many runs."""
 
     tasks: int
+    runs: set[str]
     root: Link
     first: Case
     last: Case
@@ -340,7 +346,7 @@ def _table(*columns: str) -> Table:
             column,
             no_wrap=not last,
             overflow="fold",
-            justify="right" if column == "TASKS" else "left",
+            justify="right" if column in ("TASKS", "RUNS") else "left",
         )
     return table
 
