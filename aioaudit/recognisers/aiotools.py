@@ -157,7 +157,8 @@ def _gathered_by(task: Any) -> Any:
         code = getattr(callback, "__code__", None)
         if code is not None and code.co_qualname == "gather.<locals>._done_callback":
             cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
-            for waiting in cells["outer"].cell_contents._callbacks or ():
+            outer: Any = cells["outer"].cell_contents
+            for waiting in outer._callbacks or ():
                 owner = getattr(waiting[0], "__self__", None)
                 if isinstance(owner, asyncio.Task):
                     return owner
