@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 
 TORN = {
     "test_after_sigkill_what_was_wr": "the test cuts its log off",
+    "test_damaged_lines_are_named_a": "the test adds a line of rubbish",
     "test_when_the_disk_has_room_ag": "a half line of a full disk stays in a file that others share",
 }
 """Folders, as pytest names them, of tests whose logs hold one half line, and why."""

@@ -48,15 +48,20 @@ class _Cancelled:
 
 @dataclass(slots=True, eq=False)
 class _Entered:
-    """The line that entered a scope, and when its deadline was set last (the loop's time)."""
+    """The line that entered a scope, and how long after that its deadline was to be."""
 
     at: str | None
     source: str | None
-    armed: float
+    seconds: float
 
 
 _cancelled: weakref.WeakKeyDictionary[Any, _Cancelled] = weakref.WeakKeyDictionary()
 _entered: weakref.WeakKeyDictionary[Any, _Entered] = weakref.WeakKeyDictionary()
+_delays: weakref.WeakKeyDictionary[Any, tuple[float, float]] = weakref.WeakKeyDictionary()
+"""The deadlines that scopes were made with which are not entered yet, and their seconds."""
+
+_MAKERS = 6
+"""So many frames lie between the making of a scope and ``fail_after``, at most."""
 
 
 # -- the call sites --------------------------------------------------------------------
@@ -98,7 +103,7 @@ def deadline(frame: FrameType, _call: Call) -> Cause:
             reason="timeout",
             at=entered.at,
             source=entered.source,
-            seconds=seconds(scope._deadline - entered.armed),
+            seconds=entered.seconds,
             detail=f"{late:.3f} s late" if late >= 0.001 else None,
         ),
         at=entered.at,
@@ -163,9 +168,42 @@ def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any
     """Probe the scopes of anyio's asyncio backend, which is *module*, with *put*."""
     _cancelled.clear()
     _entered.clear()
+    _delays.clear()
     scope = module.CancelScope
+    put(scope, "__init__", _make_init(recorder, vars(scope)["__init__"]))
     put(scope, "cancel", _make_cancel(recorder, vars(scope)["cancel"]))
     put(scope, "_timeout", _make_timeout(recorder, vars(scope)["_timeout"]))
+
+
+def _make_init(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+    """``CancelScope.__init__``: where the seconds still stand as the program wrote them.
+
+    Later there is only the deadline: less the time when the scope is entered, it is short
+    by however long the process did something else in between.
+    """
+
+    def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807 - it takes the place of one
+        original(self, *args, **keywords)
+        if self._deadline != math.inf:
+            try:
+                delay = _delay(_getframe(1))
+                if delay is not None:
+                    _delays[self] = self._deadline, delay
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
+                recorder.fault(error)
+
+    return __init__
+
+
+def _delay(frame: FrameType | None) -> float | None:
+    """The argument of ``move_on_after`` or ``fail_after``, if one of them makes a scope."""
+    for _ in range(_MAKERS):
+        if frame is None:
+            return None
+        if frame.f_code.co_qualname in ("move_on_after", "fail_after"):
+            return float(local(frame, "delay"))
+        frame = frame.f_back
+    return None
 
 
 def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,11 +264,13 @@ def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[
 def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
     if frame.f_code.co_name not in ("__enter__", "deadline"):
         return  # the timer
-    now = asyncio.get_running_loop().time()
+    deadline, delay = _delays.pop(scope, (None, 0.0))
     note = _entered.get(scope)
+    if deadline != scope._deadline:
+        delay = scope._deadline - asyncio.get_running_loop().time()
     if note is not None:
-        note.armed = now
+        note.seconds = seconds(delay)
         return
     found = caller(recorder.codes, frame.f_back)
     at, source = (None, None) if found is None else (found[0].at(found[1]), found[0].source)
-    _entered[scope] = _Entered(at, source, now)
+    _entered[scope] = _Entered(at, source, seconds(delay))
