@@ -80,6 +80,9 @@ _FAULTS = {
 
 _MAIN = threading.main_thread()
 
+EXPORTING: set[int] = set()
+"""The threads in which an exporter works just now: what happens there is not heard."""
+
 # As they are now: who looks for calls that block a loop puts others in their place, which
 # raise where a loop runs, and a fork may be in one.
 _listdir = os.listdir
@@ -300,6 +303,7 @@ class Pipeline:
         """
         failed = self._failed
         self._queue.clear()
+        EXPORTING.clear()
         self.thread_ident = None
         self._begin(run, start)
         if failed:
@@ -409,7 +413,8 @@ class Pipeline:
 
     def _turn(self) -> bool:
         """One look at everything there is to do; whether there was anything."""
-        self._worker = self.thread_ident = threading.get_ident()
+        self._worker = self.thread_ident = ident = threading.get_ident()
+        EXPORTING.add(ident)
         requests = self._take_requests()
         try:
             busy = bool(requests or self._queue or self._backlog or self._trouble)
@@ -432,6 +437,7 @@ class Pipeline:
             for request in requests:
                 request.answer(not (self._trouble or self._failed))
             self._worker = self.thread_ident = None
+            EXPORTING.discard(ident)
 
     def _take_requests(self) -> list[_Request]:
         taken: list[_Request] = []

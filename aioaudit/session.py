@@ -111,7 +111,6 @@ class Session:
         )
         recorder.skips = tuple(pipeline.skip for pipeline, _ in self.sinks)
         recorder.openers = tuple(pipeline.open_now for pipeline, _ in self.sinks)
-        recorder.pipelines = tuple(pipeline for pipeline, _ in self.sinks)
         recorder.listened()
         self.installation.refresh()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import msgspec
 
+from aioaudit.causes.code import APPLICATION
 from aioaudit.events import Event, TaskCreate, TaskDone, name_of
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
 from aioaudit.recorder.place import Place
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from aioaudit.causes.code import CodeInfo
 
 
+_Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]
+
+
 class Kind:
     """What all tasks have in common that one line, in one loop, makes to run one coroutine.
 
@@ -36,7 +40,7 @@ class Kind:
     makes the tasks, None where nobody can be named.
     """
 
-    __slots__ = ("code", "coro", "named", "offset", "place", "runs")
+    __slots__ = ("by_application", "code", "coro", "named", "offset", "pieces", "place", "runs")
 
     def __init__(
         self, place: Place, coro: str, runs: CodeType | None, code: CodeInfo | None, offset: int
@@ -46,9 +50,12 @@ class Kind:
         self.runs = runs
         self.code = code
         self.offset = offset
+        self.by_application = code is not None and code.kind == APPLICATION
         at, source = (None, None) if code is None else (code.at(offset), code.source)
         self.named = coro, at, source
         """What the lines say of it: ``coro``, ``at``, ``source``."""
+        self.pieces: _Pieces | None = None
+        """The same as parts of lines, once there was a line."""
 
 
 class Created(msgspec.Struct, gc=False):
@@ -220,13 +227,16 @@ class Batch(Sequence[Event]):
 
 
 def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
-    """What encodes to the line of an *event*, made from the fields *given* in their order.
+    """What encodes to the line of an *event*, made from what is *given*, in this order.
 
     The event itself is made with keywords, and that takes longer than to encode it.
+    One of *given* may name several fields: what stands for them is one `_piece`.
     """
     fields = {field.name: field for field in msgspec.structs.fields(event)}
-    if list(given) != [name for name in fields if name in given]:
+    names = " ".join(given).split()
+    if names != [name for name in fields if name in names]:
         raise ValueError(f"{given} are not fields of {event.__name__} in their order")
+    first = [name.partition(" ")[0] for name in given]
     return msgspec.defstruct(
         event.__name__,
         [
@@ -234,7 +244,7 @@ def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
             (name, Any, None)
             if fields[name].default is None
             else (name, Any, msgspec.field(default_factory=object))
-            for name in given
+            for name in first
         ],
         tag_field="event",
         tag=event.__struct_config__.tag,
@@ -243,59 +253,86 @@ def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
     )
 
 
-_TASK = ("ts", "seq", "run", "pid", "thread", "loop", "task", "name", "coro")
-_create_line = _line_of(TaskCreate, *_TASK, "parent", "at", "source")
-_done_line = _line_of(TaskDone, *_TASK, "outcome", "lifetime")
+def _piece(**fields: object) -> msgspec.Raw | None:
+    """Part of a line, encoded once for many lines: the *fields* that say something.
+
+    Without the name of the first one: as its value all of them get into the line.
+    """
+    said = {name: value for name, value in fields.items() if value is not None}
+    if not said:
+        return None
+    first = next(iter(said))
+    return msgspec.Raw(_encode(said)[len(f'{{"{first}":') : -1])
+
+
+_PLACE = "run pid thread loop"
+_create_line = _line_of(
+    TaskCreate, "ts", "seq", _PLACE, "task", "name", "coro", "parent", "at source"
+)
+_done_line = _line_of(TaskDone, "ts", "seq", _PLACE, "task", "name", "coro outcome", "lifetime")
+
+
+def _pieces_of(kind: Kind) -> _Pieces:
+    """What the lines about all tasks of a *kind* have in common."""
+    run, pid, thread, loop = kind.place.named
+    coro, at, source = kind.named
+    kind.pieces = pieces = (
+        _piece(run=run, pid=pid, thread=thread, loop=loop),
+        _piece(coro=coro),
+        _piece(at=at, source=source),
+        _piece(coro=coro, outcome="returned"),
+    )
+    return pieces
 
 
 def _encode_items(items: list[Item]) -> bytes:
     """Lines of *items*, those of the two frequent ones by the shortest way there is.
 
-    Tasks of the same `Kind` follow one another, most of the time.
+    Most of such a line is the same for all tasks of its `Kind`, and copied.
     """
+    try:
+        return _encode_lines(_lines_of(items))
+    except UnicodeEncodeError:  # a lone surrogate in somebody's own event
+        return b"".join(encode_event(typed(item)) for item in items)
+
+
+def _lines_of(items: list[Item]) -> list[Any]:
     lines: list[Any] = []
     append = lines.append
-    create, done = _create_line, _done_line
+    create, done, created, returned, tails = _create_line, _done_line, Created, Returned, TAILS
     kind: Kind | None = None
-    run = thread = coro = at = source = pid = loop = None
+    place = coro = site = outcome = None
     began = 0  # the millisecond, and what its timestamps have in common
     prefix = ""
     made: Created
     for item in cast("list[Any]", items):
         of = type(item)
-        if of is Created:
+        if of is created:
             made = item
-        elif of is Returned:
+        elif of is returned:
             made = item.born
         else:
             append(item)
             continue
         if made.kind is not kind:
             kind = made.kind
-            run, pid, thread, loop = kind.place.named
-            coro, at, source = kind.named
+            place, coro, site, outcome = kind.pieces or _pieces_of(kind)
         ns = item.ns
         into = ns - began
         if not 0 <= into < MILLISECOND:
             began, prefix = ns - ns % MILLISECOND, timestamp(ns)[:23]
             into = ns - began
-        ts = prefix + TAILS[into // 1000]
-        seq = item.seq
-        task = made.task
+        ts = prefix + tails[into // 1000]
         name = made.name
         if len(name) > LIMIT:
             name = clean(name)
-        if of is Created:
-            parent = made.parent
-            append(create(ts, seq, run, pid, thread, loop, task, name, coro, parent, at, source))
+        if of is created:
+            append(create(ts, item.seq, place, made.task, name, coro, made.parent, site))
         else:
             lived = ns - made.ns
             lived = (lived // 1000 if lived > 0 else 0) / 1e6
-            append(done(ts, seq, run, pid, thread, loop, task, name, coro, "returned", lived))
-    try:
-        return _encode_lines(lines)
-    except UnicodeEncodeError:  # a lone surrogate in somebody's own event
-        return b"".join(encode_event(typed(item)) for item in items)
+            append(done(ts, item.seq, place, made.task, name, outcome, lived))
+    return lines
 
 
 def encode_events(events: Iterable[Event]) -> bytes:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from asyncio import CancelledError
-from dataclasses import dataclass
+from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +27,7 @@ import msgspec
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.causes.frames import (
+    UNSHARED,
     bound_cancel,
     caller,
     ended_argument,
@@ -42,29 +43,26 @@ from aioaudit.chain.links import Link
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
+    from aioaudit.events import TaskCancel
+    from aioaudit.recorder.place import Place
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.recorder.requests import Request
 
 
-class Call:
-    """One call of ``cancel()``; what recognisers may ask (`aioaudit.causes.cause.Call`)."""
+class Call(msgspec.Struct, eq=False):
+    """One call of ``cancel()``; what recognisers may ask (`aioaudit.causes.cause.Call`).
 
-    __slots__ = ("current", "exception", "nested", "recorder", "remembered", "victim")
+    ``lines`` is what lines say about calls of this kind, made once for each place,
+    where nothing but the calling line has a say in it.
+    """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        victim: Any,
-        current: Any,
-        nested: Request | None,
-        exception: BaseException | None,
-    ) -> None:
-        self.recorder = recorder
-        self.victim = victim
-        self.current = current
-        self.nested = nested
-        self.exception = exception
-        self.remembered = False
+    recorder: Recorder
+    victim: Any
+    current: Any
+    nested: Request | None
+    exception: BaseException | None
+    remembered: bool = False
+    lines: dict[Place, TaskCancel] | None = None
 
     def request_of(self, error: BaseException | None) -> Request | None:
         """The request that the CancelledError *error* delivers."""
@@ -111,9 +109,8 @@ class Call:
         self.remembered = True
 
 
-@dataclass(slots=True)
 class _Survey:
-    """What one walk along the stack found."""
+    """What one walk along the stack found; most of it is what the class says."""
 
     site: tuple[CodeInfo, int] | None = None
     library: tuple[CodeInfo, int] | None = None
@@ -137,34 +134,41 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
     catcher = None if call.exception is None else handled_by(call.exception)
     root = call.recorder.root_frame(call.current)
     main = threading.get_ident() == call.recorder.main_thread
-    innermost = True
+    innermost = looking = True
+    last: CodeInfo | None = None
     while frame is not None:
         info = known(id(frame.f_code)) or codes.of(frame)
-        kind = info.kind
         if frame is catcher:
             found.handling = True
-        if info.boundary:
-            found.boundary = frame
-            break
-        if kind == OWN:
-            if id(info.code) in probes:
-                found.nested = call.nested is not None
+        back = frame.f_back
+        # A frame that was given to nobody is no signal handler's: no need to look.
+        given = info.interrupted and main and getrefcount(back) > UNSHARED
+        if looking or given or info.notable:
+            if info.boundary:
+                found.boundary = frame
                 break
-        elif main and info.interrupted and given_frame(frame, info.interrupted):
-            found.signal = signal_of(frame)
-        if found.site is None:
-            if info.explain is not None and found.cause is None:
-                _ask(found, info.explain(frame, call))
-            if not (innermost and overrides(call.victim, info.code)):
-                # An override of cancel() that calls the original is no caller.
-                innermost = False
-                _keep(found, info, frame)
-        found.outermost = info.code
-        if info.code.co_name == "__del__":
-            found.finalizer = True  # below it stands whoever dropped the last reference
+            if info.kind == OWN:
+                if id(info.code) in probes:
+                    found.nested = call.nested is not None
+                    break
+            elif given and given_frame(frame, info.interrupted):
+                found.signal = signal_of(frame)
+            if looking:
+                if info.explain is not None and found.cause is None:
+                    _ask(found, info.explain(frame, call))
+                if not (innermost and overrides(call.victim, info.code)):
+                    # An override of cancel() that calls the original is no caller.
+                    innermost = False
+                    _keep(found, info, frame)
+                    looking = found.site is None
+            if info.finalizer:
+                found.finalizer = True  # below it stands whoever dropped the last reference
+        last = info
         if frame is root or found.signal is not None or found.finalizer:
             break
-        frame = frame.f_back
+        frame = back
+    if last is not None:
+        found.outermost = last.code
     return found
 
 
@@ -191,9 +195,12 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
     found = _survey(call, frame, call.recorder.probe_codes)
     cause = _cause(call, found, frame)
-    cause.bystander |= found.finalizer
-    cause.taken_back |= found.taken_back
+    if found.finalizer:
+        cause.bystander = True
+    if found.taken_back:
+        cause.taken_back = True
     if found.through:
+        call.lines = None
         cause.reason = found.through
         if cause.origin is not None and cause.origin.what == "called":
             cause.origin = msgspec.structs.replace(cause.origin, reason=found.through)
@@ -284,7 +291,6 @@ def _by_signal(found: _Survey) -> Cause:
 def _called(
     call: Call, found: _Survey, site: tuple[CodeInfo, int], frame: FrameType | None
 ) -> Cause:
-    at, source = _named(site)
     error = call.exception if found.handling else None
     request = call.nested if found.nested else None
     detail = None
@@ -296,6 +302,9 @@ def _called(
     elif call.current is None:
         detail = _called_back(call, frame)
     thread = call.recorder.foreign_thread(call.victim)
+    if request is None and detail is None and thread is None:
+        return _plainly_called(call, site)
+    at, source = _named(site)
     reason = "explicit" if thread is None else "thread"
     origin = None
     if request is None:
@@ -311,6 +320,19 @@ def _called(
         source=source,
         thread=thread,
     )
+
+
+def _plainly_called(call: Call, site: tuple[CodeInfo, int]) -> Cause:
+    """A line called, and there is no more to say: the same each time that it does."""
+    info, offset = site
+    known = info.calls.get(offset)
+    if known is None:
+        at, source = _named(site)
+        origin = Link(what="called", reason="explicit", at=at, source=source)
+        cause = Cause(reason="explicit", origin=origin, at=at, source=source)
+        known = info.calls[offset] = (cause, {})
+    cause, call.lines = known
+    return cast(Cause, cast(Any, cause).__copy__())  # a recogniser may add to it
 
 
 def _called_back(call: Call, frame: FrameType | None) -> str | None:

@@ -53,10 +53,13 @@ class CodeInfo:
     __slots__ = (
         "_lines",
         "boundary",
+        "calls",
         "code",
         "explain",
+        "finalizer",
         "interrupted",
         "kind",
+        "notable",
         "source",
     )
 
@@ -66,12 +69,17 @@ class CodeInfo:
         self.source = clean(f"{module}:{code.co_qualname}")
         self.explain: Explain | None = None
         self.boundary = False
+        self.finalizer = code.co_name == "__del__"
+        self.notable = self.finalizer or self.kind == OWN
+        """Whether a frame of it says something also further out than the caller."""
         # A signal handler gets (signum, frame): the arguments that may be that frame.
         self.interrupted: tuple[str, ...] = ()
         if code.co_argcount in (2, 3):
             self.interrupted = code.co_varnames[1 : code.co_argcount]
         if code.co_flags & 0x04:
             self.interrupted += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
+        self.calls: dict[int, Any] = {}
+        """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
         self._lines: dict[int, str] = {}
 
     def at(self, offset: int) -> str:
@@ -99,6 +107,7 @@ class Codes:
         """*recognised* has an explanation by module and qualname, *boundaries* sources."""
         self._recognised = recognised
         self._boundaries = boundaries
+        self._marked: dict[int, CodeInfo] = {}
         self.known: dict[int, CodeInfo] = {}
 
     def of(self, frame: FrameType) -> CodeInfo:
@@ -117,14 +126,22 @@ class Codes:
             if module == "__main__":  # `python -m` of a module that has another name
                 module = str(getattr(namespace.get("__spec__"), "name", module))
             info.explain = self._recognised.get((module, code.co_qualname))
-            info.boundary = info.source in self._boundaries
+            if info.source in self._boundaries:
+                info.boundary = info.notable = True
         if info.kind == THIRD_PARTY:
             info.explain = functools.partial(self._look_up, info)
         if len(self.known) >= _LIMIT:
             # Programs that compile code as they run would fill the memory.
             self.known.clear()
+            self.known.update(self._marked)
         self.known[id(code)] = info
         return info
+
+    def mark_boundary(self, code: CodeType) -> None:
+        """Frames of *code*, one of our own, are where the loop's own stack begins."""
+        info = self.learn(code, {"__name__": "aioaudit"})
+        info.boundary = info.notable = True
+        self._marked[id(code)] = info
 
     def _look_up(self, info: CodeInfo, frame: FrameType, call: Any) -> Any:
         """Stand in for the explanation of a library's code until it is first asked for."""

@@ -11,9 +11,10 @@ import functools
 import gc
 import itertools
 import signal
+import sys
 from collections.abc import Iterator
 from contextvars import Context
-from types import BuiltinMethodType, CodeType, FrameType, MethodType, TracebackType
+from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
 
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
@@ -98,6 +99,9 @@ def suspended_in(codes: Codes, coro: Any) -> tuple[CodeInfo, int] | None:
         info = codes.known.get(id(frame.f_code)) or codes.of(frame)
         if info.kind == APPLICATION or best is None or best[0].kind != APPLICATION:
             best = (info, frame.f_lasti)
+        if type(inner) is CoroutineType:
+            coro = inner
+            continue
         kind = type(inner).__name__
         if kind in _LEAVES:
             break
@@ -179,6 +183,23 @@ def handler_codes() -> dict[int, tuple[CodeType, int]]:
                     found[id(code)] = (code, number)
         _handlers = (installed, found)
     return _handlers[1]
+
+
+def _refs_of_unshared() -> int:
+    """What `sys.getrefcount` says of a caller's frame that nobody but the interpreter has."""
+
+    def outer() -> int:
+        return inner()
+
+    def inner() -> int:
+        back = sys._getframe().f_back
+        return sys.getrefcount(back)
+
+    return min(outer() for _ in range(3))
+
+
+UNSHARED = _refs_of_unshared()
+"""A frame in a variable that has more references was given to somebody: see `given_frame`."""
 
 
 def given_frame(frame: FrameType, names: tuple[str, ...]) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 from aioaudit import bus
 from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
+from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.requests import Cleanup
 from aioaudit.recorder.waiting import reached_by
@@ -127,23 +128,31 @@ class Monitored:
         slow = self._returned
         put = one_of(recorder.puts)
         plain = "task.done" in recorder.wanted and not bus.hooks()
+        outside = OUTSIDE
 
-        def returned(_code: CodeType, _offset: int, value: object) -> object:
+        def returned(code: CodeType, _offset: int, value: object) -> object:
             try:
-                task: Any = current_task()  # what has no frame is caught below
-                if task.get_coro().cr_frame is not _getframe(1):
-                    return None
-            except (RuntimeError, AttributeError):
+                task: Any = current_task()
+            except RuntimeError:
                 return None
             key = id(task)
-            if plain and not (states and key in states) and key in born:
-                made = born.pop(key)
+            made = born.get(key)
+            if (
+                made is not None
+                and plain
+                # Without a look at frames, which would have to be made for it: this is the
+                # code that the task runs, and no other frame of the task is around it.
+                and made.kind.runs is code
+                and module_at(2) in outside
+                and not (states and key in states)
+            ):
+                del born[key]
                 if not made.name:  # it ran inside its own making
                     made.name = task.get_name()
                 ended = Returned(next_seq(), time_ns(), made, key)
                 put(ended)
                 remember(ended)
-            else:
+            elif task is not None and getattr(task.get_coro(), "cr_frame", None) is _getframe(1):
                 slow(task, value)
             return None
 
@@ -191,20 +200,36 @@ class Monitored:
     def _make_unwound(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_UNWIND``: an exception leaves a frame, of whatever code."""
         recorder = self._recorder
-        left = self._make_reraised()
         ties = recorder.ties
+        born = recorder.born
         codes = self._codes
+        current_task = asyncio.current_task
+        outside = OUTSIDE
 
-        def unwound(code: CodeType, offset: int, error: BaseException) -> object:
+        def unwound(code: CodeType, _offset: int, error: BaseException) -> object:
             if ties:
-                left(code, offset, error)
+                tie = ties.get(id(error))
+                if tie is not None and tie.state is not None and tie.ref() is error:
+                    tie.state.swallowed_at = None
+                    if tie.state.cleanup is not None:
+                        tie.state.cleanup.leave(monotonic())
             if id(code) not in codes and (
                 recorder.creations or not code.co_flags & inspect.CO_COROUTINE
             ):
                 return None
             try:
-                task = self._task_of(_getframe(1))
-                if task is not None and not recorder.place_muted():
+                task: Any = current_task()
+            except RuntimeError:  # no loop runs in this thread
+                return None
+            if task is None:
+                return None
+            try:
+                made = born.get(id(task))
+                # As in `returned`: without a look at frames, where that can be.
+                outermost = (
+                    made is not None and made.kind.runs is code and module_at(2) in outside
+                ) or getattr(task.get_coro(), "cr_frame", None) is _getframe(1)
+                if outermost and not recorder.place_muted():
                     self._failed(task, error)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 recorder.fault(fault)

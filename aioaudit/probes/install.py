@@ -251,8 +251,7 @@ class Installation:
         code = probe.__code__
         self._kept.append(code)
         if boundary:
-            info = self.recorder.codes.learn(code, {"__name__": "aioaudit"})
-            info.boundary = True
+            self.recorder.codes.mark_boundary(code)
         elif name == "cancel":
             self._probes.add(id(code))
         (self._hot if hot else self._patches).replace(owner, name, probe)

@@ -27,8 +27,15 @@ _MOST_KINDS = 50_000
 _MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 """Where the functions live that make a task for their caller with ``loop.create_task()``."""
 
+_LOOPS = frozenset({"asyncio.events", "aioaudit.probes.loops"})
+"""The modules of the Python functions that call what a loop calls: ``Handle._run``, and what
+we put around uvloop's methods."""
+
+OUTSIDE = _LOOPS | {"aioaudit.probes.tasks"}
+"""The modules of the functions right outside a task's own frames; the third makes eager tasks."""
+
 _getframe = sys._getframe
-_module_at: Callable[[int], str | None] = getattr(sys, "_getframemodulename", lambda _depth: None)
+module_at: Callable[[int], str | None] = getattr(sys, "_getframemodulename", lambda _depth: None)
 
 
 def make_init(
@@ -68,13 +75,13 @@ def _make_fast_init(
     born = recorder.born
     sites = births.sites
     note = births.note
-    slow = births.make
     put = births.put
     current_task = asyncio.current_task
     time_ns = time.time_ns
     next_task = recorder.next_task
     next_seq = recorder.run.next_seq
     makers = _MAKERS
+    eager = _make_eager(births, original, get_name)
 
     def __init__(  # noqa: N807 - stands in for the method of that name
         self: Any,
@@ -88,25 +95,27 @@ def _make_fast_init(
         if eager_start or coro is _MISSING:
             if coro is _MISSING:
                 return original(self)
-            keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-            return slow(self, coro, keywords, _getframe(1))
-        if context is None:
-            original(self, coro, loop=loop, name=name)
-        else:
+            return eager(self, coro, loop, name, context, eager_start)
+        if context is not None:
             original(self, coro, loop=loop, name=name, context=context)
+        elif name is None:
+            original(self, coro, loop=loop)
+        else:
+            original(self, coro, loop=loop, name=name)
         try:
             if self._source_traceback is not None:
                 hide(self)
             try:
                 parent = born[id(current_task())]
                 frame = _getframe(3)
-                kind = sites[id(frame.f_code)][frame.f_lasti]
+                # Instructions lie inside their code, so the sum is the address of one.
+                kind = sites[id(frame.f_code) + frame.f_lasti]
                 place = kind.place
                 if (
                     kind.runs is not coro.cr_code
                     or place is not parent.kind.place
                     or place.loop_id != id(loop)
-                    or _module_at(2) not in makers
+                    or module_at(2) not in makers
                 ):
                     return note(self, coro, loop, name, _getframe(1))
             except (LookupError, AttributeError, RuntimeError, ValueError):
@@ -125,6 +134,60 @@ def _make_fast_init(
         return None
 
     return __init__
+
+
+def _make_eager(
+    births: _Births, original: Callable[..., None], get_name: Callable[[Any], str]
+) -> Callable[..., None]:
+    """The same for a task that runs inside its own making, as aiohttp makes one for each request.
+
+    Who makes it calls the class itself.  That may be a library, if no line of an
+    application is behind it: if it is what the loop called.
+    """
+    recorder = births.recorder
+    born = recorder.born
+    sites = births.direct_sites
+    slow = births.make
+    put = births.put
+    current_task = asyncio.current_task
+    time_ns = time.time_ns
+    next_task = recorder.next_task
+    next_seq = recorder.run.next_seq
+    loops = _LOOPS
+
+    def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
+        try:
+            parent = born[id(current_task())]
+            frame = _getframe(2)
+            kind = sites[id(frame.f_code) + frame.f_lasti]
+            place = kind.place
+            known = (
+                kind.runs is coro.cr_code
+                and place is parent.kind.place
+                and place.loop_id == id(loop)
+                and (kind.by_application or module_at(3) in loops)
+            )
+        except (LookupError, AttributeError, RuntimeError, ValueError):
+            known = False
+        if not known:
+            keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
+            return slow(self, coro, keywords, _getframe(2))
+        born[id(self)] = made = Created(
+            next_seq(), next_task(), time_ns(), kind, name if type(name) is str else "", parent.task
+        )
+        put(made)
+        try:
+            original(self, coro, loop=loop, name=name, context=context, eager_start=eager_start)
+        except BaseException:
+            born.pop(id(self), None)
+            raise
+        if self._source_traceback is not None:
+            hide(self)
+        if not made.name:
+            made.name = get_name(self)
+        return None
+
+    return eager
 
 
 def _make_careful_init(births: _Births, original: Callable[..., None]) -> Callable[..., None]:
@@ -178,8 +241,10 @@ class _Births:
         watch_end: Callable[[Any, Any], None] | None,
     ) -> None:
         self.recorder = recorder
-        self.sites: dict[int, dict[int, Kind]] = {}
-        """By the `id` of a code of the application and the instruction there: what it made last."""
+        self.sites: dict[int, Kind] = {}
+        """By the address of an instruction of the application: what it made last."""
+        self.direct_sites: dict[int, Kind] = {}
+        """The same of instructions, also a library's, that call the class of tasks itself."""
         self.put = one_of(recorder.puts)
         self._original = original
         self._follow = follow
@@ -290,13 +355,16 @@ class _Births:
                 # Programs that compile code as they run would fill the memory.
                 self._kinds.clear()
                 self.sites.clear()
+                self.direct_sites.clear()
             if self._follow is not None:
                 self._follow(coro, runs)
             kind = Kind(place, self.recorder.coro_name(coro), runs, code, offset)
             self._kinds[key] = kind
         if code is not None and code.kind == APPLICATION:
             # A library's line says nothing: whose behalf it acts on, the stack tells.
-            self.sites.setdefault(site, {})[offset] = kind
+            self.sites[site + offset] = kind
+        if code is not None and code.code is frame.f_code and offset == frame.f_lasti:
+            self.direct_sites[site + offset] = kind
         return kind
 
 

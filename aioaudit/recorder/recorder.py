@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import get_ident
 from types import CodeType, CoroutineType, FrameType
-from typing import Any
+from typing import Any, cast
 
 from aioaudit import bus
 from aioaudit.causes.cause import Cause
@@ -39,6 +39,7 @@ from aioaudit.events import (
 )
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
+from aioaudit.pipeline import EXPORTING
 from aioaudit.recognisers import stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
@@ -51,6 +52,9 @@ from aioaudit.wire import lifetime as lifetime_of
 Put = Callable[[Item], None]
 
 _RECENT = 4096
+
+_MOST_PLACES = 20
+"""So many places have lines ready of requests that one instruction makes."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -106,7 +110,6 @@ class Recorder:
         self.puts: tuple[Put, ...] = ()
         self.skips: tuple[Callable[[int], None], ...] = ()
         self.openers: tuple[Callable[[], None], ...] = ()
-        self.pipelines: tuple[Any, ...] = ()
         self.heard: frozenset[str] = frozenset()
         self.creations = False
         self.main_thread = threading.main_thread().ident
@@ -173,11 +176,7 @@ class Recorder:
 
     def place_muted(self) -> bool:
         """Whether this is an exporter's own thread: what happens there is not heard."""
-        ident = get_ident()
-        for pipeline in self.pipelines:  # noqa: SIM110 - any() would cost a generator on every cancel
-            if pipeline.thread_ident == ident:
-                return True
-        return False
+        return bool(EXPORTING) and get_ident() in EXPORTING
 
     @property
     def hooked(self) -> bool:
@@ -359,7 +358,9 @@ class Recorder:
                 preexisting = self.creations
                 coro = "?" if task.done() else self.coro_of(task)
 
-        state = CancelState(_keyed(task, self._forget_state, key), number, coro, preexisting)
+        ref = _KeyedRef(task, self._forget_state)
+        ref.key = key
+        state = CancelState(ref, number, coro, preexisting)
         self.states[key] = state
         return state
 
@@ -384,10 +385,9 @@ class Recorder:
         if task is None:
             return None
         try:
-            frame = task.get_coro().cr_frame
+            return cast("FrameType | None", task.get_coro().cr_frame)  # only compared with others
         except AttributeError:
             return None
-        return frame if isinstance(frame, FrameType) else None
 
     # -- requests -----------------------------------------------------------------
 
@@ -655,35 +655,34 @@ class Recorder:
         if cause.again:
             self._again(state)
             return None
-        repeated = state.repeated(cause.once, nested if cause.request is nested else None)
-        if repeated is not None:
-            if sys.version_info < (3, 12):
-                self._settle(task, state)
-            repeated.repeat()
-            return repeated
-        place = self.place(self._loop_of(task))
-        event = self.begin(TaskCancel, place)
-        self._fill(event, cause, current, nested)
+        if state.requests:
+            repeated = state.repeated(cause.once, nested if cause.request is nested else None)
+            if repeated is not None:
+                if sys.version_info < (3, 12):
+                    self._settle(task, state)
+                repeated.repeat()
+                return repeated
+        place = self.place(None if current is not None else self._loop_of(task))
+        event = self._begin_request(place, cause, call.lines)
+        self._tell_asker(event, cause, current, nested)
         if sys.version_info < (3, 12):
             self._settle(task, state)
-        earlier = state.first_open()
+        earlier = state.first_open() if state.requests else None
         event.task = state.task
         event.name = self.name_of_task(task)
         event.coro = state.coro
         event.accepted = accepted
-        event.preexisting = state.preexisting
-        event.taken_back = cause.taken_back
+        if state.preexisting:
+            event.preexisting = True
+        if cause.taken_back:
+            event.taken_back = True
         if accepted and task is not current:
             event.suspended_at = suspended_at(self.codes, task.get_coro())
         if accepted and earlier is not None:
             event.behind = earlier.event.seq or None
         if message is not None:
             event.message = message_of(message)
-        request = Request(event, cause.request, cause.owner, cause.origin)
-        request.taken_back = cause.taken_back
-        request.once = cause.once
-        if cause.awaiter and cause.request is not None:
-            cause.request.via = request
+        request = _request(event, cause)
         if call.remembered and current is not None:
             self.state(current).inherited = request
         return request
@@ -694,7 +693,8 @@ class Recorder:
             state = self.state(task)
             if request.times == 1:
                 state.requests.append(request)
-                self.watch(task)
+                if id(task) not in self.born:  # else its end is seen already
+                    self.watch(task)
             if sys.version_info < (3, 12):
                 waiter = getattr(task, "_fut_waiter", None)
                 request.waited = None if waiter is None else _reference(waiter)
@@ -738,12 +738,36 @@ class Recorder:
         nested: Request | None,
     ) -> None:
         """Put what *cause* says into *event*."""
-        event.reason = cause.reason
-        event.evidence = cause.evidence
-        event.at = cause.at
-        event.source = cause.source
-        if cause.detail is not None:
-            event.detail = cause.detail
+        _tell_cause(event, cause)
+        self._tell_asker(event, cause, current, nested)
+
+    def _begin_request(
+        self, place: Place, cause: Cause, lines: dict[Place, TaskCancel] | None
+    ) -> TaskCancel:
+        """A new event of a request that says why; *lines* has those that say the same, by place."""
+        if lines is None:
+            event = self.begin(TaskCancel, place)
+            _tell_cause(event, cause)
+            return event
+        known = lines.get(place)
+        if known is None:
+            if len(lines) > _MOST_PLACES:
+                lines.clear()
+            known = lines[place] = place.blank(TaskCancel)
+            _tell_cause(known, cause)
+        event = cast(TaskCancel, cast(Any, known).__copy__())
+        event.ts = timestamp(time.time_ns())
+        event.seq = self.run.next_seq() if "task.cancel" in self.heard else 0
+        return event
+
+    def _tell_asker(
+        self,
+        event: TaskCancel | FutureCancel,
+        cause: Cause,
+        current: Any,
+        nested: Request | None,
+    ) -> None:
+        """Put who asked, and because of which request, into *event*."""
         request = cause.request
         origin = cause.origin
         if cause.reason == "thread" and cause.thread is not None:
@@ -767,8 +791,10 @@ class Recorder:
                 event.cause = logged.event.seq
             elif origin is None:
                 origin = root_link(request)
-        if origin is not None:
-            _tell_origin(event, origin)
+                if origin is not None:
+                    _tell_origin(event, origin)
+        if origin is not None and origin.by_name is None and origin.what == "called":
+            event.origin_by_name = event.by_name
 
     # -- futures --------------------------------------------------------------------------
 
@@ -904,6 +930,29 @@ class Recorder:
                 self.rules.taken_back(task, state, request, frame)
 
 
+def _request(event: TaskCancel, cause: Cause) -> Request:
+    request = Request(event, cause.request, cause.owner, cause.origin)
+    if cause.taken_back:
+        request.taken_back = True
+    if cause.once is not None:
+        request.once = cause.once
+    if cause.awaiter and cause.request is not None:
+        cause.request.via = request
+    return request
+
+
+def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
+    """Put what *cause* says of itself into *event*."""
+    event.reason = cause.reason
+    event.evidence = cause.evidence
+    event.at = cause.at
+    event.source = cause.source
+    if cause.detail is not None:
+        event.detail = cause.detail
+    if cause.origin is not None:
+        _tell_origin(event, cause.origin)
+
+
 def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
     """Put what the link *origin* says into *event*, where it says something: to set is to pay."""
     event.origin = origin.what
@@ -924,8 +973,6 @@ def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
         event.origin_detail = origin.detail
     if origin.by_name is not None:
         event.origin_by_name = origin.by_name
-    elif origin.what == "called":
-        event.origin_by_name = event.by_name
 
 
 _ORIGIN_KEYS = (

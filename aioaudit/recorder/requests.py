@@ -114,43 +114,29 @@ class Cleanup:
         self.line = None
 
 
-class CancelState:
-    """What cancellations have done to one task, as long as the task lives."""
+class CancelState(msgspec.Struct, eq=False):
+    """What cancellations have done to one task, as long as the task lives.
 
-    __slots__ = (
-        "absorbed_last",
-        "cancel_outcome",
-        "cleanup",
-        "coro",
-        "current",
-        "ended",
-        "inherited",
-        "outcome",
-        "preexisting",
-        "ref",
-        "requests",
-        "swallowed_at",
-        "task",
-    )
+    ``current`` is the request whose CancelledError was delivered last,
+    ``inherited`` one made to what the task was awaiting, about to reach it;
+    ``absorbed_last`` is the one that the last ``uncancel()`` took back;
+    ``cleanup`` says which handler took how long, once one of the program's own
+    was entered.
+    """
 
-    def __init__(self, ref: weakref.ref[Any], task: int, coro: str, preexisting: bool) -> None:
-        self.ref = ref
-        self.task = task
-        self.coro = coro
-        self.preexisting = preexisting
-        self.requests: list[Request] = []
-        self.current: Request | None = None
-        """The request whose CancelledError was delivered last."""
-        self.inherited: Request | None = None
-        """A request made to what the task was awaiting, about to reach it."""
-        self.absorbed_last: Request | None = None
-        """The request that the last ``uncancel()`` took back."""
-        self.swallowed_at: str | None = None
-        self.cleanup: Cleanup | None = None
-        """Which handler took how long, once one of the program's own was entered."""
-        self.ended = False
-        self.outcome: Outcome | None = None
-        self.cancel_outcome: CancelOutcome | None = None
+    ref: weakref.ref[Any]
+    task: int
+    coro: str
+    preexisting: bool
+    requests: list[Request] = []
+    current: Request | None = None
+    inherited: Request | None = None
+    absorbed_last: Request | None = None
+    swallowed_at: str | None = None
+    cleanup: Cleanup | None = None
+    ended: bool = False
+    outcome: Outcome | None = None
+    cancel_outcome: CancelOutcome | None = None
 
     def first_open(self) -> Request | None:
         """The request that the next delivery will be of."""
@@ -181,7 +167,7 @@ class CancelState:
         first = self.first_open()
         if first is not None:
             for request in self.requests:
-                if request.open:
+                if not (request.absorbed or request.lost):
                     request.delivered = True
             self.current = first
             self.swallowed_at = None

@@ -26,7 +26,7 @@ def reached_by(callback: Any) -> list[Any]:
         return waiters_of(callback.args[0]) if released else []
     code = getattr(callback, "__code__", None)
     if code is not None and code.co_qualname == "gather.<locals>._done_callback":
-        cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
-        if not cells["return_exceptions"].cell_contents:
-            return waiters_of(cells["outer"].cell_contents)
+        names, cells = code.co_freevars, callback.__closure__
+        if not cells[names.index("return_exceptions")].cell_contents:
+            return waiters_of(cells[names.index("outer")].cell_contents)
     return []

@@ -1,0 +1,163 @@
+"""The short ways of frequent things say what the long ones say."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.causes.code import Codes
+from aioaudit.events import TaskCreate, TaskDone
+
+uvloop = pytest.importorskip("uvloop")
+
+RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
+every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
+eagerly = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="eager tasks came with CPython 3.12"
+)
+
+LIBRARY = """
+import asyncio
+
+async def nothing():
+    pass
+
+async def serve(times, names):
+    for number in range(times):
+        await asyncio.Task(
+            nothing(), loop=asyncio.get_running_loop(), name=names[number], eager_start=True
+        )
+"""
+LIBRARY_LINE = 9
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    yield
+    aioaudit.disable()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> ModuleType:
+    """A library that makes an eager task of everything, as aiohttp's server does."""
+    file = tmp_path / "site-packages" / "library.py"
+    file.parent.mkdir()
+    file.write_text(LIBRARY)
+    spec = importlib.util.spec_from_file_location("library", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def line(of: Any, text: str) -> str:
+    """``path:line`` of the one line of *of*'s file that ends in the comment *text*."""
+    path = of.__code__.co_filename
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    (number,) = [index for index, each in enumerate(lines, 1) if each.endswith(f"# {text}")]
+    return f"{path}:{number}"
+
+
+async def twice_nested(depth: int) -> int:
+    """Its frame is below others of the same code, in the same task."""
+    await asyncio.sleep(0)
+    if depth:
+        return 1 + await twice_nested(depth - 1)
+    return 0
+
+
+@every_loop
+def test_a_coroutine_that_awaits_its_like_ends_its_task_once(run: Any) -> None:
+    async def main() -> None:
+        assert await asyncio.gather(*(twice_nested(3) for _ in range(3))) == [3, 3, 3]
+
+    with aioaudit.recording() as trail:
+        run(main())
+        made = [e for e in trail.events if isinstance(e, TaskCreate) and "nested" in e.coro]
+        ended = [e for e in trail.events if isinstance(e, TaskDone) and "nested" in e.coro]
+    assert [each.outcome for each in ended] == ["returned"] * 3
+    assert [each.task for each in ended] == [each.task for each in made]
+
+
+@eagerly
+@every_loop
+def test_an_eager_task_of_a_library_is_its_line_only_where_no_application_called(
+    run: Any, library: ModuleType
+) -> None:
+    async def through_us(names: list[str]) -> None:
+        await library.serve(len(names), names)  # the application's line
+
+    async def main() -> None:
+        await asyncio.create_task(library.serve(3, ["alone 1", "alone 2", "alone 3"]), name="alone")
+        await asyncio.create_task(through_us(["ours 1", "ours 2", "ours 3"]), name="ours")
+        await asyncio.create_task(library.serve(1, ["alone 4"]), name="alone again")
+
+    with aioaudit.recording() as trail:
+        run(main())
+        made = {e.name: e for e in trail.events if isinstance(e, TaskCreate)}
+        ended = [e for e in trail.events if isinstance(e, TaskDone) and "nothing" in e.coro]
+
+    for number in (1, 2, 3):
+        alone, ours = made[f"alone {number}"], made[f"ours {number}"]
+        assert alone.at == f"{library.__file__}:{LIBRARY_LINE}"
+        assert alone.source == "library:serve"
+        assert alone.parent == made["alone"].task
+        assert ours.at == line(test_an_eager_task_of_a_library_is_its_line_only_where_no_application_called, "the application's line")  # fmt: skip
+        assert ours.parent == made["ours"].task
+    assert made["alone 4"].at == made["alone 1"].at
+    assert [(each.name, each.outcome) for each in ended] == [
+        (name, "returned")
+        for name in ("alone 1", "alone 2", "alone 3", "ours 1", "ours 2", "ours 3", "alone 4")
+    ]
+    assert all(each.lifetime is not None for each in ended)
+
+
+@eagerly
+def test_an_eager_task_that_waits_raises_or_has_no_name_is_told_the_same_the_second_time() -> None:
+    class OwnError(Exception):
+        pass
+
+    async def waits() -> None:
+        await asyncio.sleep(0)
+
+    async def fails() -> None:
+        raise OwnError
+
+    eager: Any = asyncio.Task
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        names: list[str] = []
+        for coro in (waits, fails, waits, fails, waits, fails):
+            task = eager(coro(), loop=loop, eager_start=True)
+            names.append(task.get_name())
+            await asyncio.gather(task, return_exceptions=True)
+        return names
+
+    with aioaudit.recording() as trail:
+        names = asyncio.run(main())
+        made = [e for e in trail.events if isinstance(e, TaskCreate) and e.name in names]
+        ended = [e for e in trail.events if isinstance(e, TaskDone) and e.name in names]
+    assert [each.name for each in made] == names
+    assert [each.name for each in ended] == names
+    assert [each.outcome for each in ended] == ["returned", "raised"] * 3
+    assert len({(each.at, each.source, each.parent) for each in made}) == 1
+
+
+def test_codes_that_come_and_go_by_the_thousand_leave_our_own_marks_in_place() -> None:
+    codes = Codes({}, set())
+    ours = compile("0", "ours", "exec")
+    codes.mark_boundary(ours)
+    for number in range(50_001):
+        codes.learn(compile("0", f"generated {number}", "exec"), {"__name__": "generated"})
+    assert len(codes.known) < 50_000
+    assert codes.known[id(ours)].boundary
