@@ -396,9 +396,8 @@ def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[.
         stack = active.get(ident)
         if stack is None:
             stack = active[ident] = []
-        above = stack[-1] if stack else None
-        if above is not None and request.cause is above:
-            above.via = request
+        elif stack and request.cause is stack[-1]:
+            stack[-1].via = request
         request.victim = id(self)
         recorder.accept(self, request)
         stack.append(request)
