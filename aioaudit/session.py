@@ -210,6 +210,14 @@ def current() -> Session | None:
     return _session
 
 
+def alive() -> int | None:
+    """How many tasks live whose making was seen; None where nobody wants to hear of tasks."""
+    session = _session
+    if session is None or not session.recorder.creations:
+        return None
+    return len(session.recorder.born)
+
+
 def enable(
     *exporters: str | Exporter,
     events: str | Iterable[str] | None = None,

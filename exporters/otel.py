@@ -5,7 +5,7 @@ is set.  Where the application has a current span when it makes a task, or asks
 for a cancellation, ours is a child of it.
 
 Spans are made at the end of a task, in the exporter's thread (`otel_spans`),
-and given to the application's own tracing or sent by the standard ``OTEL_*``
+and all tasks are counted there (`otel_metrics`).  Spans are given to the application's own tracing or sent by the standard ``OTEL_*``
 variables (`otel_sending`).
 """
 
@@ -24,14 +24,17 @@ from typing import Any
 
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError, Notes
+from aioaudit.exporters.otel_metrics import Metrics
 from aioaudit.exporters.otel_sending import (
     Maker,
     Target,
     application_target,
+    metric_exporter,
     own_target,
     span_exporter,
 )
 from aioaudit.exporters.otel_spans import TOUCHED, Outside, SpanFacts, Spans
+from aioaudit.session import alive
 from aioaudit.wire import Item, Returned
 
 FLUSH = 1.5
@@ -50,6 +53,8 @@ class OpenTelemetryExporter:
             ``module:qualname`` separated by commas.
         status: When a cancelled task's span is an error: ``cause`` (if the root
             cause is a failure), ``unset`` (never), ``error`` (always).
+        meter_provider: Collects the metrics.  By default the application's, else
+            one made from the ``OTEL_*`` variables.
 
     Raises:
         ModuleNotFoundError: opentelemetry-sdk is not installed.
@@ -59,7 +64,12 @@ class OpenTelemetryExporter:
     """Called where an event happens, before it is queued: keeps the current span."""
 
     def __init__(
-        self, tracer_provider: Any = None, *, tasks: str = TOUCHED, status: str = "cause"
+        self,
+        tracer_provider: Any = None,
+        *,
+        tasks: str = TOUCHED,
+        status: str = "cause",
+        meter_provider: Any = None,
     ) -> None:
         if tracer_provider is None and not all(
             find_spec(name) for name in ("opentelemetry", "opentelemetry.sdk")
@@ -73,6 +83,7 @@ class OpenTelemetryExporter:
         self._given = tracer_provider
         self._current = CurrentSpans()
         self.witness = self._current.witness
+        self._metrics = Metrics(meter_provider, alive)
         self._spans = Spans(tasks, status, self._current.outside)
         self._pid = os.getpid()
         self._own: Maker | None = None
@@ -95,9 +106,12 @@ class OpenTelemetryExporter:
             self._pid = os.getpid()
             self._own = self._own_target = None
             self._own_looked = False
+            self._metrics.forked()
         self._maker()  # not only when a span is finished: at the end of a process much is impossible
         self._current.collect(events)
         self._send(self._spans.take(events))
+        if self._metrics.take(events, self._spans.request):
+            self._end_before_the_application()
 
     def flush(self) -> None:
         """Send what was taken; waits for a collector no longer than `FLUSH` seconds."""
@@ -106,13 +120,15 @@ class OpenTelemetryExporter:
             self._send(self._spans.abandon(time.time_ns()))
         # The end of a process flushes more than once; in vain it waits once only.
         deadline = time.monotonic() + (FLUSH if self._answering else 0.0)
-        answers = [target.flush(max(deadline - time.monotonic(), 0)) for target in self._targets()]
+        flushing = [*(target.flush for target in self._targets()), self._metrics.flush]
+        answers = [flush(max(deadline - time.monotonic(), 0)) for flush in flushing]
         self._answering = all(answers)
 
     def before_fork(self) -> None:
         """End what sends; it begins anew with the next span."""
         for target in self._targets():
             target.rest()
+        self._metrics.rest()
 
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
@@ -121,6 +137,7 @@ class OpenTelemetryExporter:
         if self._pid == os.getpid():
             for target in self._targets():
                 target.close()
+            self._metrics.close()
 
     def _targets(self) -> list[Target]:
         targets = [] if self._application_over else list(self._application.values())
@@ -143,9 +160,7 @@ class OpenTelemetryExporter:
                 target = application_target(provider)
                 maker = None if target is None else Maker(target)
                 known = self._application[id(provider)] = (provider, target, maker)
-                # Functions are called last come, first served: before the provider's own end.
-                atexit.unregister(self._before_the_application_ends)
-                atexit.register(self._before_the_application_ends)
+                self._end_before_the_application()
             return None if self._application_over else known[2]
         if not self._own_looked:
             self._own_looked = True
@@ -153,6 +168,12 @@ class OpenTelemetryExporter:
             if self._own_target is not None:
                 self._own = Maker(self._own_target)
         return self._own
+
+    def _end_before_the_application(self) -> None:
+        """Have what is left told before the end of a provider of the application."""
+        # Functions are called last come, first served: before the provider's own end.
+        atexit.unregister(self._before_the_application_ends)
+        atexit.register(self._before_the_application_ends)
 
     def _before_the_application_ends(self) -> None:
         """The application's provider is about to be shut down, and us only after it."""
@@ -225,8 +246,10 @@ def _import_ahead() -> None:
     if any(name.startswith("opentelemetry.") for name in sys.modules):
         return
     import_module("opentelemetry.sdk.trace")
-    with suppress(ExporterError):  # told at the first event
-        span_exporter()
+    import_module("opentelemetry.sdk.metrics.export")
+    for find in (span_exporter, metric_exporter):
+        with suppress(ExporterError):  # told at the first event
+            find()
     # The exporter over HTTP imports this where it is first used: in our thread.  A fork
     # meanwhile would leave the child, and the program in it, with half of a module.
     if find_spec("requests"):

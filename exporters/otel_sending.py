@@ -20,6 +20,7 @@ from aioaudit.text import say
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -117,9 +118,9 @@ class OwnTarget:
         self.resource: Resource = provider.resource
         self.sampler: Sampler = provider.sampler
         self._exporter = exporter
-        self._most = _number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
-        self._batch = min(_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH), self._most)
-        self._delay = _number("OTEL_BSP_SCHEDULE_DELAY", DELAY) / 1000
+        self._most = number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
+        self._batch = min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH), self._most)
+        self._delay = number("OTEL_BSP_SCHEDULE_DELAY", DELAY) / 1000
         self._queue: deque[ReadableSpan] = deque()
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -253,11 +254,11 @@ def own_target() -> Target | None:
     if make is None:
         return None
     # The resource and the sampler are made as the variables say; spans do not pass through it.
-    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    provider = TracerProvider(resource=own_resource(), shutdown_on_exit=False)
     return OwnTarget(make(), provider)
 
 
-def _resource() -> Resource:
+def own_resource() -> Resource:
     """Who we are, by ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES`` and resource detectors."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.version import __version__ as sdk_version
@@ -297,13 +298,16 @@ def span_exporter() -> Callable[[], SpanExporter] | None:
     Raises:
         aioaudit.exporter.ExporterError: they name something that is not there.
     """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    name = _wanted("TRACES")
+    if name is None:
         return None
-    variable = "OTEL_TRACES_EXPORTER"
-    name = os.environ.get(variable, "").strip() or "otlp"
-    if name == "none":
-        return None
-    return otlp_exporter() if name == "otlp" else _entry_point(name, variable)
+    return otlp_exporter() if name == "otlp" else _entry_point(name, "TRACES")
+
+
+def metric_exporter() -> Callable[[], MetricExporter] | None:
+    """`span_exporter` for metrics."""
+    name = _wanted("METRICS")
+    return None if name is None else _entry_point(name, "METRICS")
 
 
 def otlp_exporter() -> Callable[[], SpanExporter]:
@@ -312,43 +316,52 @@ def otlp_exporter() -> Callable[[], SpanExporter]:
     Raises:
         aioaudit.exporter.ExporterError: there is no such protocol, or it is not installed.
     """
-    name = _PROTOCOLS.get(_protocol(), "")
-    if not name:
-        raise ExporterError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL={_protocol()!r}: no such protocol; "
-            f"allowed: {', '.join(_PROTOCOLS)}"
-        )
-    return _entry_point(name, "OTEL_TRACES_EXPORTER")
+    made: Callable[[], SpanExporter] = _entry_point("otlp", "TRACES")
+    return made
 
 
-def _protocol() -> str:
-    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        value = os.environ.get(variable, "").strip()
-        if value:
-            return value
-    return "http/protobuf"
+def _wanted(signal: str) -> str | None:
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    name = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip() or "otlp"
+    return None if name == "none" else name
 
 
-def _entry_point(name: str, variable: str) -> Callable[[], SpanExporter]:
+def _entry_point(name: str, signal: str) -> Any:
     from importlib.metadata import entry_points
 
-    points = entry_points(group="opentelemetry_traces_exporter", name=name)
-    for point in points:
-        made: Callable[[], SpanExporter] = point.load()
-        return made
+    if name == "otlp":
+        name = _package_of_protocol(signal)
+    group = f"opentelemetry_{signal.lower()}_exporter"
+    for point in entry_points(group=group, name=name):
+        return point.load()
     if name in _EXTRAS:
         raise ExporterError(
             f"the exporter {name} of OpenTelemetry is not installed: "
             f"pip install 'aioaudit[{_EXTRAS[name]}]'"
         )
-    known = sorted(
-        {point.name for point in entry_points(group="opentelemetry_traces_exporter")}
-        | {"otlp", "none"}
-    )
+    known = sorted({point.name for point in entry_points(group=group)} | {"otlp", "none"})
+    variable = f"OTEL_{signal}_EXPORTER"
     raise ExporterError(f"{variable}={name!r}: no such exporter; allowed: {', '.join(known)}")
 
 
-def _number(variable: str, otherwise: int) -> int:
+def _package_of_protocol(signal: str) -> str:
+    protocol = "http/protobuf"
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        value = os.environ.get(variable, "").strip()
+        if value:
+            protocol = value
+            break
+    name = _PROTOCOLS.get(protocol)
+    if name is None:
+        raise ExporterError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: no such protocol; "
+            f"allowed: {', '.join(_PROTOCOLS)}"
+        )
+    return name
+
+
+def number(variable: str, otherwise: int) -> int:
     """The positive number that *variable* holds; *otherwise* where it holds none."""
     value = os.environ.get(variable, "").strip()
     return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else otherwise

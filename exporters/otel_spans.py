@@ -183,8 +183,10 @@ class Spans:
     def take(self, events: Sequence[Event]) -> list[SpanFacts]:
         """The spans that are finished with *events*."""
         items: Iterable[Item] = events.items if isinstance(events, Batch) else events
-        living = self._living
         plain = not (self._all or self._globs)
+        if plain and isinstance(events, Batch):
+            items = _without_short_lives(events.items)
+        living = self._living
         for item in items:
             # What every task comes to is told apart by its very class: this is the hot path.
             kind = type(item)
@@ -203,6 +205,10 @@ class Spans:
                 living = self._living
         out, self._out = self._out, []
         return out
+
+    def request(self, seq: int) -> TaskCancel | FutureCancel | None:
+        """The request with this number, None if it is not among the last ones."""
+        return self._recent.get(seq)
 
     def _see(self, event: Event) -> None:
         self._recent.add(event)
@@ -465,6 +471,53 @@ class Spans:
 
     def _task_id(self, number: int) -> int:
         return _hash(f"{self._run} task {number}", 8)
+
+
+_NAMING = ("task", "by", "parent", "origin_task")
+"""Keys of events that name a task."""
+
+
+def _without_short_lives(items: list[Item]) -> list[Item]:
+    """*items* without the tasks of which nothing can ever be told.
+
+    Those are made and return within *items*, are named in no event among them,
+    and made no task that is told or goes on.  In a busy program that is most of
+    them, and to leave them out here is all that they cost.
+    """
+    raw = cast("list[Any]", items)
+    returned: set[int] = {item.born.task for item in raw if type(item) is Returned}
+    if not returned:
+        return items
+    made: dict[int, Created] = {}
+    named: set[int | None] = set()
+    for item in raw:
+        kind = type(item)
+        if kind is Created:
+            made[item.task] = item
+        elif kind is not Returned:
+            named.update(getattr(item, key, None) for key in _NAMING)
+            named.update(getattr(item, "waiters", ()))
+    short = returned & made.keys()
+    # What is told or goes on keeps its creators.
+    stack: list[int | None] = [
+        *named,
+        *(each.parent for task, each in made.items() if task not in short),
+    ]
+    while stack:
+        number = stack.pop()
+        if number is not None and number in short:
+            short.discard(number)
+            stack.append(made[number].parent)
+    if not short:
+        return items
+    return [
+        item
+        for item in raw
+        if not (
+            ((kind := type(item)) is Created and item.task in short)
+            or (kind is Returned and item.born.task in short)
+        )
+    ]
 
 
 def nanoseconds(ts: str) -> int:

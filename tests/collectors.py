@@ -20,7 +20,11 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
 
-from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402 - after the questions above
+from opentelemetry.proto.collector.metrics.v1 import (  # noqa: E402 - after the questions above
+    metrics_service_pb2,
+    metrics_service_pb2_grpc,
+)
+from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402
     trace_service_pb2,
     trace_service_pb2_grpc,
 )
@@ -64,6 +68,8 @@ asyncio.run(main())
 
 Request: Any = trace_service_pb2.ExportTraceServiceRequest
 Response: Any = trace_service_pb2.ExportTraceServiceResponse
+MetricsRequest: Any = metrics_service_pb2.ExportMetricsServiceRequest
+MetricsResponse: Any = metrics_service_pb2.ExportMetricsServiceResponse
 
 
 class Received(NamedTuple):
@@ -83,14 +89,30 @@ class Received(NamedTuple):
     scope: str
 
 
+class Metric(NamedTuple):
+    """A metric as it arrived: a value, or count and sum of a histogram, by its attributes."""
+
+    name: str
+    unit: str
+    kind: str
+    points: dict[frozenset[tuple[str, Any]], Any]
+    boundaries: tuple[float, ...]
+    resource: dict[str, Any]
+
+
 class Receiver:
-    """Keeps what arrives; ``fault`` is a status to answer, ``partial`` or ``silent``."""
+    """Keeps what arrives; ``fault`` is a status to answer, ``partial`` or ``silent``.
+
+    ``metrics`` are those of the last report of each process.
+    """
 
     def __init__(self) -> None:
         self.fault = ""
         self.requests = 0
         self.spans: list[Received] = []
         self.headers: list[dict[str, str]] = []
+        self.metric_requests = 0
+        self.metrics: dict[int, dict[str, Metric]] = {}
         self.over = threading.Event()
 
     def take(self, request: Any) -> Any:
@@ -130,6 +152,35 @@ class Receiver:
             response.partial_success.error_message = "too many"
         return response
 
+    def take_metrics(self, request: Any) -> Any:
+        self.metric_requests += 1
+        if self.fault == "silent":
+            self.over.wait(30)
+        for group in request.resource_metrics:
+            resource = values(group.resource.attributes)
+            for scoped in group.scope_metrics:
+                if scoped.scope.name == "aioaudit":
+                    found = {each.name: _metric(each, resource) for each in scoped.metrics}
+                    self.metrics[resource.get("process.pid", 0)] = found
+        return MetricsResponse()
+
+
+def _metric(metric: Any, resource: dict[str, Any]) -> Metric:
+    kind = metric.WhichOneof("data")
+    data = getattr(metric, kind)
+    points: dict[frozenset[tuple[str, Any]], Any] = {}
+    boundaries: tuple[float, ...] = ()
+    for point in data.data_points:
+        key = frozenset(values(point.attributes).items())
+        if kind == "histogram":
+            points[key] = (point.count, point.sum)
+            boundaries = tuple(point.explicit_bounds)
+        else:
+            points[key] = point.as_int
+    if kind == "sum":
+        kind = "counter" if data.is_monotonic else "updowncounter"
+    return Metric(metric.name, metric.unit, kind, points, boundaries, resource)
+
 
 def value(any_value: Any) -> Any:
     kind = any_value.WhichOneof("value")
@@ -150,16 +201,24 @@ def over_http(receiver: Receiver) -> Iterator[dict[str, str]]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            receiver.headers.append(dict(self.headers))
+            if not self.path.endswith("/v1/metrics"):
+                receiver.headers.append(dict(self.headers))
+            metrics = self.path.endswith("/v1/metrics")
             if receiver.fault.isdigit():
-                receiver.requests += 1
+                if metrics:
+                    receiver.metric_requests += 1
+                else:
+                    receiver.requests += 1
                 self.send_response(int(receiver.fault))
                 if receiver.fault == "503":
                     self.send_header("Retry-After", "1")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            answer = receiver.take(Request.FromString(body)).SerializeToString()
+            if metrics:
+                answer = receiver.take_metrics(MetricsRequest.FromString(body)).SerializeToString()
+            else:
+                answer = receiver.take(Request.FromString(body)).SerializeToString()
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))
@@ -196,9 +255,18 @@ def over_grpc(receiver: Receiver) -> Iterator[dict[str, str]]:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
             return receiver.take(request)
 
+    class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the call
+            if receiver.fault == "503":
+                receiver.metric_requests += 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+            return receiver.take_metrics(request)
+
     server = grpc.server(futures.ThreadPoolExecutor(4))
     add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
     add(Service(), server)
+    add = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
+    add(Metrics(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield {

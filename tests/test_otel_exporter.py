@@ -240,7 +240,11 @@ def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_n
     if fault == "partial":
         assert lost == []
     else:
-        assert lost == ["aioaudit: exporter 'otel': 13 of 13 spans did not arrive"]
+        assert lost == [
+            "aioaudit: exporter 'otel': 13 of 13 spans did not arrive",
+            "aioaudit: exporter 'otel': metrics did not arrive; "
+            "OTEL_METRICS_EXPORTER=none turns them off",
+        ]
 
 
 def test_a_collector_that_is_not_there_costs_no_more_either(run_program: RunPython) -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("structlog")
 pytest.importorskip("opentelemetry.instrumentation.aiohttp_server")
 pytest.importorskip("opentelemetry.instrumentation.starlette")
 
-from tests.collectors import Received, Receiver, tasks, walk  # noqa: E402 - after the questions
+from tests.collectors import Received, Receiver, tasks, walk
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -234,7 +234,10 @@ def test_the_trace_of_a_cancelled_request_shows_who_cancelled_it_as_all_three_ac
     assert ("cancels", victims["query 2"].trace, victims["query 2"].id) in asked.links
     assert ("cancelled_by", asked.trace, asked.id) in victims["query 2"].links
     [line] = [line for line in lines if line.get("message") == "by the operator"]
-    assert (line["request_id"], line["at"]) == ("r-operator", asked.attributes["aioaudit.cancel.at"])
+    assert (line["request_id"], line["at"]) == (
+        "r-operator",
+        asked.attributes["aioaudit.cancel.at"],
+    )
 
 
 def test_what_an_unsampled_trace_of_the_application_leads_to_is_not_sent(
