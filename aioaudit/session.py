@@ -300,6 +300,14 @@ def disable() -> None:
             session.end()
 
 
+def attach(exporter: Exporter, name: str, events: frozenset[str]) -> Callable[[], None]:
+    """Add *exporter* for *events*; returns what takes it out again.
+
+    Auditing is turned on where it is off, and off again with the last exporter.
+    """
+    return _attach(exporter, name, events)[2]
+
+
 @contextmanager
 def recording() -> Generator[Trail, None, None]:
     """Record events in memory for the length of a ``with`` block.
@@ -311,18 +319,29 @@ def recording() -> Generator[Trail, None, None]:
     from aioaudit.trail import Trail
 
     exporter = MemoryExporter()
-    with _lock:
-        was_off = _session is None
-        session = _begin()
-        pipeline = session.add(exporter, "memory", frozenset(EVENT_NAMES))
+    session, pipeline, detach = _attach(exporter, "memory", frozenset(EVENT_NAMES))
     try:
         yield Trail(exporter, pipeline, session.recorder)
     finally:
+        detach()
+
+
+def _attach(
+    exporter: Exporter, name: str, events: frozenset[str]
+) -> tuple[Session, Pipeline, Callable[[], None]]:
+    with _lock:
+        was_off = _session is None
+        session = _begin()
+        pipeline = session.add(exporter, name, events)
+
+    def detach() -> None:
         with _lock:
-            if session is _session:
+            if session is _session and any(each is pipeline for each, _ in session.sinks):
                 session.remove(pipeline)
                 if was_off and not session.sinks:
                     disable()
+
+    return session, pipeline, detach
 
 
 def _begin() -> Session:

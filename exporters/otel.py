@@ -94,6 +94,13 @@ class OpenTelemetryExporter:
         self._application_over = False
         self._answering = True
 
+    def use(self, tracer_provider: Any, meter_provider: Any) -> None:
+        """From now on use these providers, where they are not None."""
+        if tracer_provider is not None:
+            self._given = tracer_provider
+        if meter_provider is not None:
+            self._metrics.given = meter_provider
+
     def export(self, events: Sequence[Event]) -> None:
         """Make spans of *events* and send those that are finished.
 
