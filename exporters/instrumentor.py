@@ -11,9 +11,7 @@ from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import (
-    BaseInstrumentor,  # type: ignore[attr-defined]  # the module tells mypy to look away
-)
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # the module tells mypy to look away
 
 from aioaudit.exporters.otel import OpenTelemetryExporter
 from aioaudit.settings import VARIABLE, SettingsError, build, is_off

@@ -135,10 +135,15 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
         "cli",
         "otel",
         "otel-grpc",
+        "otel-instrument",
         "structlog",
     }
     assert [each for each in required if "extra ==" not in each] == ["msgspec>=0.19"]
-    assert entry_points == "[console_scripts]\naioaudit = aioaudit.__main__:main\n"
+    assert entry_points == (
+        "[console_scripts]\naioaudit = aioaudit.__main__:main\n\n"
+        "[opentelemetry_instrumentor]\n"
+        "aioaudit = aioaudit.exporters.instrumentor:AioauditInstrumentor\n"
+    )
 
 
 @pytest.fixture
