@@ -117,6 +117,8 @@ from aioaudit.session import current
 AioauditInstrumentor().instrument(tracer_provider=provider)
 names = [pipeline.name for pipeline, _ in current().sinks]
 PROGRAM
+for pipeline, _ in current().sinks:
+    assert pipeline.flush(30)
 AioauditInstrumentor().uninstrument()
 print(names, sorted(span.name for span in kept.get_finished_spans()))
 print([pipeline.name for pipeline, _ in current().sinks] if current() else None)
