@@ -17,11 +17,9 @@ result of each test and the log.  It needs the network, once for each suite and 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -217,14 +215,14 @@ class Place:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
             try:
                 ended = str(process.wait(RUN_LIMIT))
             except subprocess.TimeoutExpired:
                 ended = f"killed after {RUN_LIMIT} s"
             finally:
-                end(process)
+                process.kill()
+                process.wait()
         shutil.rmtree(scratch, ignore_errors=True)
         results = Results(folder, ended)
         if (folder / "results.txt").exists():
@@ -232,13 +230,6 @@ class Place:
                 entry = json.loads(line)
                 results.tests[entry["test"]] = entry["outcome"]
         return results
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing behind of a run, not of its children either."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def clean_environ(**more: str) -> dict[str, str]:
@@ -336,7 +327,8 @@ def one(
     ours = list(confirmed(place, suspects))
     if len(suspects) > len(ours):
         once = sorted(set(suspects) - set(ours))
-        remarks.append(f"once worse audited, not again: {', '.join(once)}")
+        shown = ", ".join(once[:5]) + (", ..." if len(once) > 5 else "")
+        remarks.append(f"{len(once)} worse audited once, not again: {shown}")
     wavering = {
         test for run in plain for test in run.tests if len({r.tests.get(test) for r in plain}) > 1
     }
