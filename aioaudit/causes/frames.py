@@ -9,10 +9,11 @@ import _signal  # type: ignore[import-not-found]  # signal.getsignal() makes an 
 import asyncio
 import functools
 import gc
+import inspect
 import itertools
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import Context
 from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
@@ -22,11 +23,41 @@ from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _getsignal = _signal.getsignal
 _MAX_FRAMES = 2000
+_OPTIMIZED = inspect.CO_OPTIMIZED
+_OURS_ALONE = 3  # references to a dict of variables: the frame's, ours, and that of the question
+
+
+if sys.version_info >= (3, 13):
+
+    def variables(frame: FrameType) -> Mapping[str, Any]:
+        """What the local variables of *frame* hold now."""
+        return frame.f_locals
+
+else:
+
+    def variables(frame: FrameType) -> Mapping[str, Any]:
+        """What the local variables of *frame* hold now.
+
+        Before 3.13 (PEP 667) whoever reads ``f_locals`` makes the frame keep a dict, and that
+        keeps alive what the program lets go of, as long as the function runs.  So it is
+        emptied, except where it is more than a copy: it is the namespace of a module or a class,
+        somebody else holds it (``locals()`` gives the same), or a debugger, which writes it
+        back into the frame, may be at work.
+        """
+        shared = frame.f_locals
+        values = dict(shared)
+        if (
+            frame.f_code.co_flags & _OPTIMIZED
+            and sys.getrefcount(shared) == _OURS_ALONE
+            and sys.gettrace() is None
+        ):
+            shared.clear()
+        return values
 
 
 def local(frame: FrameType, name: str) -> Any:
     """The value of *name* in *frame*, None where there is none."""
-    return frame.f_locals.get(name)
+    return variables(frame).get(name)
 
 
 def error_site(codes: Codes, error: BaseException) -> tuple[str | None, str | None]:
@@ -64,7 +95,7 @@ def ended_argument(codes: Codes, frame: FrameType | None, victim: Any) -> Any:
     if frame is None or outermost is None:
         return None
     code = outermost.f_code
-    given = outermost.f_locals
+    given = variables(outermost)
     for name in code.co_varnames[: code.co_argcount]:
         value = given.get(name)
         if value is not victim and asyncio.isfuture(value) and hasattr(value, "get_coro"):
@@ -204,7 +235,7 @@ UNSHARED = _refs_of_unshared()
 
 def given_frame(frame: FrameType, names: tuple[str, ...]) -> bool:
     """Whether one of the arguments *names* of *frame* is, or holds, the frame that called it."""
-    values = frame.f_locals
+    values = variables(frame)
     for name in names:
         value = values.get(name)
         if value is frame.f_back or (type(value) is tuple and frame.f_back in value):
@@ -222,7 +253,7 @@ def signal_of(frame: FrameType) -> int | None:
     entry = handler_codes().get(id(code))
     if entry is None or entry[0] is not code:
         return None
-    values = frame.f_locals
+    values = variables(frame)
     given = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & 0x04:
         given.extend(values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))

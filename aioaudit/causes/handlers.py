@@ -14,6 +14,7 @@ import dis
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
+from aioaudit.causes.frames import variables
 from aioaudit.text import clean
 
 _Step = tuple[str, Any]
@@ -148,4 +149,4 @@ def _look_up(name: str, frame: FrameType) -> Any:
         return frame.f_globals[name]
     if hasattr(builtins, name):
         return getattr(builtins, name)
-    return frame.f_locals[name]
+    return variables(frame)[name]

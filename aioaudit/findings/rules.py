@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
-from aioaudit.causes.frames import suspended_at
+from aioaudit.causes.frames import local, suspended_at
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
@@ -239,7 +239,7 @@ class Rules:
             return
         if (
             frame.f_code.co_qualname == "Timeout.__aexit__"
-            and frame.f_locals.get("exc_type") is None
+            and local(frame, "exc_type") is None
             and not task._must_cancel
             and (request.delivered or not _DELIVERIES_SEEN)
         ):

@@ -26,6 +26,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
+from aioaudit.causes.frames import local
 from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
 from aioaudit.probes.tasks import OUTSIDE, module_at
@@ -490,6 +491,6 @@ def _waits_for(task: Any, awaited: Any) -> bool:
         if frame is None:
             return False
         if frame.f_code is _WAIT_FOR:
-            return frame.f_locals.get("fut") is awaited
+            return local(frame, "fut") is awaited
         coro = coro.cr_await
     return False

@@ -15,7 +15,7 @@ from typing import Any
 
 from aioaudit import bus
 from aioaudit.causes.code import APPLICATION
-from aioaudit.causes.frames import caller
+from aioaudit.causes.frames import caller, local
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -431,7 +431,7 @@ def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
     frame = _getframe(2)
     owner = None
     if recorder.codes.of(frame).kind != 0:
-        owner = frame.f_locals.get("self")
+        owner = local(frame, "self")
     recorder.uncancelled(task, None if owner is None else id(owner), frame)
     if not recorder.wants("task.uncancel"):
         return

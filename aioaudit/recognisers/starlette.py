@@ -77,8 +77,9 @@ def _more_body(scope: Any) -> bool | None:
         coro = task.get_coro()
         while coro is not None:
             frame = getattr(coro, "cr_frame", None)
-            if frame is not None and "more_body" in frame.f_locals:
-                return bool(frame.f_locals["more_body"])
+            more = None if frame is None else local(frame, "more_body")
+            if more is not None:
+                return bool(more)
             coro = getattr(coro, "cr_await", None)
     said = (_more_body(each) for each in scope._child_scopes)
     return next((more for more in said if more is not None), None)

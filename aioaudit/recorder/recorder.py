@@ -25,7 +25,7 @@ from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
 from aioaudit.causes.code import CodeInfo, Codes
-from aioaudit.causes.frames import error_site, suspended_at
+from aioaudit.causes.frames import error_site, local, suspended_at
 from aioaudit.chain.links import Link
 from aioaudit.events import (
     NAMES,
@@ -630,7 +630,7 @@ class Recorder:
             return None
         notes = entry[1]
         if boundary is not None and boundary.f_code.co_qualname == "Handle._run":
-            handle = boundary.f_locals.get("self")
+            handle = local(boundary, "self")
             for number, known in getattr(loop, "_signal_handlers", {}).items():
                 if known is handle and number in notes:
                     return number, notes[number], "observed"
