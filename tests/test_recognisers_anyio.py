@@ -794,8 +794,7 @@ with aioaudit.recording() as trail:
     assert len(sys.meta_path) == len(finders) + 1
     asyncio.run(main())
     import aiotools.taskscope, aiotools.timeouts  # the others that are waited for
-    # The finder stays for the other libraries that are waited for.
-    assert [each for each in sys.meta_path if type(each).__name__ != "AfterImport"] == finders
+    assert sys.meta_path == finders
     import anyio._backends._asyncio as backend
     assert "exec_module" not in vars(backend.__spec__.loader)
     root = trail.why("Task-1").root
