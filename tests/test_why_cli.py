@@ -542,6 +542,38 @@ def test_no_answer_has_its_status_and_says_why(
 
 
 @pytest.mark.parametrize(
+    ("task", "near"),
+    [
+        ("REQ-9", "; there is 'req-91', 'req-92', 'req-93' and 1 more"),
+        ("rek-92", " (did you mean 'req-92'?)"),
+        (" ", ""),
+        ("zzz", ""),
+    ],
+)
+def test_a_name_that_nothing_has_is_answered_with_those_that_are_near(
+    tmp_path: Path, task: str, near: str
+) -> None:
+    write(tmp_path / "x.jsonl", *(lone(n, n, f"req-{90 + n}") for n in range(1, 5)))
+    said = f"aioaudit: no task with the name or id {task!r} in this log{near}\n"
+    assert why(tmp_path, "x.jsonl", "--task", task) == (1, "", said)
+
+
+def test_standard_input_is_called_by_its_name(tmp_path: Path) -> None:
+    for command in ("why", "check"):
+        done = subprocess.run(
+            [*CLI, command, "-"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=tmp_path,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "aioaudit: no event of aioaudit in standard input: there is nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["why"], "Error: Missing argument 'LOG...'."),

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import click
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import as_json, complain, out, plural, progress, say
+from aioaudit.cli.terminal import as_json, complain, named, out, plural, progress, say
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group, grouped, told
 from aioaudit.log import Log, load
@@ -54,7 +54,7 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
         return BAD
     complain(log)
     if not log.events:
-        say(f"no event of aioaudit in {', '.join(logs)}: there is nothing to check")
+        say(f"no event of aioaudit in {named(logs)}: there is nothing to check")
         return BAD
     if not _can_be_checked(log):
         return BAD

@@ -13,7 +13,7 @@ from typing import IO, cast
 
 import click
 
-from aioaudit.cli.terminal import Enough, complain, out, plural, progress, say
+from aioaudit.cli.terminal import Enough, complain, named, out, plural, progress, say
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel_afterwards import Afterwards, Collector, Tell
 from aioaudit.exporters.otel_json import JsonWriter
@@ -199,7 +199,7 @@ def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> Intake:
 
 def _nothing(found: Intake, logs: tuple[str, ...]) -> int:
     if not found.events:
-        say(f"no event of aioaudit in {', '.join(logs)}: there is nothing to export")
+        say(f"no event of aioaudit in {named(logs)}: there is nothing to export")
         return BAD
     say(
         f"no task to show in this log ({found.events:,} {plural('event', found.events)}): none was "

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -122,6 +122,11 @@ def complain(log: Intake) -> None:
     rest = log.damaged - sum(problem.skipped for problem in shown)
     if rest:
         say(f"{rest:,} more damaged {plural('line', rest)} skipped")
+
+
+def named(logs: Sequence[str]) -> str:
+    """What *logs* on the command line are called in a sentence."""
+    return ", ".join("standard input" if log == "-" else log for log in logs)
 
 
 def plural(noun: str, count: int) -> str:

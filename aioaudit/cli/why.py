@@ -14,11 +14,15 @@ import click
 import msgspec
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import Here, as_json, complain, out, plural, progress, say
+from aioaudit.cli.terminal import Here, as_json, complain, named, out, plural, progress, say
 from aioaudit.log import Case, Log, load
+from aioaudit.settings import suggestion
 
 FOUND, NOTHING, BAD = 0, 1, 2
 """Exit statuses: an answer, no such task or cancellation, a bad call or log."""
+
+MOST_NEAR = 3
+"""So many names that hold what was asked for are shown; more are counted."""
 
 
 @click.command("why")
@@ -45,7 +49,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json
         return BAD
     complain(log)
     if not log.events:
-        say(f"no event of aioaudit in {', '.join(logs)}: there is nothing to answer from")
+        say(f"no event of aioaudit in {named(logs)}: there is nothing to answer from")
         return BAD
     cases = log.cases(task)
     if not cases:
@@ -75,7 +79,7 @@ def _nothing(log: Log, task: str | None) -> str:
         )
     known = log.find(task)
     if not known:
-        return f"no task with the name or id {task!r} in this log"
+        return f"no task with the name or id {task!r} in this log{_near(log, task)}"
     told = f"the task {task!r} is in this log, but nobody cancelled it"
     ends = [end for run, each in known if (end := run.ends.get(each)) is not None]
     by_hand = next((end for end in ends if end.outcome == "cancelled"), None)
@@ -83,6 +87,17 @@ def _nothing(log: Log, task: str | None) -> str:
         return told
     place = "" if by_hand.error_at is None else f" at {Here()(by_hand.error_at)}"
     return f"{told}: it ended with a CancelledError that was raised by hand{place}"
+
+
+def _near(log: Log, task: str) -> str:
+    """What *task* may have been meant for: a name that holds it, or that is spelled alike."""
+    names = dict.fromkeys(case.name for case in log.cases())
+    longer = [name for name in names if task.strip() and task.lower() in name.lower()]
+    if not longer:
+        return suggestion(task, names)
+    shown = ", ".join(repr(name) for name in longer[:MOST_NEAR])
+    more = len(longer) - MOST_NEAR
+    return f"; there is {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _write_json(log: Log, cases: Iterable[Case]) -> None:
