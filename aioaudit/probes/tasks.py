@@ -172,9 +172,9 @@ def _make_eager(
         if not known:
             keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
             return slow(self, coro, keywords, _getframe(2))
-        born[id(self)] = made = Created(
-            next_seq(), next_task(), time_ns(), kind, name if type(name) is str else "", parent.task
-        )
+        given = name if type(name) is str else ""
+        made = Created(next_seq(), next_task(), time_ns(), kind, given, parent.task)  # pyright: ignore[reportPossiblyUnboundVariable]  # both are there where `known` is true
+        born[id(self)] = made
         put(made)
         try:
             original(self, coro, loop=loop, name=name, context=context, eager_start=eager_start)
