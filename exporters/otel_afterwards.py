@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -133,11 +134,13 @@ class Collector:
         """Send what is left and close the connection."""
         if self._batch:
             self._send()
-        self._exporter.shutdown()
+        if not self._failed:  # else it may still be trying
+            self._exporter.shutdown()
 
     def _send(self) -> None:
-        count = len(self._batch)
-        well, refused, why = self._answers.to(lambda: self._exporter.export(self._batch))
+        batch = self._batch.copy()
+        count = len(batch)
+        well, refused, why = self._answers.to(lambda: self._exporter.export(batch))
         self._batch.clear()
         self._failed = not well
         if well:
@@ -181,6 +184,7 @@ class _Answers(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self._patience = 1.5 * _timeout() + 1
         self._refused = 0
         self._why: list[str] = []
 
@@ -215,10 +219,22 @@ class _Answers(logging.Handler):
         """Do *export*: whether it succeeded, how many spans were refused even so, and why."""
         self._refused = 0
         self._why.clear()
-        try:
-            well = export().name == "SUCCESS"
-        except Exception as error:  # noqa: BLE001 - older exporters let those of the connection out
-            return False, 0, f"{type(error).__name__}: {error}"
+        results: list[str] = []
+
+        def work() -> None:
+            try:
+                results.append(export().name)
+            except Exception as error:  # noqa: BLE001 - older ones let those of the connection out
+                self._why.append(f"{type(error).__name__}: {error}")
+                results.append("FAILURE")
+
+        # Older exporters go on trying for a minute, whatever timeout is set.
+        sender = threading.Thread(target=work, daemon=True)
+        sender.start()
+        sender.join(self._patience)
+        if not results:
+            self._why.append(f"no success within {self._patience:g} s")
+        well = results == ["SUCCESS"]
         # The last words may say no more than that it was tried often enough.
         why = list(dict.fromkeys([*self._why[:1], *self._why[-1:]]))
         return well, self._refused, "" if well and not self._refused else " ... ".join(why)
@@ -257,6 +273,14 @@ class _Answers(logging.Handler):
         if partial.rejected_spans:
             self._refused = partial.rejected_spans
             self._why[:] = [partial.error_message]
+
+
+def _timeout() -> float:
+    """Seconds that a request may take, as the ``OTEL_*`` variables say."""
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
+        with suppress(ValueError):
+            return float(os.environ.get(name, ""))
+    return 10.0
 
 
 def _check(endpoint: str) -> None:
