@@ -51,7 +51,12 @@ WARNING = logging.WARNING
 
 _GROUPS = frozenset({"task_group", "gather"})
 
-TAKEN_BY_LOGGING = {"name": "task_name", "thread": "event_thread", "message": "cancel_message"}
+TAKEN_BY_LOGGING = {
+    "name": "task_name",
+    "thread": "event_thread",
+    "process": "event_process",
+    "message": "cancel_message",
+}
 """Keys that a `logging.LogRecord` has for itself, and what they are called there instead."""
 
 

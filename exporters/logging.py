@@ -24,8 +24,9 @@ class LoggingExporter:
         logger: The logger to use; ``logging.getLogger("aioaudit")`` by default.
 
     ``extra`` has the event's name as ``event`` and its keys as they are, apart
-    from those that a record has for itself: ``name``, ``thread`` and
-    ``message`` are ``task_name``, ``event_thread`` and ``cancel_message``.
+    from those that a record has for itself: ``name``, ``thread``, ``process`` and
+    ``message`` are ``task_name``, ``event_thread``, ``event_process`` and
+    ``cancel_message``.
 
     Records are handled in a copy of the context in which the event happened,
     so filters see the context variables of the task that called ``cancel()``

@@ -114,11 +114,12 @@ class OpenTelemetryExporter:
             self._own = self._own_target = None
             self._own_looked = False
             self._metrics.forked()
+        if self._metrics.attach():
+            self._end_before_the_application()
         self._maker()  # not only when a span is finished: at the end of a process much is impossible
         self._current.collect(events)
         self._send(self._spans.take(events))
-        if self._metrics.take(events, self._spans.request):
-            self._end_before_the_application()
+        self._metrics.take(events, self._spans.request)
 
     def flush(self) -> None:
         """Send what was taken; waits for a collector no longer than `FLUSH` seconds."""

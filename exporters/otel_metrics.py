@@ -209,19 +209,20 @@ class Metrics:
         self._unusable = False
         self._off = os.environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() == "none"
 
-    def take(self, events: Sequence[Event], request_of: RequestOf) -> bool:
-        """Count *events*; whether a provider of the application collects from now on."""
-        if self._off:
-            return False
-        news = self._counts.take(events, request_of)
+    def attach(self) -> bool:
+        """Have a provider of the application collect; whether it is one that did not before."""
         before = self._application
-        if self._attach():
-            assert self._application is not None  # that is what it said
+        return not self._off and self._attach() and self._application is not before
+
+    def take(self, events: Sequence[Event], request_of: RequestOf) -> None:
+        """Count *events*."""
+        if self._off:
+            return
+        news = self._counts.take(events, request_of)
+        if self._application is not None:
             self._application.record()
-            return self._application is not before
-        if news and not self._unusable:
+        elif news and not self._unusable:
             self._tell_own()
-        return False
 
     def _tell_own(self) -> None:
         if self._own is None:
@@ -254,7 +255,7 @@ class Metrics:
             self._counts = known.counts
         self._application = known
         if self._own is not None:
-            self._own.close()
+            self._own.close(handed_over=True)
             self._own = None
         return True
 
@@ -340,8 +341,11 @@ class OwnMetrics:
             self._lock.wait_for(lambda: not self._working, REST)
             self._resting = False
 
-    def close(self) -> None:
-        """Send nothing any more; what hangs in a connection is left to itself."""
+    def close(self, *, handed_over: bool = False) -> None:
+        """Send nothing any more; what hangs in a connection is left to itself.
+
+        *handed_over* says that what was counted goes on with another provider.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -349,7 +353,7 @@ class OwnMetrics:
             self._lock.notify_all()
         with suppress(Exception):  # the end of a connection that may be broken
             self._exporter.shutdown(timeout_millis=100)
-        if self._owed:
+        if self._owed and not handed_over:
             self._complain()
 
     def _work(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from aioaudit.events import Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
+from aioaudit.events import NAMES, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
 from aioaudit.exporter import Exporter
+from aioaudit.exporters.lines import TAKEN_BY_LOGGING
 from aioaudit.exporters.logging import LoggingExporter
 from aioaudit.identity import Run
 
@@ -273,3 +274,10 @@ asyncio.run(main())
     done = run_python("app.py", AIOAUDIT="logging")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["r-2 r-2 task.cancel: %s", "r-1 r-1 task.done: %s"]
+
+
+def test_no_key_of_an_event_is_one_that_a_record_has_for_itself() -> None:
+    own = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+    keys = {field for kind in NAMES for field in kind.__struct_fields__}
+    assert keys & own == TAKEN_BY_LOGGING.keys()
+    assert not (keys | own) & set(TAKEN_BY_LOGGING.values())
