@@ -31,6 +31,7 @@ from aioaudit.text import describe
 if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.recorder.requests import CancelState, Request
+    from aioaudit.wire import Created
 
 _BY_CODE = frozenset({"explicit", "thread"})
 """Reasons of requests that a line of code made, and not a construct on its behalf."""
@@ -260,15 +261,16 @@ class Rules:
         self,
         task: Any,
         state: CancelState,
+        born: Created | None,
         outcome: Outcome,
         error: BaseException | None,
         request: Request | None,
         result: object,
     ) -> None:
-        """*task* ended, and *request* had to do with it."""
+        """*task* ended, and *request* had to do with it; *born* is what its making told."""
         if outcome == "destroyed":
             if state.task not in self._left:
-                self._tell(catalogue.DESTROYED, task, request, **self._remains(task))
+                self._tell(catalogue.DESTROYED, task, request, **self._remains(task, born))
             self._left.discard(state.task)
             return
         if request is None or request.told or request not in state.requests:
@@ -276,7 +278,7 @@ class Rules:
         if outcome == "cancelled" and request.unstarted is not None:
             self._tell(catalogue.UNSTARTED, task, request, severity=request.unstarted)
         elif state.cancel_outcome in ("obeyed", "replaced"):
-            if outcome == "raised" and request.open and task._must_cancel:
+            if outcome == "raised" and _never_felt(request, task):
                 self._lost(task, request, "finding", outcome=outcome, error=_text(error))
             else:
                 self._slow(task, state, request, outcome)
@@ -311,8 +313,7 @@ class Rules:
             "error": _text(error),
             "seconds": round(took, 6),
         }
-        never = request.open and (_DELIVERIES_SEEN or task._must_cancel)
-        if request.lost or never:
+        if request.lost or _never_felt(request, task):
             self._lost(task, request, severity, **facts)
         elif not _kept_by_asyncio(state):
             self._tell(
@@ -373,13 +374,12 @@ class Rules:
                 if any(each.delivered for each in state.requests):
                     self._went_on(task, state, suspended_at(recorder.codes, task.get_coro()))
                 request = state.requests[-1] if state.requests else None
-                self._tell(catalogue.PENDING, task, request, **self._remains(task))
+                born = recorder.born.get(id(task))
+                self._tell(catalogue.PENDING, task, request, **self._remains(task, born))
 
-    def _remains(self, task: Any) -> dict[str, Any]:
-        recorder = self._recorder
-        born = recorder.born.get(id(task))
+    def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
-            "waits_at": suspended_at(recorder.codes, task.get_coro()),
+            "waits_at": suspended_at(self._recorder.codes, task.get_coro()),
             "made_at": None if born is None else born.kind.named[1],
         }
 
@@ -472,6 +472,14 @@ def _not_started(task: Any) -> bool:
     coro = task.get_coro()
     frame = getattr(coro, "cr_frame", None)
     return frame is not None and not coro.cr_suspended and not coro.cr_running
+
+
+def _never_felt(request: Request, task: Any) -> bool:
+    """Whether no CancelledError came of *request* before *task* ended.
+
+    A task group gives back what the task has felt: that was not lost.
+    """
+    return request.open and not request.felt and bool(_DELIVERIES_SEEN or task._must_cancel)
 
 
 def _text(error: BaseException | None) -> str | None:

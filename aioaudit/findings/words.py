@@ -155,10 +155,10 @@ def _unstarted(finding: Finding, _show: Show) -> str:
 
 
 def _uncancel(finding: Finding, _show: Show) -> str:
-    return (
-        f"{_who(finding)} absorbed a cancellation with uncancel() and {_then(finding)}, "
-        f"but cancelling() still says {finding.remaining}"
-    )
+    text = f"{_who(finding)} absorbed a cancellation with uncancel() and {_then(finding)}, "
+    if finding.remaining is None:
+        return text + "but cancelling() is above zero still"
+    return text + f"but cancelling() still says {finding.remaining}"
 
 
 def _pending(finding: Finding, _show: Show) -> str:
@@ -173,12 +173,13 @@ def _awaited(finding: Finding, show: Show) -> str:
     place = "" if finding.other_at is None else f" at {show(finding.other_at)}"
     return (
         f"{_who(finding)} was cancelled by the end of asyncio.run "
-        f"while {finding.other_name} awaited it{place}"
+        f"while {finding.other_name or 'another task'} awaited it{place}"
     )
 
 
 def _spinning(finding: Finding, _show: Show) -> str:
-    return f"a scope cancelled {_who(finding)} {finding.times:,} times, and it has not ended"
+    times = "again and again" if finding.times is None else f"{finding.times:,} times"
+    return f"a scope cancelled {_who(finding)} {times}, and it has not ended"
 
 
 _SENTENCES: dict[str, Callable[[Finding, Show], str]] = {

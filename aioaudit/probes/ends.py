@@ -290,8 +290,11 @@ class Monitored:
             if request is not None:
                 state.inherited = request
             self.watch(task)
-        elif request.asked:
-            request.felt = monotonic()
+        else:
+            now = monotonic()
+            for each in state.requests:
+                if each.delivered and not each.felt:
+                    each.felt = now
         state.swallowed_at = None
         state.cleanup = None
         recorder.tie(error, request, state)

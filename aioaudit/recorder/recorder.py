@@ -869,7 +869,7 @@ class Recorder:
                 error = None  # there is nothing to say of it but whose request it delivers
             self._tell_end(task, born, state, error, request)
         if state is not None and "finding" in self.heard:
-            self.rules.ended(task, state, outcome, error, request, result)
+            self.rules.ended(task, state, born, outcome, error, request, result)
 
     def _tell_end(
         self,
