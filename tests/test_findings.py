@@ -616,8 +616,9 @@ def test_a_task_that_vanishes_is_found(run: Run) -> None:
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-        _ = spawn("victim", waits_for_itself())
+        victim = spawn("victim", waits_for_itself())
         await steps()
+        del victim
         gc.collect()
 
     [found] = findings(run, main())
