@@ -156,24 +156,25 @@ def _make_eager(
     loops = _LOOPS
 
     def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
+        made = None
         try:
             parent = born[id(current_task())]
             frame = _getframe(2)
             kind = sites[id(frame.f_code) + frame.f_lasti]
             place = kind.place
-            known = (
+            if (
                 kind.runs is coro.cr_code
                 and place is parent.kind.place
                 and place.loop_id == id(loop)
                 and (kind.by_application or module_at(3) in loops)
-            )
+            ):
+                own = name if type(name) is str else ""
+                made = Created(next_seq(), next_task(), time_ns(), kind, own, parent.task)
         except (LookupError, AttributeError, RuntimeError, ValueError):
-            known = False
-        if not known:
+            made = None
+        if made is None:
             keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
             return slow(self, coro, keywords, _getframe(2))
-        given = name if type(name) is str else ""
-        made = Created(next_seq(), next_task(), time_ns(), kind, given, parent.task)  # pyright: ignore[reportPossiblyUnboundVariable]  # both are there where `known` is true
         born[id(self)] = made
         put(made)
         try:
