@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,6 +29,20 @@ VENVS = ROOT / ".venv"
 OLDEST = (3, 11)
 SOURCES = ("aioaudit", "exporters")
 """What the tested copy of the tree must not hold."""
+EXPORTERS = [
+    f"tests/test_{name}.py"
+    for name in (
+        "structlog_exporter",
+        "logging_exporter",
+        "otel_spans",
+        "otel_exporter",
+        "otel_metrics",
+        "witness",
+    )
+]
+"""What is tested with the oldest packages, too."""
+NOTHING_CHOSEN = 5
+"""pytest's exit status where ``PYTEST_ARGS`` leaves none of its tests."""
 PYODIDE = "pyodide@314"
 """Of npm: CPython 3.14 for Node.js."""
 
@@ -310,6 +325,14 @@ def environment(
     return python
 
 
+def oldest_environment(interpreter: Interpreter, wheel: Path) -> Path:
+    """The Python of an environment that holds the oldest packages which ours allows."""
+    wanted = _requirements(["cli", "structlog", "otel", "otel-grpc"], [], with_own=True)
+    pinned = [requirement.replace(">=", "==") for requirement in wanted]
+    tools = [each for each in _requirements([], ["test"], with_own=False) if "pytest" in each]
+    return environment("test-oldest", interpreter, [], [], wheel, more=[*pinned, *tools])
+
+
 def _read_json(path: Path) -> dict[str, object]:
     try:
         return cast("dict[str, object]", json.loads(path.read_text()))
@@ -393,9 +416,12 @@ def find_pyodide() -> Path:
     return folder
 
 
-def pytest(python: Path, copy: Path, variables: dict[str, str]) -> tuple[int, str]:
-    """Run the tests in *copy*; returns the exit status and pytest's closing line."""
+def pytest(
+    python: Path, copy: Path, variables: dict[str, str], files: Sequence[str] = ()
+) -> tuple[int, str]:
+    """Run the tests in *copy*, or in some *files* of it; exit status and pytest's closing line."""
     command = [str(python.with_name("pytest")), *shlex.split(os.environ.get("PYTEST_ARGS", ""))]
+    command += files
     if sys.stdout.isatty():
         command.append("--color=yes")
     environ = clean_environ(**variables)
