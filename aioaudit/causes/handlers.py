@@ -83,8 +83,7 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
     def at() -> str:
         return clean(f"{code.co_filename}:{line}", 1000)
 
-    instructions = list(dis.get_instructions(code))
-    starts = {instruction.offset: index for index, instruction in enumerate(instructions)}
+    instructions, starts = _instructions(code)
     index = starts.get(offset, 0)
     if instructions[index].opname in _COMPILERS:
         index = len(instructions)
@@ -123,6 +122,26 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
         _cache.clear()
     _cache[key] = (code, clauses)
     return clauses
+
+
+_Read = tuple[list[dis.Instruction], dict[int, int]]
+_read_last: tuple[CodeType, _Read] | None = None
+
+
+def _instructions(code: CodeType) -> _Read:
+    """The instructions of *code*, and the index of each by its offset.
+
+    Reading a long function takes milliseconds, on the loop's thread, and an exception
+    passes several of its handlers one after the other.
+    """
+    global _read_last
+    known = _read_last
+    if known is not None and known[0] is code:
+        return known[1]
+    instructions = list(dis.get_instructions(code))
+    starts = {instruction.offset: index for index, instruction in enumerate(instructions)}
+    _read_last = code, (instructions, starts)
+    return instructions, starts
 
 
 def _evaluate(steps: list[_Step], frame: FrameType) -> Any:
