@@ -149,6 +149,7 @@ def test_tasks_between_victim_and_root_are_named_while_they_are_few() -> None:
         ("Task-7", "app:main.<locals>.worker", "worker (Task-7)"),
         ("fetch", "app:fetch", "fetch"),
         ("Task-7", "", "Task-7"),
+        ("", "app:fetch", "fetch"),
     ],
 )
 def test_a_task_is_called_by_its_function_and_its_name(name: str, coro: str, said: str) -> None:

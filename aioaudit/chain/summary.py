@@ -36,6 +36,8 @@ def who(name: str, coro: str) -> str:
     function = coro.rpartition(":")[2].rpartition("<locals>.")[2]
     if not function or function == name:
         return harmless(name)
+    if not name:
+        return harmless(function)
     return f"{harmless(function)} ({harmless(name)})"
 
 
