@@ -372,6 +372,13 @@ def test_a_log_that_could_not_be_written_is_a_problem_where_it_is_wanted(world: 
     (world.folder / "logs").mkdir()
     assert about("logs/x-{pid}.jsonl") == ("ok", f"{world.folder}/logs/x-{{pid}}.jsonl")
     assert about("logs")[0] == "problem"
+    # Root may write everywhere, but not what a file system does not take.
+    assert about("/proc/{pid}.jsonl") == (
+        "problem",
+        "/proc/{pid}.jsonl: it cannot be written: No such file or directory",
+    )
+    assert about("/dev/null") == ("ok", "/dev/null")
+    assert [each.name for each in (world.folder / "logs").iterdir()] == []
 
 
 # -- the interpreter and its loops ---------------------------------------------------------

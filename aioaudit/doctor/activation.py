@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from packaging.requirements import Requirement
 
@@ -26,8 +27,8 @@ STARTED = "_aioaudit_autostart"
 """The module that it names."""
 
 _INSTEAD = "python -m aioaudit run does without it"
-_FULL = 1 << 20
-"""Bytes: a disk with less has no room for a log."""
+_TRIAL = 1 << 16
+"""Bytes that are written to see whether the disk has room."""
 
 
 # -- the start-up file ---------------------------------------------------------------------
@@ -232,25 +233,20 @@ def log() -> Iterator[Finding]:
 
 
 def _wrong_with(place: Path) -> str | None:
-    """Why no log can be written to *place*, None where one can."""
+    """Why no log can be written to *place*, None where one can: it is tried, and leaves nothing."""
     folder, file = place.parent, Path(str(place).replace("{pid}", str(os.getpid())))
     if file.is_dir():
         return "this is a folder; AIOAUDIT_JSONL_PATH must name a file"
-    if file.exists():
-        if not os.access(file, os.W_OK):
-            return f"{_user()} may not write to this file"
-    elif not folder.is_dir():
+    if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         return f"the folder {what}, and none is made"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        return f"{_user()} may not make files in this folder"
-    if not hasattr(os, "statvfs"):
-        return None
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    # A file system that has no size (/dev, /proc) says so with zeros.
-    return "the disk is full" if free < _FULL and disk.f_blocks else None
-
-
-def _user() -> str:
-    return f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
+    try:
+        if file.exists():
+            with file.open("ab"):
+                pass
+        if not file.exists() or file.is_file():
+            with TemporaryFile(dir=folder) as trial:
+                trial.write(bytes(_TRIAL))
+    except OSError as error:
+        return f"it cannot be written: {error.strerror}"
+    return None
