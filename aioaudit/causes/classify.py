@@ -297,7 +297,7 @@ def _called(
     if error is not None and request is None:
         if isinstance(error, CancelledError):
             request = call.request_of(error)
-        else:
+        if request is None:
             detail = f"while handling {describe(error)}"
     elif call.current is None:
         detail = _called_back(call, frame)

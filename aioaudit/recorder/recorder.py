@@ -21,6 +21,8 @@ from threading import get_ident
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
 
+import msgspec
+
 from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
@@ -467,6 +469,13 @@ class Recorder:
             first = error
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
+            other = None if first is error else self._raiser(first)
+            if other is not None and other is not task:
+                # A group that had nobody left to cancel: no request tells whose error it is.
+                link, request = self.failed(other, first)
+                how = f"handed on by task {self.name_of_task(task)} with {describe(error)}"
+                detail = how if link.detail is None else f"{link.detail}; {how}"
+                return msgspec.structs.replace(link, detail=clean(detail)), request
             if first is not error:
                 inner_at, _ = error_site(self.codes, first)
                 detail = clean(f"{describe(first)} at {inner_at}" if inner_at else describe(first))
@@ -487,13 +496,16 @@ class Recorder:
 
     def _first_raised(self, task: Any, error: BaseException) -> str | None:
         """Which other task raised *error* first, if *task* only passed it on."""
+        other = self._raiser(error)
+        if other is None or other is task:
+            return None
+        return f"first raised in task {self.name_of_task(other)} ({self.failures[id(error)][1]})"
+
+    def _raiser(self, error: BaseException) -> Any:
+        """The task that ended with *error* first, None where it is not known or gone."""
         entry = self.failures.get(id(error))
-        if entry is None:
-            return None
-        other = entry[0]()
-        if other is None or other is task or getattr(other, "_exception", None) is not error:
-            return None
-        return f"first raised in task {self.name_of_task(other)} ({entry[1]})"
+        other = None if entry is None else entry[0]()
+        return other if getattr(other, "_exception", None) is error else None
 
     def _request_behind(self, task: Any, error: BaseException) -> Request | None:
         """The request on *task* whose consequence *error* is: a timeout's, a group's."""
@@ -662,6 +674,8 @@ class Recorder:
                     self._settle(task, state)
                 repeated.repeat()
                 return repeated
+        if not accepted and nested is not None and cause.request is nested and nested.times > 1:
+            return None  # a scope delivers again to a gather: it was too late for this child before
         place = self.place(None if current is not None else self._loop_of(task))
         event = self._begin_request(place, cause, call.lines)
         self._tell_asker(event, cause, current, nested)
@@ -859,6 +873,9 @@ class Recorder:
             state.ended = True
             state.outcome = outcome
             state.cancel_outcome = cancel_outcome
+            if request is not None:
+                # The last delivered may be another: a scope's, taken back since.
+                state.current = request
             if outcome == "cancelled" and cancel_outcome == "obeyed":
                 self.pass_on(waiters_of(task), request)
             elif outcome != "cancelled":
