@@ -1,0 +1,63 @@
+"""arq's calls of ``cancel()``: jobs that are aborted, or end with their worker (arq 0.25 to 0.28).
+
+A signal that its worker handles at once is told as such without any help.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.frames import local, signal_name
+from aioaudit.chain.links import Link
+from aioaudit.recognisers.common import called
+from aioaudit.recognisers.stdlib import timer
+
+_WORKER = "arq.worker"
+
+
+def job_timed_out(frame: FrameType, call: Call) -> Cause:
+    """``Worker.run_job``: the job took longer than its ``timeout``."""
+    return timer(frame, call, detail="the timeout of the job")
+
+
+def job_aborted(_frame: FrameType, _call: Call) -> Cause:
+    """``Worker._cancel_aborted_jobs``: Redis says that some process called ``Job.abort()``."""
+    reason, detail = "arq.aborted", "a process called Job.abort()"
+    return Cause(
+        reason=reason,
+        origin=Link(what="called", reason=reason, detail=detail),
+        detail=detail,
+        bystander=True,
+    )
+
+
+def worker_closed(frame: FrameType, call: Call) -> Cause:
+    """``Worker.close`` of a worker that handles no signals: what still runs is cancelled."""
+    return called(frame, call, "arq.closed")
+
+
+def completion_waited_for(frame: FrameType, _call: Call) -> Cause:
+    """``Worker._wait_for_tasks_to_complete``: a signal came, and the time to complete is over."""
+    seconds = local(frame, "self")._job_completion_wait
+    detail = f"it had {seconds:g} s to end by itself"
+    return Cause(
+        reason="signal",
+        origin=Link(
+            what="signal",
+            reason="signal",
+            signal=signal_name(int(local(frame, "signum"))),
+            detail=detail,
+        ),
+        detail=detail,
+        bystander=True,
+    )
+
+
+CALL_SITES = {
+    (_WORKER, "Worker.run_job"): job_timed_out,
+    (_WORKER, "Worker._cancel_aborted_jobs"): job_aborted,
+    (_WORKER, "Worker.close"): worker_closed,
+    (_WORKER, "Worker._wait_for_tasks_to_complete"): completion_waited_for,
+}
+"""Call sites, and the function that enters a timeout, by module and qualified name."""

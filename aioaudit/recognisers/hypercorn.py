@@ -1,0 +1,32 @@
+"""hypercorn's calls of ``cancel()``: the end of its server, and the timers of connections (0.15 to 0.18)."""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.causes.cause import Call, Cause
+from aioaudit.recognisers.common import called
+from aioaudit.recognisers.stdlib import timer
+
+_CONTEXT = "hypercorn.asyncio.worker_context"
+
+
+def server_ended(frame: FrameType, call: Call) -> Cause:
+    """``worker_serve``: its lifespan task ends last, before that what outlived the graceful timeout."""
+    if frame.f_code.co_name == "_on_timeout":
+        return timer(frame, call, detail="graceful_timeout")
+    return called(frame, call, "hypercorn.shutdown")
+
+
+def idle_timer(frame: FrameType, call: Call) -> Cause:
+    """``restart`` and ``stop`` of the task that closes an idle connection: this one is not idle."""
+    detail = "the connection is not idle any more, or is closed"
+    return called(frame, call, "hypercorn.timer", detail)
+
+
+CALL_SITES = {
+    ("hypercorn.asyncio.run", "worker_serve"): server_ended,
+    (_CONTEXT, "AsyncioSingleTask.restart"): idle_timer,
+    (_CONTEXT, "AsyncioSingleTask.stop"): idle_timer,
+}
+"""Call sites, and the function that enters a timeout, by module and qualified name."""
