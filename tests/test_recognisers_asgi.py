@@ -80,7 +80,7 @@ async def by_hypercorn(app: Application) -> AsyncIterator[int]:
         yield port
     finally:
         stop.set()
-        await serving
+        await asyncio.wait([serving])  # it ends with its lifespan, cancelled if that was
 
 
 RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
@@ -409,3 +409,31 @@ def test_a_client_that_leaves_a_stream_behind_hypercorn_is_a_disconnect(record: 
     answer = trail.why("streaming")
     assert answer is not None
     assert (answer.root.what, answer.root.reason) == ("called", "disconnect")
+
+
+def test_the_timer_of_a_connection_that_is_not_idle_is_hypercorns_own(record: Any) -> None:
+    reasons = {
+        each.reason for each in cancelled(record(site(stream_all), ask_and_read, by_hypercorn))
+    }
+    assert "hypercorn.timer" in reasons
+    assert "explicit" not in reasons
+
+
+def test_a_lifespan_that_does_not_end_is_ended_by_hypercorn(record: Any) -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("lifespan")
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        await asyncio.sleep(60)
+
+    async def talk(_port: int) -> None:
+        pass
+
+    chain = links(record(endless, talk, by_hypercorn).why("lifespan"))
+    assert (chain[-1]["what"], chain[-1]["reason"]) == ("called", "hypercorn.shutdown")
+    assert chain[-1]["by_name"] == "server"

@@ -152,17 +152,20 @@ def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
 
 def _gathered_by(task: Any) -> Any:
     """The task that waits for the ``gather`` which *task* is a part of."""
-    for entry in getattr(task, "_callbacks", None) or ():
-        callback: Any = entry[0]
+    for callback in _callbacks(task):
         code = getattr(callback, "__code__", None)
         if code is not None and code.co_qualname == "gather.<locals>._done_callback":
-            cells = dict(zip(code.co_freevars, callback.__closure__ or (), strict=False))
-            outer: Any = cells["outer"].cell_contents
-            for waiting in outer._callbacks or ():
-                owner = getattr(waiting[0], "__self__", None)
+            outer = code.co_freevars.index("outer")
+            for waiting in _callbacks(callback.__closure__[outer].cell_contents):
+                owner = getattr(waiting, "__self__", None)
                 if isinstance(owner, asyncio.Task):
                     return owner
     return None
+
+
+def _callbacks(future: Any) -> list[Any]:
+    entries: list[Any] = getattr(future, "_callbacks", None) or []
+    return [entry[0] for entry in entries]
 
 
 CALL_SITES = {

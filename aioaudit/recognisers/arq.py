@@ -1,10 +1,8 @@
-"""arq's calls of ``cancel()``: jobs that are aborted, or end with their worker (arq 0.25 to 0.28).
-
-A signal that its worker handles at once is told as such without any help.
-"""
+"""arq's calls of ``cancel()``: jobs that are aborted, or end with their worker (arq 0.25 to 0.28)."""
 
 from __future__ import annotations
 
+import asyncio
 from types import FrameType
 
 from aioaudit.causes.cause import Call, Cause
@@ -37,6 +35,19 @@ def worker_closed(frame: FrameType, call: Call) -> Cause:
     return called(frame, call, "arq.closed")
 
 
+def signal_handled(frame: FrameType, _call: Call) -> Cause | None:
+    """``Worker.handle_sig``, which the loop calls; on uvloop only its argument says for which signal."""
+    if asyncio.current_task() is not None:
+        return None  # called by hand
+    return Cause(
+        reason="signal",
+        origin=Link(
+            what="signal", reason="signal", signal=signal_name(int(local(frame, "signum")))
+        ),
+        bystander=True,
+    )
+
+
 def completion_waited_for(frame: FrameType, _call: Call) -> Cause:
     """``Worker._wait_for_tasks_to_complete``: a signal came, and the time to complete is over."""
     seconds = local(frame, "self")._job_completion_wait
@@ -57,6 +68,7 @@ def completion_waited_for(frame: FrameType, _call: Call) -> Cause:
 CALL_SITES = {
     (_WORKER, "Worker.run_job"): job_timed_out,
     (_WORKER, "Worker._cancel_aborted_jobs"): job_aborted,
+    (_WORKER, "Worker.handle_sig"): signal_handled,
     (_WORKER, "Worker.close"): worker_closed,
     (_WORKER, "Worker._wait_for_tasks_to_complete"): completion_waited_for,
 }

@@ -44,7 +44,7 @@ async def start(app: Any) -> None:
     """Begin once the server serves."""
     app.add_task(asyncio.sleep(3600), name="job")
     app.add_task(asyncio.sleep(3600), name="left")
-    asyncio.create_task(act(), name="act")  # noqa: RUF006 - it ends the program
+    app.ctx.act = asyncio.create_task(act(), name="act")
 
 
 app.add_route(hang, "/")
