@@ -106,6 +106,7 @@ def test() -> int:
     clean = check_sources(interpreters[-1])
     copy = tested_copy(sdist)
     pyodide = find_pyodide()
+    suites = find_suites()
     results: list[tuple[Interpreter, int, str]] = []
     for interpreter in interpreters:
         python = environment(f"test-{interpreter.short}", interpreter, ["all"], ["test"], wheel)
@@ -114,6 +115,7 @@ def test() -> int:
             "AIOAUDIT_TEST_WHEEL": str(wheel),
             "AIOAUDIT_TEST_SDIST": str(sdist),
             "AIOAUDIT_TEST_PYODIDE": str(pyodide),
+            "AIOAUDIT_TEST_SUITES": str(suites),
             "AIOAUDIT_TEST_BACKENDS": str(VENVS / "backends"),  # made by the first who needs them
         }
         status, closing = pytest(python, copy, environ)
@@ -413,6 +415,27 @@ def find_pyodide() -> Path:
     except subprocess.CalledProcessError as error:
         print(f"npm install {PYODIDE} ended with status {error.returncode}: goes without")
         shutil.rmtree(folder)
+    return folder
+
+
+def find_suites() -> Path:
+    """The folder that holds anyio's source distribution, fetched if it lacks.
+
+    Its tests are in it, and in no wheel.  Where it cannot be fetched, the test that runs them
+    says that it was skipped.
+    """
+    folder = VENVS / "suites"
+    fetched = folder / "sdists" / "anyio"
+    if list(fetched.glob("*.tar.gz")):
+        return folder
+    print("fetching the source distribution of anyio", flush=True)
+    fetched.mkdir(parents=True, exist_ok=True)
+    python = VENVS / "build" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    options = ["--quiet", "--no-deps", "--no-binary=anyio", "--dest", str(fetched)]
+    try:
+        run(python, "-m", "pip", "download", *options, "anyio", quiet=True)
+    except subprocess.CalledProcessError as error:
+        print(f"pip download ended with status {error.returncode}: goes without")
     return folder
 
 
