@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
@@ -76,6 +77,8 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
     if known is not None and known[0] is code:
         return known[1]
     clauses: list[_Clause] = []
+    if dis.opname[code.co_code[offset]] in _COMPILERS:  # most handlers: not worth disassembling
+        return _keep(key, code, clauses)
     steps: list[_Step] = []
     jump: int | None = offset
     line = code.co_firstlineno
@@ -118,10 +121,21 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
             break
         else:
             break
+    return _keep(key, code, clauses)
+
+
+def _keep(key: tuple[int, int], code: CodeType, clauses: list[_Clause]) -> list[_Clause]:
     if len(_cache) > 10_000:
         _cache.clear()
     _cache[key] = (code, clauses)
     return clauses
+
+
+@functools.lru_cache(maxsize=2)  # an exception passes all handlers of a function, then the next's
+def _disassembled(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]]:
+    """The instructions of *code*, and the index of each by its offset: milliseconds, if it is long."""
+    instructions = list(dis.get_instructions(code))
+    return instructions, {each.offset: index for index, each in enumerate(instructions)}
 
 
 _Read = tuple[list[dis.Instruction], dict[int, int]]
