@@ -486,15 +486,17 @@ def _without_short_lives(items: list[Item]) -> list[Item]:
     """
     raw = cast("list[Any]", items)
     returned: set[int] = {item.born.task for item in raw if type(item) is Returned}
-    if not returned:
-        return items
     made: dict[int, Created] = {}
     named: set[int | None] = set()
     for item in raw:
         kind = type(item)
         if kind is Created:
             made[item.task] = item
-        elif kind is not Returned:
+        elif kind is Returned:
+            pass
+        elif kind is TaskDone and item.outcome == "returned" and item.cancel_outcome is None:
+            returned.add(item.task)  # how it is told before Python 3.12
+        else:
             named.update(getattr(item, key, None) for key in _NAMING)
             named.update(getattr(item, "waiters", ()))
     short = returned & made.keys()
@@ -510,12 +512,15 @@ def _without_short_lives(items: list[Item]) -> list[Item]:
             stack.append(made[number].parent)
     if not short:
         return items
+    if 2 * len(short) == len(items):
+        return []
     return [
         item
         for item in raw
         if not (
             ((kind := type(item)) is Created and item.task in short)
             or (kind is Returned and item.born.task in short)
+            or (kind is TaskDone and item.task in short)
         )
     ]
 

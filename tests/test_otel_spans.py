@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -43,6 +45,8 @@ from aioaudit.exporters.otel_spans import (
     nanoseconds,
 )
 from aioaudit.identity import Run
+from aioaudit.recorder.place import Place
+from aioaudit.wire import Batch, Created, Item, Kind, Returned, typed
 
 RUN = Run()
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -211,6 +215,82 @@ def test_the_end_of_the_process_tells_of_what_has_not_ended() -> None:
     assert names(spans) == ["> t2", "t2", "t1"]
     assert {span.attributes.get("aioaudit.task.outcome") for span in spans[1:]} == {"abandoned"}
     assert spans[1].end == nanoseconds("2026-01-01T12:00:00.004000Z")
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_lives_that_are_left_out_at_once_change_nothing_of_what_is_told(seed: int) -> None:
+    """Whole batches of raw items give the same spans as their events one by one."""
+    random = Random(seed)
+    place = Place(RUN, "MainThread", 1, 1, 1, lambda: None)
+    kind = Kind(place, "app:work", None, None, 0)
+    story = Story()
+    items: list[Item] = [story.events[0]]
+    living: list[Created] = []
+    numbers = itertools.count(1)
+
+    def tell(what: Callable[..., int], *args: Any, **keys: Any) -> int:
+        seq = what(*args, **keys)
+        items.append(story.events[-1])
+        return seq
+
+    def now() -> tuple[int, int]:
+        story.seq += 1
+        story.second += 0.001
+        return story.seq, nanoseconds("2026-01-01T12:00:00.000000Z") + int(story.second * 1e9)
+
+    for _ in range(60):
+        some = random.choice(living) if living else None
+        match random.choice("mmmmrrrrrcfe"):
+            case "m":
+                number = next(numbers)
+                seq, ns = now()
+                parent = None if some is None else some.task
+                made = Created(seq, number, ns, kind, f"t{number}", parent)
+                living.append(made)
+                items.append(made)
+            case "r" if some is not None:
+                living.remove(some)
+                if random.random() < 0.5:
+                    items.append(Returned(*now(), some, 1))
+                else:  # before Python 3.12
+                    tell(story.end, some.task)
+            case "c" if some is not None:
+                by = random.choice(living).task
+                seq = tell(story.cancel, some.task, by=by)
+                if random.random() < 0.5:
+                    living.remove(some)
+                    tell(story.obey, some.task, seq)
+            case "f" if some is not None:
+                waiters = {"waiters": [some.task], "waiter_names": [some.name]}
+                tell(story.tell, FutureCancel, reason="explicit", **waiters)
+            case "e" if some is not None:
+                living.remove(some)
+                tell(story.end, some.task, "raised", error="KeyError: 'x'")
+            case _:
+                pass
+    by_batch: list[SpanFacts] = []
+    spans = Spans("touched", "cause", lambda _seq: None)
+    for start in range(0, len(items), 20):
+        by_batch += spans.take(Batch(items[start : start + 20]))
+    one_by_one = Spans("touched", "cause", lambda _seq: None).take([typed(item) for item in items])
+    assert facts(by_batch) == facts(one_by_one)
+
+
+def facts(spans: Sequence[SpanFacts]) -> list[Any]:
+    """All of *spans* that can be compared, their order left aside."""
+    return sorted(
+        (
+            span.span_id,
+            span.trace.id,
+            span.parent,
+            span.start // 1000,
+            span.end // 1000,
+            sorted(map(str, span.attributes.items())),
+            [(link.trace.id, link.span_id, link.kind) for link in span.links],
+            span.error,
+        )
+        for span in spans
+    )
 
 
 def test_what_is_kept_is_bounded() -> None:
