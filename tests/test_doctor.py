@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,10 @@ def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
     run_python: Runner, tmp_path: Path
 ) -> None:
     done = run_python("-m", "aioaudit", "doctor", "--json", AIOAUDIT="jsonl,structlog,otel")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    said_all = [json.loads(line) for line in done.stdout.splitlines()]
+    # arq does not go with the redis-py that is tested on newer Pythons.
+    absent = {"arq"} - {name for name in ("arq",) if find_spec(name) is not None}
+    found = [each for each in said_all if each["subject"] not in absent]
     wrong = [each for each in found if each["state"] not in ("ok", "note")]
     assert (done.returncode, done.stderr, wrong) == (0, "", [])
     notes = [each for each in found if each["state"] == "note" and "call_sites" not in each]
@@ -122,7 +126,7 @@ def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
     libraries = {
         each["subject"].split()[0]: each for each in found if each["section"] == "recognisers"
     }
-    assert libraries.keys() == {"asyncio", *registry.OWN}
+    assert libraries.keys() == {"asyncio", *registry.OWN} - absent
     for each in libraries.values():
         assert each["version"]
         assert "gone" not in each["call_sites"].values()
