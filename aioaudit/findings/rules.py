@@ -156,10 +156,12 @@ class Rules:
                 return  # made to what it awaited: to catch that is no fault
             if not task.cancelling():
                 return
-            if self._recorder.current_task() is task:
+            coro = task.get_coro()
+            if coro.cr_suspended:
+                # Whoever resumed it held the error until it was suspended again.
+                self._went_on(task, state, suspended_at(self._recorder.codes, coro))
+            elif coro.cr_running:
                 self.watch_next(task)
-            elif not task.get_coro().cr_running:
-                self._went_on(task, state, suspended_at(self._recorder.codes, task.get_coro()))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
             self._recorder.fault(error)
 
@@ -292,7 +294,7 @@ class Rules:
                     outcome=outcome,
                     error=_text(error),
                 )
-        elif state.cancel_outcome == "swallowed":
+        elif state.cancel_outcome == "swallowed" and outcome != "cancelled":
             self._not_obeyed(task, state, request, outcome, error, result)
 
     def _not_obeyed(
@@ -315,7 +317,7 @@ class Rules:
         }
         if request.lost or _never_felt(request, task):
             self._lost(task, request, severity, **facts)
-        elif not _kept_by_asyncio(state):
+        elif not _kept_by_library(task, state):
             self._tell(
                 catalogue.SWALLOWED,
                 task,
@@ -452,6 +454,14 @@ def _kept_by_asyncio(state: CancelState) -> bool:
     if state.swallowed_at is not None:
         return kind_of(state.swallowed_at.rpartition(":")[0]) == STDLIB
     return state.coro.startswith("asyncio.")
+
+
+def _kept_by_library(task: Any, state: CancelState) -> bool:
+    """Whether a library kept the error of a task that then ended: so its groups and handles work."""
+    if state.swallowed_at is not None:
+        return kind_of(state.swallowed_at.rpartition(":")[0]) != APPLICATION
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and kind_of(code.co_filename) != APPLICATION
 
 
 def _line_of(request: Request) -> tuple[str | None, str | None]:
