@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.from_thread
 import msgspec
 import pytest
 
@@ -930,7 +931,20 @@ async def _anyio() -> None:
     await anyio.to_thread.run_sync(time.sleep, 0.001)
 
 
+async def _ends_by_hand() -> None:
+    async def worker() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        raise asyncio.CancelledError("by hand")
+
+    victim = spawn("victim", worker())
+    await steps()
+    victim.cancel()
+    await settle(victim)
+
+
 HEALTHY = [
+    _ends_by_hand,
     _first_completed,
     _finally_cancel,
     _closed_twice,
@@ -953,6 +967,16 @@ HEALTHY = [
 @every_loop
 def test_a_healthy_program_has_no_finding_and_no_note(run: Run, program: Any) -> None:
     assert said(findings(run, program())) == []
+
+
+def test_a_blocking_portal_has_no_finding_and_no_note() -> None:
+    def run(_: None) -> None:
+        with anyio.from_thread.start_blocking_portal() as portal:
+            future = portal.start_task_soon(anyio.sleep, 3600)
+            portal.call(steps)
+            future.cancel()
+
+    assert said(findings(run, None)) == []
 
 
 # -- what is made of them ------------------------------------------------------------------------
