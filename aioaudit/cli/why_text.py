@@ -84,7 +84,7 @@ class Text:
         out()
         write(self._console, self._tree(steps, case))
         out()
-        told = (self._became(case), self._found(case), self._asked(case), self._siblings(case))
+        told = (self._became(case), self._asked(case), self._found(case), self._siblings(case))
         for line in itertools.chain(*told):
             self._line(line)
         self._line(
