@@ -23,7 +23,6 @@ from aioaudit.chain.links import Asked, Became, Link
 from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
-from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
 
@@ -193,12 +192,12 @@ class Text:
         return [f"It {end.outcome}{error} {when}."]
 
     def _found(self, case: Case) -> list[str]:
-        """What else is to be said of the task's cancellations."""
+        """What else went wrong with the task's cancellations; notes are for `aioaudit check`."""
         return [
-            f"{finding.severity.capitalize()}: "
+            "Finding: "
             f"{'; '.join([sentence(finding, self._show), *particulars(finding, self._show)])}."
             for finding in case.run.findings_of(case.task)
-            if finding.severity == "finding" or finding.kind != SWALLOWED  # that was said above
+            if finding.severity == "finding"
         ]
 
     def _absorbed_at(self, case: Case) -> str:
