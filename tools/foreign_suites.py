@@ -340,7 +340,10 @@ def one(
     if wavering:
         remarks.append(f"{len(wavering)} waver without us")
     remarks += said_by_us(audited)
-    remarks += [asked_why(place, audited), checked_log(place, audited)]
+    if not audited.tests:
+        ours.append("not one test ran")
+    if audited.logs:
+        remarks += [asked_why(place, audited), checked_log(place, audited)]
     if suite.without:
         remarks.append(f"without {suite.without}")
     for remark in remarks:
@@ -415,8 +418,6 @@ def said_by_us(run: Results) -> list[str]:
 
 def asked_why(place: Place, run: Results) -> str:
     """What ``aioaudit why`` makes of the logs, in short."""
-    if not run.logs:
-        return "no log"
     begun = time.monotonic()
     command = [str(place.python), "-m", "aioaudit", "why", str(run.folder), "--json"]
     done = subprocess.run(
