@@ -27,9 +27,9 @@ _MOST_KINDS = 50_000
 _MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 """Where the functions live that make a task for their caller with ``loop.create_task()``."""
 
-_LOOPS = frozenset({"asyncio.events", "aioaudit.probes.loops"})
+_LOOPS = frozenset({"asyncio.events", "uvloop.loop", "aioaudit.probes.loops"})
 """The modules of the Python functions that call what a loop calls: ``Handle._run``, and what
-we put around uvloop's methods."""
+we put around uvloop's methods, which says that it is of uvloop."""
 
 OUTSIDE = _LOOPS | {"aioaudit.probes.tasks"}
 """The modules of the functions right outside a task's own frames; the third makes eager tasks."""
@@ -107,7 +107,9 @@ def _make_fast_init(
                 hide(self)
             try:
                 parent = born[id(current_task())]
-                frame = _getframe(3)
+                # uvloop's create_task() has no frame.
+                depth = 3 if module_at(2) in makers else 2
+                frame = _getframe(depth)
                 # Instructions lie inside their code, so the sum is the address of one.
                 kind = sites[id(frame.f_code) + frame.f_lasti]
                 place = kind.place
@@ -115,7 +117,7 @@ def _make_fast_init(
                     kind.runs is not coro.cr_code
                     or place is not parent.kind.place
                     or place.loop_id != id(loop)
-                    or module_at(2) not in makers
+                    or module_at(depth - 1) not in makers
                 ):
                     return note(self, coro, loop, name, _getframe(1))
             except (LookupError, AttributeError, RuntimeError, ValueError):
