@@ -144,6 +144,7 @@ SUITES = {
                 "cryptography",
                 "httptools",
                 "httpx2",
+                "pytest-codspeed",
                 "pytest-mock",
                 "python-dotenv",
                 "pyyaml",
@@ -158,9 +159,7 @@ SUITES = {
         ),
         Suite("asgiref", needs=("pytest-asyncio",), drop=("asgiref",)),
         Suite("janus", needs=("pytest-asyncio", "pytest-codspeed"), drop=("janus",)),
-        Suite("uvloop", needs=("aiohttp", "psutil", "pyOpenSSL", "setuptools"), drop=("uvloop",)),
         Suite("hypercorn", needs=("httpx", "pytest-asyncio", "pytest-trio", "trio", "h2")),
-        Suite("quart", needs=("hypothesis", "pytest-asyncio", "python-dotenv")),
         Suite("tenacity", needs=("tornado", "typeguard", "pytest-asyncio", "trio")),
     )
 }
@@ -425,7 +424,9 @@ def asked_why(place: Place, run: Results) -> str:
     )
     took = time.monotonic() - begun
     (run.folder / "why.json").write_text(done.stdout)
-    if done.returncode not in {0, 1} or done.stderr:
+    if done.returncode == 1:
+        return "why: no task was cancelled"
+    if done.returncode or done.stderr:
         return f"why ended with {done.returncode} and said: {done.stderr.strip()[-300:]}"
     reasons: Counter[str] = Counter()
     for line in done.stdout.splitlines():
