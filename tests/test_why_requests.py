@@ -159,3 +159,106 @@ def test_an_error_raised_by_hand_is_told_with_its_line(why: Any, task: str) -> N
             f"aioaudit: the task '{task}' is in this log, but nobody cancelled it:"
             f" it ended with a CancelledError that was raised by hand at app.py:{line('raised')}\n"
         )
+
+
+TOGETHER = """\
+import asyncio
+import time
+
+
+async def kept():
+    try:
+        async with asyncio.timeout(0.02):  # LINE kept
+            await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+
+
+async def taken():
+    try:
+        async with asyncio.timeout(0.02):  # LINE taken
+            await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        asyncio.current_task().uncancel()  # LINE uncancel
+
+
+async def raised():
+    try:
+        async with asyncio.timeout(0.02):  # LINE raised
+            await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        raise ValueError("no") from None
+
+
+async def outer_first():
+    async with asyncio.timeout(0.01):  # LINE outer first
+        async with asyncio.timeout(0.02):  # LINE inner second
+            await asyncio.sleep(60)
+
+
+async def inner_first():
+    async with asyncio.timeout(0.02):  # LINE outer second
+        async with asyncio.timeout(0.01):  # LINE inner first
+            await asyncio.sleep(60)
+
+
+def boss(tasks):
+    for task in tasks:
+        task.cancel("boss")  # LINE boss
+
+
+async def main():
+    asked = [asyncio.create_task(each(), name=each.__name__) for each in (kept, taken, raised)]
+    timed = [asyncio.create_task(each(), name=each.__name__) for each in (outer_first, inner_first)]
+    asyncio.get_running_loop().call_later(0.001, boss, asked)
+    await asyncio.sleep(0)
+    time.sleep(0.1)  # all that is due is due in one turn, in the order of its time
+    await asyncio.gather(*asked, *timed, return_exceptions=True)
+
+
+asyncio.run(main())
+"""
+
+
+def test_of_requests_before_one_delivery_the_answer_is_the_one_that_took_effect(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(TOGETHER)
+    log = tmp_path / "log.jsonl"
+    ran = run_python("app.py", AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    marks = {
+        text.partition("# LINE ")[2]: number
+        for number, text in enumerate(TOGETHER.splitlines(), start=1)
+        if "# LINE " in text
+    }
+
+    def answer(task: str) -> dict[str, Any]:
+        told = run_python("-m", "aioaudit", "why", "log.jsonl", "--task", task, "--json")
+        assert told.returncode == 0, told.stderr
+        found: dict[str, Any] = json.loads(told.stdout)
+        assert len(found["requests"]) == 2
+        return found
+
+    def root(task: str) -> tuple[str, int, str]:
+        found = answer(task)
+        line = int(found["root"]["at"].rpartition(":")[2])
+        return found["root"]["what"], line, found["cancel_outcome"]
+
+    # The timeout ran out behind the boss, whose request it handed on: it caused nothing.
+    assert root("kept") == ("called", marks["boss"], "swallowed")
+    assert root("taken") == ("called", marks["boss"], "absorbed")
+    assert root("raised") == ("called", marks["boss"], "replaced")
+    # An inner timeout hands on what an outer one asked for, whichever was first.
+    assert root("outer_first") == ("deadline", marks["outer first"], "absorbed")
+    assert root("inner_first") == ("deadline", marks["outer second"], "absorbed")
+    # Each took back its own request; the one behind the answer changed nothing.
+    assert [each["became"] for each in answer("outer_first")["requests"]] == [
+        "absorbed",
+        "coalesced",
+    ]
+    for task in "outer_first", "inner_first":
+        for request in answer(task)["requests"]:
+            assert request.get("absorbed_at") in (
+                {request["at"]} if request["became"] == "absorbed" else {None}
+            )

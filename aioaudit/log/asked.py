@@ -74,7 +74,8 @@ def _absorbed(
             open_.append(event)
             continue
         own = [request for request in open_ if request.taken_back]
-        taken = open_ if event.remaining == 0 else (own or open_)[-1:]
+        here = [request for request in own if request.at == event.at]
+        taken = open_ if event.remaining == 0 else (here or own or open_)[-1:]
         for request in list(taken):
             absorbed[request.seq] = event.at
             open_.remove(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 
-from aioaudit.events import CancelOutcome
+from aioaudit.events import CancelOutcome, TaskCancel
 from aioaudit.recorder.requests import CancelState, Request, Tie
 
 Ties = dict[int, Tie]
@@ -23,7 +23,7 @@ def verdict(
         return _cancelled_by(ties, state, error, by_hand)
     if state is None or not state.requests:
         return None, None
-    request = state.requests[-1]
+    request = _last(state)
     if request.absorbed or request.taken_back:
         return request, "absorbed"
     if outcome == "destroyed":
@@ -31,6 +31,32 @@ def verdict(
     if outcome == "raised" and (request.open or comes_from_cancelled(error)):
         return request, "replaced"
     return request, "swallowed"
+
+
+def _last(state: CancelState) -> Request:
+    """The request that a task lived through last.
+
+    Of several that came before one delivery it is the first that nobody takes back;
+    where all are, the one that was taken back last: only that ``uncancel()`` left none.
+    An ``uncancel()`` of the program's own is meant for all of them.
+    """
+    last = state.requests[-1]
+    event = last.event
+    if not isinstance(event, TaskCancel) or event.behind is None:
+        return last
+    if last.absorbed and not last.taken_back:
+        return last
+    first = event.behind
+    together = [
+        each
+        for each in state.requests
+        if isinstance(each.event, TaskCancel) and first in (each.event.seq, each.event.behind)
+    ]
+    for request in together:
+        if not (request.absorbed or request.taken_back):
+            return request
+    taken = state.absorbed_last
+    return taken if taken is not None and taken in together else last
 
 
 def _cancelled_by(
