@@ -100,6 +100,8 @@ class OpenTelemetryExporter:
             self._given = tracer_provider
         if meter_provider is not None:
             self._metrics.given = meter_provider
+        # The providers are made by now, so that what is registered now comes before their end.
+        self._end_before_the_application()
 
     def export(self, events: Sequence[Event]) -> None:
         """Make spans of *events* and send those that are finished.

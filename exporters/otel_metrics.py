@@ -248,6 +248,12 @@ class Metrics:
         if provider is None:
             return self._application is not None
         known = _by_provider.get(provider)
+        if known is None and getattr(provider, "_shutdown", False) is True:
+            # Its end came before our first events; asked for a meter, it would log a warning.
+            if not self._unusable:
+                self._unusable = True
+                say("exporter 'otel': no metrics: the provider of the application had ended")
+            return False
         if known is None:
             known = _by_provider[provider] = Instruments(provider, self._counts)
         elif known.counts is not self._counts:  # those of an exporter before this one
@@ -423,4 +429,6 @@ def _application_provider() -> Any:
     from opentelemetry import metrics
 
     provider = metrics.get_meter_provider()
-    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
+    if type(provider).__name__ == "_ProxyMeterProvider":
+        return None
+    return provider
