@@ -1240,3 +1240,36 @@ def test_nothing_is_looked_for_where_nobody_hears_of_it() -> None:
     asyncio.run(main())
     aioaudit.disable()
     assert "finding" not in {NAMES[type(event)] for event in exporter.events}
+
+
+def test_a_coroutine_of_other_make_that_swallows_is_no_fault_of_ours(run_python: Runner) -> None:
+    """As Cython's: it has none of the attributes that tell whether a coroutine is suspended."""
+    program = """
+import asyncio, collections.abc
+
+class Other(collections.abc.Coroutine):
+    def __init__(self, coro):
+        self.send, self.throw, self.close = coro.send, coro.throw, coro.close
+    def __await__(self): return self
+    def send(self, value): raise NotImplementedError
+    def throw(self, *error): raise NotImplementedError
+
+async def keeps():
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+    await asyncio.sleep(0.01)
+
+async def main():
+    task = asyncio.create_task(Other(keeps()))
+    never = asyncio.create_task(Other(keeps()))
+    never.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task, never])
+
+asyncio.run(main())
+"""
+    done = run_python("-c", program, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from time import monotonic
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
@@ -157,6 +157,8 @@ class Rules:
             if not task.cancelling():
                 return
             coro = task.get_coro()
+            if not isinstance(coro, CoroutineType):
+                return  # compiled code keeps to itself whether it runs
             if coro.cr_suspended:
                 # Whoever resumed it held the error until it was suspended again.
                 self._went_on(task, state, suspended_at(self._recorder.codes, coro))
@@ -480,8 +482,9 @@ def _line_of(request: Request) -> tuple[str | None, str | None]:
 
 def _not_started(task: Any) -> bool:
     coro = task.get_coro()
-    frame = getattr(coro, "cr_frame", None)
-    return frame is not None and not coro.cr_suspended and not coro.cr_running
+    if not isinstance(coro, CoroutineType):
+        return False  # not known
+    return coro.cr_frame is not None and not coro.cr_suspended and not coro.cr_running
 
 
 def _never_felt(request: Request, task: Any) -> bool:
