@@ -258,9 +258,12 @@ class Pipeline:
             well = False
             if not (pipeline._over or pipeline._worker == threading.get_ident()):
                 pipeline._given_up = True
+                left = len(pipeline._queue) + len(pipeline._backlog)
+                # How much it holds itself, and has not sent yet, only the exporter knows.
+                lost = f"{left:,} events" if left else "what it had taken"
                 say(
                     f"exporter {pipeline.name!r} did not finish within {timeout:g} s; "
-                    f"{len(pipeline._queue) + len(pipeline._backlog):,} events may be lost"
+                    f"{lost} may be lost"
                 )
         return well
 

@@ -9,6 +9,8 @@ from aioaudit.recorder.requests import CancelState, Request, Tie
 
 Ties = dict[int, Tie]
 
+_GROUPS = "asyncio/taskgroups.py:"
+
 
 def verdict(
     ties: Ties,
@@ -28,9 +30,16 @@ def verdict(
         return request, "absorbed"
     if outcome == "destroyed":
         return request, None
-    if outcome == "raised" and (request.open or comes_from_cancelled(error)):
+    if outcome == "raised" and (
+        request.open or comes_from_cancelled(error) or _kept_by_a_group(state)
+    ):
         return request, "replaced"
     return request, "swallowed"
+
+
+def _kept_by_a_group(state: CancelState) -> bool:
+    """Whether a task group kept the CancelledError, to raise its tasks' errors instead."""
+    return state.swallowed_at is not None and _GROUPS in state.swallowed_at
 
 
 def _last(state: CancelState) -> Request:
@@ -86,9 +95,12 @@ def _cancelled_by(
 
 
 def _delivered_by(ties: Ties, error: BaseException | None) -> Request | None:
-    """The request behind *error*, or behind the CancelledError it was raised for."""
+    """The request behind *error*, or behind the CancelledError it was raised for.
+
+    Another error in between ends the search: what it stood for is over.
+    """
     for _ in range(100):
-        if error is None:
+        if not isinstance(error, CancelledError):
             return None
         tie = ties.get(id(error))
         if tie is not None and tie.ref() is error:

@@ -326,6 +326,56 @@ async def by_hand_again() -> None:
 #   called explicit @by_hand_again by=by_hand_again
 
 
+async def by_hand_after_a_timeout() -> None:
+    # The timeout is over, and ended nothing: what ends the task is its own.
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(0.01):  # LINE by_hand_after_a_timeout
+                await forever()
+        except TimeoutError:
+            raise asyncio.CancelledError("by hand") from None
+
+    victim = spawn("by_hand_after_a_timeout.victim", run())
+    await settle(victim)
+    assert victim.cancelled()
+
+
+# WHY by_hand_after_a_timeout.victim: cancelled, absorbed
+#   cancelled by_hand_after_a_timeout.victim timeout @by_hand_after_a_timeout
+#   deadline @by_hand_after_a_timeout seconds=0.01
+
+
+async def replaced_by_a_group() -> None:
+    async def fails_late() -> None:
+        try:
+            await forever()
+        finally:
+            raise ValueError("broken")
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_late(), name="replaced_by_a_group.child")
+
+    victim = spawn("replaced_by_a_group.victim", run())
+    await steps()
+    victim.cancel()  # LINE replaced_by_a_group
+    await settle(victim)
+    assert isinstance(victim.exception(), ExceptionGroup)
+
+
+# WHY replaced_by_a_group.victim: raised, replaced (3.12+)
+#   cancelled replaced_by_a_group.victim explicit @replaced_by_a_group by=replaced_by_a_group
+#   called explicit @replaced_by_a_group by=replaced_by_a_group
+# Before 3.12 it is not seen who kept the CancelledError.
+# WHY replaced_by_a_group.victim: raised, swallowed (3.11)
+#   cancelled replaced_by_a_group.victim explicit @replaced_by_a_group by=replaced_by_a_group
+#   called explicit @replaced_by_a_group by=replaced_by_a_group
+# WHY replaced_by_a_group.child: raised, replaced
+#   cancelled replaced_by_a_group.child task_group by=replaced_by_a_group.victim
+#   cancelled replaced_by_a_group.victim explicit @replaced_by_a_group by=replaced_by_a_group
+#   called explicit @replaced_by_a_group by=replaced_by_a_group
+
+
 async def awaits_one_by_hand() -> None:
     # The request stopped at the inner task; what reaches the outer one is its own.
     async def inner() -> None:
@@ -365,5 +415,7 @@ start(
     caught_by_the_awaiter,
     then_by_hand,
     by_hand_again,
+    by_hand_after_a_timeout,
+    replaced_by_a_group,
     awaits_one_by_hand,
 )
