@@ -7,6 +7,7 @@ installed, and runs a copy of the tests that has no sources beside it.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
+
+OTHERS_CODE = "test_recognisers_"
+"""How the names of the files begin whose tests run other people's libraries."""
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -49,6 +54,22 @@ def pytest_sessionstart() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what looks at the traces of the others behind them."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    for item in items:
+        if item.path.name.startswith(OTHERS_CODE):
+            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_others_leave(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Connections that other people's libraries leave to the garbage collector are theirs.
+
+    They go here, and not in the middle of a test of something else, which would be blamed.
+    """
+    yield
+    if request.path.name.startswith(OTHERS_CODE):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def clean_environ(**more: str) -> dict[str, str]:
