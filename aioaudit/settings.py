@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 VARIABLE = "AIOAUDIT"
 JSONL_PATH_VARIABLE = "AIOAUDIT_JSONL_PATH"
@@ -23,14 +24,6 @@ EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
 OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
 OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
 SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
-
-VARIABLES = (
-    JSONL_PATH_VARIABLE,
-    EVENTS_VARIABLE,
-    OTEL_TASKS_VARIABLE,
-    OTEL_STATUS_VARIABLE,
-)
-"""Every variable of ours but `VARIABLE` itself."""
 
 ON_WORDS = ("1", "on", "true", "yes")
 OFF_WORDS = ("0", "off", "false", "no")
@@ -110,14 +103,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings | None:
     value = environ.get(VARIABLE)
     if value is None or is_off(value):
         return None
-    return Settings(
-        exporters=_exporters(VARIABLE, value),
-        jsonl_path=_jsonl_path_of(environ),
-        events=_events_of(environ),
-        otel_tasks=_otel_tasks_of(environ),
-        otel_status=_otel_status_of(environ),
-        slow_cancel=_slow_cancel_of(environ),
-    )
+    return Settings(exporters=_exporters(VARIABLE, value), **_read(environ))
 
 
 def build(
@@ -151,18 +137,12 @@ def build(
         )
     else:
         names = _exporters(where, _joined(exporters))
-    return Settings(
-        exporters=names,
-        jsonl_path=(
-            _jsonl_path_of(environ)
-            if jsonl_path is None
-            else _jsonl_path("jsonl_path", os.fspath(jsonl_path))
-        ),
-        events=(_events_of(environ) if events is None else _events("events", _joined(events))),
-        otel_tasks=_otel_tasks_of(environ),
-        otel_status=_otel_status_of(environ),
-        slow_cancel=_slow_cancel_of(environ),
-    )
+    given: dict[str, object] = {}
+    if events is not None:
+        given["events"] = _events("events", _joined(events))
+    if jsonl_path is not None:
+        given["jsonl_path"] = _jsonl_path("jsonl_path", os.fspath(jsonl_path))
+    return Settings(exporters=names, **_read(environ, given))
 
 
 def bad_value(where: str, value: str, wrong: str, allowed: str) -> SettingsError:
@@ -209,6 +189,15 @@ def _exporters(where: str, value: str) -> tuple[str, ...]:
     if not names:
         raise bad_value(where, value, "no exporter is named", "names separated by commas")
     return tuple(names)
+
+
+def _read(environ: Mapping[str, str], given: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Each field of `Settings` that a variable sets; what is *given* is not read."""
+    found = dict(given or {})
+    for each in TABLE:
+        if each.field not in found:
+            found[each.field] = each.read(environ)
+    return found
 
 
 def _jsonl_path_of(environ: Mapping[str, str]) -> str:
@@ -292,3 +281,65 @@ def _otel_status_of(environ: Mapping[str, str]) -> str:
             ", ".join(OTEL_STATUSES),
         )
     return word
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the environment.
+
+    Attributes:
+        name: Its name.
+        field: The attribute of `Settings` that it sets.
+        read: Gives that attribute's value; raises `SettingsError`.
+        holds: What it holds, in the words of ``docs/settings.md``.
+        default: A value that means the same as leaving it unset.
+    """
+
+    name: str
+    field: str
+    read: Callable[[Mapping[str, str]], object]
+    holds: str
+    default: str
+
+
+TABLE = (
+    Variable(
+        JSONL_PATH_VARIABLE,
+        "jsonl_path",
+        _jsonl_path_of,
+        "where `jsonl` writes; `{pid}` stands for the number of the process",
+        DEFAULT_JSONL_PATH,
+    ),
+    Variable(
+        EVENTS_VARIABLE,
+        "events",
+        _events_of,
+        "names of events to record, or patterns like `task.*`, separated by commas",
+        "*",
+    ),
+    Variable(
+        SLOW_CANCEL_VARIABLE,
+        "slow_cancel",
+        _slow_cancel_of,
+        "seconds that a task may take to obey before that is a [finding](check.md)",
+        str(DEFAULT_SLOW_CANCEL),
+    ),
+    Variable(
+        OTEL_TASKS_VARIABLE,
+        "otel_tasks",
+        _otel_tasks_of,
+        "which tasks are [spans](opentelemetry.md#settings)",
+        DEFAULT_OTEL_TASKS,
+    ),
+    Variable(
+        OTEL_STATUS_VARIABLE,
+        "otel_status",
+        _otel_status_of,
+        "which of those spans are [errors](opentelemetry.md#settings)",
+        OTEL_STATUSES[0],
+    ),
+)
+"""Every variable of ours but `VARIABLE` itself: a new one is added here and nowhere else."""
+
+VARIABLES = tuple(each.name for each in TABLE)
+"""Their names."""

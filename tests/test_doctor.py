@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from aioaudit import settings
 from aioaudit.recognisers import registry
 from tests.conftest import ROOT, WHEEL, Runner, clean_environ, site_packages
 
@@ -322,6 +323,32 @@ def test_every_wrong_setting_is_named_as_it_was_written(world: World) -> None:
     state, text = wrong["AIOAUDIT_EVENT"]
     assert (state, "did you mean 'AIOAUDIT_EVENTS'?" in text) == ("warning", True)
     assert world.about("AIOAUDIT", AIOAUDIT="Off") == ("none", "'Off': off")
+
+
+def test_every_setting_that_there_is_is_known(world: World) -> None:
+    there = {each.name: each.default for each in settings.TABLE}
+    _, found, _ = world.doctor(AIOAUDIT="1", **there)
+    states = {each["subject"]: each["state"] for each in found if each["section"] == "settings"}
+    assert states == {"AIOAUDIT": "ok"} | dict.fromkeys(there, "ok")
+
+
+def test_a_variable_of_a_foreign_exporter_is_left_to_it(world: World) -> None:
+    world.install(
+        "audit-statsd",
+        "1",
+        "[aioaudit.exporters]\nstatsd = audit_statsd:make\n",
+        audit_statsd="def make():\n    return None\n",
+    )
+    _, found, _ = world.doctor(
+        AIOAUDIT_STATSD="host:1", AIOAUDIT_STATSD_PREFIX="a", AIOAUDIT_STAT=""
+    )
+    states = {each["subject"]: each["state"] for each in found if each["section"] == "settings"}
+    assert states == {
+        "AIOAUDIT": "none",
+        "AIOAUDIT_STATSD": "none",
+        "AIOAUDIT_STATSD_PREFIX": "none",
+        "AIOAUDIT_STAT": "warning",
+    }
 
 
 def test_an_exporter_whose_packages_are_missing_names_its_extra(sparse: World) -> None:

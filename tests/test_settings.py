@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -319,3 +320,19 @@ def test_a_bad_setting_of_spans_says_what_would_be_right(
 ) -> None:
     with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
         from_environ({"AIOAUDIT": "otel", variable: value})
+
+
+def test_the_table_of_variables_is_whole_and_its_defaults_change_nothing() -> None:
+    assert len(settings.TABLE) == len({each.name for each in settings.TABLE})
+    fields = {each.name for each in dataclasses.fields(Settings)}
+    assert {each.field for each in settings.TABLE} == fields - {"exporters", "folder"}
+    defaults = {each.name: each.default for each in settings.TABLE}
+    assert from_environ({"AIOAUDIT": "1", **defaults}) == from_environ({"AIOAUDIT": "1"})
+
+
+def test_no_variable_of_ours_is_named_beside_the_table() -> None:
+    names = {settings.VARIABLE, *settings.VARIABLES}
+    for folder in (Path(settings.__file__).parent, Path(loading.__file__).parents[1] / "exporters"):
+        for file in folder.rglob("*.py"):
+            found = set(re.findall(r"\bAIOAUDIT(?:_[A-Z]+)+\b", file.read_text()))
+            assert found <= names, file

@@ -27,6 +27,7 @@ from aioaudit.loading import check
 from aioaudit.settings import (
     DEFAULT_EXPORTER,
     VARIABLE,
+    VARIABLES,
     SettingsError,
     build,
 )
@@ -47,7 +48,9 @@ Run a Python program and record who cancels its tasks.
   --to NAME,...  exporters to write to, instead of those in {VARIABLE}
                  (default: {VARIABLE}, else {DEFAULT_EXPORTER})
 
-Other settings come from the environment: AIOAUDIT_JSONL_PATH, AIOAUDIT_EVENTS."""
+Other settings come from the environment:
+  {", ".join(VARIABLES[:3])},
+  {", ".join(VARIABLES[3:])}"""
 
 
 class _Refusal(Exception):  # noqa: N818 - a way out with a message, not an error of the program

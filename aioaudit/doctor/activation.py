@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import site
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -108,12 +108,23 @@ def variables() -> Iterator[Finding]:
         yield Finding(section="settings", subject=VARIABLE, state="none", text=text)
     else:
         yield _setting(VARIABLE, value)
+    foreign = {each.name for each in entry_points(group=loading.GROUP)}
     for name, each in sorted(os.environ.items()):
         if name in settings.VARIABLES:
             yield _setting(name, each)
+        elif owner := _owner(name, foreign):
+            text = f"left to the exporter {owner!r}, which another package registers"
+            yield Finding(section="settings", subject=name, state="none", text=text)
         elif name.startswith(f"{VARIABLE}_"):
             text = f"no setting{settings.suggestion(name, settings.VARIABLES)}; it changes nothing"
             yield Finding(section="settings", subject=name, state="warning", text=text)
+
+
+def _owner(variable: str, exporters: Iterable[str]) -> str | None:
+    """The one of these *exporters* of other packages whose name *variable* goes on with."""
+    rest = f"{variable.removeprefix(f'{VARIABLE}_')}_"
+    named = ((each, each.upper().replace("-", "_")) for each in sorted(exporters))
+    return next((each for each, word in named if rest.startswith(f"{word}_")), None)
 
 
 def _setting(name: str, value: str) -> Finding:
