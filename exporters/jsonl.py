@@ -15,6 +15,7 @@ exported is in the hands of the kernel.
   ``process.start`` as well.
 - A descriptor is used only while it is the file that we opened: programs that
   turn into daemons close all descriptors, and the number may be a socket next.
+- What another user may have put at the path is not written to (`aioaudit.opening`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from aioaudit.events import Event, ProcessStart
 from aioaudit.exporter import ExporterError, NotTakenError
+from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.wire import encode_events
 
 # Bound now: a program, or its tests, may put something else in their place later,
@@ -58,6 +60,8 @@ class JsonlExporter:
 
     A file is opened at the first export, and created with mode 0600; an
     existing one is appended to and keeps its mode.  Folders are not created.
+    In a folder that others can write to, an existing file must be this user's,
+    with mode 0600 and no other name.
 
     A stream is written to under a lock, flushed after each batch, and never
     closed.  It is the owner's: one that fails takes the exporter out of
@@ -128,6 +132,7 @@ class _File:
         self.fd: int | None = None
         self.identity = (0, 0)
         self.regular = False
+        self.opened = False  # in this process
         self.used = False  # something was written to this descriptor
         self.header_due = False
         self.torn = False  # the file may end in the middle of a line
@@ -237,8 +242,14 @@ class _File:
 
     def open(self) -> None:
         try:
-            # Python opens with O_CLOEXEC of its own.
-            fd = _open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            fd = open_to_write(self.path)
+        except PlantedError as error:
+            text = f"cannot open {str(self.path)!r} for writing: {error}"
+            if self.opened:  # put there in place of ours; it may go away again
+                raise NotTakenError(text) from error
+            raise ExporterError(
+                f"{text}; AIOAUDIT_JSONL_PATH (here {self.given!r}) must name another"
+            ) from error
         except OSError as error:
             text = f"cannot open {str(self.path)!r} for writing: {error.strerror}"
             if self.opened_once or error.errno in _PASSING:
@@ -251,20 +262,26 @@ class _File:
         self.fd = fd
         self.identity = (found.st_dev, found.st_ino)
         self.regular = stat.S_ISREG(found.st_mode)
-        self.torn = self.regular and found.st_size > 0 and not _ends_a_line(self.path)
+        self.torn = self.regular and found.st_size > 0 and not self.ends_a_line()
         self.used = False
         self.header_due = True
-        self.opened_once = True
+        self.opened = self.opened_once = True
 
-
-def _ends_a_line(path: Path) -> bool:
-    """Whether the file's last byte is a newline; no if it cannot be read."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
-    except OSError:
-        return False
+    def ends_a_line(self) -> bool:
+        """Whether the file's last byte is a newline; no if it cannot be read."""
+        try:
+            # The path may be something else by now, a pipe that would be waited for.
+            fd = _open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return False
+        try:
+            found = _fstat(fd)
+            ours = (found.st_dev, found.st_ino) == self.identity
+            return ours and os.pread(fd, 1, found.st_size - 1) == b"\n"
+        except OSError:
+            return False
+        finally:
+            _close(fd)
 
 
 class _Stream:

@@ -20,6 +20,7 @@ from aioaudit.exporters.otel_json import JsonWriter
 from aioaudit.exporters.otel_spans import SpanFacts
 from aioaudit.log.ordered import read_in_order
 from aioaudit.log.store import Intake
+from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.settings import OTEL_TASKS_VARIABLE, Settings, SettingsError, build
 
 DONE, NOTHING, BAD, REFUSED = 0, 1, 2, 3
@@ -175,7 +176,11 @@ class _File:
     def _open(self) -> IO[bytes]:
         if self._name == "-":
             return sys.stdout.buffer
-        return self._closing.enter_context(Path(self._name).open("wb"))
+        try:
+            fd = open_to_write(self._name, append=False, mode=0o666)
+        except PlantedError as error:
+            raise _NotWrittenError(str(error)) from None
+        return self._closing.enter_context(os.fdopen(fd, "wb"))
 
     @contextmanager
     def _failing(self) -> Generator[None]:

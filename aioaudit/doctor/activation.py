@@ -6,6 +6,7 @@ import os
 import site
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,6 +18,7 @@ from aioaudit import loading, settings
 from aioaudit.doctor.finding import Finding, State
 from aioaudit.doctor.packages import version_of
 from aioaudit.exporter import ExporterError
+from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.settings import JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
 from aioaudit.text import describe
 
@@ -252,12 +254,13 @@ def _wrong_with(place: Path) -> str | None:
         what = "is no folder" if folder.exists() else "does not exist"
         return f"the folder {what}, and none is made"
     try:
-        if file.exists():
-            with file.open("ab"):
-                pass
+        with suppress(FileNotFoundError):
+            os.close(open_to_write(file, create=False, wait=False))
         if not file.exists() or file.is_file():
-            with TemporaryFile(dir=folder) as trial:
+            with TemporaryFile(dir=file.resolve().parent) as trial:
                 trial.write(bytes(_TRIAL))
+    except PlantedError as error:
+        return f"it is not written to: {error}"
     except OSError as error:
         return f"it cannot be written: {error.strerror}"
     return None
