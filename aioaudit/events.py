@@ -19,6 +19,9 @@ import msgspec
 NO_FINDINGS = "findings: not recorded, AIOAUDIT_EVENTS leaves them out"
 """What ``coverage`` says of a process in which nobody hears of findings."""
 
+NO_UNCANCELS = "uncancel() and ends of tasks: not recorded, AIOAUDIT_EVENTS leaves some out"
+"""What ``coverage`` says where a log does not tell which requests were taken back."""
+
 SCHEMA = 1
 """Version of the shapes, written into ``process.start``."""
 
@@ -176,9 +179,14 @@ class FutureCancel(_Request, tag="future.cancel", kw_only=True):
 
 
 class TaskUncancel(_TaskEvent, tag="task.uncancel", kw_only=True):
-    """``uncancel()`` was called; ``remaining`` is what ``cancelling()`` says after it."""
+    """``uncancel()`` was called; ``remaining`` is what ``cancelling()`` says after it.
+
+    ``cancel`` is the ``seq`` of the request that it took back, where that is known.  A task
+    group that takes a request only to give it back at once took none.
+    """
 
     remaining: int
+    cancel: int | None = None
     source: str | None = None
     at: str | None = None
 

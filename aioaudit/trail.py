@@ -24,8 +24,8 @@ def explain(recorder: Recorder, what: Any) -> Answer | None:
     if isinstance(what, BaseException):
         current = recorder.current_task()
         request = recorder.request_of(what, current)
-        tie = recorder.ties.get(id(what))
-        state = None if tie is None or tie.ref() is not what else tie.state
+        tie = recorder.tie_of(what)
+        state = None if tie is None else tie.state
         if request is None:
             return None
         if state is None:
@@ -39,7 +39,7 @@ def explain(recorder: Recorder, what: Any) -> Answer | None:
         state = recorder.states.get(id(what))
         if state is None or state.ref() is not what:
             return None
-        request = state.current or state.first_open()
+        request = state.answer
         if request is None and state.outcome == "cancelled":
             request = state.inherited
         if request is None:

@@ -173,7 +173,7 @@ class Rules:
         state = self._recorder.states.get(id(task))
         if state is None or state.ref() is not task or not cancelling:
             return
-        if any(tie.state is state for tie in list(self._recorder.ties.values())):
+        if state.errors:
             return  # it has another CancelledError to handle
         self._went_on(task, state, at, suspended=False)
 

@@ -7,7 +7,7 @@ that the request was delivered and the task went on, and not how it came to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aioaudit.chain.links import Asked, Became
 from aioaudit.events import TaskCancel, TaskUncancel
@@ -27,7 +27,7 @@ def all_asked(
         answered: The ``seq`` of the request that the answer is about.
         became: What became of that one.
     """
-    absorbed = _absorbed(requests, uncancels)
+    absorbed = taken_back(requests, uncancels)
     asked: list[Asked] = []
     for request in requests:
         if request.seq == answered:
@@ -57,26 +57,67 @@ def all_asked(
     return asked
 
 
-def _absorbed(
+def taken_back(
     requests: Sequence[TaskCancel], uncancels: Sequence[TaskUncancel]
 ) -> dict[int, str | None]:
-    """The requests that ``uncancel()`` took back, by ``seq``, with the line that did.
+    """The requests that ``uncancel()`` took back, by ``seq``, with the line that did, in order.
 
-    A timeout or a task group takes back its own request, other code the last one;
-    where nothing remains, all are taken back.
+    The line of an ``uncancel()`` says which (``cancel``), where that was known.  Else a
+    timeout or a task group takes back its own request, other code the last one; where
+    nothing remains, all are taken back.
     """
     absorbed: dict[int, str | None] = {}
-    open_: list[TaskCancel] = []
+    open_: dict[int, TaskCancel] = {}
     events: list[TaskCancel | TaskUncancel] = [each for each in requests if each.accepted]
     events += uncancels
     for event in sorted(events, key=lambda event: event.seq):
         if isinstance(event, TaskCancel):
-            open_.append(event)
+            open_[event.seq] = event
             continue
-        own = [request for request in open_ if request.taken_back]
-        here = [request for request in own if request.at == event.at]
-        taken = open_ if event.remaining == 0 else (here or own or open_)[-1:]
-        for request in list(taken):
-            absorbed[request.seq] = event.at
-            open_.remove(request)
+        if event.cancel is not None:
+            taken = [event.cancel]
+        elif (event.source or "").endswith(_GIVES_BACK):
+            taken = []
+        elif event.remaining == 0:
+            taken = list(open_)
+        else:
+            own = [each for each in open_.values() if each.taken_back]
+            here = [each for each in own if each.at == event.at]
+            taken = [each.seq for each in (here or own or [*open_.values()])[-1:]]
+        for seq in taken:
+            absorbed[seq] = event.at
+            open_.pop(seq, None)
     return absorbed
+
+
+_GIVES_BACK = (":TaskGroup.__aexit__", ":TaskGroup._aexit")
+"""How the ``source`` ends of what takes somebody's request and gives it back at once."""
+
+
+def now(
+    requests: Sequence[TaskCancel], absorbed: Mapping[int, object], *, full: bool
+) -> TaskCancel:
+    """The request that the task which *requests* were made to is to obey, or was.
+
+    The rule of `aioaudit.recorder.verdict`, for a log that does not tell the task's end:
+    of those that came before the last delivery (each of the others names the first in
+    ``behind``) the first that stands, or else the one that was taken back last.
+
+    Args:
+        requests: Those that were accepted, by ``seq``; at least one.
+        absorbed: By ``seq``, those that were taken back, in order (`taken_back`).
+        full: Whether the log tells what was taken back.  Where it does not, a
+            request that whoever made it takes back counts only if there is no other.
+    """
+    start = 0
+    for index, request in enumerate(requests):
+        if request.behind is None:
+            start = index
+    together = requests[start:]
+    standing = [each for each in together if each.seq not in absorbed]
+    if not full:
+        standing = [each for each in standing if not each.taken_back] or standing
+    if standing:
+        return standing[0]
+    last = {seq: index for index, seq in enumerate(absorbed)}
+    return max(together, key=lambda each: last[each.seq])

@@ -20,6 +20,7 @@ from aioaudit.chain.build import Request, Step, answer_of, steps_of
 from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
     NO_FINDINGS,
+    NO_UNCANCELS,
     Event,
     Evidence,
     Finding,
@@ -32,7 +33,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
-from aioaudit.log.asked import all_asked
+from aioaudit.log.asked import all_asked, now, taken_back
 
 MOST_PROBLEMS = 100
 """So many problems are kept word for word; `Log.damaged` counts them all."""
@@ -79,6 +80,8 @@ class Run:
         self.findings: list[Finding] = []
         self.blind = False
         """Whether findings were left out of this log."""
+        self.uncancels_told = True
+        """Whether calls of ``uncancel()`` are in this log."""
         self.dropped = 0
         """Events that the log says it lacks."""
         self.returned: dict[int, str] = {}
@@ -115,7 +118,7 @@ class Run:
         elif end is not None and end.cancel_outcome is not None:
             pass  # it was cancelled and nobody saw by what
         elif accepted:
-            request = self._obeyed(task, accepted)
+            request = now(accepted, self._taken_back(task), full=self.uncancels_told)
         elif end is None and task not in self.returned and self._waited(task):
             request = self._waited(task)[0]
         else:
@@ -127,7 +130,7 @@ class Run:
             outcome = end.outcome
         elif end is None and task in self.returned:
             outcome = "returned"
-        elif end is None and request is not None and self._absorbed(task, request):
+        elif end is None and request is not None and request.seq in self._taken_back(task):
             cancel_outcome = "absorbed"
         return Case(
             run=self,
@@ -173,30 +176,9 @@ class Run:
         """The cancelled futures that *task* was waiting for, in order."""
         return self._indexed().by_waiter.get(task, [])
 
-    def _obeyed(self, task: int, accepted: list[TaskCancel]) -> TaskCancel:
-        """Of several requests the first of those that came before one delivery.
-
-        Each of the others names it in ``behind``.  A request that was absorbed,
-        or that whoever made it takes back, counts only if there is no other.
-        """
-        absorbed = max(
-            (event.seq for event in self.uncancels.get(task, []) if event.remaining == 0),
-            default=-1,
-        )
-        later = [request for request in accepted if request.seq > absorbed]
-        start = 0
-        for index, request in enumerate(later):
-            if request.behind is None:
-                start = index
-        together = later[start:]
-        staying = [request for request in together if not request.taken_back]
-        return (staying or together or accepted[-1:])[0]
-
-    def _absorbed(self, task: int, request: Request) -> bool:
-        return any(
-            event.seq > request.seq and event.remaining == 0
-            for event in self.uncancels.get(task, [])
-        )
+    def _taken_back(self, task: int) -> dict[int, str | None]:
+        """By ``seq``, the requests to *task* that were taken back, in order."""
+        return taken_back(self.requests_to(task), self.uncancels.get(task, []))
 
     def _names(self, task: int, asked: list[TaskCancel]) -> tuple[str, str]:
         """The last name of *task* and its coroutine, empty where no line says."""
@@ -454,6 +436,7 @@ class Log(Intake):
         elif kind is ProcessStart:
             run.pid = event.pid
             run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage
+            run.uncancels_told = NO_UNCANCELS not in cast(ProcessStart, event).coverage
             if run.start is None:  # a rotated file repeats it
                 run.start = cast(ProcessStart, event)
         elif kind is ProcessDropped:

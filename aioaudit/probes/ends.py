@@ -31,7 +31,7 @@ from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
 from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.recorder.requests import Cleanup
+from aioaudit.recorder.requests import Cleanup, comes_of
 from aioaudit.recorder.waiting import reached_by
 from aioaudit.wire import Returned, one_of
 
@@ -270,7 +270,7 @@ class Monitored:
                     tie = None
                 if tie is not None and tie.state is state and state is not None:
                     return None  # a frame further out
-                self._deliver(task, state, error, None if tie is None else tie.request)
+                self._deliver(task, state, error, None if tie is None else tie.now)
             except RuntimeError:  # no loop runs in this thread
                 return None
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
@@ -285,19 +285,25 @@ class Monitored:
         request = None if state is None else state.deliver()
         if state is None:
             state = recorder.state(task)
+        beneath = None
         if request is None:
             request = told or state.inherited
             if request is not None:
                 state.inherited = request
             self.watch(task)
         else:
+            if told is None and state.reaching:
+                told = state.inherited
+            if told is not None and not comes_of(told, request):
+                beneath = told
             now = monotonic()
             for each in state.requests:
                 if each.delivered and not each.felt:
                     each.felt = now
+        state.reaching = False
         state.swallowed_at = None
         state.cleanup = None
-        recorder.tie(error, request, state)
+        recorder.tie(error, request, state, beneath)
 
     def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
         """``EXCEPTION_HANDLED``: any exception, anywhere in the process, comes to a handler.

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from aioaudit.cpython import imports, inplace, monitoring
-from aioaudit.events import NO_FINDINGS
+from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, loops, tasks, timeouts
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
@@ -70,6 +70,8 @@ class Installation:
         ]
         if not self.recorder.creations:
             seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
+        if not {"task.uncancel", "task.done"} <= self.recorder.wanted:
+            seen.append(NO_UNCANCELS)
         if "finding" not in self.recorder.wanted:
             seen.append(NO_FINDINGS)
         seen.append("not seen: other interpreters in the process, tasks of other frameworks")

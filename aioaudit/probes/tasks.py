@@ -15,7 +15,7 @@ from typing import Any
 
 from aioaudit import bus
 from aioaudit.causes.code import APPLICATION
-from aioaudit.causes.frames import caller, local
+from aioaudit.causes.frames import caller
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -432,10 +432,7 @@ def make_uncancel(recorder: Recorder, original: Callable[..., int]) -> Callable[
 
 def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
     frame = _getframe(2)
-    owner = None
-    if recorder.codes.of(frame).kind != 0:
-        owner = local(frame, "self")
-    recorder.uncancelled(task, None if owner is None else id(owner), frame)
+    request = recorder.uncancelled(task, frame)
     if not recorder.wants("task.uncancel"):
         return
     state = recorder.state(task)
@@ -446,6 +443,8 @@ def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
     event.coro = state.coro
     event.preexisting = state.preexisting
     event.remaining = remaining
+    if request is not None:
+        event.cancel = request.event.seq or None
     if found is not None:
         event.at = found[0].at(found[1])
     event.source = recorder.codes.of(frame).source

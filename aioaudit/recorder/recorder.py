@@ -15,7 +15,7 @@ import time
 import weakref
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
 from types import CodeType, CoroutineType, FrameType
@@ -26,8 +26,8 @@ import msgspec
 from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
-from aioaudit.causes.code import CodeInfo, Codes
-from aioaudit.causes.frames import error_site, local, suspended_at
+from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
+from aioaudit.causes.frames import error_site, local, suspended_at, variables
 from aioaudit.chain.links import Link
 from aioaudit.events import (
     NAMES,
@@ -54,6 +54,21 @@ from aioaudit.wire import lifetime as lifetime_of
 Put = Callable[[Item], None]
 
 _RECENT = 4096
+
+_SCOPES = "anyio._backends._asyncio:CancelScope."
+"""How ``module:qualname`` begins for what anyio's scopes do."""
+
+_DEEPEST = 500
+"""Maximum number of requests in a row, each the cause of the next, that are kept."""
+
+_OWN_ONLY = frozenset(
+    {
+        "asyncio.timeouts:Timeout.__aexit__",
+        "asyncio.taskgroups:TaskGroup.__aexit__",
+        "asyncio.taskgroups:TaskGroup._aexit",
+    }
+)
+"""What calls ``uncancel()`` for a request of its own, or to give back what it took at once."""
 
 _MOST_PLACES = 20
 """So many places have lines ready of requests that one instruction makes."""
@@ -150,8 +165,10 @@ class Recorder:
                 if not ties:
                     self.under_way(False)
                 state = entry.state
-                if state is not None and entry.request is not None and not state.ended:
-                    self.rules.gone(state, entry.request)
+                if state is not None:
+                    state.errors -= 1
+                    if entry.request is not None and not state.ended:
+                        self.rules.gone(state, entry.request)
 
         self._forget_state = forget_state
         self._forget_tie = forget_tie
@@ -393,15 +410,19 @@ class Recorder:
 
     # -- requests -----------------------------------------------------------------
 
+    def tie_of(self, error: BaseException) -> Tie | None:
+        """What ties the CancelledError *error* to a request, None where nothing does."""
+        tie = self.ties.get(id(error))
+        return tie if tie is not None and tie.ref() is error else None
+
     def request_of(self, error: BaseException, task: Any = None) -> Request | None:
-        """The request that the CancelledError *error* delivers, None where unknown.
+        """The request that the CancelledError *error* stands for now, None where unknown.
 
         *task* is the one that handles it: before 3.12 nothing ties the two, and
         the request that was on its way to that task is the answer.
         """
-        tie = self.ties.get(id(error))
-        known = tie is not None and tie.ref() is error
-        told = tie.request if tie is not None and known else None
+        tie = self.tie_of(error)
+        told = None if tie is None else tie.now
         if sys.version_info >= (3, 12) or task is None or not isinstance(error, CancelledError):
             return told
         if error.__traceback__ is None:  # never raised, so never delivered
@@ -409,27 +430,40 @@ class Recorder:
         state = self.states.get(id(task))
         if state is None or state.ref() is not task:
             return told
-        if tie is not None and known and tie.state is state:
+        if tie is not None and tie.state is state:
             return told
         request = state.deliver() or state.current or state.inherited
         if request is None:
             return told
         self.tie(error, request, state)
-        return request
+        return request.now
 
-    def tie(self, error: BaseException, request: Request | None, state: CancelState | None) -> None:
+    def tie(
+        self,
+        error: BaseException,
+        request: Request | None,
+        state: CancelState | None,
+        beneath: Request | None = None,
+    ) -> None:
         """Remember that *error* delivers *request*, as long as *error* lives."""
         key = id(error)
         known = self.ties.get(key)
         if known is not None and known.ref() is error:
-            known.request, known.state = request, state
+            if known.state is not None:
+                known.state.errors -= 1
+            known.request, known.state, known.beneath = request, state, beneath
+            known.timeout = None
+            if state is not None:
+                state.errors += 1
             return
         ties = self.ties
         try:
             ref = _keyed(error, self._forget_tie, key)
         except TypeError:
             return
-        ties[key] = Tie(ref, request, state)
+        ties[key] = Tie(ref, request, state, beneath)
+        if state is not None:
+            state.errors += 1
         if len(ties) == 1:
             self.under_way(True)
 
@@ -438,7 +472,7 @@ class Recorder:
         state = self.states.get(id(task))
         if state is None or state.ref() is not task:
             return None
-        return state.current or state.first_open() or state.inherited
+        return state.answer or state.inherited
 
     def made_by(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* made to *task*."""
@@ -524,9 +558,9 @@ class Recorder:
         return None
 
     def _timeout_behind(self, state: CancelState | None, error: BaseException) -> Request | None:
-        tie = self.ties.get(id(error))
-        if tie is not None and tie.ref() is error:
-            request = tie.request
+        tie = self.tie_of(error)
+        if tie is not None:
+            request = tie.timeout or tie.request
             while request is not None and request.event.reason == "awaiter":
                 request = request.cause
             return request if request is not None and request.timed_out else None
@@ -706,7 +740,7 @@ class Recorder:
         if isinstance(request.event, TaskCancel) and request.event.accepted:
             state = self.state(task)
             if request.times == 1:
-                state.requests.append(request)
+                state.add(request)
                 if id(task) not in self.born:  # else its end is seen already
                     self.watch(task)
             if sys.version_info < (3, 12):
@@ -729,10 +763,9 @@ class Recorder:
 
     def _again(self, state: CancelState) -> None:
         """The group took somebody's request with ``uncancel()`` and gives it back."""
-        request = state.absorbed_last
-        if request is not None:
-            request.absorbed = request.delivered = False
-            request.pending += 1
+        for request in state.requests:
+            if request.stands:
+                request.delivered = False
 
     def _loop_of(self, future: Any) -> Any:
         try:
@@ -825,7 +858,7 @@ class Recorder:
         event.waiters = [self.number(task) for task in waiters]
         event.waiter_names = [self.name_of_task(task) for task in waiters]
         event.message = message_of(message)
-        return Request(event, cause.request, cause.owner, cause.origin)
+        return _made(event, cause)
 
     def pass_on(self, waiters: Iterable[Any], request: Request | None) -> None:
         """What *waiters* await was cancelled by *request*: it will reach them."""
@@ -833,7 +866,10 @@ class Recorder:
             return
         for task in waiters:
             state = self.state(task)
+            if sys.version_info < (3, 12):
+                self._settle(task, state)
             state.inherited = request
+            state.reaching = True
             if request.heirs is None:
                 request.heirs = []
             request.heirs.append(state)
@@ -938,17 +974,56 @@ class Recorder:
 
         failures[key] = (weakref.ref(task, forget), number)
 
-    def uncancelled(self, task: Any, owner: int | None, frame: FrameType) -> None:
-        """``uncancel()`` was called on *task* by *frame*, of the object *owner* where known."""
+    def uncancelled(self, task: Any, frame: FrameType) -> Request | None:
+        """``uncancel()`` was called on *task* by *frame*: the request that it took back."""
         state = self.states.get(id(task))
-        if state is not None and state.ref() is task:
-            request = take_back(state, owner)
-            if request is not None and "finding" in self.heard:
-                self.rules.taken_back(task, state, request, frame)
+        if state is None or state.ref() is not task:
+            return None
+        info = self.codes.of(frame)
+        owner = None
+        known = scope = False
+        values: Mapping[str, Any] = {}
+        if info.kind != APPLICATION:
+            values = variables(frame)
+            owner = values.get("self")
+            known = info.source in _OWN_ONLY
+            scope = info.source.startswith(_SCOPES)
+        request = take_back(state, None if owner is None else id(owner), known=known, scope=scope)
+        if request is None:
+            return None
+        error = values.get("exc_val")
+        if request.timed_out and isinstance(error, CancelledError):
+            # A TimeoutError may take its place; who asks what was behind that asks for this.
+            tie = self.tie_of(error)
+            if tie is not None and tie.state is state:
+                tie.timeout = request
+        if "finding" in self.heard:
+            self.rules.taken_back(task, state, request, frame)
+        return request
+
+
+def _made(event: TaskCancel | FutureCancel, cause: Cause) -> Request:
+    """The request that *event* tells, tied to those that led to it."""
+    request = Request(event, cause.request, cause.owner, cause.origin)
+    if cause.request is not None:
+        request.depth = cause.request.depth + 1
+        if request.depth > _DEEPEST:
+            # Each end of a task may be the cause of another's for ever.  The log has them all;
+            # in memory the chain goes from here to its root.
+            root = root_link(cause.request)
+            request.cause, request.depth = None, 0
+            if root is not None:
+                request.origin = msgspec.structs.replace(root, detail=_by_way_of(root.detail))
+    return request
+
+
+def _by_way_of(detail: str | None) -> str:
+    way = f"by way of more than {_DEEPEST} others, which the log tells"
+    return way if detail is None or detail.endswith(way) else f"{detail}; {way}"
 
 
 def _request(event: TaskCancel, cause: Cause) -> Request:
-    request = Request(event, cause.request, cause.owner, cause.origin)
+    request = _made(event, cause)
     if cause.taken_back:
         request.taken_back = True
     if cause.once is not None:
@@ -1019,16 +1094,10 @@ def _reference(target: Any) -> Callable[[], Any]:
 
 def root_link(request: Request) -> Link | None:
     """The root of *request*'s chain, for a line whose causes are no lines."""
-    for _ in range(10_000):
-        event = request.event
-        if event.origin is not None and request.cause is None:
-            return Link(
-                what=event.origin, **{key: getattr(event, f"origin_{key}") for key in _ORIGIN_KEYS}
-            )
-        if request.cause is None:
-            return None
-        request = request.cause
-    return None
+    step: Request = request
+    while step.cause is not None:  # at most `_DEEPEST` times
+        step = step.cause
+    return step.origin
 
 
 class _Unraisable:

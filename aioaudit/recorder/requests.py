@@ -29,6 +29,8 @@ class Request(msgspec.Struct, eq=False):
     ``unstarted`` is the level of a finding that the task had not begun.  ``told`` says
     that a finding was told of what became of it, ``slow`` that one says why it took
     long; ``kept_at`` is the line that kept what this request was passed on as.
+    ``then`` is the request for which a CancelledError of this one went on when this one
+    was taken back; ``depth`` is how many requests lie before it in its chain.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -55,6 +57,26 @@ class Request(msgspec.Struct, eq=False):
     told: bool = False
     slow: bool = False
     kept_at: str | None = None
+    then: Request | None = None
+    depth: int = 0
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was neither taken back nor lost on its way."""
+        return not (self.absorbed or self.lost)
+
+    @property
+    def now(self) -> Request:
+        """The request that a CancelledError of this one stands for now.
+
+        That is the rule, and all who ask whose an error is come here (see
+        `aioaudit.recorder.verdict`): this request as long as it stands, then the
+        first of those behind it that did when it was taken back.
+        """
+        request = self
+        while request.then is not None and not request.stands:
+            request = request.then
+        return request
 
     @property
     def open(self) -> bool:
@@ -71,6 +93,7 @@ class Request(msgspec.Struct, eq=False):
         self.times += 1
         self.pending += 1
         self.delivered = self.absorbed = self.lost = False
+        self.then = None
 
     def logged(self) -> Request | None:
         """This request, or the nearest one before it, that is a line of the log."""
@@ -83,12 +106,20 @@ class Request(msgspec.Struct, eq=False):
     def source(self) -> str | None:
         """``module:qualname`` of the caller at the root of this request's chain."""
         request = self
-        for _ in range(10_000):
-            event = request.event
-            if request.cause is None:
-                return event.origin_source or event.source
+        while request.cause is not None:
             request = request.cause
-        return None
+        origin = None if request.origin is None else request.origin.source
+        return origin or request.event.source
+
+
+def comes_of(request: Request, cause: Request) -> bool:
+    """Whether *request* was made because of *cause*, a few steps before it at most."""
+    step: Request | None = request
+    for _ in range(20):
+        if step is None or step is cause:
+            break
+        step = step.cause
+    return step is cause
 
 
 class Cleanup:
@@ -117,8 +148,10 @@ class Cleanup:
 class CancelState(msgspec.Struct, eq=False):
     """What cancellations have done to one task, as long as the task lives.
 
+    ``requests`` are those that an answer may still need, in the order they were made.
     ``current`` is the request whose CancelledError was delivered last,
-    ``inherited`` one made to what the task was awaiting, about to reach it;
+    ``inherited`` one made to what the task was awaiting, about to reach it while
+    ``reaching`` is true; ``errors`` counts the CancelledErrors of this task that live;
     ``absorbed_last`` is the one that the last ``uncancel()`` took back;
     ``cleanup`` says which handler took how long, once one of the program's own
     was entered.
@@ -137,6 +170,34 @@ class CancelState(msgspec.Struct, eq=False):
     ended: bool = False
     outcome: Outcome | None = None
     cancel_outcome: CancelOutcome | None = None
+    reaching: bool = False
+    errors: int = 0
+    room: int = 16
+
+    def add(self, request: Request) -> None:
+        """Keep *request*, the newest; forget what no answer needs any more.
+
+        A task that lives for a year must not remember each timeout that it has had.
+        """
+        self.requests.append(request)
+        if len(self.requests) > self.room:
+            self.requests = _needed(self.requests)
+            self.room = 2 * max(len(self.requests), 8)
+
+    def behind(self, request: Request) -> Request | None:
+        """The first request made after *request* that stands."""
+        after = False
+        for each in self.requests:
+            if after and each.stands:
+                return each
+            after = after or each is request
+        return None
+
+    @property
+    def answer(self) -> Request | None:
+        """The request that the task obeyed, is to obey, or else lived through last."""
+        current = None if self.current is None else self.current.now
+        return current if self.ended else self.first_open() or current
 
     def first_open(self) -> Request | None:
         """The request that the next delivery will be of."""
@@ -174,9 +235,59 @@ class CancelState(msgspec.Struct, eq=False):
         return first
 
 
+_ABSORBED = 8
+"""Maximum number of requests kept that were taken back: those of the last error are among them."""
+
+_FELT = 32
+"""Maximum number of requests kept that the task has felt, and that nobody took back."""
+
+_OPEN = 32
+"""Maximum number of requests kept that wait for one delivery: so many first ones, so many last."""
+
+_OWNED = 64
+"""Maximum number of requests kept whose asker is about to take them back."""
+
+
+def _needed(requests: list[Request]) -> list[Request]:
+    """Those of *requests* that an answer may still need, in order."""
+    absorbed = [each for each in requests if each.absorbed]
+    owned = [each for each in requests if each.taken_back and not each.absorbed]
+    others = [each for each in requests if not (each.taken_back or each.absorbed)]
+    felt = [each for each in others if each.delivered or each.lost]
+    waiting = [each for each in others if not (each.delivered or each.lost)]
+    kept = {
+        id(each)
+        for each in (
+            *absorbed[-_ABSORBED:],
+            *owned[-_OWNED:],
+            *felt[-_FELT:],
+            *waiting[:_OPEN],
+            *waiting[-_OPEN:],
+        )
+    }
+    return [each for each in requests if id(each) in kept]
+
+
 class Tie(msgspec.Struct, eq=False):
-    """Ties a CancelledError, as long as it lives, to the request that it delivers."""
+    """Ties a CancelledError, as long as it lives, to the request that it delivers.
+
+    ``beneath`` is what it stood for when it came out of what the task awaited, where
+    a request of the task's own was delivered with it; ``timeout`` the request of the
+    timeout that made a TimeoutError of it.
+    """
 
     ref: weakref.ref[BaseException]
     request: Request | None
     state: CancelState | None
+    beneath: Request | None = None
+    timeout: Request | None = None
+
+    @property
+    def now(self) -> Request | None:
+        """The request that the error stands for now (`Request.now`)."""
+        if self.request is None:
+            return None
+        request = self.request.now
+        if self.beneath is not None and not request.stands:
+            return self.beneath.now
+        return request

@@ -1,11 +1,33 @@
-"""What became of a request: which one a task's end belongs to, and what the task did with it."""
+"""Whose a CancelledError is now, which request a task's end belongs to, and what the task did.
+
+One CancelledError may stand for several requests: what is asked before it is
+delivered makes no second one (``Task.cancel`` in Modules/_asynciomodule.c only
+counts, and ``task_step`` drops ``_must_cancel`` as it throws).  Whoever asked may take
+its own request back while the error is on its way; if others are left
+(``cancelling()`` is not what it was at the entry), ``Timeout.__aexit__``
+(Lib/asyncio/timeouts.py), ``TaskGroup.__aexit__`` and anyio's scopes let the error go on.
+
+The rule, for "which request does this CancelledError stand for now":
+
+1. the first of those that it was delivered for, while that stands;
+2. once that was taken back, or came to nothing, the first of those behind it, in
+   the order of being made, that stood when it was taken back; and so on from there;
+3. where the error came out of what the task awaited, and its own request is taken back
+   with none behind it, what it stood for there;
+4. where nothing stands any more, the one that was taken back last.
+
+`take_back` applies step 2 where it happens (`Request.then`), `Request.now` and
+`Tie.now` read it.  Nobody else decides: ends, ``error.source``, `aioaudit.why`, the
+cause of what is cancelled while the error is handled, groups, gathers and callbacks
+all ask them.
+"""
 
 from __future__ import annotations
 
 from asyncio import CancelledError
 
 from aioaudit.events import CancelOutcome, TaskCancel
-from aioaudit.recorder.requests import CancelState, Request, Tie
+from aioaudit.recorder.requests import CancelState, Request, Tie, comes_of
 
 Ties = dict[int, Tie]
 
@@ -73,10 +95,11 @@ def _cancelled_by(
 ) -> tuple[Request | None, CancelOutcome | None]:
     """Of a task that ended cancelled.
 
-    Where the *error* that ended it is known, only what delivered that error
-    counts: a request that was delivered before may have been swallowed since.
+    Where the *error* that ended it is known, only what it stands for counts: a
+    request that was delivered before may have been swallowed since.
     """
-    request = _delivered_by(ties, error)
+    tie = _tie_of(ties, error)
+    request = None if tie is None else tie.now
     if request is None and by_hand:
         if state is None or not state.requests:
             return None, None
@@ -86,16 +109,27 @@ def _cancelled_by(
         return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
     if state is not None:
         if request is None and error is None:
-            request = state.deliver() or state.current or state.inherited
-        if request is not None and request.absorbed:
-            # Taken back; what keeps the task ending is a request behind it.
-            left = [each for each in state.requests if not each.absorbed]
-            request = left[0] if left else request
+            request = _unseen(state)
+        if request is None or not request.stands:
+            # It was asked again on the way out: ``_must_cancel`` was set when the task ended.
+            request = state.first_open() or request
     return request, "obeyed"
 
 
-def _delivered_by(ties: Ties, error: BaseException | None) -> Request | None:
-    """The request behind *error*, or behind the CancelledError it was raised for.
+def _unseen(state: CancelState) -> Request | None:
+    """The request that ended a task where the error that did is not known (3.11, compiled code)."""
+    request = state.deliver()
+    current, inherited = state.current, state.inherited
+    if request is None and inherited is not None and state.reaching:
+        # What it awaited ended after the last delivery, if not because of that.
+        request = None if current is not None and comes_of(inherited, current) else inherited
+    if request is None and current is not None:
+        request = current.now
+    return request or inherited
+
+
+def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
+    """The tie of *error*, or of the CancelledError it was raised for.
 
     Another error in between ends the search: what it stood for is over.
     """
@@ -104,7 +138,7 @@ def _delivered_by(ties: Ties, error: BaseException | None) -> Request | None:
             return None
         tie = ties.get(id(error))
         if tie is not None and tie.ref() is error:
-            return tie.request
+            return tie
         error = error.__cause__ or error.__context__
     return None
 
@@ -123,17 +157,40 @@ def lose_propagated(state: CancelState) -> list[Request]:
     return lost
 
 
-def take_back(state: CancelState, owner: int | None) -> Request | None:
-    """The request that ``uncancel()`` took back, called by the object *owner* where known."""
+def take_back(state: CancelState, owner: int | None, *, known: bool, scope: bool) -> Request | None:
+    """The request that ``uncancel()`` took back, None where that is not known.
+
+    Args:
+        state: Of the task.
+        owner: The `id` of the object whose code called, None for the application's.
+        known: Whether that object's own request would be known, if it had made one: it is
+            asyncio's timeout or group, and never takes back another's.
+        scope: Whether it is an anyio scope: one that is left hands what it has not taken
+            back yet over to the scope around it (``CancelScope.__exit__``).
+    """
+    requests = state.requests
     chosen = None
     if owner is not None:
-        chosen = next((r for r in reversed(state.requests) if r.pending and r.owner == owner), None)
+        chosen = next((r for r in reversed(requests) if r.pending > 0 and r.owner == owner), None)
+        if chosen is None and scope:
+            chosen = next(
+                (r for r in reversed(requests) if r.pending > 0 and r.once is not None), None
+            )
+        if chosen is None and (known or scope):
+            return None
     if chosen is None:
-        chosen = next((r for r in reversed(state.requests) if not r.absorbed), None)
-    if chosen is not None:
-        chosen.pending -= 1
+        left = [each for each in requests if not each.absorbed]
+        # Timeouts, groups and scopes take care of their own.
+        unowned = [each for each in left if not each.taken_back]
+        left = unowned or left
+        if not left:
+            return None
+        chosen = left[-1]
+    chosen.pending -= 1
+    if not chosen.absorbed:
         chosen.absorbed = True
-        state.absorbed_last = chosen
+        chosen.then = state.behind(chosen)
+    state.absorbed_last = chosen
     return chosen
 
 
