@@ -432,7 +432,7 @@ def make_uncancel(recorder: Recorder, original: Callable[..., int]) -> Callable[
 
 def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
     frame = _getframe(2)
-    request = recorder.uncancelled(task, frame)
+    request = recorder.uncancelled(task, frame, remaining)
     if not recorder.wants("task.uncancel"):
         return
     state = recorder.state(task)

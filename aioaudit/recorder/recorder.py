@@ -974,8 +974,11 @@ class Recorder:
 
         failures[key] = (weakref.ref(task, forget), number)
 
-    def uncancelled(self, task: Any, frame: FrameType) -> Request | None:
-        """``uncancel()`` was called on *task* by *frame*: the request that it took back."""
+    def uncancelled(self, task: Any, frame: FrameType, remaining: int) -> Request | None:
+        """``uncancel()`` was called on *task* by *frame*: the request that it took back.
+
+        *remaining* is what ``cancelling()`` says after it.
+        """
         state = self.states.get(id(task))
         if state is None or state.ref() is not task:
             return None
@@ -993,9 +996,9 @@ class Recorder:
             return None
         error = values.get("exc_val")
         if request.timed_out and isinstance(error, CancelledError):
-            # A TimeoutError may take its place; who asks what was behind that asks for this.
             tie = self.tie_of(error)
-            if tie is not None and tie.state is state:
+            # Timeout.__aexit__ raises a TimeoutError in its place if nothing else was asked.
+            if tie is not None and remaining <= getattr(values["self"], "_cancelling", -1):
                 tie.timeout = request
         if "finding" in self.heard:
             self.rules.taken_back(task, state, request, frame)

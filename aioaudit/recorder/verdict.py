@@ -24,6 +24,7 @@ all ask them.
 
 from __future__ import annotations
 
+import sys
 from asyncio import CancelledError
 
 from aioaudit.events import CancelOutcome, TaskCancel
@@ -47,7 +48,7 @@ def verdict(
         return _cancelled_by(ties, state, error, by_hand)
     if state is None or not state.requests:
         return None, None
-    request = _last(state)
+    request = _lived_through(ties, state, error)
     if request.absorbed or request.taken_back:
         return request, "absorbed"
     if outcome == "destroyed":
@@ -64,30 +65,44 @@ def _kept_by_a_group(state: CancelState) -> bool:
     return state.swallowed_at is not None and _GROUPS in state.swallowed_at
 
 
-def _last(state: CancelState) -> Request:
-    """The request that a task lived through last.
+def _lived_through(ties: Ties, state: CancelState, error: BaseException | None) -> Request:
+    """The request that a task lived through last, which ended by *error* or a return.
 
-    Of several that came before one delivery it is the first that nobody takes back;
-    where all are, the one that was taken back last: only that ``uncancel()`` left none.
-    An ``uncancel()`` of the program's own is meant for all of them.
+    What the error was raised for tells; else the last delivery does, or what was to be
+    delivered next.
     """
-    last = state.requests[-1]
-    event = last.event
-    if not isinstance(event, TaskCancel) or event.behind is None:
-        return last
-    if last.absorbed and not last.taken_back:
-        return last
-    first = event.behind
-    together = [
-        each
-        for each in state.requests
-        if isinstance(each.event, TaskCancel) and first in (each.event.seq, each.event.behind)
-    ]
-    for request in together:
-        if not (request.absorbed or request.taken_back):
+    tie = _tie_behind(ties, error)
+    if tie is not None and tie.state is state:
+        request = tie.timeout or tie.now
+        if request is not None and request in state.requests:
             return request
+    request = state.first_open() or (None if state.current is None else state.current.now)
     taken = state.absorbed_last
-    return taken if taken is not None and taken in together else last
+    # Before 3.12 the last delivery may have gone unseen: then what was taken back last tells.
+    seen = sys.version_info >= (3, 12) or (request is not None and request.stands)
+    if request is None or not seen or request not in state.requests:
+        return taken or state.requests[-1]
+    if taken is not None and not taken.taken_back and _delivered_with(taken, request):
+        return taken  # an ``uncancel()`` of the program's own is meant for all of them
+    return request
+
+
+def _delivered_with(one: Request, other: Request) -> bool:
+    """Whether *one* was made while *other* waited to be delivered."""
+    event = one.event
+    return isinstance(event, TaskCancel) and event.behind == other.event.seq != 0
+
+
+def _tie_behind(ties: Ties, error: BaseException | None) -> Tie | None:
+    """The tie of the CancelledError that led to *error*, None where none did."""
+    for _ in range(100):
+        if error is None:
+            break
+        tie = ties.get(id(error))
+        if tie is not None and tie.ref() is error:
+            return tie
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _cancelled_by(

@@ -1,0 +1,174 @@
+"""Whose a CancelledError is in tasks that live long: what is forgotten, and what must not be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.events import TaskCancel, TaskDone, TaskUncancel
+from aioaudit.log import Log
+from tests.recognising import links
+
+uvloop = pytest.importorskip("uvloop")
+
+RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
+every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
+
+MANY = 300
+"""More requests than a task keeps."""
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    yield
+    aioaudit.disable()
+
+
+async def stubborn(task: asyncio.Task[None]) -> None:
+    """What *task* runs inside its own timeout: it keeps the timeout's error, and many others."""
+    for _ in range(MANY):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if task.cancelling() > 1:
+                task.uncancel()
+    await asyncio.sleep(60)
+
+
+async def guarded() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    async with asyncio.timeout(0.01):  # LINE guard
+        await stubborn(task)
+
+
+def log_of(trail: aioaudit.trail.Trail) -> Log:
+    log = Log()
+    for event in trail.events:
+        log.add(event)
+    return log
+
+
+@every_loop
+def test_a_timeout_takes_its_own_request_back_however_many_came_since(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    async def main() -> asyncio.Task[None]:
+        victim = asyncio.create_task(guarded(), name="victim")
+        await asyncio.sleep(0.03)
+        for _ in range(MANY - 1):
+            victim.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        victim.cancel("enough")  # LINE enough
+        await asyncio.wait([victim])
+        return victim
+
+    with aioaudit.recording() as trail:
+        victim = run(main())
+        assert victim.cancelled()
+        [first, *_, last] = [each for each in trail.events if isinstance(each, TaskCancel)]
+        taken = [each for each in trail.events if isinstance(each, TaskUncancel)]
+        assert taken[-1].source == "asyncio.timeouts:Timeout.__aexit__"
+        assert taken[-1].cancel == first.seq
+        assert len({each.cancel for each in taken}) == len(taken)
+        wanted = [
+            {"what": "cancelled", "name": "victim", "reason": "explicit", "at": "enough"}
+            | {"by_name": last.by_name},
+            {"what": "called", "reason": "explicit", "at": "enough", "by_name": last.by_name},
+        ]
+        assert links(trail.why(victim)) == wanted
+        assert links(log_of(trail).why("victim")[0]) == wanted
+
+
+@every_loop
+def test_each_end_may_be_the_cause_of_the_next_for_ever(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    async def relay(further: asyncio.Task[None] | None) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if further is not None:
+                further.cancel()
+            raise
+
+    async def main() -> list[asyncio.Task[None]]:
+        tasks: list[asyncio.Task[None]] = []
+        for number in range(1_300):
+            further = tasks[-1] if tasks else None
+            tasks.append(asyncio.create_task(relay(further), name=str(number)))
+        await asyncio.sleep(0)
+        tasks[-1].cancel()  # LINE begin
+        await asyncio.wait(tasks)
+        return tasks
+
+    with aioaudit.recording() as trail:
+        tasks = run(main())
+        live = trail.why(tasks[0])
+        whole = log_of(trail).why("0")[0]
+    assert live is not None
+    assert len(whole.chain) == 1_301
+    assert len(live.chain) < 600
+    assert live.root.what == whole.root.what == "called"
+    assert live.root.at == whole.root.at
+    assert links(whole)[-1]["at"] == "begin"
+    assert live.root.detail == "by way of more than 500 others, which the log tells"
+
+
+def test_a_request_that_was_taken_back_long_ago_is_not_what_a_task_is_to_obey() -> None:
+    async def main() -> None:
+        async def worker() -> None:
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(60)
+            except TimeoutError:
+                ready.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.02)
+
+        ready = asyncio.Event()
+        victim = asyncio.create_task(worker(), name="victim")
+        await ready.wait()
+        await asyncio.sleep(0)
+        victim.cancel()  # LINE later
+        for _ in range(3):
+            live = links(aioaudit.why(victim))
+            assert [each.get("at") for each in live] == ["later", "later"]
+            assert links(log_of(trail).why("victim")[0]) == live
+            await asyncio.sleep(0)
+        await asyncio.wait([victim])
+
+    with aioaudit.recording() as trail:
+        asyncio.run(main())
+
+
+def test_the_line_of_uncancel_says_which_request_it_took_back() -> None:
+    async def main() -> None:
+        async def worker() -> None:
+            async with asyncio.timeout(0.01):
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()
+                    task.uncancel()  # the program's own: not the timeout's request
+                    raise
+
+        with pytest.raises(TimeoutError):
+            await asyncio.create_task(worker(), name="victim")
+
+    with aioaudit.recording() as trail:
+        asyncio.run(main())
+    deadline, own = [each for each in trail.events if isinstance(each, TaskCancel)]
+    taken = [each.cancel for each in trail.events if isinstance(each, TaskUncancel)]
+    assert taken == [own.seq, deadline.seq]
+    [done] = [each for each in trail.events if isinstance(each, TaskDone) and each.name == "victim"]
+    assert (done.cancel_outcome, done.cancel) == ("absorbed", deadline.seq)
