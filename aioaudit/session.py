@@ -215,7 +215,7 @@ def alive() -> int | None:
     session = _session
     if session is None or not session.recorder.creations:
         return None
-    return len(session.recorder.born)
+    return session.recorder.alive()
 
 
 def enable(

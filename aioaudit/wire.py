@@ -22,6 +22,7 @@ from aioaudit.events import Event, TaskCreate, TaskDone, name_of
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
 from aioaudit.recorder.place import Place
 from aioaudit.text import LIMIT, clean
+from aioaudit.weak import dropping
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -31,23 +32,41 @@ if TYPE_CHECKING:
 
 _Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]
 
+KindKey: TypeAlias = "tuple[CodeInfo | None, int, int, bool]"
+"""Who makes tasks (code, offset, whether it calls the class itself), and the `id` of what they run."""
+
 
 class Kind:
     """What all tasks have in common that one line, in one loop, makes to run one coroutine.
 
-    ``coro`` names the coroutine and ``runs`` is its code, None where it is not
-    made of Python code; ``code`` and ``offset`` (of the instruction) say who
-    makes the tasks, None where nobody can be named.
+    ``coro`` names the coroutine and ``runs`` is the `id` of its code, None where it is
+    not made of Python code, and ``runs_at`` that code's file and first line; ``code`` and
+    ``offset`` (of the instruction) say who makes the tasks, None where nobody can be named.
+
+    No code is kept: one that the program compiled as it ran may go.
     """
 
-    __slots__ = ("by_application", "code", "coro", "named", "offset", "pieces", "place", "runs")
+    __slots__ = (
+        "_refs",
+        "by_application",
+        "code",
+        "coro",
+        "named",
+        "offset",
+        "pieces",
+        "place",
+        "runs",
+        "runs_at",
+    )
 
     def __init__(
         self, place: Place, coro: str, runs: CodeType | None, code: CodeInfo | None, offset: int
     ) -> None:
         self.place = place
         self.coro = coro
-        self.runs = runs
+        self.runs = None if runs is None else id(runs)
+        self.runs_at = None if runs is None else (runs.co_filename, runs.co_firstlineno)
+        self._refs: list[object] = []
         self.code = code
         self.offset = offset
         self.by_application = code is not None and code.kind == APPLICATION
@@ -56,6 +75,10 @@ class Kind:
         """What the lines say of it: ``coro``, ``at``, ``source``."""
         self.pieces: _Pieces | None = None
         """The same as parts of lines, once there was a line."""
+
+    def go_with(self, code: CodeType, table: dict[Any, Any], key: object) -> None:
+        """Be taken out of *table*, where it stands at *key*, when *code* goes."""
+        self._refs.append(dropping(code, table, key))
 
 
 class Created(msgspec.Struct, gc=False):

@@ -133,6 +133,27 @@ async def timeouts(count: int) -> None:
     await asyncio.gather(*(late() for _ in range(count)))
 
 
+async def quiet(count: int) -> None:
+    """*count* timeouts that do not run out."""
+
+    async def nothing() -> None:
+        pass
+
+    for _ in range(count):
+        async with asyncio.timeout(100):
+            await nothing()
+
+
+async def gathers(count: int) -> None:
+    """*count* tasks made and awaited by ``gather``, a hundred at once."""
+
+    async def nothing() -> None:
+        pass
+
+    for _ in range(count // 100):
+        await asyncio.gather(*(nothing() for _ in range(100)))
+
+
 def spent(program: Program, count: int) -> float:
     """Seconds of CPU time for each of *count*, the exporter's thread included."""
     gc.collect()
@@ -221,6 +242,8 @@ PROGRAMS: dict[str, Callable[[int], float]] = {
     "tasks": lambda count: spent(tasks, count),
     "cancels": lambda count: spent(cancels, count),
     "timeouts": lambda count: spent(timeouts, count),
+    "quiet": lambda count: spent(quiet, count),
+    "gathers": lambda count: spent(gathers, count),
     "deep": deep,
     "memory": memory,
 }

@@ -325,9 +325,10 @@ class Spans:
             "code.function.name": _function(coro),
             "thread.name": made.thread,
         }
-        if isinstance(life.made, Created) and life.made.kind.runs is not None:
-            attributes["code.file.path"] = life.made.kind.runs.co_filename
-            attributes["code.line.number"] = life.made.kind.runs.co_firstlineno
+        if isinstance(life.made, Created) and life.made.kind.runs_at is not None:
+            path, line = life.made.kind.runs_at
+            attributes["code.file.path"] = path
+            attributes["code.line.number"] = line
         if made.loop is not None:
             attributes["aioaudit.loop"] = made.loop
         if isinstance(made, TaskCreate):

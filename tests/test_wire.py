@@ -52,7 +52,7 @@ def a_place(thread: str = "MainThread", loop: int | None = 1) -> Place:
 
 
 def a_kind(place: Place, coro: str = "shop.orders:refresh", *, known: bool = True) -> Kind:
-    return Kind(place, coro, None, CodeInfo(here(), "shop") if known else None, 4)
+    return Kind(place, coro, None, CodeInfo(here(), "shop", {}) if known else None, 4)
 
 
 def a_task(kind: Kind, name: str, *, ns: int = BEGAN, lived: int = 1_234_567) -> list[Item]:

@@ -89,7 +89,7 @@ class Call(msgspec.Struct, eq=False):
 
     def note_of(self, owner: Any) -> Any:
         """What was noted when the timeout *owner* was entered."""
-        return getattr(owner, "_aioaudit_entered", None)
+        return self.recorder.timeouts.get(owner)
 
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended *task*."""
@@ -148,7 +148,7 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
                 found.boundary = frame
                 break
             if info.kind == OWN:
-                if id(info.code) in probes:
+                if id(frame.f_code) in probes:
                     found.nested = call.nested is not None
                     break
             elif given and given_frame(frame, info.interrupted):
@@ -156,7 +156,7 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
             if looking:
                 if info.explain is not None and found.cause is None:
                     _ask(found, info.explain(frame, call))
-                if not (innermost and overrides(call.victim, info.code)):
+                if not (innermost and overrides(call.victim, frame.f_code)):
                     # An override of cancel() that calls the original is no caller.
                     innermost = False
                     _keep(found, info, frame)

@@ -2,8 +2,8 @@
 
 Everything that is asked of a frame at the moment of a cancellation is answered
 here once for each code object and then by one look into a dict.  The key is
-the object's `id` (the entry keeps the object alive, so it means it): hashing a
-code object walks through all of its bytecode since 3.12.
+the object's `id` (the entry goes when the object does, so it means it): hashing
+a code object walks through all of its bytecode since 3.12.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit.text import clean
+from aioaudit.weak import dropping
 
 APPLICATION = 0
 THIRD_PARTY = 1
@@ -48,13 +49,17 @@ def kind_of(path: str) -> int:
 
 
 class CodeInfo:
-    """What is known of one code object; ``source`` is ``module:qualname``."""
+    """What is known of one code object; ``source`` is ``module:qualname``.
+
+    The code itself is not kept: programs that compile code as they run let it go.
+    """
 
     __slots__ = (
         "_lines",
+        "_ref",
+        "_site",
         "boundary",
         "calls",
-        "code",
         "explain",
         "finalizer",
         "interrupted",
@@ -63,8 +68,10 @@ class CodeInfo:
         "source",
     )
 
-    def __init__(self, code: CodeType, module: str) -> None:
-        self.code = code
+    def __init__(self, code: CodeType, module: str, known: dict[int, CodeInfo]) -> None:
+        """*known* has this entry as long as *code* lives."""
+        self._ref = dropping(code, known, id(code))
+        self._site = code.co_filename, code.co_firstlineno
         self.kind = kind_of(code.co_filename)
         self.source = clean(f"{module}:{code.co_qualname}")
         self.explain: Explain | None = None
@@ -82,13 +89,20 @@ class CodeInfo:
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
         self._lines: dict[int, str] = {}
 
+    @property
+    def code(self) -> CodeType | None:
+        """The code, None once the program has let it go."""
+        return self._ref()
+
     def at(self, offset: int) -> str:
         """``path:line`` of the instruction at *offset* (``f_lasti``, bytes)."""
         known = self._lines.get(offset)
         if known is None:
-            known = self._lines[offset] = clean(
-                f"{self.code.co_filename}:{line_of(self.code, offset)}", 1000
-            )
+            path, line = self._site
+            code = self._ref()
+            if code is not None:
+                line = line_of(code, offset)
+            known = self._lines[offset] = clean(f"{path}:{line}", 1000)
         return known
 
 
@@ -101,7 +115,7 @@ def line_of(code: CodeType, offset: int) -> int:
 
 
 class Codes:
-    """All code objects met so far."""
+    """All code objects met so far that are still there."""
 
     def __init__(self, recognised: dict[tuple[str, str], Explain], boundaries: set[str]) -> None:
         """*recognised* has an explanation by module and qualname, *boundaries* sources."""
@@ -121,7 +135,7 @@ class Codes:
         module = namespace.get("__name__")
         if not isinstance(module, str):
             module = "?"
-        info = CodeInfo(code, module)
+        info = CodeInfo(code, module, self.known)
         if info.kind != APPLICATION:
             if module == "__main__":  # `python -m` of a module that has another name
                 module = str(getattr(namespace.get("__spec__"), "name", module))
@@ -131,7 +145,7 @@ class Codes:
         if info.kind == THIRD_PARTY:
             info.explain = functools.partial(self._look_up, info)
         if len(self.known) >= _LIMIT:
-            # Programs that compile code as they run would fill the memory.
+            # Programs that compile code as they run, and keep it, would fill the memory.
             self.known.clear()
             self.known.update(self._marked)
         self.known[id(code)] = info
@@ -149,7 +163,7 @@ class Codes:
 
         info.explain = None
         try:
-            info.explain = find(info.source.partition(":")[0], info.code.co_qualname)
+            info.explain = find(info.source.partition(":")[0], frame.f_code.co_qualname)
         except Exception as error:  # noqa: BLE001 - without a table the request is still to be told
             call.recorder.fault(error)
         return None if info.explain is None else info.explain(frame, call)

@@ -12,14 +12,21 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
+import weakref
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from aioaudit.causes.frames import variables
 from aioaudit.text import clean
+from aioaudit.weak import dropping
 
 _Step = tuple[str, Any]
 _Clause = tuple[list[_Step] | None, str]
+
+CodeRef = weakref.ref[CodeType]
+
+_MOST = 10_000
+"""So many handlers are kept."""
 
 _LOADS = {
     "LOAD_GLOBAL",
@@ -32,24 +39,27 @@ _LOADS = {
 # How the handlers begin that the compiler puts around an ``await``, around a whole
 # coroutine and around other handlers: they let all but StopIteration through.
 _COMPILERS = {"CLEANUP_THROW", "CALL_INTRINSIC_1", "COPY"}
-_cache: dict[tuple[int, int], tuple[CodeType, list[_Clause]]] = {}
+_cache: dict[tuple[int, int], tuple[CodeRef, list[_Clause]]] = {}
 
 
-KEEPERS: dict[int, tuple[CodeType, bool, str | None]] = {}
-"""What `keeper_of` has answered, by the address of the instruction."""
+Keeper = tuple[CodeRef, bool, str | None]
+
+KEEPERS: dict[int, Keeper] = {}
+"""What `keeper_of` has answered, by the address of the instruction, as long as its code lives."""
 
 
-def keeper_of(code: CodeType, offset: int) -> tuple[CodeType, bool, str | None]:
-    """*code*; whether the types of clauses decide at *offset*; if not, who takes everything.
+def keeper_of(code: CodeType, offset: int) -> Keeper:
+    """Whether the types of clauses decide at *offset* of *code*; if not, who takes everything.
 
     Most handlers that a CancelledError passes have no types to look up: they are
     a ``finally``, a ``with``, or the compiler's own.
     """
     steps, at = next(iter(_clauses(code, offset)), (None, None))
-    answer = (code, False, at) if steps is None else (code, True, None)
-    if len(KEEPERS) > 10_000:
+    key = id(code) + offset
+    ref = dropping(code, KEEPERS, key)
+    if len(KEEPERS) > _MOST:
         KEEPERS.clear()
-    KEEPERS[id(code) + offset] = answer
+    KEEPERS[key] = answer = (ref, False, at) if steps is None else (ref, True, None)
     return answer
 
 
@@ -74,7 +84,7 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
     """
     key = (id(code), offset)
     known = _cache.get(key)
-    if known is not None and known[0] is code:
+    if known is not None:
         return known[1]
     clauses: list[_Clause] = []
     if dis.opname[code.co_code[offset]] in _COMPILERS:  # most handlers: not worth disassembling
@@ -125,9 +135,9 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
 
 
 def _keep(key: tuple[int, int], code: CodeType, clauses: list[_Clause]) -> list[_Clause]:
-    if len(_cache) > 10_000:
+    if len(_cache) > _MOST:
         _cache.clear()
-    _cache[key] = (code, clauses)
+    _cache[key] = dropping(code, _cache, key), clauses
     return clauses
 
 

@@ -11,9 +11,12 @@ about 0.1 us: they are on only while a cancellation is under way.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
+
+from aioaudit.weak import dropping
 
 AVAILABLE = sys.version_info >= (3, 12)
 
@@ -29,7 +32,8 @@ class Monitor:
         self._api: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # 3.12+, typed away on 3.11
         self._events = self._api.events
         self._global = 0
-        self._codes: dict[int, CodeType] = {}
+        self.codes: dict[int, weakref.ref[CodeType]] = {}
+        """The codes that have local events, by `id`: one that dies takes its events along."""
         for tool in CANDIDATES:
             if self._api.get_tool(tool) is None:
                 self._api.use_tool_id(tool, name)
@@ -56,23 +60,29 @@ class Monitor:
 
     def watch_returns(self, code: CodeType) -> None:
         """Switch ``PY_RETURN`` on for one code object."""
-        if id(code) not in self._codes and self._open:
-            self._codes[id(code)] = code
+        if self._open:
+            self._keep(code)
             self._api.set_local_events(self._tool, code, self._events.PY_RETURN)
 
     def watch_yields(self, code: CodeType, on: bool) -> None:
         """Switch ``PY_YIELD`` on, beside ``PY_RETURN``, or off again for one code object."""
         if self._open:
-            self._codes[id(code)] = code
+            self._keep(code)
             more = self._events.PY_YIELD if on else 0
             self._api.set_local_events(self._tool, code, self._events.PY_RETURN | more)
+
+    def _keep(self, code: CodeType) -> None:
+        if id(code) not in self.codes:
+            self.codes[id(code)] = dropping(code, self.codes, id(code))
 
     def close(self) -> None:
         """Switch everything off and give the tool id back."""
         self.switch(False, "PY_UNWIND", "PY_THROW", "EXCEPTION_HANDLED", "RERAISE")
-        for code in self._codes.values():
-            self._api.set_local_events(self._tool, code, 0)
-        self._codes.clear()
+        for ref in list(self.codes.values()):
+            code = ref()
+            if code is not None:
+                self._api.set_local_events(self._tool, code, 0)
+        self.codes.clear()
         for event in (
             "PY_RETURN",
             "PY_YIELD",

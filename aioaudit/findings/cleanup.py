@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dis
 import gc
+import weakref
 from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit.causes.code import OWN, Codes, line_of
 from aioaudit.recorder.verdict import comes_from_cancelled
+from aioaudit.weak import dropping
 
 _NAMES = frozenset({"__aexit__", "__exit__", "__del__", "aclose", "close"})
 """Functions that do nothing but clean up."""
 
 _MOST_FRAMES = 200
 
-_cache: dict[int, tuple[CodeType, frozenset[int]]] = {}
+_cache: dict[int, tuple[weakref.ref[CodeType], frozenset[int]]] = {}
 
 
 def cleaning_up(codes: Codes, frame: FrameType | None) -> bool:
@@ -46,7 +48,7 @@ def handler_lines(code: CodeType) -> frozenset[int]:
     the error that was handled before back (``COPY``).
     """
     known = _cache.get(id(code))
-    if known is not None and known[0] is code:
+    if known is not None:
         return known[1]
     lines: set[int] = set()
     bytecode = dis.Bytecode(code)
@@ -64,8 +66,9 @@ def handler_lines(code: CodeType) -> frozenset[int]:
             lines.add(line)
     if len(_cache) > 10_000:
         _cache.clear()
-    _cache[id(code)] = (code, frozenset(lines))
-    return _cache[id(code)][1]
+    found = frozenset(lines)
+    _cache[id(code)] = dropping(code, _cache, id(code)), found
+    return found
 
 
 def handles_cancelled(task: Any) -> bool:

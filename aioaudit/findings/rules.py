@@ -41,6 +41,9 @@ _BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
 
 _DELIVERIES_SEEN = sys.version_info >= (3, 12)
 
+_MOST_LEFT = 10_000
+"""So many tasks that their loops left behind are remembered until they are destroyed."""
+
 _getframe = sys._getframe
 
 
@@ -374,7 +377,10 @@ class Rules:
         for task in asyncio.all_tasks(loop):
             if not task.done():
                 state = recorder.state(task)
-                self._left.add(state.task)
+                if getattr(task, "_log_destroy_pending", True):  # else nobody tells of its end
+                    if len(self._left) >= _MOST_LEFT:  # of loops that hand nothing on
+                        self._left.clear()
+                    self._left.add(state.task)
                 if any(each.delivered for each in state.requests):
                     self._went_on(task, state, suspended_at(recorder.codes, task.get_coro()))
                 request = state.requests[-1] if state.requests else None

@@ -18,6 +18,7 @@ import gc
 import inspect
 import sys
 import time
+import weakref
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import Context
@@ -33,6 +34,7 @@ from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.requests import Cleanup, comes_of
 from aioaudit.recorder.waiting import reached_by
+from aioaudit.weak import WeakIdMap, dropping
 from aioaudit.wire import Returned, one_of
 
 _getframe = sys._getframe
@@ -49,16 +51,20 @@ _LINGER = 0.1
 """Seconds that the costly events stay on after the last cancellation."""
 
 
+_Awaited = tuple[weakref.ref[CodeType], WeakIdMap[None]]
+"""A code, and the tasks running it of which it is to be told that they are suspended again."""
+
+
 class Monitored:
     """Ends of tasks as `sys.monitoring` shows them."""
 
     def __init__(self, recorder: Recorder, monitor: Monitor) -> None:
         self._recorder = recorder
         self._monitor = monitor
-        self._codes: dict[int, CodeType] = {}
+        self._codes = monitor.codes
         self._quiet_since = 0.0
         self._costly = False  # whether the costly events are on
-        self._next: dict[int, tuple[CodeType, set[int]]] = {}
+        self._next: dict[int, _Awaited] = {}
         monitor.on("PY_YIELD", self._yielded)
         monitor.on("PY_UNWIND", self._make_unwound())
         monitor.on("PY_THROW", self._make_thrown())
@@ -73,7 +79,6 @@ class Monitored:
     def follow(self, _coro: Any, code: CodeType) -> None:
         """See how coroutines of *code* are left."""
         if id(code) not in self._codes:
-            self._codes[id(code)] = code
             self._monitor.watch_returns(code)
 
     def watch(self, task: Any) -> None:
@@ -143,7 +148,7 @@ class Monitored:
                 and plain
                 # Without a look at frames, which would have to be made for it: this is the
                 # code that the task runs, and no other frame of the task is around it.
-                and made.kind.runs is code
+                and made.kind.runs == id(code)
                 and module_at(2) in outside
                 and not (states and key in states)
             ):
@@ -179,7 +184,11 @@ class Monitored:
         """Tell the rules when *task* is suspended again, if ever."""
         code = getattr(task.get_coro(), "cr_code", None)
         if isinstance(code, CodeType):
-            self._next.setdefault(id(code), (code, set()))[1].add(id(task))
+            key = id(code)
+            awaited = self._next.get(key)
+            if awaited is None:
+                awaited = self._next[key] = dropping(code, self._next, key), WeakIdMap()
+            awaited[1][task] = None
             self._monitor.watch_yields(code, True)
 
     def _yielded(self, code: CodeType, offset: int, _value: object) -> object:
@@ -187,11 +196,14 @@ class Monitored:
         try:
             task = self._task_of(_getframe(1))
             _, watched = self._next[id(code)]
-            if task is not None and id(task) in watched:
-                watched.discard(id(task))
-                if not watched:
-                    del self._next[id(code)]
-                    self._monitor.watch_yields(code, False)
+            found = task is not None and task in watched
+            for each, _ in list(watched.items()):
+                if each is task or each.done():
+                    watched.pop(each)
+            if not watched:
+                del self._next[id(code)]
+                self._monitor.watch_yields(code, False)
+            if found:
                 recorder = self._recorder
                 recorder.rules.waits(task, recorder.codes.of(_getframe(1)).at(offset))
         except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
@@ -228,7 +240,7 @@ class Monitored:
                 made = born.get(id(task))
                 # As in `returned`: without a look at frames, where that can be.
                 outermost = (
-                    made is not None and made.kind.runs is code and module_at(2) in outside
+                    made is not None and made.kind.runs == id(code) and module_at(2) in outside
                 ) or getattr(task.get_coro(), "cr_frame", None) is _getframe(1)
                 if outermost and not recorder.place_muted():
                     self._failed(task, error)
@@ -328,7 +340,7 @@ class Monitored:
             try:
                 # Instructions lie inside their code, so the sum is the address of one.
                 keeper = known_get(id(code) + offset)
-                if keeper is None or keeper[0] is not code:
+                if keeper is None:
                     keeper = keeper_of(code, offset)
                 line = keeping_line(_getframe(1), code, offset, error) if keeper[1] else keeper[2]
                 state.swallowed_at = line

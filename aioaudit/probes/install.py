@@ -182,7 +182,9 @@ class Installation:
         if self._monitored is not None:
             self._monitored.refresh()
         if not recorder.creations:
+            # Of tasks that come from now on nothing is known: their addresses would mislead.
             recorder.born.clear()
+            recorder.recent.clear()
             return
         for cls in self._task_classes:
             own = vars(cls)

@@ -141,6 +141,7 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
 
 def _before_close(recorder: Recorder, loop: Any) -> None:
     try:
+        recorder.sweep()
         if recorder.wants("finding") and not loop.is_running() and not recorder.place_muted():
             recorder.rules.closing(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open

@@ -14,7 +14,7 @@ from types import CodeType, CoroutineType, FrameType
 from typing import Any
 
 from aioaudit import bus
-from aioaudit.causes.code import APPLICATION
+from aioaudit.causes.code import APPLICATION, CodeInfo
 from aioaudit.causes.frames import caller
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
@@ -23,7 +23,7 @@ from aioaudit.wire import Created, Kind, one_of, typed
 
 _MISSING: Any = object()
 _OWN_FOLDER = str(Path(__file__).parent) + os.sep
-_MOST_KINDS = 50_000
+_MOST_KINDS = 10_000
 _MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 """Where the functions live that make a task for their caller with ``loop.create_task()``."""
 
@@ -73,7 +73,7 @@ def _make_fast_init(
     """
     recorder = births.recorder
     born = recorder.born
-    sites = births.sites
+    sites = recorder.sites
     note = births.note
     put = births.put
     current_task = asyncio.current_task
@@ -107,17 +107,19 @@ def _make_fast_init(
                 hide(self)
             try:
                 parent = born[id(current_task())]
-                # uvloop's create_task() has no frame.
-                depth = 3 if module_at(2) in makers else 2
-                frame = _getframe(depth)
+                if module_at(2) in makers:
+                    frame = _getframe(3)
+                elif module_at(1) in makers:  # uvloop's create_task() has no frame
+                    frame = _getframe(2)
+                else:
+                    return note(self, coro, loop, name, _getframe(1))
                 # Instructions lie inside their code, so the sum is the address of one.
                 kind = sites[id(frame.f_code) + frame.f_lasti]
                 place = kind.place
                 if (
-                    kind.runs is not coro.cr_code
+                    kind.runs != id(coro.cr_code)
                     or place is not parent.kind.place
                     or place.loop_id != id(loop)
-                    or module_at(depth - 1) not in makers
                 ):
                     return note(self, coro, loop, name, _getframe(1))
             except (LookupError, AttributeError, RuntimeError, ValueError):
@@ -148,7 +150,7 @@ def _make_eager(
     """
     recorder = births.recorder
     born = recorder.born
-    sites = births.direct_sites
+    sites = recorder.direct_sites
     slow = births.make
     put = births.put
     current_task = asyncio.current_task
@@ -165,7 +167,7 @@ def _make_eager(
             kind = sites[id(frame.f_code) + frame.f_lasti]
             place = kind.place
             if (
-                kind.runs is coro.cr_code
+                kind.runs == id(coro.cr_code)
                 and place is parent.kind.place
                 and place.loop_id == id(loop)
                 and (kind.by_application or module_at(3) in loops)
@@ -244,16 +246,11 @@ class _Births:
         watch_end: Callable[[Any, Any], None] | None,
     ) -> None:
         self.recorder = recorder
-        self.sites: dict[int, Kind] = {}
-        """By the address of an instruction of the application: what it made last."""
-        self.direct_sites: dict[int, Kind] = {}
-        """The same of instructions, also a library's, that call the class of tasks itself."""
         self.put = one_of(recorder.puts)
         self._original = original
         self._follow = follow
         self._watch_end = watch_end
         self._tell = "task.create" in recorder.wanted
-        self._kinds: dict[tuple[int, int, int, Place], Kind] = {}
 
     def make(self, task: Any, coro: Any, keywords: dict[str, Any], frame: FrameType) -> None:
         """Construct *task* and note it: before it starts, where it starts at once.
@@ -281,6 +278,7 @@ class _Births:
             raise
         hide(task)
         if made is None:
+            self._forget(task)
             return
         if not made.name:
             made.name = task.get_name()
@@ -296,6 +294,8 @@ class _Births:
                 made.name = task.get_name()
             self._finish(task, made)
             self._see_end(task, made, None)
+        else:
+            self._forget(task)
 
     def _see_end(self, task: Any, made: Created, context: Any) -> None:
         unseen = self._follow is None or made.kind.runs is None
@@ -336,6 +336,10 @@ class _Births:
             None if current is None else recorder.number(current),
         )
 
+    def _forget(self, task: Any) -> None:
+        """What is known of an earlier task that had the address of *task* is not about this one."""
+        self.recorder.born.pop(id(task), None)
+
     def _finish(self, task: Any, made: Created) -> None:
         if self._tell:
             self.put(made)
@@ -350,25 +354,40 @@ class _Births:
         if runs is None:
             # Nothing tells one of these from another: each is a kind of its own.
             return Kind(place, self.recorder.coro_name(coro), None, code, offset)
-        site = 0 if code is None else id(code.code)
-        key = (site, offset, id(runs), place)
-        kind = self._kinds.get(key)
+        site = None if code is None else code.code
+        direct = site is frame.f_code and offset == frame.f_lasti
+        key = (code, offset, id(runs), direct)
+        kinds = self.recorder.kinds
+        kind = kinds.get(key)
+        new = kind is None
         if kind is None:
-            if len(self._kinds) >= _MOST_KINDS:
-                # Programs that compile code as they run would fill the memory.
-                self._kinds.clear()
-                self.sites.clear()
-                self.direct_sites.clear()
+            if len(kinds) >= _MOST_KINDS:
+                kinds.clear()
             if self._follow is not None:
                 self._follow(coro, runs)
-            kind = Kind(place, self.recorder.coro_name(coro), runs, code, offset)
-            self._kinds[key] = kind
-        if code is not None and code.kind == APPLICATION:
-            # A library's line says nothing: whose behalf it acts on, the stack tells.
-            self.sites[site + offset] = kind
-        if code is not None and code.code is frame.f_code and offset == frame.f_lasti:
-            self.direct_sites[site + offset] = kind
+            kind = kinds[key] = Kind(place, self.recorder.coro_name(coro), runs, code, offset)
+            kind.go_with(runs, kinds, key)
+        if code is None or site is None:
+            return kind
+        # Instructions lie inside their code, so the sum is the address of one.
+        address = id(site) + offset
+        tables = self._sites_of(code, direct=direct)
+        for table in tables:
+            table[address] = kind
+            if new:
+                kind.go_with(runs, table, address)
+                kind.go_with(site, table, address)
         return kind
+
+    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[dict[int, Kind]]:
+        """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""
+        tables: list[dict[int, Kind]] = []
+        if code.kind == APPLICATION:
+            # A library's line says nothing: whose behalf it acts on, the stack tells.
+            tables.append(self.recorder.sites)
+        if direct:
+            tables.append(self.recorder.direct_sites)
+        return tables
 
 
 def hide(recorded: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from aioaudit.causes.code import STDLIB, THIRD_PARTY, CodeInfo, Codes
+from aioaudit.causes.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.causes.frames import caller
 from aioaudit.recorder.recorder import Entered, Recorder
 
@@ -20,39 +21,46 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
     Only here is it known which ``async with`` line entered the timeout: when it
     runs out that line is on no stack.
     """
+    timeouts = recorder.timeouts
+    running_loop = asyncio._get_running_loop
+    known = recorder.codes.known.get
 
     def reschedule(self: Any, when: float | None) -> None:
         # First: uvloop's clock may move on inside the original.
-        loop = recorder.running_loop()
-        time = getattr(loop, "time", float)
-        now = time()
+        loop = running_loop()
+        now = 0.0 if loop is None else loop.time()
         original(self, when)
         try:
-            note = getattr(self, "_aioaudit_entered", None)
-            if note is None:
-                frame = _getframe(1)
-                if frame.f_code.co_name == "__aenter__":
-                    found = caller(recorder.codes, frame.f_back)
-                    self._aioaudit_entered = Entered(
-                        None if found is None else found[0].at(found[1]),
-                        None if found is None else found[0].source,
-                        now,
-                        time,
-                        _library(recorder.codes, frame.f_back),
-                    )
-            else:
+            note = timeouts.get(self)
+            if note is not None:
                 note.armed = now
+                return
+            frame = _getframe(1)
+            if frame.f_code.co_name != "__aenter__":
+                return
+            outer = frame.f_back
+            info = None if outer is None else known(id(outer.f_code))
+            if outer is not None and info is not None and info.kind == APPLICATION:
+                timeouts[self] = Entered(info.at(outer.f_lasti), info.source, now, None)
+            else:
+                timeouts[self] = _entered(recorder, outer, now)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a timeout
             recorder.fault(error)
 
     return reschedule
 
 
-def _library(codes: Codes, frame: FrameType | None) -> CodeInfo | None:
-    """The library's code that entered a timeout in *frame*, or with ``wait_for`` from there."""
-    info = None
+def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> Entered:
+    """What is to be known of a timeout that *frame* has entered."""
+    codes = recorder.codes
+    by: CodeInfo | None = None
     if frame is not None:
-        info = codes.of(frame)
-        if info.kind == STDLIB and frame.f_back is not None:
-            info = codes.of(frame.f_back)
-    return info if info is not None and info.kind == THIRD_PARTY else None
+        by = codes.of(frame)
+        if by.kind == STDLIB and frame.f_back is not None:
+            by = codes.of(frame.f_back)  # what calls ``wait_for``
+    if by is not None and by.kind != THIRD_PARTY:
+        by = None
+    found = caller(codes, frame)
+    if found is None:
+        return Entered(None, None, now, by)
+    return Entered(found[0].at(found[1]), found[0].source, now, by)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import weakref
 from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -22,6 +21,7 @@ from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
+from aioaudit.weak import WeakIdMap
 
 if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
@@ -33,12 +33,10 @@ _SCOPE = "aiotools.scope"
 _GROUP = "aiotools.group"
 _getframe = sys._getframe
 
-_entered: weakref.WeakKeyDictionary[Any, tuple[str | None, str | None]] = (
-    weakref.WeakKeyDictionary()
-)
+_entered: WeakIdMap[tuple[str | None, str | None]] = WeakIdMap()
 """The line that entered a scope with a timeout."""
 
-_held: weakref.WeakKeyDictionary[Any, list[Cause]] = weakref.WeakKeyDictionary()
+_held: WeakIdMap[list[Cause]] = WeakIdMap()
 """What the host of a shielded scope was cancelled for meanwhile."""
 
 
@@ -246,4 +244,7 @@ def _note_held(recorder: Recorder, scope: Any, frame: FrameType) -> None:
     if current is not None and not cause.bystander:
         cause.by = recorder.number(current), recorder.name_of_task(current)
     cause.bystander = cause.by is None
-    _held.setdefault(scope, []).append(cause)
+    held = _held.get(scope)
+    if held is None:
+        _held[scope] = held = []
+    held.append(cause)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-import weakref
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
 from aioaudit.recognisers.stdlib import seconds
 from aioaudit.text import clean
+from aioaudit.weak import WeakIdMap
 
 if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
@@ -55,9 +55,9 @@ class _Entered:
     seconds: float
 
 
-_cancelled: weakref.WeakKeyDictionary[Any, _Cancelled] = weakref.WeakKeyDictionary()
-_entered: weakref.WeakKeyDictionary[Any, _Entered] = weakref.WeakKeyDictionary()
-_delays: weakref.WeakKeyDictionary[Any, tuple[float, float]] = weakref.WeakKeyDictionary()
+_cancelled: WeakIdMap[_Cancelled] = WeakIdMap()
+_entered: WeakIdMap[_Entered] = WeakIdMap()
+_delays: WeakIdMap[tuple[float, float]] = WeakIdMap()
 """The deadlines that scopes were made with which are not entered yet, and their seconds."""
 
 _MAKERS = 6
@@ -264,7 +264,7 @@ def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[
 def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
     if frame.f_code.co_name not in ("__enter__", "deadline"):
         return  # the timer
-    deadline, delay = _delays.pop(scope, (None, 0.0))
+    deadline, delay = _delays.pop(scope) or (None, 0.0)
     note = _entered.get(scope)
     if deadline != scope._deadline:
         delay = scope._deadline - asyncio.get_running_loop().time()

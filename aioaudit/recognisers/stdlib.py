@@ -7,6 +7,7 @@ taskgroups.py, runners.py, staggered.py and futures.py.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from types import FrameType
 from typing import Any
@@ -50,7 +51,7 @@ def timer(
     timeout = local(frame, "self")
     note = call.note_of(timeout)
     when = timeout.when()
-    late = note.loop_time() - when
+    late = asyncio.get_running_loop().time() - when
     lateness = f"{late:.3f} s late" if late >= 0.001 else None
     return Cause(
         reason=reason,

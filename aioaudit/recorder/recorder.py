@@ -29,6 +29,7 @@ from aioaudit.causes.classify import Call, find_cause
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
 from aioaudit.causes.frames import error_site, local, suspended_at, variables
 from aioaudit.chain.links import Link
+from aioaudit.cpython import tasks
 from aioaudit.events import (
     NAMES,
     Event,
@@ -48,12 +49,19 @@ from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import lose_propagated, take_back, verdict
 from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
-from aioaudit.wire import Created, Item, Returned
+from aioaudit.weak import WeakIdMap, dropping
+from aioaudit.wire import Created, Item, Kind, KindKey, Returned
 from aioaudit.wire import lifetime as lifetime_of
 
 Put = Callable[[Item], None]
 
 _RECENT = 4096
+
+_SWEEP = 1000
+"""So many tasks, and twice those that were left the last time, are looked through for lost ones."""
+
+_SETTLED = 1_000_000_000
+"""Nanoseconds after which a task has been made, whatever its maker is still doing."""
 
 _SCOPES = "anyio._backends._asyncio:CancelScope."
 """How ``module:qualname`` begins for what anyio's scopes do."""
@@ -90,8 +98,7 @@ class Note:
     cause: Cause | None = None
 
 
-@dataclass(slots=True)
-class Entered:
+class Entered(msgspec.Struct, gc=False, eq=False):
     """Where a timeout was entered, and when it was armed last (the loop's time).
 
     ``by`` is the library's code that entered it, None where the application's did.
@@ -100,7 +107,6 @@ class Entered:
     at: str | None
     source: str | None
     armed: float
-    loop_time: Callable[[], float]
     by: CodeInfo | None
 
 
@@ -118,6 +124,19 @@ def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _Key
     return ref
 
 
+class _Here(threading.local):
+    """What is known of the thread that asks, and goes with it: threads' numbers are used again.
+
+    ``by_loop`` has the place of each loop that the thread had to do with, and the kinds of
+    tasks that were made there.
+    """
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        self.kinds: dict[KindKey, Kind] = {}
+        self.by_loop: WeakIdMap[tuple[Place, dict[KindKey, Kind]]] = WeakIdMap()
+
+
 class Recorder:
     """The state of auditing in this process."""
 
@@ -133,31 +152,32 @@ class Recorder:
         self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES))
         self.probe_codes: frozenset[CodeType | int] = frozenset()
         self.born: dict[int, Created] = {}
+        self.sites: dict[int, Kind] = {}
+        """By the address of an instruction of the application: what it made last."""
+        self.direct_sites: dict[int, Kind] = {}
+        """The same of instructions, also a library's, that call the class of tasks itself."""
         self.recent: deque[Returned] = deque(maxlen=_RECENT)
         self.states: dict[int, CancelState] = {}
         self.failures: dict[int, tuple[weakref.ref[Any], int]] = {}
         self.ties: dict[int, Tie] = {}
         self.active: dict[int, list[Request]] = {}
-        self.notes: dict[int, tuple[weakref.ref[Any], Note]] = {}
-        self.remembered: dict[int, tuple[weakref.ref[Any], Cause]] = {}
-        self.signal_callbacks: dict[tuple[int, int], tuple[CodeType, dict[int, Note]]] = {}
+        self.notes: WeakIdMap[Note] = WeakIdMap()
+        self.remembered: WeakIdMap[Cause] = WeakIdMap()
+        self.timeouts: WeakIdMap[Entered] = WeakIdMap()
+        self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Note]]]] = WeakIdMap()
         self.next_task = itertools.count(1).__next__
         self.watch: Callable[[Any], None] = lambda _task: None
         self.under_way: Callable[[bool], None] = lambda _on: None
         self.look_for_libraries: Callable[[], None] = lambda: None
-        self._loops: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._loops: WeakIdMap[int] = WeakIdMap()
         self._next_loop = itertools.count(1).__next__
-        self._places: dict[int, Place] = {}
+        self._here = _Here()
+        self._sweep_at = _SWEEP
         self._faulty = False
         self.rules = Rules(self)
-        states, ties = self.states, self.ties
+        ties = self.ties
 
-        # One function for all: a closure for each task would cost as much as its state.
-        def forget_state(ref: _KeyedRef) -> None:
-            entry = states.get(ref.key)
-            if entry is not None and entry.ref is ref:
-                del states[ref.key]
-
+        # One function for all: a closure for each error would cost as much as its tie.
         def forget_tie(ref: _KeyedRef) -> None:
             entry = ties.get(ref.key)
             if entry is not None and entry.ref is ref:
@@ -170,14 +190,16 @@ class Recorder:
                     if entry.request is not None and not state.ended:
                         self.rules.gone(state, entry.request)
 
-        self._forget_state = forget_state
         self._forget_tie = forget_tie
 
     def forked(self, run: Run) -> None:
         """This is a forked child: another run, and none of the parent's threads."""
         self.run = run
         self.active.clear()
-        self._places.clear()
+        # What was made before says that it happened in the parent.
+        self._here = _Here()
+        self.sites.clear()
+        self.direct_sites.clear()
         self.main_thread = get_ident()
 
     # -- where and when ---------------------------------------------------------
@@ -212,36 +234,45 @@ class Recorder:
         """The small number of *loop*."""
         if loop is None:
             return None
-        try:
-            number = self._loops.get(loop)
-            if number is None:
-                number = self._loops[loop] = self._next_loop()
-        except TypeError:  # a loop that takes no weak reference or no hash
-            return None
+        number = self._loops.get(loop)
+        if number is None:
+            try:
+                self._loops[loop] = number = self._next_loop()
+            except TypeError:  # a loop that takes no weak reference
+                return None
         return number
 
     def place(self, loop: Any = None) -> Place:
         """The place of an event raised here and now; *loop* where none runs in this thread."""
         running = self.running_loop()
-        ident = get_ident()
         if running is not None:
             loop = running
-        known = self._places.get(ident)
+        here = self._here
+        known = here.place
         if known is not None and known.loop_ref() is loop:
             return known
-        place = Place(
-            run=self.run,
-            thread=self.thread_name(),
-            thread_ident=ident,
-            loop=self.loop_number(loop),
-            loop_id=id(loop),
-            loop_ref=_nothing if loop is None else _reference(loop),
-            muted=self.place_muted(),
-        )
-        if len(self._places) > 1000:
-            self._places.clear()
-        self._places[ident] = place
-        return place
+        found = None if loop is None else here.by_loop.get(loop)
+        if found is None:
+            number = self.loop_number(loop)
+            place = Place(
+                run=self.run,
+                thread=self.thread_name(),
+                thread_ident=get_ident(),
+                loop=number,
+                loop_id=id(loop),
+                loop_ref=_nothing if loop is None else _reference(loop),
+                muted=self.place_muted(),
+            )
+            found = place, {}
+            if number is not None:
+                here.by_loop[loop] = found
+        here.place, here.kinds = found
+        return found[0]
+
+    @property
+    def kinds(self) -> dict[KindKey, Kind]:
+        """The kinds of tasks made in the place that `place` gave last in this thread."""
+        return self._here.kinds
 
     def foreign_thread(self, victim: Any) -> str | None:
         """This thread's name if *victim*'s loop runs in another one just now."""
@@ -377,8 +408,7 @@ class Recorder:
                 preexisting = self.creations
                 coro = "?" if task.done() else self.coro_of(task)
 
-        ref = _KeyedRef(task, self._forget_state)
-        ref.key = key
+        ref = dropping(task, self.states, key)
         state = CancelState(ref, number, coro, preexisting)
         self.states[key] = state
         return state
@@ -389,6 +419,37 @@ class Recorder:
             if returned.key == key:
                 return returned.born.task, returned.born.coro
         return 0, ""
+
+    def alive(self) -> int:
+        """How many tasks live whose making was seen."""
+        if len(self.born) < _SWEEP:
+            self._sweep()
+        else:
+            self.sweep()
+        return len(self.born)
+
+    def sweep(self) -> None:
+        """Forget tasks that are gone, once they may be many."""
+        if len(self.born) >= self._sweep_at:
+            self._sweep()
+            self._sweep_at = max(_SWEEP, 2 * len(self.born))
+
+    def _sweep(self) -> None:
+        """Forget tasks of which nobody told that they are gone.
+
+        One that is destroyed while it is pending tells its loop, unless ``gather`` or
+        whoever else took away its ``_log_destroy_pending``.
+        """
+        born = self.born
+        before = time.time_ns() - _SETTLED
+        old = [(key, made) for key, made in list(born.items()) if made.ns < before]
+        living = tasks.living(loop for loop, _ in self._loops.items()) if old else None
+        if living is None:
+            return
+        for key, made in old:
+            # What is not run by Python code may be done, and tells of it a moment later.
+            if key not in living and made.kind.runs is not None and born.get(key) is made:
+                del born[key]
 
     def knows(self, task: Any) -> bool:
         """Whether *task* has been heard of."""
@@ -606,59 +667,42 @@ class Recorder:
 
     def remember(self, future: Any, cause: Cause) -> None:
         """*future* is cancelled because of *cause*; another one will follow it."""
-        key = id(future)
-        remembered = self.remembered
-
-        def forget(ref: weakref.ref[Any]) -> None:
-            entry = remembered.get(key)
-            if entry is not None and entry[0] is ref:
-                del remembered[key]
-
-        remembered[key] = (weakref.ref(future, forget), cause)
+        self.remembered[future] = cause
 
     def cause_of(self, future: Any) -> Cause | None:
         """What was remembered of *future*."""
-        entry = self.remembered.get(id(future))
-        return entry[1] if entry is not None and entry[0]() is future else None
+        return self.remembered.get(future)
 
     # -- notes ------------------------------------------------------------------------
 
     def note(self, callback: Any, note: Note) -> None:
         """Remember who gave *callback*, a bound ``cancel``, to a loop, as long as it lives."""
-        key = id(callback)
-        notes = self.notes
-
-        def forget(ref: weakref.ref[Any]) -> None:
-            entry = notes.get(key)
-            if entry is not None and entry[0] is ref:
-                del notes[key]
-
-        notes[key] = (weakref.ref(callback, forget), note)
+        self.notes[callback] = note
 
     def noted(self, callback: Any, victim: Any) -> tuple[Note | None, Evidence]:
         """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
         if callback is not None:
-            entry = self.notes.get(id(callback))
-            if entry is not None and entry[0]() is callback:
-                return entry[1], "observed"
-            return None, "observed"
+            return self.notes.get(callback), "observed"
         now = self.running_loop()
         found = [
             note
-            for ref, note in list(self.notes.values())
-            if (bound := ref()) is not None
-            and bound.__self__ is victim
+            for bound, note in self.notes.items()
+            if bound.__self__ is victim
             and (note.due is None or now is None or now.time() >= note.due - 0.002)
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
 
     def note_signal(self, loop: Any, code: CodeType, number: int, note: Note) -> None:
         """Remember that *loop* runs *code* for the signal *number*."""
-        key = (id(loop), id(code))
-        known = self.signal_callbacks.get(key)
-        if known is None or known[0] is not code:
-            known = self.signal_callbacks[key] = (code, {})
-        known[1][number] = note
+        callbacks = self.signal_callbacks.get(loop)
+        if callbacks is None:
+            self.signal_callbacks[loop] = callbacks = {}
+        for key, (_, notes) in list(callbacks.items()):
+            # A signal has one callback: what it had before is no longer its.
+            notes.pop(number, None)
+            if not notes:
+                callbacks.pop(key, None)
+        callbacks.setdefault(id(code), (code, {}))[1][number] = note
 
     def signal_callback(
         self, boundary: FrameType | None, outermost: CodeType | None
@@ -671,7 +715,8 @@ class Recorder:
         loop = self.running_loop()
         if outermost is None:
             return None
-        entry = self.signal_callbacks.get((id(loop), id(outermost)))
+        callbacks = self.signal_callbacks.get(loop)
+        entry = None if callbacks is None else callbacks.get(id(outermost))
         if entry is None or entry[0] is not outermost:
             return None
         notes = entry[1]
@@ -965,14 +1010,8 @@ class Recorder:
             other = known[0]()
             if other is not None and getattr(other, "_exception", None) is error:
                 return
-        failures = self.failures
-
-        def forget(ref: weakref.ref[Any]) -> None:
-            entry = failures.get(key)
-            if entry is not None and entry[0] is ref:
-                del failures[key]
-
-        failures[key] = (weakref.ref(task, forget), number)
+        # The task keeps the error, so its `id` means it as long as the task is there.
+        self.failures[key] = (dropping(task, self.failures, key), number)
 
     def uncancelled(self, task: Any, frame: FrameType, remaining: int) -> Request | None:
         """``uncancel()`` was called on *task* by *frame*: the request that it took back.

@@ -1,0 +1,307 @@
+"""What is kept of tasks, loops, codes and timeouts goes when they do."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit import session
+from aioaudit.events import TaskCancel, TaskCreate
+from aioaudit.recorder.recorder import Recorder
+from aioaudit.weak import WeakIdMap, dropping
+
+PROGRAM = """
+import asyncio
+
+async def child():
+    try:
+        await asyncio.sleep(9)
+    except asyncio.CancelledError:
+        raise
+
+async def compiled():
+    async with asyncio.timeout(9):
+        waiting = asyncio.create_task(child())
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await asyncio.gather(again(3))
+
+async def again(left):
+    if left:
+        await asyncio.create_task(again(left - 1))
+"""
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """What is known while the test is recorded."""
+    with aioaudit.recording():
+        found = session.current()
+        assert found is not None
+        yield found.recorder
+
+
+class _Thing:
+    """Takes weak references; equal to every other one, and to none."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("nobody is to ask")
+
+    def __hash__(self) -> int:
+        raise AssertionError("nobody is to ask")
+
+
+def test_a_value_goes_with_its_object() -> None:
+    values: WeakIdMap[int] = WeakIdMap()
+    one, two = _Thing(), _Thing()
+    values[one] = 1
+    values[two] = 2
+    values[two] = 3
+    assert (values.get(one), values.get(two), len(values)) == (1, 3, 2)
+    assert [value for _, value in values.items()] == [1, 3]
+    del one
+    assert len(values) == 1
+    assert two in values
+    assert values.pop(two) == 3
+    assert values.get(two) is None
+    assert values.get(two, 7) == 7
+
+
+def test_a_value_goes_with_what_the_collector_takes() -> None:
+    values: WeakIdMap[int] = WeakIdMap()
+    one: Any = _Thing()
+    one.me = one
+    values[one] = 1
+    del one
+    gc.collect()
+    assert len(values) == 0
+
+
+def test_what_takes_no_weak_reference_is_refused() -> None:
+    values: WeakIdMap[int] = WeakIdMap()
+    with pytest.raises(TypeError):
+        values[1] = 1
+    assert len(values) == 0
+
+
+def test_an_entry_stays_where_its_reference_is_let_go() -> None:
+    table: dict[str, int] = {"a": 1, "b": 2}
+    one = _Thing()
+    kept = dropping(one, table, "a")
+    dropping(one, table, "b")
+    del one
+    assert table == {"b": 2}
+    assert kept() is None
+
+
+def test_a_ctrl_c_is_not_lost_in_what_lets_go() -> None:
+    """A weakref callback in Python would be where a handler runs, and its error reaches nobody."""
+    values: WeakIdMap[None] = WeakIdMap()
+    one = _Thing()
+    values[one] = None
+    (ref, _), *_ = values._entries.values()
+    callback: Any = ref.__callback__
+    assert not hasattr(callback.func, "__code__")
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from _codes(each)
+
+
+def test_a_code_that_tasks_ran_goes_when_the_program_lets_it_go(recorder: Recorder) -> None:
+    # The last code that was read through for its handlers is kept, until the next one.
+    async def main() -> list[weakref.ref[CodeType]]:
+        refs: list[weakref.ref[CodeType]] = []
+        for number in range(20):
+            namespace: dict[str, Any] = {}
+            program = compile(PROGRAM, f"generated-{number}", "exec")
+            exec(program, namespace)  # what the test is about
+            refs.extend(map(weakref.ref, _codes(program)))
+            await namespace["compiled"]()
+            await asyncio.create_task(namespace["compiled"]())
+        return refs
+
+    refs = asyncio.run(main())
+    gc.collect()
+    left = [code for ref in refs if (code := ref()) is not None]
+    assert {code.co_filename for code in left} <= {"generated-19"}
+    assert len(left) <= 1
+
+
+def test_a_code_at_the_address_of_another_is_told_by_its_own_name() -> None:
+    seen: set[int] = set()
+    reused = 0
+
+    async def main() -> list[str]:
+        nonlocal reused
+        names: list[str] = []
+        for number in range(100):
+            namespace: dict[str, Any] = {}
+            exec(f"async def made_{number}(): pass", namespace)  # what the test is about
+            made = namespace.pop(f"made_{number}")
+            names.append(f"made_{number}")
+            reused += id(made.__code__) in seen
+            seen.add(id(made.__code__))
+            await asyncio.create_task(made(), name="generated")
+            del made
+        return names
+
+    with aioaudit.recording() as trail:
+        names = asyncio.run(main())
+        told = [e for e in trail.events if isinstance(e, TaskCreate) and e.name == "generated"]
+    assert reused  # else the test says nothing
+    assert [each.coro.rpartition(":")[2] for each in told] == names
+
+
+def test_nothing_is_left_of_a_loop(recorder: Recorder) -> None:
+    async def child() -> None:
+        await asyncio.sleep(9)
+
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(10, print)
+        task = asyncio.create_task(child())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    def run() -> None:
+        asyncio.run(main())
+
+    run()
+    gc.collect()
+    loops, kinds = len(recorder._loops), len(recorder._here.by_loop)
+    for _ in range(5):
+        run()
+    gc.collect()
+    # The last one is known until the next one runs in its thread.
+    assert len(recorder._loops) <= loops
+    assert len(recorder._here.by_loop) <= kinds
+    assert len(recorder.signal_callbacks) <= 1
+    # All loops were run by the same lines.
+    assert sum(kind.coro.endswith("child") for kind in recorder.sites.values()) == 1
+
+
+def test_a_signal_has_one_callback(recorder: Recorder) -> None:
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        for number in range(50):
+            namespace: dict[str, Any] = {}
+            exec(f"def handler_{number}(): pass", namespace)  # what the test is about
+            loop.add_signal_handler(10, namespace[f"handler_{number}"])
+        callbacks = recorder.signal_callbacks.get(loop)
+        assert callbacks is not None
+        return len(callbacks)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_a_thread_with_the_number_of_another_has_its_own_name() -> None:
+    async def main() -> list[int]:
+        async def child() -> None:
+            await asyncio.sleep(9)
+
+        numbers: list[int] = []
+        for number in range(2):
+            task = asyncio.create_task(child(), name=f"victim-{number}")
+            await asyncio.sleep(0)
+            thread = threading.Thread(target=task.cancel, name=f"asker-{number}")
+            thread.start()
+            numbers.append(thread.ident or 0)
+            thread.join()
+            task.get_loop().call_soon_threadsafe(lambda: None)
+            await asyncio.wait([task])
+        return numbers
+
+    with aioaudit.recording() as trail:
+        one, two = asyncio.run(main())
+        asked = [e for e in trail.events if isinstance(e, TaskCancel)]
+    if one != two:
+        pytest.skip("this system gave the two threads two numbers")
+    assert [each.thread for each in asked] == ["asker-0", "asker-1"]
+
+
+def test_two_loops_that_take_turns_are_known_once(recorder: Recorder) -> None:
+    async def child() -> None:
+        pass
+
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    try:
+        places = {id(recorder.place(loop)) for _ in range(5) for loop in loops}
+        for _ in range(3):
+            for loop in loops:
+                loop.run_until_complete(child())
+    finally:
+        for loop in loops:
+            loop.close()
+    assert len(places) == 2
+
+
+class _Silent(asyncio.SelectorEventLoop):
+    def call_exception_handler(self, context: Any) -> None:
+        """Tell nobody."""
+
+
+def test_tasks_that_are_lost_without_a_word_are_not_counted() -> None:
+    async def main() -> None:
+        async def forever() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        lost = [asyncio.create_task(forever()) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in lost)
+
+    with aioaudit.recording():
+        loop = _Silent()
+        loop.run_until_complete(main())
+        loop.close()
+        del loop
+        gc.collect()
+        deadline = time.monotonic() + 10
+        # What was made a moment ago may still be in the making.
+        while session.alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert session.alive() == 0
+
+
+def test_living_tasks_are_counted() -> None:
+    async def main() -> int | None:
+        async def forever() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        tasks = [asyncio.create_task(forever()) for _ in range(10)]
+        await asyncio.sleep(1.2)
+        count = session.alive()
+        for task in tasks:
+            task.cancel()
+        return count
+
+    with aioaudit.recording():
+        assert asyncio.run(main()) == 11
+
+
+def test_nothing_of_ours_is_on_a_timeout(recorder: Recorder) -> None:
+    async def main() -> tuple[set[str], set[str]]:
+        async with asyncio.timeout(9) as timeout:
+            await asyncio.sleep(0)
+        audited = set(vars(timeout))
+        assert len(recorder.timeouts) == 1
+        del timeout
+        assert len(recorder.timeouts) == 0
+        return audited, audited & {name for name in audited if "aioaudit" in name}
+
+    audited, ours = asyncio.run(main())
+    assert audited
+    assert not ours
