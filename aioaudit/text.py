@@ -45,9 +45,12 @@ def message_of(value: object) -> str | None:
         return f"<{type(value).__name__}, its __repr__ raised>"
 
 
-def say(message: str) -> None:
-    """One line on stderr, if there is one."""
+def say(message: str, more: str = "") -> None:
+    """One line on stderr, if there is one; *more*, if there is any, on a second, indented."""
     if sys.stderr is not None:
+        text = f"aioaudit: {' '.join(message.split())}\n"
+        if more:
+            text += f"    {' '.join(more.split())}\n"
         with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
-            sys.stderr.write(f"aioaudit: {' '.join(message.split())}\n")
+            sys.stderr.write(text)
             sys.stderr.flush()

@@ -5,8 +5,9 @@ is set.  Where the application has a current span when it makes a task, or asks
 for a cancellation, ours is a child of it.
 
 Spans are made at the end of a task, in the exporter's thread (`otel_spans`),
-and all tasks are counted there (`otel_metrics`).  Spans are given to the application's own tracing or sent by the standard ``OTEL_*``
-variables (`otel_sending`).
+and all tasks are counted there (`otel_metrics`).  Spans are made by the SDK (`otel_tracer`)
+and given to the application's own tracing, or sent by the standard ``OTEL_*`` variables
+(`otel_sending`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from contextlib import suppress
 from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError, Notes
+from aioaudit.exporters import otel_forks
 from aioaudit.exporters.otel_metrics import Metrics
 from aioaudit.exporters.otel_sending import (
-    Maker,
     Target,
     application_target,
     metric_exporter,
@@ -35,7 +36,11 @@ from aioaudit.exporters.otel_sending import (
 )
 from aioaudit.exporters.otel_spans import TOUCHED, Outside, SpanFacts, Spans
 from aioaudit.session import alive
+from aioaudit.text import describe, say
 from aioaudit.wire import Item, Returned
+
+if TYPE_CHECKING:
+    from aioaudit.exporters.otel_tracer import Maker
 
 FLUSH = 1.5
 """Seconds that the end of the process waits for a collector."""
@@ -93,6 +98,7 @@ class OpenTelemetryExporter:
         self._ending = False
         self._application_over = False
         self._answering = True
+        self._not_taken = 0
 
     def use(self, tracer_provider: Any, meter_provider: Any) -> None:
         """From now on use these providers, where they are not None."""
@@ -136,13 +142,17 @@ class OpenTelemetryExporter:
 
     def before_fork(self) -> None:
         """End what sends; it begins anew with the next span."""
-        for target in self._targets():
-            target.rest()
-        self._metrics.rest()
+        going_on = sum(target.rest() for target in self._targets()) + self._metrics.rest()
+        otel_forks.hush(going_on)
 
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
         self._current.close()
+        if self._not_taken > 1:
+            say(
+                f"exporter 'otel': {self._not_taken:,} spans were not taken by a span processor "
+                "of the application"
+            )
         atexit.unregister(self._before_the_application_ends)
         if self._pid == os.getpid():
             for target in self._targets():
@@ -158,11 +168,27 @@ class OpenTelemetryExporter:
         if not finished:
             return
         maker = self._maker()
-        if maker is not None:
+        if maker is None:
+            return
+        with maker.quietly():
             for facts in finished:
-                maker.send(facts)
+                try:
+                    maker.send(facts)
+                except Exception as error:  # noqa: BLE001 - a processor may raise anything at all
+                    self._refused(error)
+
+    def _refused(self, error: Exception) -> None:
+        """A processor of the application raised *error*: the next span may do."""
+        self._not_taken += 1
+        if self._not_taken == 1:
+            say(
+                "exporter 'otel': a span processor of the application raised "
+                f"{describe(error)}; spans that it does not take are left out"
+            )
 
     def _maker(self) -> Maker | None:
+        from aioaudit.exporters.otel_tracer import Maker
+
         provider = self._given if self._given is not None else _application_provider()
         if provider is not None:
             known = self._application.get(id(provider))
@@ -255,7 +281,7 @@ def _import_ahead() -> None:
     import_module("concurrent.futures.thread")  # used by it, and refuses to be imported at the end
     if any(name.startswith("opentelemetry.") for name in sys.modules):
         return
-    import_module("opentelemetry.sdk.trace")
+    import_module("aioaudit.exporters.otel_tracer")
     import_module("opentelemetry.sdk.metrics.export")
     for find in (span_exporter, metric_exporter):
         with suppress(ExporterError):  # told at the first event

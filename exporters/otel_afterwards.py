@@ -12,7 +12,6 @@ it refused.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,14 +22,17 @@ from urllib.parse import urlsplit
 
 from aioaudit.events import Event, ProcessEnd, ProcessStart
 from aioaudit.exporter import ExporterError
-from aioaudit.exporters.otel_sending import Maker, otlp_exporter
+from aioaudit.exporters.otel_answers import Answers
+from aioaudit.exporters.otel_sending import otlp_exporter
 from aioaudit.exporters.otel_spans import SpanFacts, Spans, nanoseconds
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
+
+    from aioaudit.exporters.otel_tracer import Maker
 
 BATCH = 512
 """Spans in one request."""
@@ -104,8 +106,7 @@ class Collector:
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self._answers = _Answers()
-        self._exporter: SpanExporter = self._answers.exporter(endpoint)
+        self._asked = _Asked(endpoint)
         self._batch: list[ReadableSpan] = []
         self._maker = cache(self._new_maker)
         self._failed = False
@@ -116,6 +117,8 @@ class Collector:
     def _new_maker(self, pid: int) -> Maker:
         from opentelemetry.sdk.resources import Resource
 
+        from aioaudit.exporters.otel_tracer import Maker
+
         # Who sends is of no interest: the process is the one that wrote the log.
         return Maker(_IntoBatch(Resource.create({"process.pid": pid}), self._batch))
 
@@ -123,24 +126,25 @@ class Collector:
         """Take *spans* of the process *pid*, and send where there are enough for a request."""
         self.taken += len(spans)
         maker = self._maker(pid)
-        for facts in spans:
-            if self._failed:
-                return
-            maker.send(facts)
-            if len(self._batch) >= BATCH:
-                self._send()
+        with maker.quietly():
+            for facts in spans:
+                if self._failed:
+                    return
+                maker.send(facts)
+                if len(self._batch) >= BATCH:
+                    self._send()
 
     def finish(self) -> None:
         """Send what is left and close the connection."""
         if self._batch:
             self._send()
         if not self._failed:  # else it may still be trying
-            self._exporter.shutdown()
+            self._asked.exporter.shutdown()
 
     def _send(self) -> None:
         batch = self._batch.copy()
         count = len(batch)
-        well, refused, why = self._answers.to(lambda: self._exporter.export(batch))
+        well, refused, why = self._asked.send(batch)
         self._batch.clear()
         self._failed = not well
         if well:
@@ -150,129 +154,55 @@ class Collector:
 
 
 class _IntoBatch:
-    """The target of a `Maker`: a list, and all traces are kept."""
+    """The sink of a `Maker`: a list, and all traces are kept."""
 
     def __init__(self, resource: Resource, batch: list[ReadableSpan]) -> None:
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+        from aioaudit.exporters.otel_tracer import Ended
+
         self.resource = resource
         self.sampler: Sampler = ALWAYS_ON
-        self._batch = batch
-
-    def send(self, span: ReadableSpan) -> None:
-        """Take *span*."""
-        self._batch.append(span)
-
-    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - as a `Target` has it
-        """Nothing to do: `Collector` sends the batch."""
-        return True
-
-    def rest(self) -> None:
-        """Nothing to do: it has no thread."""
-
-    def close(self) -> None:
-        """Nothing to do."""
+        self.processor: SpanProcessor = Ended(batch.append)
+        self.limits: SpanLimits | None = None
 
 
-class _Answers(logging.Handler):
-    """Listens to what a collector answers.
+class _Asked:
+    """An exporter to a collector, and what is answered to it."""
 
-    OpenTelemetry's exporters say only whether a request succeeded.  How many
-    spans of it the collector refused stands in the answer, which they do not
-    read; and why a request failed they tell the log.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._patience = 1.5 * _timeout() + 1
-        self._refused = 0
-        self._why: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the words of OpenTelemetry instead of printing them."""
-        self._why.append(record.getMessage())
-
-    def exporter(self, endpoint: str | None) -> SpanExporter:
-        """The exporter that the ``OTEL_*`` variables name, its answers listened to."""
+    def __init__(self, endpoint: str | None) -> None:
         make: Any = otlp_exporter()
-        told = logging.getLogger("opentelemetry")
-        told.addHandler(self)
-        told.propagate = False
-        over_grpc = ".proto.grpc" in make.__module__
+        self._patience = 1.5 * _timeout() + 1
+        self._answers = Answers()
         if endpoint is not None:
             _check(endpoint)
-            if not (over_grpc or endpoint.endswith(PATH)):
+            if not (".proto.grpc" in make.__module__ or endpoint.endswith(PATH)):
                 endpoint = endpoint.rstrip("/") + PATH
             os.environ[ENDPOINT] = endpoint  # not an argument: TLS over gRPC is told apart by it
-        if over_grpc:
-            self._listen_to_grpc()
-            found: SpanExporter = make()
-        else:
-            import requests
+        self.exporter: SpanExporter = self._answers.exporter(make)
 
-            session = requests.Session()
-            session.hooks["response"].append(self._look_at_http)
-            found = make(session=session)
-        return found
-
-    def to(self, export: Callable[[], Any]) -> tuple[bool, int, str]:
-        """Do *export*: whether it succeeded, how many spans were refused even so, and why."""
-        self._refused = 0
-        self._why.clear()
+    def send(self, batch: Sequence[ReadableSpan]) -> tuple[bool, int, str]:
+        """Send *batch*: whether it succeeded, how many were refused even so, and why."""
+        answers = self._answers
+        answers.begin()
         results: list[str] = []
 
         def work() -> None:
-            try:
-                results.append(export().name)
-            except Exception as error:  # noqa: BLE001 - older ones let those of the connection out
-                self._why.append(f"{type(error).__name__}: {error}")
-                results.append("FAILURE")
+            with answers.heard():
+                try:
+                    results.append(self.exporter.export(batch).name)
+                except Exception as error:  # noqa: BLE001 - older ones let those of the connection out
+                    answers.add(f"{type(error).__name__}: {error}")
+                    results.append("FAILURE")
 
         # Older exporters go on trying for a minute, whatever timeout is set.
         sender = threading.Thread(target=work, daemon=True)
         sender.start()
         sender.join(self._patience)
         if not results:
-            self._why.append(f"no success within {self._patience:g} s")
+            answers.add(f"no success within {self._patience:g} s")
         well = results == ["SUCCESS"]
-        # The last words may say no more than that it was tried often enough.
-        why = list(dict.fromkeys([*self._why[:1], *self._why[-1:]]))
-        return well, self._refused, "" if well and not self._refused else " ... ".join(why)
-
-    def _look_at_http(self, response: Any, *_: object, **__: object) -> None:
-        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-
-        message: Any = trace_service_pb2.ExportTraceServiceResponse()
-        with suppress(Exception):  # what answers with something else, or nothing, took them all
-            message.ParseFromString(response.content)
-            self._look_at(message)
-
-    def _listen_to_grpc(self) -> None:
-        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-
-        # The one place where every version's exporter, which may connect anew at any time,
-        # gets what it calls.  The process is a command of ours: nobody else is affected.
-        stub: Any = trace_service_pb2_grpc.TraceServiceStub
-        original = stub.__init__
-
-        def init(made: Any, channel: Any) -> None:
-            original(made, channel)
-            call = made.Export
-
-            def export(*args: Any, **kwargs: Any) -> Any:
-                answer = call(*args, **kwargs)
-                self._look_at(answer)
-                return answer
-
-            made.Export = export
-
-        stub.__init__ = init
-
-    def _look_at(self, answer: Any) -> None:
-        partial = answer.partial_success
-        if partial.rejected_spans:
-            self._refused = partial.rejected_spans
-            self._why[:] = [partial.error_message]
+        return well, answers.refused, "" if well and not answers.refused else answers.why
 
 
 def _timeout() -> float:

@@ -4,14 +4,16 @@ Events are counted in the exporter's thread, a whole batch at a time, and read
 by OpenTelemetry when it collects: a task costs a fraction of a microsecond more.
 
 Who collects is the application's own ``MeterProvider`` where it has set one.
-Elsewhere it is one made from the ``OTEL_*`` variables, read and sent in a
-thread of ours; the SDK's periodic reader is not used for that, because its thread
-lives as long as the process and begins anew in every forked child.
+Elsewhere it is one made from the ``OTEL_*`` variables.  It is read and sent by the
+SDK's periodic reader, whose interval is infinite: then it starts no thread, which
+would live as long as the process and begin anew in every forked child, and a timer
+of ours calls it.
 """
 
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import threading
 from collections import Counter, deque
@@ -35,6 +37,7 @@ from aioaudit.events import (
     TaskUncancel,
 )
 from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel_answers import Answers
 from aioaudit.exporters.otel_sending import REST, metric_exporter, number, own_resource
 from aioaudit.exporters.otel_spans import nanoseconds
 from aioaudit.text import describe, say
@@ -42,7 +45,7 @@ from aioaudit.version import __version__
 from aioaudit.wire import Batch, Created, Item, Returned
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter
+    from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 
 INTERVAL = 60_000
 """Milliseconds between two reports unless ``OTEL_METRIC_EXPORT_INTERVAL`` says otherwise."""
@@ -269,10 +272,9 @@ class Metrics:
         """Have a report of our own sent; whether it arrived within *timeout* seconds."""
         return self._own is None or self._own.flush(timeout)
 
-    def rest(self) -> None:
-        """End the thread: the process is about to fork."""
-        if self._own is not None:
-            self._own.rest()
+    def rest(self) -> int:
+        """End the timer's thread, the process is about to fork; whether it goes on."""
+        return 0 if self._own is None else self._own.rest()
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -288,7 +290,7 @@ class OwnMetrics:
         make: Makes what sends.
         counts: What is to be sent.
 
-    The thread ends when nothing new was counted for one interval.
+    The timer's thread ends when nothing new was counted for one interval.
     """
 
     def __init__(self, make: Callable[[], MetricExporter], counts: Counts) -> None:
@@ -304,7 +306,8 @@ class OwnMetrics:
         self._failures = 0
         self._said = False
         # Now, in the exporter's thread: at the end of a process nothing can be imported any more.
-        self._exporter = make()
+        self._answers = Answers()
+        self._exporter = _Watched(self._answers.exporter(make))
         self._reader, self._instruments = _reading(self._exporter, counts)
 
     def changed(self) -> None:
@@ -339,13 +342,14 @@ class OwnMetrics:
         self._owed = not well
         return well
 
-    def rest(self) -> None:
-        """Have the thread end, unless it is just sending; what comes next starts another."""
+    def rest(self) -> int:
+        """Have the timer end, unless it is just sending; what comes next starts another."""
         with self._lock:
             self._resting = True
             self._lock.notify_all()
             self._lock.wait_for(lambda: not self._working, REST)
             self._resting = False
+            return int(self._working)
 
     def close(self, *, handed_over: bool = False) -> None:
         """Send nothing any more; what hangs in a connection is left to itself.
@@ -363,11 +367,6 @@ class OwnMetrics:
             self._complain()
 
     def _work(self) -> None:
-        from opentelemetry import context
-
-        # So that the application's instrumentation of HTTP or gRPC leaves our requests alone.
-        key = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
-        context.attach(context.set_value(key, True))
         while True:
             with self._lock:
                 wait = self._interval * min(2**self._failures, SLOWEST)
@@ -390,30 +389,47 @@ class OwnMetrics:
         if not self._said:
             self._said = True
             say(
-                "exporter 'otel': metrics did not arrive; OTEL_METRICS_EXPORTER=none turns them off"
+                "exporter 'otel': metrics did not arrive; OTEL_METRICS_EXPORTER=none turns them off",
+                self._answers.why,
             )
 
     def _send(self) -> bool:
-        try:
-            self._instruments.record()
-            data = self._reader.get_metrics_data()
-            if data is None:
-                return True
-            return self._exporter.export(data, timeout_millis=self._timeout).name == "SUCCESS"
-        except Exception:  # noqa: BLE001 - told as not arrived
-            return False
+        self._answers.begin()
+        self._exporter.well = True  # where there is nothing to send
+        with self._answers.heard():
+            try:
+                self._instruments.record()
+                self._reader.collect(timeout_millis=self._timeout)
+            except Exception as error:  # noqa: BLE001 - told as not arrived
+                self._answers.add(describe(error))
+                return False
+        return self._exporter.well and not self._answers.refused
 
 
-def _reading(exporter: MetricExporter, counts: Counts) -> tuple[InMemoryMetricReader, Instruments]:
-    """What reads *counts* the way *exporter* wants them."""
+class _Watched:
+    """*exporter*, of which the reader does not say how it went: ``well`` does."""
+
+    def __init__(self, exporter: MetricExporter) -> None:
+        self._exporter = exporter
+        self.well = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exporter, name)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        self.well = False
+        result = self._exporter.export(*args, **kwargs)
+        self.well = result.name == "SUCCESS"
+        return result
+
+
+def _reading(exporter: Any, counts: Counts) -> tuple[MetricReader, Instruments]:
+    """What reads *counts* the way *exporter* wants them, and sends them with it."""
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 
-    reader = InMemoryMetricReader(
-        preferred_temporality=exporter._preferred_temporality,
-        preferred_aggregation=exporter._preferred_aggregation,
-    )
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
     boundaries = ExplicitBucketHistogramAggregation(SECONDS)
     provider = MeterProvider(
         [reader],

@@ -15,17 +15,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioaudit.exporter import ExporterError
-from aioaudit.exporters.otel_spans import SpanFacts, Trace
-from aioaudit.text import say
+from aioaudit.exporters.otel_answers import Answers
+from aioaudit.text import describe, say
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
-    from opentelemetry.trace import SpanContext
 
 QUEUE = 2048
 """Spans that wait unless ``OTEL_BSP_MAX_QUEUE_SIZE`` says otherwise."""
@@ -44,7 +43,7 @@ _EXTRAS = {"otlp_proto_http": "otel", "otlp_proto_grpc": "otel-grpc"}
 
 
 class Target(Protocol):
-    """Takes finished spans; never blocks."""
+    """Takes spans; its ``processor`` never blocks."""
 
     @property
     def resource(self) -> Resource:
@@ -56,16 +55,22 @@ class Target(Protocol):
         """Decides which traces are kept."""
         ...
 
-    def send(self, span: ReadableSpan) -> None:
-        """Take *span*."""
+    @property
+    def processor(self) -> SpanProcessor:
+        """Is told of each span when it starts and when it ends."""
+        ...
+
+    @property
+    def limits(self) -> SpanLimits | None:
+        """How much one span holds; None for what the ``OTEL_*`` variables say."""
         ...
 
     def flush(self, timeout: float) -> bool:
         """Wait for at most *timeout* seconds until what was taken has gone; whether it has."""
         ...
 
-    def rest(self) -> None:
-        """End threads of its own for now: the process is about to fork."""
+    def rest(self) -> int:
+        """End threads of its own for now, the process is about to fork; how many go on."""
         ...
 
     def close(self) -> None:
@@ -82,14 +87,15 @@ class ApplicationTarget:
     """
 
     def __init__(self, provider: Any, tracer: Any) -> None:
+        from opentelemetry.sdk.trace import SpanLimits
+
         self._provider = provider
-        self._processor = tracer.span_processor
+        self.processor: SpanProcessor = tracer.span_processor
         self.resource: Resource = tracer.resource
         self.sampler: Sampler = tracer.sampler
-
-    def send(self, span: ReadableSpan) -> None:
-        """Give *span* to the application's processors."""
-        self._processor.on_end(span)
+        # What was given in code; a tracer does not say, where it has no such attribute any more.
+        limits: object = getattr(tracer, "_span_limits", None)
+        self.limits = limits if isinstance(limits, SpanLimits) else None
 
     def flush(self, timeout: float) -> bool:
         """Have the processors send what they hold; the SDK's do not heed the *timeout*."""
@@ -97,8 +103,9 @@ class ApplicationTarget:
         _aside(lambda: done.append(self._provider.force_flush(int(timeout * 1000))), timeout)
         return done == [True]
 
-    def rest(self) -> None:
+    def rest(self) -> int:
         """Nothing: the threads are the application's."""
+        return 0
 
     def close(self) -> None:
         """Nothing: the provider is the application's."""
@@ -110,13 +117,22 @@ class OwnTarget:
     Args:
         exporter: Sends the spans.
         provider: Has the resource and the sampler.
+        answers: Hears what is answered to the exporter.
 
     A thread exists only while there is something to send.
     """
 
-    def __init__(self, exporter: SpanExporter, provider: TracerProvider) -> None:
+    def __init__(
+        self, exporter: SpanExporter, provider: TracerProvider, answers: Answers | None = None
+    ) -> None:
+        from aioaudit.exporters.otel_tracer import Ended
+
         self.resource: Resource = provider.resource
         self.sampler: Sampler = provider.sampler
+        self.processor: SpanProcessor = Ended(self.send)
+        self.limits: SpanLimits | None = None
+        self._answers = answers or Answers()
+        self._why = ""
         self._exporter = exporter
         self._most = number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
         self._batch = min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH), self._most)
@@ -165,7 +181,7 @@ class OwnTarget:
             finally:
                 self._hurry = False
 
-    def rest(self) -> None:
+    def rest(self) -> int:
         """Have the thread end, unless it is just sending; the next span starts another.
 
         What waited for others goes with the next span, or at the end.
@@ -177,6 +193,7 @@ class OwnTarget:
         if thread is not None:
             thread.join(REST)
         self._resting = False
+        return int(thread is not None and thread.is_alive())
 
     def close(self) -> None:
         """Interrupt a sender that waits for another try, and say what did not arrive."""
@@ -187,9 +204,14 @@ class OwnTarget:
         _aside(self._exporter.shutdown, 0.5)
         lost = self.taken - self.sent
         if lost:
-            say(f"exporter 'otel': {lost:,} of {self.taken:,} spans did not arrive")
+            why = self._why or self._answers.why  # of what is still being tried
+            say(f"exporter 'otel': {lost:,} of {self.taken:,} spans did not arrive", why)
 
     def _work(self) -> None:
+        with self._answers.heard():
+            self._work_quietly()
+
+    def _work_quietly(self) -> None:
         from opentelemetry import context
 
         # So that the application's instrumentation of HTTP or gRPC leaves our requests alone.
@@ -208,14 +230,18 @@ class OwnTarget:
                     self._thread = None
                     self._lock.notify_all()
                     return
-            well = False
-            with suppress(Exception):  # counted as not arrived
-                well = self._exporter.export(batch).name == "SUCCESS"
+            refused = len(batch)
+            self._answers.begin()
+            try:
+                if self._exporter.export(batch).name == "SUCCESS":
+                    refused = min(self._answers.refused, refused)
+            except Exception as error:  # noqa: BLE001 - counted as not arrived
+                self._answers.add(describe(error))
             with self._lock:
-                if well:
-                    self.sent += len(batch)
-                else:
-                    self.refused += len(batch)
+                self.sent += len(batch) - refused
+                self.refused += refused
+                if refused:
+                    self._why = self._answers.why or self._why
 
     def _due(self) -> bool:
         return self._hurry or self._closed or self._resting or len(self._queue) >= self._batch
@@ -255,7 +281,8 @@ def own_target() -> Target | None:
         return None
     # The resource and the sampler are made as the variables say; spans do not pass through it.
     provider = TracerProvider(resource=own_resource(), shutdown_on_exit=False)
-    return OwnTarget(make(), provider)
+    answers = Answers()
+    return OwnTarget(answers.exporter(make), provider, answers)
 
 
 def own_resource() -> Resource:
@@ -365,73 +392,3 @@ def number(variable: str, otherwise: int) -> int:
     """The positive number that *variable* holds; *otherwise* where it holds none."""
     value = os.environ.get(variable, "").strip()
     return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else otherwise
-
-
-class Maker:
-    """Makes the SDK's spans of facts, for one target.
-
-    A trace is sampled or not as a whole: the sampler is asked once for each.
-    """
-
-    def __init__(self, target: Target) -> None:
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-        self._target = target
-        self._scope = InstrumentationScope("aioaudit", __version__)
-
-    def send(self, facts: SpanFacts) -> None:
-        """Send the span of *facts*, if its trace is sampled."""
-        if not self._sampled(facts.trace):
-            return
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import Link, SpanKind, Status, StatusCode
-
-        trace = facts.trace
-        parent = None
-        if facts.parent is not None:
-            outside: Any = trace.outside
-            if outside is not None and outside.span_id == facts.parent:
-                parent = outside
-            else:
-                parent = self._context(trace, facts.parent)
-        status = Status(StatusCode.UNSET)
-        if facts.error is not None:
-            status = Status(StatusCode.ERROR, facts.error)
-        self._target.send(
-            ReadableSpan(
-                facts.name,
-                context=self._context(trace, facts.span_id),
-                parent=parent,
-                resource=self._target.resource,
-                attributes=facts.attributes,
-                links=[
-                    Link(self._context(each.trace, each.span_id), {"aioaudit.link": each.kind})
-                    for each in facts.links
-                ],
-                kind=SpanKind.INTERNAL,
-                status=status,
-                start_time=facts.start,
-                end_time=facts.end,
-                instrumentation_scope=self._scope,
-            )
-        )
-
-    def _context(self, trace: Trace, span_id: int) -> SpanContext:
-        from opentelemetry.trace import SpanContext, TraceFlags
-
-        flags = TraceFlags(TraceFlags.SAMPLED if self._sampled(trace) else TraceFlags.DEFAULT)
-        state: Any = getattr(trace.outside, "trace_state", None)
-        return SpanContext(trace.id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
-
-    def _sampled(self, trace: Trace) -> bool:
-        if trace.sampled is None:
-            from opentelemetry.sdk.trace.sampling import Decision
-            from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
-
-            outside: Any = trace.outside
-            above = None if outside is None else set_span_in_context(NonRecordingSpan(outside))
-            result = self._target.sampler.should_sample(
-                above, trace.id, "asyncio.task", SpanKind.INTERNAL, {}, []
-            )
-            trace.sampled = result.decision is Decision.RECORD_AND_SAMPLE
-        return trace.sampled

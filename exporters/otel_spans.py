@@ -90,15 +90,15 @@ class Outside(Protocol):
 class Trace(msgspec.Struct, eq=False):
     """One trace: the task that began it (a request, if negative), how many were made in it.
 
-    ``outside`` is the application's span above it; ``sampled`` is None until
-    somebody asked the sampler.
+    ``outside`` is the application's span above it; ``sampled`` is what the sampler
+    said, None until somebody asked it.
     """
 
     run: str
     number: int
     outside: Outside | None = None
     tasks: int = 0
-    sampled: bool | None = None
+    sampled: Any = None
     known: int = 0
 
     @property

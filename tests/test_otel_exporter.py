@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -236,21 +237,182 @@ def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_n
     done = run_program(INCIDENT + LINGER, **collector)
     ended_in_time(done)
     assert receiver.requests >= 1
-    lost = [line for line in done.stderr.splitlines() if line.startswith("aioaudit: ")]
+    said = done.stderr.splitlines()  # none of OpenTelemetry's own lines, one for each try
+    assert all(line.startswith(("aioaudit: ", "    ")) for line in said)
+    lost = [line for line in said if line.startswith("aioaudit: ")]
     if fault == "partial":
-        assert lost == []
+        assert said == [
+            f"aioaudit: exporter 'otel': {receiver.requests} of 13 spans did not arrive",
+            "    too many",
+        ]
     else:
         assert lost == [
             "aioaudit: exporter 'otel': 13 of 13 spans did not arrive",
             "aioaudit: exporter 'otel': metrics did not arrive; "
             "OTEL_METRICS_EXPORTER=none turns them off",
         ]
+    if fault == "503":
+        assert any("unavailable" in line.lower() for line in said)
 
 
 def test_a_collector_that_is_not_there_costs_no_more_either(run_program: RunPython) -> None:
     done = run_program(INCIDENT + LINGER, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     ended_in_time(done)
     assert "aioaudit: exporter 'otel': 13 of 13 spans did not arrive\n" in done.stderr
+    said = done.stderr.splitlines()
+    assert all(line.startswith(("aioaudit: ", "    ")) for line in said)
+    assert any("refused" in line or "UNAVAILABLE" in line for line in said)
+
+
+def test_what_the_exporter_of_the_application_logs_is_left_alone(run_program: RunPython) -> None:
+    program = f"""
+import logging, os
+logging.basicConfig(format="of the program: %(message)s")
+os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "1"
+{INCIDENT}
+{LINGER}
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+with provider.get_tracer("app").start_as_current_span("one"):
+    pass
+"""
+    done = run_program(program)
+    assert done.returncode == 0
+    assert "of the program: " in done.stderr
+    head = done.stderr.partition("of the program: ")[0]
+    assert all(line.startswith(("aioaudit: ", "    ")) for line in head.splitlines())
+
+
+LIMITS = {
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "5",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "7",
+    "OTEL_SPAN_LINK_COUNT_LIMIT": "1",
+}
+
+
+@pytest.mark.parametrize("whose", ["ours", "of the application", "of the application, in code"])
+def test_the_limits_of_spans_are_heeded(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython, whose: str
+) -> None:
+    program, limits = INCIDENT, LIMITS
+    if whose != "ours":
+        program = APPLICATION + INCIDENT
+    if whose == "of the application, in code":
+        limits = {}
+        program = program.replace(
+            "provider = TracerProvider(",
+            "from opentelemetry.sdk.trace import SpanLimits\n"
+            "provider = TracerProvider(span_limits=SpanLimits("
+            "max_span_attributes=5, max_attribute_length=7, max_links=1), ",
+        )
+    done = run_program(program, **limits, **over_http)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(receiver.spans) == 13
+    assert {len(span.attributes) for span in receiver.spans} == {5}
+    assert {len(span.links) for span in receiver.spans} <= {0, 1}
+    texts = [each for span in receiver.spans for each in span.attributes.values()]
+    assert max(len(each) for each in texts if isinstance(each, str)) == 7
+
+
+PAIRING = """
+from opentelemetry.sdk.trace import SpanProcessor
+
+class Pairing(SpanProcessor):
+    # As processors do that measure spans: what on_start began, on_end ends.
+    def __init__(self):
+        self.open = {}
+    def on_start(self, span, parent_context=None):
+        self.open[span.context.span_id] = span
+        span.set_attribute("paired", True)
+    def on_end(self, span):
+        del self.open[span.context.span_id]
+
+pairing = Pairing()
+provider.add_span_processor(pairing)
+"""
+
+
+def test_a_processor_that_pairs_the_start_of_a_span_with_its_end_is_told_of_both(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    # Last among the processors, so that it sets its attribute before the span is sent.
+    program = APPLICATION + PAIRING + INCIDENT + "provider.force_flush()\nprint(pairing.open)\n"
+    done = run_program(program, **over_http)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
+    assert len(receiver.spans) == 13
+    assert all(span.attributes["paired"] for span in receiver.spans)
+
+
+def test_a_processor_that_raises_loses_its_spans_and_nothing_else(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    raising = PAIRING.replace("del self.open[span.context.span_id]", "raise LookupError('no')")
+    done = run_program(APPLICATION + raising + INCIDENT, **over_http)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "aioaudit: exporter 'otel': a span processor of the application raised LookupError: no; "
+        "spans that it does not take are left out\n"
+        "aioaudit: exporter 'otel': 13 spans were not taken by a span processor of the "
+        "application\n"
+    )
+    assert len(receiver.spans) == 13  # of the processor before it
+
+
+HUNG = """
+import os, socket, sys, threading, time, warnings
+server = socket.create_server(("127.0.0.1", 0))
+os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+import asyncio
+
+async def main():
+    task = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+asyncio.run(main())
+hung = server.accept()  # it is asked, and does not answer
+THREADS
+for name in ("first", "second"):
+    child = os.fork()
+    if child == 0:
+        warnings.warn(f"of the {name} child", DeprecationWarning)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    warnings.warn(f"of the parent of the {name}", DeprecationWarning)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("threads", [0, 1])
+@pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
+def test_a_fork_beside_a_sender_that_hangs_warns_of_the_programs_own_threads_only(
+    run_python: RunPython, signal: str, threads: int
+) -> None:
+    more = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()" * threads
+    other = {"TRACES": "METRICS", "METRICS": "TRACES"}[signal]
+    done = run_python(
+        "-W",
+        "always::DeprecationWarning",
+        "-c",
+        HUNG.replace("THREADS", more),
+        AIOAUDIT="otel",
+        OTEL_BSP_SCHEDULE_DELAY="10",
+        OTEL_METRIC_EXPORT_INTERVAL="10",
+        **{f"OTEL_{other}_EXPORTER": "none"},
+    )
+    assert done.returncode == 0
+    warned = [line for line in done.stderr.splitlines() if "DeprecationWarning" in line]
+    assert sum("multi-threaded" in line for line in warned) == (
+        2 if threads and sys.version_info >= (3, 12) else 0
+    )
+    for name in ("first", "second"):
+        assert sum(f"of the {name} child" in line for line in warned) == 1
+        assert sum(f"of the parent of the {name}" in line for line in warned) == 1
 
 
 APPLICATION = """
