@@ -69,6 +69,16 @@ def _remove(hook: Hook) -> None:
     _changed()
 
 
+def over() -> None:
+    """The interpreter is going down: hooks hear nothing more, and nothing of theirs is kept.
+
+    What a hook refers to, the program's objects, would else die later than without us, when
+    there is no stream left for their last words.
+    """
+    global _hooks, _describe
+    _hooks, _describe = (), None
+
+
 def _changed() -> None:
     for listener in _listeners:
         listener()

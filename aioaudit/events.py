@@ -84,18 +84,27 @@ class ProcessStart(Event, tag="process.start", kw_only=True):
 
 
 class ProcessEnd(Event, tag="process.end", kw_only=True):
-    """The process ended in order; counts are of events, for this exporter."""
+    """The process ended in order; counts are of events, for this exporter.
+
+    ``faults`` are internal errors, by kind: what they concerned may be missing.
+    """
 
     written: int
     dropped: int
     signal: str | None = None
+    faults: list[str] = []
 
 
 class ProcessDropped(Event, tag="process.dropped", kw_only=True):
-    """Events were lost for this exporter: how many, and of which names."""
+    """Events were lost for this exporter: how many, and of which names.
+
+    ``faults`` are kinds of internal errors that were seen for the first time: what they
+    concerned may be missing, and is not counted.
+    """
 
     count: int
     events: list[str] = []
+    faults: list[str] = []
 
 
 class HookAdd(Event, tag="hook.add", kw_only=True):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from aioaudit.events import SCHEMA, ProcessStart
+from aioaudit.faults import Faults
 from aioaudit.version import __version__
 
 MILLISECOND = 1_000_000
@@ -34,9 +35,10 @@ def timestamp(ns: int) -> str:
     rest = ns - began
     if not 0 <= rest < MILLISECOND:
         second, rest = divmod(ns, 1_000_000_000)
-        text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        # Not strftime(): it imports `time` at each call (Modules/_datetimemodule.c).
+        text = datetime.fromtimestamp(second, UTC).isoformat()[:19]
         thousandths, rest = divmod(rest, MILLISECOND)
-        prefix = f"{text}{thousandths:03d}"
+        prefix = f"{text}.{thousandths:03d}"
         _cached = (ns - rest, prefix)
     return prefix + TAILS[rest // 1000]
 
@@ -76,6 +78,7 @@ class Run:
         self.id: str = secrets.token_hex(6)
         self.pid = os.getpid()
         self.next_seq: Callable[[], int] = itertools.count(1).__next__
+        self.faults = Faults()
 
     def start_event(self, coverage: list[str]) -> ProcessStart:
         """The event that opens this run's log; *coverage* says what is seen."""

@@ -152,9 +152,15 @@ def _on_sigterm(signum: int, _frame: FrameType | None) -> None:
 
 
 def _at_exit() -> None:
+    global _interest
     if _interest is not None:
-        _interest.on_exit(None)
-    # From here on there is nothing left to save.
+        # Somebody does not want to wait; nothing but a traceback of ours would come of it.
+        with suppress(KeyboardInterrupt):
+            _interest.on_exit(None)
+    # From here on there is nothing left to save.  The functions for forks, which the interpreter
+    # keeps to its very end, must not keep more than themselves: what a hook of the program
+    # refers to would else outlive the streams that its last words go to.
+    _interest = None
     _restore_sigterm()
 
 

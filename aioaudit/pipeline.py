@@ -121,8 +121,6 @@ class Pipeline:
         self.name = name
         self.capacity = capacity
         self.hold = hold
-        self.thread_ident: int | None = None
-        """The thread in which the exporter works just now; None while there is none."""
         self._queue: deque[Item] = deque()
         self._set_idle: Callable[[bool], None]
         self._set_room: Callable[[int], None]
@@ -134,6 +132,7 @@ class Pipeline:
         self._run = run
         self._backlog: list[Item] = [start]  # taken from the queue, not yet exported
         self._losses = _Losses()
+        self._faults_told = 0  # how many kinds of internal faults the exporter knows of
         self._skipped: deque[int] = deque()
         self._missing: set[int] = set()  # numbers known never to come, not yet passed
         self._last = start.seq - 1  # the last number that the exporter was given
@@ -307,7 +306,6 @@ class Pipeline:
         failed = self._failed
         self._queue.clear()
         EXPORTING.clear()
-        self.thread_ident = None
         self._begin(run, start)
         if failed:
             self._failed = self._over = True  # not tried, and reported, once more
@@ -416,7 +414,7 @@ class Pipeline:
 
     def _turn(self) -> bool:
         """One look at everything there is to do; whether there was anything."""
-        self._worker = self.thread_ident = ident = threading.get_ident()
+        self._worker = ident = threading.get_ident()
         EXPORTING.add(ident)
         requests = self._take_requests()
         try:
@@ -439,7 +437,7 @@ class Pipeline:
         finally:
             for request in requests:
                 request.answer(not (self._trouble or self._failed))
-            self._worker = self.thread_ident = None
+            self._worker = None
             EXPORTING.discard(ident)
 
     def _take_requests(self) -> list[_Request]:
@@ -476,9 +474,11 @@ class Pipeline:
         if count:
             self._backlog += starmap(self._queue.popleft, repeat((), count))
         lost = self._losses.take()
-        if lost is not None:
-            count, names = lost
-            run = self._run
+        run = self._run
+        faults = run.faults.since(self._faults_told)
+        if lost is not None or faults:
+            count, names = lost or (0, [])
+            self._faults_told += len(faults)
             self._backlog.append(
                 ProcessDropped(
                     ts=timestamp(time.time_ns()),
@@ -488,6 +488,7 @@ class Pipeline:
                     thread=self._thread_name(),
                     count=count,
                     events=names,
+                    faults=faults,
                 )
             )
 
@@ -615,6 +616,7 @@ class Pipeline:
                 written=self.written,
                 dropped=self.dropped,
                 signal=self._signal,
+                faults=run.faults.told(),
             )
             try:
                 self.exporter.export(Batch([end]))

@@ -55,7 +55,9 @@ class Session:
     def begin(self) -> None:
         """Listen to the ends and forks of the process and to changes of the bus."""
         from aioaudit import lifecycle
+        from aioaudit.pipeline import Pipeline
 
+        self._shut_down = Pipeline.shutdown_all  # at the end nothing may have to be imported
         lifecycle.install(
             self._in_forked_child,
             self._at_exit,
@@ -127,12 +129,15 @@ class Session:
         return "hook.add", (event,)
 
     def _at_exit(self, signal: str | None) -> None:
-        from aioaudit.pipeline import Pipeline
-
-        Pipeline.shutdown_all([pipeline for pipeline, _ in self.sinks], signal=signal)
-        # What the interpreter still runs while it goes down must not come back to us: the
-        # modules that our callbacks live on are taken apart by then.
-        self.installation.go_deaf()
+        try:
+            self._shut_down([pipeline for pipeline, _ in self.sinks], signal=signal)
+        finally:
+            # What the interpreter still runs while it goes down (a loop's `__del__`, tasks
+            # that are destroyed) must not come back to us: the modules that our probes
+            # live on are taken apart by then.
+            if signal is None:
+                self.installation.go_deaf()
+                bus.over()
 
     def _before_fork(self) -> None:
         for pipeline, _ in self.sinks:
@@ -152,11 +157,9 @@ class Session:
             pipeline.after_fork_in_parent()
 
     def _in_forked_child(self) -> None:
-        from aioaudit.identity import Run
-
         global _lock
         _lock = threading.RLock()  # another thread of the parent may have held it
-        self.run = Run(forked_from=self.run)
+        self.run = type(self.run)(forked_from=self.run)
         self._start = None
         self.recorder.forked(self.run)
         for pipeline, _ in self.sinks:

@@ -7,7 +7,6 @@ place for them), and asking for it can neither raise nor run for long.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 
 LIMIT = 200
@@ -26,10 +25,15 @@ def clean(text: str, limit: int = LIMIT) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """``ClassName: message`` of *error*, whatever its ``__str__`` does."""
+    """``ClassName: message`` of *error*, whatever its ``__str__`` does.
+
+    Ctrl-C and a signal handler's ``sys.exit()`` may come while it runs: they are the program's.
+    """
     kind = type(error).__name__
     try:
         message = str(error)
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException:  # noqa: BLE001 - a program's own __str__ may raise anything at all
         return clean(f"{kind}: <its __str__ raised>")
     return clean(f"{kind}: {message}" if message else kind)
@@ -41,16 +45,24 @@ def message_of(value: object) -> str | None:
         return None
     try:
         return clean(value if isinstance(value, str) else repr(value))
+    except (KeyboardInterrupt, SystemExit):
+        raise  # as in `describe`
     except BaseException:  # noqa: BLE001 - a program's own __repr__ may raise anything at all
         return f"<{type(value).__name__}, its __repr__ raised>"
 
 
 def say(message: str, more: str = "") -> None:
-    """One line on stderr, if there is one; *more*, if there is any, on a second, indented."""
-    if sys.stderr is not None:
-        text = f"aioaudit: {' '.join(message.split())}\n"
-        if more:
-            text += f"    {' '.join(more.split())}\n"
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
-            sys.stderr.write(text)
-            sys.stderr.flush()
+    """One line on stderr; *more*, if there is any, on a second, indented.
+
+    Whatever stands there: a closed file, nothing, an object of anybody's.
+    """
+    try:
+        stderr = sys.stderr
+        if stderr is not None:  # None under pythonw and the like
+            text = f"aioaudit: {' '.join(message.split())}\n"
+            if more:
+                text += f"    {' '.join(more.split())}\n"
+            stderr.write(text)
+            stderr.flush()
+    except Exception:  # noqa: BLE001, S110 - there is nobody to tell
+        pass

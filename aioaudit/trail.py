@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.chain.build import answer_of, links_of, steps_of
+from aioaudit.chain.build import answer_of, steps_of
 from aioaudit.chain.links import Answer
 from aioaudit.events import Event, FutureCancel, TaskCancel
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.recorder.requests import Request
 
-__all__ = ["Trail", "explain", "links_of"]
+__all__ = ["Trail", "explain"]
 
 
 def explain(recorder: Recorder, what: Any) -> Answer | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aioaudit.chain.build import Request, answer_of, inferred, links_of, steps_of
+from aioaudit.chain.build import Request, answer_of, inferred, steps_of, walk
 from aioaudit.chain.links import Answer, Link
 from aioaudit.events import FutureCancel, TaskCancel
 
@@ -31,7 +31,7 @@ def future(seq: int, *waiters: int, **more: Any) -> FutureCancel:
 def chain(*events: Request) -> list[Link]:
     """The chain of the first of *events*, which are all that is known."""
     known = {event.seq: event for event in events}
-    return links_of(events[0], lambda event: known.get(event.cause or 0))
+    return [step.link for step in walk(events[0], lambda event: known.get(event.cause or 0))]
 
 
 def hit(task: int, **more: Any) -> Link:

@@ -221,7 +221,7 @@ def test_the_end_of_the_process_tells_of_what_has_not_ended() -> None:
 def test_lives_that_are_left_out_at_once_change_nothing_of_what_is_told(seed: int) -> None:
     """Whole batches of raw items give the same spans as their events one by one."""
     random = Random(seed)
-    place = Place(RUN, "MainThread", 1, 1, 1, lambda: None)
+    place = Place(RUN, "MainThread", 1, 1, lambda: None)
     kind = Kind(place, "app:work", None, None, 0)
     story = Story()
     items: list[Item] = [story.events[0]]

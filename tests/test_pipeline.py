@@ -540,7 +540,7 @@ def test_the_exporter_works_in_the_one_thread_that_the_pipeline_names(bench: Ben
 
     class Curious(Recorder):
         def export(self, events: Sequence[Event]) -> None:
-            seen.append(pipeline.thread_ident)
+            seen.append(pipeline._worker)
             super().export(events)
 
     exporter = Curious()
@@ -549,7 +549,7 @@ def test_the_exporter_works_in_the_one_thread_that_the_pipeline_names(bench: Ben
     assert pipeline.shutdown()
     assert set(seen) == exporter.idents
     assert threading.get_ident() not in exporter.idents
-    assert pipeline.thread_ident is None
+    assert pipeline._worker is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -48,7 +48,7 @@ def here() -> CodeType:
 
 
 def a_place(thread: str = "MainThread", loop: int | None = 1) -> Place:
-    return Place(Run(), thread, 1, loop, 0, lambda: None)
+    return Place(Run(), thread, loop, 0, lambda: None)
 
 
 def a_kind(place: Place, coro: str = "shop.orders:refresh", *, known: bool = True) -> Kind:

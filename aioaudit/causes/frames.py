@@ -294,7 +294,8 @@ def bound_cancel(callback: Any, arguments: tuple[Any, ...]) -> MethodType | None
     for _ in range(20):
         kind = type(callback)
         if kind is MethodType:
-            return callback if callback.__name__ == "cancel" else None
+            # Bound may be anything that can be called, also what has no name.
+            return callback if getattr(callback, "__name__", None) == "cancel" else None
         if kind is functools.partial:
             callback, arguments = callback.func, callback.args + arguments
         elif kind is BuiltinMethodType and callback.__name__ == "run" and arguments:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import builtins
 import dis
-import functools
 import weakref
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -139,13 +138,6 @@ def _keep(key: tuple[int, int], code: CodeType, clauses: list[_Clause]) -> list[
         _cache.clear()
     _cache[key] = dropping(code, _cache, key), clauses
     return clauses
-
-
-@functools.lru_cache(maxsize=2)  # an exception passes all handlers of a function, then the next's
-def _disassembled(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]]:
-    """The instructions of *code*, and the index of each by its offset: milliseconds, if it is long."""
-    instructions = list(dis.get_instructions(code))
-    return instructions, {each.offset: index for index, each in enumerate(instructions)}
 
 
 _Read = tuple[list[dis.Instruction], dict[int, int]]

@@ -124,14 +124,6 @@ def walk(request: Request, resolve: Resolve) -> list[Step]:
         request = cause
 
 
-def links_of(event: Request, resolve: Resolve) -> list[Link]:
-    """The chain of *event*, from its own link to its root.
-
-    *resolve* gives the request that a request names as its cause, or None.
-    """
-    return [step.link for step in walk(event, resolve)]
-
-
 def missing(seq: int) -> str:
     """What is said where the line that would go on is not there."""
     return f"the line with seq {seq}, which would say why, is missing"

@@ -8,7 +8,16 @@ from importlib.util import find_spec
 import click
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import as_json, complain, named, out, plural, progress, say
+from aioaudit.cli.terminal import (
+    as_json,
+    complain,
+    complain_of_gaps,
+    named,
+    out,
+    plural,
+    progress,
+    say,
+)
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group, grouped, told
 from aioaudit.log import Log, load
@@ -56,6 +65,7 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     if not log.events:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to check")
         return BAD
+    complain_of_gaps(log, "findings")
     if not _can_be_checked(log):
         return BAD
     groups = grouped(
@@ -81,10 +91,6 @@ def _them(count: int) -> str:
 def _can_be_checked(log: Log) -> bool:
     """Whether any run looked for findings; says on stderr what is missing."""
     blind = [run for run in log.runs.values() if run.blind]
-    for run in log.runs.values():
-        if run.dropped:
-            lost = f"{run.dropped:,} {plural('event', run.dropped)}"
-            say(f"run {run.id} lost {lost}: findings may be among them")
     if len(blind) < len(log.runs):
         for run in blind:
             say(f"run {run.id} is not checked: AIOAUDIT_EVENTS left out its findings")

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from aioaudit.log.reading import Progress
-    from aioaudit.log.store import Intake
+    from aioaudit.log.store import Intake, Log
 
 MOST_COMPLAINTS = 10
 """So many problems of a log are shown; the rest is counted."""
+
+MOST_KINDS = 3
+"""So many kinds of internal errors are shown of one run."""
 
 PATIENCE = 1.0
 """Seconds that reading may take before a progress bar shows."""
@@ -122,6 +125,29 @@ def complain(log: Intake) -> None:
     rest = log.damaged - sum(problem.skipped for problem in shown)
     if rest:
         say(f"{rest:,} more damaged {plural('line', rest)} skipped")
+
+
+def complain_of_gaps(log: Log, what: str) -> None:
+    """Say on stderr which runs lack events, or may, as the log itself tells.
+
+    *what* may be among what is lost.  What is not there cannot be answered from: a chain
+    may end early, a task be missing.
+    """
+    incomplete = [run for run in log.runs.values() if run.dropped or run.faults]
+    for run in incomplete[:MOST_COMPLAINTS]:
+        if run.dropped:
+            lost = f"{run.dropped:,} {plural('event', run.dropped)}"
+            say(f"run {run.id} lost {lost}: {what} may be among them")
+        if run.faults:
+            shown = "; ".join(list(run.faults)[:MOST_KINDS])
+            rest = len(run.faults) - MOST_KINDS
+            say(
+                f"run {run.id} (pid {run.pid}) may lack events: internal errors of aioaudit:"
+                f" {shown}" + (f"; {rest} more" if rest > 0 else "")
+            )
+    rest = len(incomplete) - MOST_COMPLAINTS
+    if rest > 0:
+        say(f"{rest:,} more {plural('run', rest)} may lack events")
 
 
 def named(logs: Sequence[str]) -> str:

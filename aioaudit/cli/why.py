@@ -14,7 +14,17 @@ import click
 import msgspec
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import Here, as_json, complain, named, out, plural, progress, say
+from aioaudit.cli.terminal import (
+    Here,
+    as_json,
+    complain,
+    complain_of_gaps,
+    named,
+    out,
+    plural,
+    progress,
+    say,
+)
 from aioaudit.log import Case, Log, load
 from aioaudit.settings import suggestion
 
@@ -51,6 +61,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json
     if not log.events:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to answer from")
         return BAD
+    complain_of_gaps(log, "what was asked for")
     cases = log.cases(task)
     if not cases:
         say(_nothing(log, task))

@@ -84,6 +84,8 @@ class Run:
         """Whether calls of ``uncancel()`` are in this log."""
         self.dropped = 0
         """Events that the log says it lacks."""
+        self.faults: dict[str, None] = {}
+        """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
         self._index: _Index | None = None
@@ -440,9 +442,14 @@ class Log(Intake):
             if run.start is None:  # a rotated file repeats it
                 run.start = cast(ProcessStart, event)
         elif kind is ProcessDropped:
-            run.dropped += cast(ProcessDropped, event).count
+            lost = cast(ProcessDropped, event)
+            run.dropped += lost.count
+            run.faults.update(dict.fromkeys(lost.faults))
         elif kind is ProcessEnd:
+            end = cast(ProcessEnd, event)
             run.ended = event.ts
+            run.dropped = max(run.dropped, end.dropped)
+            run.faults.update(dict.fromkeys(each.partition(", ")[0] for each in end.faults))
 
 
 def _started(run: Run) -> str:

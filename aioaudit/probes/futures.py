@@ -17,8 +17,8 @@ from aioaudit.recorder.waiting import waiters_of
 _getframe = sys._getframe
 
 
-def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:
-    """``Future.cancel`` that finds out who calls it, where a task will feel it."""
+def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
+    """``cancel`` of the future class *cls* that finds out who calls it, where a task will feel it."""
     active = recorder.active
     get_ident = threading.get_ident
 
@@ -26,9 +26,10 @@ def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[.
         request = None
         waiters: list[Any] = []
         try:
-            if not self.done() and not recorder.place_muted():
+            # What is no future, or was never begun, has none of these, or is not asked.
+            if isinstance(self, cls) and self._loop is not None and not recorder.place_muted():
                 callbacks = self._callbacks
-                if callbacks:
+                if callbacks and not self.done():
                     stack = active.get(get_ident())
                     if not (stack and len(callbacks) == 1 and _awaited_by(callbacks, stack[-1])):
                         waiters = waiters_of(self)
@@ -69,7 +70,7 @@ def make_add_done_callback(
     """``add_done_callback`` that notes who hands a bound ``cancel`` to it."""
 
     def add_done_callback(self: Any, fn: Any, /, *, context: Any = None) -> None:
-        if type(fn) is MethodType and fn.__name__ == "cancel":
+        if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
             note_given(recorder, fn, "given to add_done_callback()", _getframe(1), future=self)
         original(self, fn, context=context)
 
@@ -124,5 +125,9 @@ class Source:
     def __get__(self, error: BaseException | None, _owner: type | None = None) -> Any:
         if error is None:
             return self
-        request = self._recorder.request_of(error, self._recorder.current_task())
-        return None if request is None else request.source
+        try:
+            request = self._recorder.request_of(error, self._recorder.current_task())
+            return None if request is None else request.source
+        except Exception as fault:  # noqa: BLE001 - to ask must never fail
+            self._recorder.fault(fault)
+            return None

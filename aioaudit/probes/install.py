@@ -40,6 +40,7 @@ class Installation:
         self.recorder = recorder
         self._patches = inplace.Patches()
         self._hot = inplace.Patches()
+        self._lasting = inplace.Patches()  # what stays until all of it is taken out
         self._monitored: ends.Monitored | None = None
         self._follow: Callable[[Any, Any], None] | None = None
         self._watch_end: Callable[[Any, Any], None] | None = None
@@ -78,14 +79,11 @@ class Installation:
         return seen
 
     def go_deaf(self) -> None:
-        """Hear nothing more of coroutines and exceptions: the interpreter is going down."""
-        if self._monitor is not None:
-            self._monitor.close()
-            self._monitor = None
-            self._monitored = None
+        """Hear nothing more: the interpreter is going down.
 
-    def remove(self) -> None:
-        """Take everything out again; what was there before is there again."""
+        What was recorded still answers, to `aioaudit.why` and ``CancelledError.source``.
+        """
+        self.recorder.deaf = True
         if self._libraries is not None:
             self._libraries.remove()
         self._hot.restore()
@@ -93,6 +91,12 @@ class Installation:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
+            self._monitored = None
+
+    def remove(self) -> None:
+        """Take everything out again; what was there before is there again."""
+        self.go_deaf()
+        self._lasting.restore()
 
     def _install(self) -> None:
         recorder = self.recorder
@@ -112,8 +116,8 @@ class Installation:
             self._hide_callback(called_back)
         self.refresh()
         for cls in self._task_classes:
-            self._put(cls, "cancel", tasks.make_cancel(recorder, vars(cls)["cancel"]))
-            self._put(cls, "uncancel", tasks.make_uncancel(recorder, vars(cls)["uncancel"]))
+            self._put(cls, "cancel", tasks.make_cancel(recorder, cls, vars(cls)["cancel"]))
+            self._put(cls, "uncancel", tasks.make_uncancel(recorder, cls, vars(cls)["uncancel"]))
         for cls in (*self._task_classes, *self._future_classes):
             if "add_done_callback" in vars(cls):  # the C task has one of its own
                 self._put(
@@ -122,13 +126,13 @@ class Installation:
                     futures.make_add_done_callback(recorder, vars(cls)["add_done_callback"]),
                 )
         for cls in self._future_classes:
-            self._put(cls, "cancel", futures.make_cancel(recorder, vars(cls)["cancel"]))
+            self._put(cls, "cancel", futures.make_cancel(recorder, cls, vars(cls)["cancel"]))
         self._put(
             asyncio.timeouts.Timeout,
             "reschedule",
             timeouts.make_reschedule(recorder, vars(asyncio.timeouts.Timeout)["reschedule"]),
         )
-        self._patches.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
+        self._lasting.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
         self._put(
             asyncio.events,
             "_set_running_loop",
@@ -175,6 +179,8 @@ class Installation:
     def refresh(self) -> None:
         """Rebuild the two hottest probes: who listens, and to what, is part of them."""
         recorder = self.recorder
+        if recorder.deaf:
+            return
         self._hot.restore()
         recorder.creations = recorder.listening and bool(
             {"task.create", "task.done"} & recorder.wanted
@@ -211,7 +217,7 @@ class Installation:
             loops.make_run_until_complete(cls.run_until_complete),
             boundary=True,
         )
-        self._put(cls, "stop", loops.make_stop(recorder, cls.stop))
+        self._put(cls, "stop", loops.make_stop(recorder, cls, cls.stop))
         self._put(cls, "close", loops.make_close(recorder, cls.close))
         self._put_timers(cls, "call_at", "call_later")
         self._put(
@@ -228,7 +234,7 @@ class Installation:
     def _install_on_loop(self, cls: type) -> None:
         recorder = self.recorder
         own = vars(cls)
-        self._put(cls, "stop", loops.make_stop(recorder, own["stop"]))
+        self._put(cls, "stop", loops.make_stop(recorder, cls, own["stop"]))
         self._put(cls, "close", loops.make_close(recorder, own["close"]))
         self._put_timers(cls, "call_at")  # which call_later calls
         self._put(
@@ -266,7 +272,7 @@ class Installation:
         for cls in (*self._task_classes, *self._future_classes):
             getset = vars(cls).get("_callbacks")
             if getset is not None and hasattr(getset, "__get__"):
-                self._patches.replace(cls, "_callbacks", property(_without(getset, done)))
+                self._lasting.replace(cls, "_callbacks", property(_without(getset, done)))
         base = asyncio.base_futures
         format_callbacks = base._format_callbacks
         future_repr_info = base._future_repr_info
@@ -277,8 +283,11 @@ class Installation:
         def _future_repr_info(future: Any) -> Any:
             return [part for part in future_repr_info(future) if part != "cb=[]"]
 
-        self._put(base, "_format_callbacks", _format_callbacks)
-        self._put(base, "_future_repr_info", _future_repr_info)
+        for probe in (_format_callbacks, _future_repr_info):
+            name = probe.__name__
+            inplace.disguise(probe, getattr(base, name))
+            self._kept.append(probe.__code__)
+            self._lasting.replace(base, name, probe)
 
 
 def _without(getset: Any, done: Any) -> Callable[[Any], Any]:

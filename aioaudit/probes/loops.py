@@ -77,16 +77,17 @@ def make_run_until_complete(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_until_complete
 
 
-def make_stop(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Callable[..., None]:
     """``stop`` that notes who calls it; a hook may object."""
 
     def stop(self: Any) -> None:
         event = None
         try:
-            if recorder.wants("loop.stop") and not recorder.place_muted():
+            if isinstance(self, cls) and recorder.wants("loop.stop") and not recorder.place_muted():
                 event = _stop_event(recorder, self)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop running
-            recorder.fault(error)
+            if is_made(self):
+                recorder.fault(error)
         if event is not None:
             recorder.ask(event)
             recorder.tell(event)
@@ -124,12 +125,10 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
     """``close`` of a loop; told once, and only if it worked."""
 
     def close(self: Any) -> None:
-        before = self.is_closed()
-        if not before:
-            _before_close(recorder, self)
+        closes = _before_close(recorder, self)
         original(self)
         try:
-            if not before and self.is_closed() and recorder.wants("loop.close"):
+            if closes and self.is_closed() and recorder.wants("loop.close"):
                 place = recorder.place(self)
                 if not place.muted:
                     recorder.announce(LoopClose(**recorder.base("loop.close", place)))
@@ -139,13 +138,30 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
     return close
 
 
-def _before_close(recorder: Recorder, loop: Any) -> None:
+def _before_close(recorder: Recorder, loop: Any) -> bool:
+    """Look at what *loop* leaves behind; whether it is open, and not to be left alone."""
+    if recorder.deaf:
+        return False
     try:
         recorder.sweep()
+        if loop.is_closed():
+            return False
         if recorder.wants("finding") and not loop.is_running() and not recorder.place_muted():
             recorder.rules.closing(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
-        recorder.fault(error)
+        if is_made(loop):
+            recorder.fault(error)
+    return True
+
+
+def is_made(loop: Any) -> bool:
+    """Whether *loop* can be asked at all: `object.__new__` makes some that were never begun."""
+    try:
+        loop.is_running()
+        loop.is_closed()
+    except Exception:  # noqa: BLE001 - a stranger's object may answer with anything
+        return False
+    return True
 
 
 def make_call_exception_handler(
@@ -155,10 +171,10 @@ def make_call_exception_handler(
 
     def call_exception_handler(self: Any, context: Any) -> None:
         try:
-            message = context.get("message")
+            message = context.get("message") if isinstance(context, dict) else None
             # Whichever thread collects the garbage: an exporter's own task is not known.
             if message == "Task was destroyed but it is pending!" and recorder.knows(
-                task := context["task"]
+                task := context.get("task")
             ):
                 # Anybody's context is current here: exporters are to see the task's own.
                 context_of(task).copy().run(recorder.ended, task, "destroyed", None)
@@ -188,12 +204,15 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
     def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         handle = original(self, when, callback, *args, context=context)
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
-        if type(callback) in (MethodType, partial):
-            bound = bound_cancel(callback, args)
-            if bound is not None:
-                note(self, when, bound)
-        if getattr(handle, "_source_traceback", None):
-            hide(handle)
+        try:
+            if type(callback) in (MethodType, partial):
+                bound = bound_cancel(callback, args)
+                if bound is not None:
+                    note(self, when, bound)
+            if getattr(handle, "_source_traceback", None):
+                hide(handle)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
+            recorder.fault(error)
         return handle
 
     return call_at
@@ -205,10 +224,14 @@ def make_call_soon_threadsafe(
     """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
-        if type(callback) is FunctionType:
-            chained.handed_over(recorder, callback, args, _getframe(1))
-        elif (bound := bound_cancel(callback, args)) is not None:
-            note_given(recorder, bound, "given to call_soon_threadsafe()", _getframe(1), loop=self)
+        try:
+            if type(callback) is FunctionType:
+                chained.handed_over(recorder, callback, args, _getframe(1))
+            elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
+                how = "given to call_soon_threadsafe()"
+                note_given(recorder, bound, how, _getframe(1), loop=self)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
+            recorder.fault(error)
         handle = original(self, callback, *args, context=context)
         if getattr(handle, "_source_traceback", None):
             hide(handle)
@@ -239,9 +262,10 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
             recorder.fault(error)
 
     def add_signal_handler(self: Any, sig: Any, callback: Any, *args: Any) -> Any:
-        if isinstance(sig, int):  # the original says what is wrong with anything else
+        result = original(self, sig, callback, *args)
+        if isinstance(sig, int):
             note_signal(self, int(sig), callback)
-        return original(self, sig, callback, *args)
+        return result
 
     return add_signal_handler
 

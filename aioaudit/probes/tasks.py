@@ -397,15 +397,16 @@ def hide(recorded: Any) -> None:
         trace[:] = [entry for entry in trace if not entry.filename.startswith(_OWN_FOLDER)]
 
 
-def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:
-    """``Task.cancel`` that finds out who calls it."""
+def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
+    """``cancel`` of the task class *cls* that finds out who calls it."""
     active = recorder.active
     get_ident = threading.get_ident
 
     def cancel(self: Any, msg: Any = None) -> bool:
         request = None
         try:
-            if not recorder.place_muted():
+            # What is no task, or was never begun, the original is to speak about.
+            if isinstance(self, cls) and self._loop is not None and not recorder.place_muted():
                 request = recorder.request(self, msg, _getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             recorder.fault(error)
@@ -433,11 +434,11 @@ def make_cancel(recorder: Recorder, original: Callable[..., bool]) -> Callable[.
     return cancel
 
 
-def make_uncancel(recorder: Recorder, original: Callable[..., int]) -> Callable[..., int]:
-    """``Task.uncancel`` that notes which request was taken back."""
+def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) -> Callable[..., int]:
+    """``uncancel`` of the task class *cls* that notes which request was taken back."""
 
     def uncancel(self: Any) -> int:
-        before = self.cancelling()
+        before = isinstance(self, cls) and self._loop is not None and self.cancelling()
         remaining = original(self)
         try:
             if before and not recorder.place_muted():

@@ -27,8 +27,12 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
 
     def reschedule(self: Any, when: float | None) -> None:
         # First: uvloop's clock may move on inside the original.
-        loop = running_loop()
-        now = 0.0 if loop is None else loop.time()
+        try:
+            loop = running_loop()
+            now = 0.0 if loop is None else loop.time()
+        except Exception:  # noqa: BLE001 - the clock of a loop that is not made
+            original(self, when)
+            return
         original(self, when)
         try:
             note = timeouts.get(self)

@@ -25,7 +25,6 @@ class Place:
 
     run: Run
     thread: str
-    thread_ident: int
     loop: int | None
     loop_id: int
     loop_ref: Callable[[], Any]

@@ -40,6 +40,7 @@ from aioaudit.events import (
     TaskDone,
     name_of,
 )
+from aioaudit.faults import AT_LIMITS, finalizing
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
 from aioaudit.pipeline import EXPORTING
@@ -148,6 +149,7 @@ class Recorder:
         self.openers: tuple[Callable[[], None], ...] = ()
         self.heard: frozenset[str] = frozenset()
         self.creations = False
+        self.deaf = False
         self.main_thread = threading.main_thread().ident
         self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES))
         self.probe_codes: frozenset[CodeType | int] = frozenset()
@@ -173,7 +175,6 @@ class Recorder:
         self._next_loop = itertools.count(1).__next__
         self._here = _Here()
         self._sweep_at = _SWEEP
-        self._faulty = False
         self.rules = Rules(self)
         ties = self.ties
 
@@ -216,13 +217,11 @@ class Recorder:
             return None
 
     def place_muted(self) -> bool:
-        """Whether this is an exporter's own thread: what happens there is not heard."""
-        return bool(EXPORTING) and get_ident() in EXPORTING
+        """Whether nothing is heard: in an exporter's own thread, or because all is over.
 
-    @property
-    def hooked(self) -> bool:
-        """Whether a hook is to be asked."""
-        return bool(bus.hooks())
+        Somebody may hold a probe as a bound method when it is out of place already.
+        """
+        return self.deaf or (bool(EXPORTING) and get_ident() in EXPORTING)
 
     def thread_name(self) -> str:
         """This thread's name, without giving a foreign thread a `Thread` object."""
@@ -257,7 +256,6 @@ class Recorder:
             place = Place(
                 run=self.run,
                 thread=self.thread_name(),
-                thread_ident=get_ident(),
                 loop=number,
                 loop_id=id(loop),
                 loop_ref=_nothing if loop is None else _reference(loop),
@@ -295,7 +293,7 @@ class Recorder:
 
     def listened(self) -> None:
         """Who listens has changed: `heard` is what somebody hears from now on."""
-        self.heard = self.wanted if self.listening else frozenset()
+        self.heard = self.wanted if self.listening and not self.deaf else frozenset()
 
     def wants(self, name: str) -> bool:
         """Whether anybody hears the event *name*."""
@@ -343,22 +341,33 @@ class Recorder:
         """Tell of something that can no longer be prevented."""
         try:
             self.ask(event)
+        except (KeyboardInterrupt, SystemExit):
+            self.tell(event)
+            raise  # Ctrl-C, or a signal's handler, while a hook ran: meant for the program
         except BaseException as error:  # noqa: BLE001 - nothing is left to abort, see the bus
             unraisable(error)
         self.tell(event)
 
     def fault(self, error: BaseException) -> None:
-        """A fault of our own: said once, and the program goes on."""
-        if not self._faulty:
-            self._faulty = True
-            import traceback
+        """A fault of our own: counted, said once a kind, and the program goes on.
 
-            where = traceback.extract_tb(error.__traceback__)[-1:]
-            line = f"{where[0].filename}:{where[0].lineno}" if where else "?"
-            say(
-                f"internal error, please report it: {describe(error)} at {line}; "
-                f"the program is not affected, the log may lack events"
-            )
+        Whatever state the process is in, nothing is raised and nothing imported: the
+        interpreter may be going down.  What ends the log tells the faults, too.
+        """
+        try:
+            kind = self.run.faults.add(error)
+            if kind is None or finalizing():
+                return
+            if isinstance(error, AT_LIMITS):
+                say(f"{kind}: the program is at its limits, the log may lack events")
+            else:
+                place = kind.partition(" at ")[2]
+                say(
+                    f"internal error, please report it: {describe(error)} at {place or kind}; "
+                    f"the program is not affected, the log may lack events"
+                )
+        except Exception:  # noqa: BLE001, S110 - out of stack or of memory, or at the very end
+            pass
 
     # -- tasks --------------------------------------------------------------------
 
