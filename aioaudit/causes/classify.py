@@ -30,6 +30,7 @@ from aioaudit.causes.frames import (
     UNSHARED,
     bound_cancel,
     caller,
+    dropped,
     ended_argument,
     given_frame,
     handled_by,
@@ -38,6 +39,7 @@ from aioaudit.causes.frames import (
     signal_name,
     signal_of,
     suspended_in,
+    was_called,
 )
 from aioaudit.chain.links import Link
 from aioaudit.text import describe
@@ -63,6 +65,7 @@ class Call(msgspec.Struct, eq=False):
     exception: BaseException | None
     remembered: bool = False
     lines: dict[Place, TaskCancel] | None = None
+    message: object = None
 
     def request_of(self, error: BaseException | None) -> Request | None:
         """The request that the CancelledError *error* delivers."""
@@ -124,6 +127,7 @@ class _Survey:
     finalizer: bool = False
     nested: bool = False
     handling: bool = False
+    innermost: bool = True
 
 
 def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | int]) -> _Survey:
@@ -134,10 +138,13 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
     catcher = None if call.exception is None else handled_by(call.exception)
     root = call.recorder.root_frame(call.current)
     main = threading.get_ident() == call.recorder.main_thread
-    innermost = looking = True
+    looking = True
+    info = None if frame is None else known(id(frame.f_code)) or codes.of(frame)
     last: CodeInfo | None = None
-    while frame is not None:
-        info = known(id(frame.f_code)) or codes.of(frame)
+    if _uncalled(call, frame, info):
+        found.finalizer = True
+        return found
+    while frame is not None and info is not None:
         if frame is catcher:
             found.handling = True
         back = frame.f_back
@@ -154,22 +161,39 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
             elif given and given_frame(frame, info.interrupted):
                 found.signal = signal_of(frame)
             if looking:
-                if info.explain is not None and found.cause is None:
-                    _ask(found, info.explain(frame, call))
-                if not (innermost and overrides(call.victim, frame.f_code)):
-                    # An override of cancel() that calls the original is no caller.
-                    innermost = False
-                    _keep(found, info, frame)
-                    looking = found.site is None
-            if info.finalizer:
-                found.finalizer = True  # below it stands whoever dropped the last reference
+                _look(found, call, info, frame)
+                looking = found.site is None
         last = info
-        if frame is root or found.signal is not None or found.finalizer:
+        if frame is root or back is None or found.signal is not None:
             break
-        frame = back
+        below = known(id(back.f_code)) or codes.of(back)
+        surely = below.callers.get(back.f_lasti) is info or (below.boundary and found.site)
+        if not surely and not was_called(info, frame, below, back):
+            found.finalizer = True  # below it stands whoever ran when the collector did
+            break
+        frame, info = back, below
     if last is not None:
         found.outermost = last.code
     return found
+
+
+def _uncalled(call: Call, frame: FrameType | None, info: CodeInfo | None) -> bool:
+    """Whether ``cancel`` itself was what the interpreter called, in *frame* of *info*'s code."""
+    if call.message is not None and dropped(call.message):
+        return True  # as the callback of a weak reference
+    if frame is None or info is None or frame.f_lasti in info.calls:
+        return False
+    return info.callee(frame) is None
+
+
+def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
+    """Ask and keep what *frame*, whose code *info* is of, says of who called."""
+    if info.explain is not None and found.cause is None:
+        _ask(found, info.explain(frame, call))
+    if found.innermost and overrides(call.victim, frame.f_code):
+        return  # an override of cancel() that calls the original is no caller
+    found.innermost = False
+    _keep(found, info, frame)
 
 
 def _ask(found: _Survey, cause: Cause | None) -> None:
@@ -217,6 +241,8 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
     site = found.site or found.library
     if found.nested and site is None:
         return Cause(reason="awaiter", request=call.nested)
+    if found.finalizer and site is None:
+        return _by_itself(call, found)
     if site is None and call.current is not None:
         awaiting = _waited_for(call) or _compiled(call, frame)
         if awaiting is not None:
@@ -333,6 +359,22 @@ def _plainly_called(call: Call, site: tuple[CodeInfo, int]) -> Cause:
         known = info.calls[offset] = (cause, {})
     cause, call.lines = known
     return cast(Cause, cast(Any, cause).__copy__())  # a recogniser may add to it
+
+
+_BY_ITSELF = "as a finalizer: the collector ran, or a last reference went"
+
+
+def _by_itself(call: Call, found: _Survey) -> Cause:
+    """Nothing but a finalizer of Python's own, or not even that, lies above the bystander."""
+    thread = call.recorder.foreign_thread(call.victim)
+    reason = "native" if thread is None else "thread"
+    return Cause(
+        reason=reason,
+        origin=Link(what="called", reason=reason, by_name=thread, detail=_BY_ITSELF),
+        detail=_BY_ITSELF,
+        source=None if found.stdlib is None else found.stdlib.source,
+        thread=thread,
+    )
 
 
 def _called_back(call: Call, frame: FrameType | None) -> str | None:

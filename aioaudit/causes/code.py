@@ -9,6 +9,7 @@ a code object walks through all of its bytecode since 3.12.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import sysconfig
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from aioaudit.causes.callee import callee_of
 from aioaudit.text import clean
 from aioaudit.weak import dropping
 
@@ -33,6 +35,7 @@ _PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
 _COMPILED = re.compile(r"(?![\\/]|[A-Za-z]:).*\.(pyx|pxi|pxd)$")
 """Cython keeps the path that a source had where it was compiled: a library's, as a rule."""
 _LIMIT = 50_000
+_RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 Explain = Callable[[FrameType, Any], Any]
 
@@ -55,16 +58,20 @@ class CodeInfo:
     """
 
     __slots__ = (
+        "_callees",
         "_lines",
         "_ref",
         "_site",
         "boundary",
+        "callers",
         "calls",
         "explain",
         "finalizer",
+        "given",
         "interrupted",
         "kind",
         "notable",
+        "resumed",
         "source",
     )
 
@@ -79,15 +86,31 @@ class CodeInfo:
         self.finalizer = code.co_name == "__del__"
         self.notable = self.finalizer or self.kind == OWN
         """Whether a frame of it says something also further out than the caller."""
+        self.given: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+        """The arguments that a call fills by their position; the last may be a tuple of the rest."""
         # A signal handler gets (signum, frame): the arguments that may be that frame.
-        self.interrupted: tuple[str, ...] = ()
-        if code.co_argcount in (2, 3):
-            self.interrupted = code.co_varnames[1 : code.co_argcount]
+        self.interrupted: tuple[str, ...] = self.given[1:]
         if code.co_flags & 0x04:
-            self.interrupted += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
+            rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+            self.given += (rest,)
+            self.interrupted += (rest,)
+        self.resumed = bool(code.co_flags & _RESUMED)
+        """Whether it is a generator's or a coroutine's, which is resumed and not called."""
         self.calls: dict[int, Any] = {}
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
         self._lines: dict[int, str] = {}
+        self._callees: dict[int, str | None] = {}
+        self.callers: dict[int, CodeInfo] = {}
+        """By the offset of an instruction: what it surely called when it was asked last."""
+
+    def callee(self, frame: FrameType) -> str | None:
+        """What *frame*, of this code, calls just now (`aioaudit.causes.callee.callee_of`)."""
+        offset = frame.f_lasti
+        try:
+            return self._callees[offset]
+        except KeyError:
+            found = self._callees[offset] = callee_of(frame.f_code, offset)
+            return found
 
     @property
     def code(self) -> CodeType | None:

@@ -13,11 +13,13 @@ import inspect
 import itertools
 import signal
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from contextvars import Context
 from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
 
+from aioaudit.causes.callee import AWAITED
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
@@ -250,17 +252,27 @@ def signal_of(frame: FrameType) -> int | None:
     it interrupts; a plain call of the same function does not look like that.
     """
     code = frame.f_code
-    entry = handler_codes().get(id(code))
-    if entry is None or entry[0] is not code:
-        return None
     values = variables(frame)
     given = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & 0x04:
         given.extend(values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))
+    back = frame.f_back
+    if back is None:
+        return None
+    below = back.f_code
     for number, interrupted in itertools.pairwise(given):
-        if isinstance(number, int) and interrupted is frame.f_back:
-            return int(number)
+        if isinstance(number, int) and interrupted is back:
+            entry = handler_codes().get(id(code))
+            if entry is not None and entry[0] is code:
+                return int(number)
+            # Many a handler first puts another one in its place, for a second Ctrl-C.
+            by_hand = _GIVES_FRAMES.intersection(below.co_names)
+            return int(number) if number in _SIGNALS and not by_hand else None
     return None
+
+
+_GIVES_FRAMES = frozenset({"_getframe", "currentframe", "f_back"})
+"""What a function uses that gives its own frame to another one."""
 
 
 def signal_above(codes: Codes, frame: FrameType | None) -> int | None:
@@ -320,16 +332,89 @@ def overrides(victim: Any, code: CodeType) -> bool:
 def caller(codes: Codes, frame: FrameType | None) -> tuple[CodeInfo, int] | None:
     """The innermost frame from *frame* on that is the application's, else a library's.
 
-    Frames of the loop end the search: beyond them the stack only says who runs it.
+    Frames of the loop end the search: beyond them the stack only says who runs it.  So does one
+    that the interpreter called by itself, a finalizer's: beyond it stands a bystander.
     """
     best: tuple[CodeInfo, int] | None = None
-    while frame is not None:
-        info = codes.of(frame)
-        if info.boundary:
-            break
+    info = None if frame is None else codes.of(frame)
+    if frame is None or info is None or info.callee(frame) is None:
+        return None
+    while not info.boundary:
         if info.kind == APPLICATION:
             return info, frame.f_lasti
         if best is None and info.kind < 2:
             best = (info, frame.f_lasti)
-        frame = frame.f_back
+        back = frame.f_back
+        if back is None:
+            break
+        below = codes.of(back)
+        if not was_called(info, frame, below, back):
+            break
+        info, frame = below, back
     return best
+
+
+_RESUMING = frozenset({"aclose", "athrow", "close", "next", "send", "throw"})
+"""What resumes a generator or a coroutine, where its name stands at the call."""
+
+_COLLECTING = frozenset({"start", "stop"})
+_DROPPED = (
+    "Task was destroyed but it is pending!",
+    "exception was never retrieved",
+)
+"""How the messages end with which a task or a future that is destroyed calls the loop's handler."""
+
+
+def was_called(info: CodeInfo, frame: FrameType, below: CodeInfo, back: FrameType) -> bool:
+    """Whether *frame* was called by *back*, the frame below it; their codes' are *info* and *below*.
+
+    If not, the interpreter called it by itself, and whoever ran then is a bystander: the collector
+    ran, or a last reference went (``__del__``, a weak reference's callback, `weakref.finalize`,
+    a callback in `gc.callbacks`, the ``finally`` of a generator), or a signal came.
+    """
+    if info.finalizer:
+        return False
+    callee = below.callee(back)
+    if callee is None:
+        return False
+    if callee == frame.f_code.co_name or (info.resumed and callee is AWAITED):
+        below.callers[back.f_lasti] = info
+        return True
+    if info.resumed:
+        return callee in _RESUMING or not _is_closed(sys.exception())
+    return not info.given or not _called_by_itself(frame, info.given)
+
+
+def _is_closed(error: BaseException | None) -> bool:
+    """Whether a generator is being closed while *error* is handled: its own finalizer does that."""
+    for _ in range(20):
+        if error is None:
+            return False
+        if isinstance(error, GeneratorExit):
+            return True
+        error = error.__context__
+    return False
+
+
+def _called_by_itself(frame: FrameType, names: tuple[str, ...]) -> bool:
+    """Whether the arguments *names* of *frame* are such as only the interpreter gives."""
+    values = variables(frame)
+    given: list[Any] = [values.get(name) for name in names]
+    if type(given[-1]) is tuple:
+        given.extend(given.pop())
+    for number, value in enumerate(given):
+        if dropped(value):
+            return True
+        if type(value) is dict and number > 0:
+            before = given[number - 1]
+            if type(before) is str and before in _COLLECTING and "uncollectable" in value:
+                return True  # of a function in gc.callbacks
+            message = value.get("message")
+            if frame.f_code.co_name == "call_exception_handler" and isinstance(message, str):
+                return message.endswith(_DROPPED)
+    return False
+
+
+def dropped(value: object) -> bool:
+    """Whether *value* is a weak reference without its object: what the callback of one is given."""
+    return isinstance(value, weakref.ref) and weakref.ref.__call__(value) is None

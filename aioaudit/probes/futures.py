@@ -36,7 +36,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                         if waiters:
                             request = recorder.future_request(self, msg, _getframe(1), waiters)
                         if chained.goes_on(callbacks):
-                            recorder.remember(self, recorder.asked(self, _getframe(1)))
+                            recorder.remember(self, recorder.asked(self, _getframe(1), msg))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             recorder.fault(error)
         if request is None:

@@ -18,7 +18,8 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from aioaudit.causes.frames import bound_cancel, caller, code_of
+from aioaudit.causes.code import APPLICATION, OWN, THIRD_PARTY
+from aioaudit.causes.frames import bound_cancel, caller, code_of, was_called
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
@@ -100,16 +101,21 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
     frame = _getframe(2)
     found = None
     step = frame
+    codes = recorder.codes
+    info = codes.of(step)
     # Beyond the loop's own frames the stack only says who runs it.
-    while step is not None:
-        info = recorder.codes.of(step)
-        if info.boundary or info.kind == 3:
-            break
-        if info.kind < 2:
+    while not (info.boundary or info.kind == OWN):
+        if info.kind in (APPLICATION, THIRD_PARTY):
             found = (info, step.f_lasti)
-            if info.kind == 0:
+            if info.kind == APPLICATION:
                 break
-        step = step.f_back  # type: ignore[assignment]  # None ends the walk
+        back = step.f_back
+        if back is None:
+            break
+        below = codes.of(back)
+        if not was_called(info, step, below, back):
+            break
+        info, step = below, back
     current = recorder.current_task()
     return LoopStop(
         **recorder.base("loop.stop", recorder.place(loop)),

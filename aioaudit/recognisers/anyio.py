@@ -226,7 +226,8 @@ def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameTyp
     from aioaudit.causes.classify import find_cause
 
     current = recorder.current_task()
-    cause = find_cause(Asked(recorder, scope, current, None, sys.exception()), frame)
+    asked = Asked(recorder, scope, current, None, sys.exception(), message=reason)
+    cause = find_cause(asked, frame)
     if cause.reason in ("explicit", "native", "unknown", "thread"):
         # Code of the program or of a library called: the scope is what cancels the tasks.
         if cause.reason != "thread":

@@ -661,11 +661,12 @@ class Recorder:
 
     # -- futures that end as others do ---------------------------------------------------
 
-    def asked(self, victim: Any, frame: FrameType | None) -> Cause:
+    def asked(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
         """Why *victim* is being cancelled from *frame*, by whom: to be told once it is."""
         nested = self._nested()
         current = self.current_task()
-        cause = find_cause(Call(self, victim, current, nested, sys.exception()), frame)
+        call = Call(self, victim, current, nested, sys.exception(), message=message)
+        cause = find_cause(call, frame)
         request = cause.request
         if request is not None and request is nested and isinstance(request.event, TaskCancel):
             cause.by = request.event.task, request.event.name
@@ -748,7 +749,7 @@ class Recorder:
         """
         nested = self._nested()
         current = self.current_task()
-        call = Call(self, task, current, nested, sys.exception())
+        call = Call(self, task, current, nested, sys.exception(), message=message)
         cause = find_cause(call, frame)
         accepted = not task.done()
         state = self.state(task)
@@ -875,7 +876,7 @@ class Recorder:
             event.by_name = cause.thread
             if cause.by is not None:
                 event.by = cause.by[0]
-            elif current is not None:
+            elif current is not None and not cause.bystander:
                 event.by = self.number(current)
         elif request is not None and request is nested and isinstance(request.event, TaskCancel):
             event.by, event.by_name = request.event.task, request.event.name
@@ -905,7 +906,7 @@ class Recorder:
         """Find out why ``cancel()`` is called on a plain future that *waiters* await."""
         nested = self._nested()
         current = self.current_task()
-        call = Call(self, future, current, nested, sys.exception())
+        call = Call(self, future, current, nested, sys.exception(), message=message)
         cause = find_cause(call, frame)
         event = self.begin(FutureCancel, self.place(self._loop_of(future)))
         self._fill(event, cause, current, nested)
