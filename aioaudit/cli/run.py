@@ -254,10 +254,13 @@ def _set_first_path(folder: str) -> None:
 
 def _new_main(program: _Program) -> ModuleType:
     main = ModuleType("__main__")
-    if "__annotations__" in vars(sys.modules["__main__"]):  # up to 3.13
+    ours = vars(sys.modules["__main__"])
+    if "__annotations__" in ours:  # up to 3.13
         vars(main)["__annotations__"] = {}
     vars(main)["__builtins__"] = builtins
     vars(main).update(program.names)
+    if "__cached__" not in ours:  # since 3.15
+        vars(main).pop("__cached__", None)
     sys.modules["__main__"] = main
     return main
 

@@ -220,9 +220,16 @@ def shielded(frame: FrameType, call: Call) -> Cause | None:
 
 
 def chained(frame: FrameType, call: Call) -> Cause | None:
-    """``_copy_future_state``, ``_set_concurrent_future_state``: one future ends as another did."""
+    """``_copy_future_state``, ``_set_concurrent_future_state``: one future ends as another did.
+
+    Since 3.14, and late patch releases of 3.13, that happens at once where the loop runs in this
+    very thread, inside the ``cancel()`` of the other: whoever called it stands further out.
+    """
     known = call.remembered_of(call.victim)
-    return known or _follows(local(frame, "source"), call, "asyncio.chain")
+    if known is not None:
+        return known
+    request = call.obeyed_by(local(frame, "source"))
+    return None if request is None else Cause(reason="asyncio.chain", request=request)
 
 
 def chain_cancelled(frame: FrameType, call: Call) -> Cause | None:

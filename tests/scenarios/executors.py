@@ -86,6 +86,80 @@ async def future_of_a_thread() -> None:
 #   called thread @future_of_a_thread by=ending-thread
 
 
+async def future_of_this_thread() -> None:
+    # Newer versions of asyncio let the one future follow the other at once.
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    victim = spawn("future_of_this_thread.victim", wait(asyncio.wrap_future(future)))
+    await steps()
+    future.cancel()  # LINE future_of_this_thread
+    await settle(victim)
+
+
+# WHY future_of_this_thread.victim: cancelled, obeyed
+#   cancelled future_of_this_thread.victim
+#   cancelled - explicit @future_of_this_thread by=future_of_this_thread
+#   called explicit @future_of_this_thread by=future_of_this_thread
+
+
+async def future_while_handling() -> None:
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    async def hand_on() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            future.cancel()  # LINE future_while_handling
+            raise
+
+    victim = spawn("future_while_handling.victim", wait(asyncio.wrap_future(future)))
+    handing = spawn("future_while_handling.on", hand_on())
+    await steps()
+    handing.cancel()  # LINE future_while_handling_first
+    await settle(victim, handing)
+
+
+# WHY future_while_handling.on: cancelled, obeyed
+#   cancelled future_while_handling.on explicit @future_while_handling_first by=future_while_handling
+#   called explicit @future_while_handling_first by=future_while_handling
+# WHY future_while_handling.victim: cancelled, obeyed
+#   cancelled future_while_handling.victim
+#   cancelled - explicit @future_while_handling by=future_while_handling.on
+#   cancelled future_while_handling.on explicit @future_while_handling_first by=future_while_handling
+#   called explicit @future_while_handling_first by=future_while_handling
+
+
+async def call_of_this_loop() -> None:
+    # A thread's way to a loop, gone by the loop itself: a task, a future of threads and one of
+    # the loop end as the first of them does.
+    loop = asyncio.get_running_loop()
+    task: list[asyncio.Task[Any]] = []
+
+    async def at_home() -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        this.set_name("call_of_this_loop.home")
+        task.append(this)
+        await forever()
+
+    outer = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), loop))
+    waiting = spawn("call_of_this_loop.waiting", wait(outer))
+    while not task:  # noqa: ASYNC110 - it begins a few steps later
+        await asyncio.sleep(0.001)
+    await steps()
+    task[0].cancel()  # LINE call_of_this_loop
+    await settle(waiting)
+
+
+# WHY call_of_this_loop.home: cancelled, obeyed
+#   cancelled call_of_this_loop.home explicit @call_of_this_loop by=call_of_this_loop
+#   called explicit @call_of_this_loop by=call_of_this_loop
+# WHY call_of_this_loop.waiting: cancelled, obeyed
+#   cancelled call_of_this_loop.waiting
+#   cancelled - asyncio.chain
+#   cancelled call_of_this_loop.home explicit @call_of_this_loop by=call_of_this_loop
+#   called explicit @call_of_this_loop by=call_of_this_loop
+
+
 def call_from_elsewhere(
     name: str, then: Callable[[asyncio.Future[None], asyncio.Task[None]], Coroutine[Any, Any, None]]
 ) -> Coroutine[Any, Any, None]:
@@ -107,6 +181,7 @@ def call_from_elsewhere(
         future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), home))
         waiting = spawn(f"{name}.waiting", wait(future))
         await asyncio.to_thread(begun.wait)
+        await steps()  # a thread that is ready at once does not let others run, since 3.14
         await then(future, waiting)
         await asyncio.wait([waiting])
 
@@ -244,6 +319,9 @@ start(
     in_executor,
     pool_shut_down,
     future_of_a_thread,
+    future_of_this_thread,
+    future_while_handling,
+    call_of_this_loop,
     down_across_loops,
     future_across_loops,
     up_across_loops,
