@@ -10,7 +10,6 @@ A task that nobody cancels comes by here only if its loop closes before it ends.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
 from aioaudit.causes.frames import local, suspended_at
+from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
@@ -374,7 +374,7 @@ class Rules:
     def closing(self, loop: Any) -> None:
         """*loop* is about to be closed."""
         recorder = self._recorder
-        for task in asyncio.all_tasks(loop):
+        for task in all_tasks(loop):
             if not task.done():
                 state = recorder.state(task)
                 if getattr(task, "_log_destroy_pending", True):  # else nobody tells of its end

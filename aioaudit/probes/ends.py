@@ -30,6 +30,7 @@ from aioaudit import bus
 from aioaudit.causes.frames import local
 from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
+from aioaudit.cpython.tasks import PYTHON_TASKS, all_tasks, current_task
 from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.requests import Cleanup, comes_of
@@ -111,10 +112,7 @@ class Monitored:
 
     def _task_of(self, frame: FrameType) -> Any:
         """The task whose outermost frame *frame* is, None where it is none."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            return None
+        task = current_task()
         if task is None:
             return None
         return task if getattr(task.get_coro(), "cr_frame", None) is frame else None
@@ -125,7 +123,8 @@ class Monitored:
         Who listens is built in: whenever that changes, this is made anew.
         """
         recorder = self._recorder
-        current_task = asyncio.current_task
+        of_c = asyncio.current_task  # it has no frame, and no cost
+        python_tasks = PYTHON_TASKS
         born = recorder.born
         states = recorder.states
         next_seq = recorder.run.next_seq
@@ -138,7 +137,7 @@ class Monitored:
 
         def returned(code: CodeType, _offset: int, value: object) -> object:
             try:
-                task: Any = current_task()
+                task: Any = of_c()
             except RuntimeError:
                 return None
             key = id(task)
@@ -158,7 +157,10 @@ class Monitored:
                 ended = Returned(next_seq(), time_ns(), made, key)
                 put(ended)
                 remember(ended)
-            elif task is not None and getattr(task.get_coro(), "cr_frame", None) is _getframe(1):
+                return None
+            if python_tasks:
+                task = current_task()
+            if task is not None and getattr(task.get_coro(), "cr_frame", None) is _getframe(1):
                 slow(task, value)
             return None
 
@@ -216,7 +218,6 @@ class Monitored:
         ties = recorder.ties
         born = recorder.born
         codes = self._codes
-        current_task = asyncio.current_task
         outside = OUTSIDE
 
         def unwound(code: CodeType, _offset: int, error: BaseException) -> object:
@@ -230,10 +231,7 @@ class Monitored:
                 recorder.creations or not code.co_flags & inspect.CO_COROUTINE
             ):
                 return None
-            try:
-                task: Any = current_task()
-            except RuntimeError:  # no loop runs in this thread
-                return None
+            task: Any = current_task()
             if task is None:
                 return None
             try:
@@ -265,7 +263,6 @@ class Monitored:
         recorder = self._recorder
         ties_get = recorder.ties.get
         states_get = recorder.states.get
-        current_task = asyncio.current_task
 
         def thrown(_code: CodeType, _offset: int, error: BaseException) -> object:
             if not isinstance(error, CancelledError):
@@ -283,8 +280,6 @@ class Monitored:
                 if tie is not None and tie.state is state and state is not None:
                     return None  # a frame further out
                 self._deliver(task, state, error, None if tie is None else tie.now)
-            except RuntimeError:  # no loop runs in this thread
-                return None
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 recorder.fault(fault)
             return None
@@ -488,7 +483,7 @@ def _about_to_wake(task: Any) -> list[Any]:
     loop = task.get_loop()
     ready = getattr(loop, "_ready", None)
     if ready is None:
-        tasks = asyncio.all_tasks(loop)
+        tasks = all_tasks(loop)
         if len(tasks) > _MANY:
             return []
         return [each for each in tasks if _waits_for(each, task)]

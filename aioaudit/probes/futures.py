@@ -29,7 +29,8 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
             # What is no future, or was never begun, has none of these, or is not asked.
             if isinstance(self, cls) and self._loop is not None and not recorder.place_muted():
                 callbacks = self._callbacks
-                if callbacks and not self.done():
+                # A task of the Python class ends itself so (``__step`` in asyncio/tasks.py).
+                if callbacks and not self.done() and not hasattr(self, "get_coro"):
                     stack = active.get(get_ident())
                     if not (stack and len(callbacks) == 1 and _awaited_by(callbacks, stack[-1])):
                         waiters = waiters_of(self)

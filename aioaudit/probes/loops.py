@@ -20,6 +20,7 @@ from typing import Any
 
 from aioaudit.causes.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.causes.frames import bound_cancel, caller, code_of, was_called
+from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
@@ -123,7 +124,7 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
         at=None if found is None else found[0].at(found[1]),
         by=None if current is None else recorder.number(current),
         by_name=None if current is None else recorder.name_of_task(current),
-        pending=sum(1 for task in asyncio.all_tasks(loop) if not task.done()),
+        pending=sum(1 for task in all_tasks(loop) if not task.done()),
     )
 
 

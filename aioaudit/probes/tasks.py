@@ -16,6 +16,7 @@ from typing import Any
 from aioaudit import bus
 from aioaudit.causes.code import APPLICATION, CodeInfo
 from aioaudit.causes.frames import caller
+from aioaudit.cpython.tasks import PYTHON_TASKS
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -76,7 +77,8 @@ def _make_fast_init(
     sites = recorder.sites
     note = births.note
     put = births.put
-    current_task = asyncio.current_task
+    current_task = asyncio.current_task  # of C: it has no frame, and no cost
+    python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
     next_task = recorder.next_task
     next_seq = recorder.run.next_seq
@@ -105,6 +107,8 @@ def _make_fast_init(
         try:
             if self._source_traceback is not None:
                 hide(self)
+            if python_tasks:
+                return note(self, coro, loop, name, _getframe(1))
             try:
                 parent = born[id(current_task())]
                 if module_at(2) in makers:
@@ -153,7 +157,8 @@ def _make_eager(
     sites = recorder.direct_sites
     slow = births.make
     put = births.put
-    current_task = asyncio.current_task
+    current_task = asyncio.current_task  # of C: it has no frame, and no cost
+    python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
     next_task = recorder.next_task
     next_seq = recorder.run.next_seq
@@ -170,6 +175,7 @@ def _make_eager(
                 kind.runs == id(coro.cr_code)
                 and place is parent.kind.place
                 and place.loop_id == id(loop)
+                and not python_tasks
                 and (kind.by_application or module_at(3) in loops)
             ):
                 own = name if type(name) is str else ""

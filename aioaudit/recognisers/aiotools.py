@@ -19,6 +19,7 @@ import msgspec
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
+from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
 from aioaudit.weak import WeakIdMap
@@ -133,7 +134,7 @@ def result_cancelled(_frame: FrameType, call: Call) -> Cause | None:
 
 def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
     """``cancel_and_wait``: of one task at the caller's line; of several, each in a task of its own."""
-    current = asyncio.current_task()
+    current = current_task()
     asker = None if current is None or frame.f_back is None else _gathered_by(current)
     if asker is None:
         return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import FrameType
 
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.frames import local, signal_name
 from aioaudit.chain.links import Link
+from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import timer
 
@@ -37,7 +37,7 @@ def worker_closed(frame: FrameType, call: Call) -> Cause:
 
 def signal_handled(frame: FrameType, _call: Call) -> Cause | None:
     """``Worker.handle_sig``, which the loop calls; on uvloop only its argument says for which signal."""
-    if asyncio.current_task() is not None:
+    if current_task() is not None:
         return None  # called by hand
     return Cause(
         reason="signal",

@@ -22,6 +22,7 @@ from typing import Any
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.frames import awaited, local
 from aioaudit.chain.links import Link
+from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.recognisers.common import called
 
 _CORE = "grpc._cython.cygrpc"
@@ -136,7 +137,7 @@ def _stop_of(server: Any) -> tuple[Any, FrameType, bool] | None:
     found = None if known is None else _stops_server(known, server)
     if found is not None or (_in_vain[0] == id(server) and time.monotonic() < _in_vain[1] + _PAUSE):
         return found
-    tasks = asyncio.all_tasks()
+    tasks = all_tasks()
     for task in tasks if len(tasks) <= _MANY else ():
         found = _stops_server(task, server)
         if found is not None:
@@ -173,7 +174,7 @@ def call_cancelled(frame: FrameType, call: Call) -> Cause | None:
     while outer is not None and outer.f_code.co_name == "cancel":
         outer = outer.f_back  # one class calls the next
     error = call.exception
-    task = asyncio.current_task()
+    task = current_task()
     if outer is None or outer.f_globals.get("__name__") != _CALL or error is None or task is None:
         return Cause(reason="", through=True, taken_back=True)
     if isinstance(error, CancelledError):

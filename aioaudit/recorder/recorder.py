@@ -211,10 +211,7 @@ class Recorder:
 
     def current_task(self) -> Any:
         """The task that runs in this thread, None where none does."""
-        try:
-            return asyncio.current_task()
-        except RuntimeError:
-            return None
+        return tasks.current_task()
 
     def place_muted(self) -> bool:
         """Whether nothing is heard: in an exporter's own thread, or because all is over.
