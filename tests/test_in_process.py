@@ -114,6 +114,31 @@ TOUCHED: list[Any] = [
 ]
 
 
+def looks() -> dict[str, Any]:
+    """How every function of what could be touched presents itself to whoever asks."""
+    found: dict[str, Any] = {}
+    for owner in TOUCHED:
+        for name in list(vars(owner)):
+            value = getattr(owner, name)
+            if callable(value) and not isinstance(value, type):
+                found[f"{owner.__name__}.{name}"] = [
+                    *(_asked(ask, value) for ask in (inspect.signature, inspect.getfullargspec)),
+                    *(getattr(value, key, None) for key in LOOKS),
+                    getattr(value, "__annotations__", {}),
+                ]
+    return found
+
+
+LOOKS = ("__name__", "__qualname__", "__module__", "__doc__", "__text_signature__")
+
+
+def _asked(ask: Callable[[Any], Any], function: Any) -> str:
+    try:
+        return str(ask(function))
+    except (TypeError, ValueError) as error:
+        return type(error).__name__
+
+
 def portrait() -> dict[str, Any]:
     """Every attribute of everything that could be touched, by identity."""
     found: dict[str, Any] = {}
@@ -254,6 +279,16 @@ def test_while_it_is_on_something_is_changed() -> None:
     before = portrait()
     with aioaudit.recording(), pytest.raises(AssertionError):
         same(before, portrait())
+
+
+def test_what_is_replaced_presents_itself_as_what_was_there() -> None:
+    before = looks()
+    with aioaudit.recording():
+        during = looks()
+    changed = {
+        name: (before[name], during[name]) for name in before if during[name] != before[name]
+    }
+    assert changed == {}
 
 
 def test_the_types_stay_immutable_while_auditing_is_on() -> None:

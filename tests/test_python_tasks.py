@@ -80,8 +80,8 @@ async def program() -> None:
     first = make(forever(), name="first of two")
     gathered = asyncio.gather(first, make(fails(), name="second of two"))
     await asyncio.sleep(0)
-    make(killer(outer, kept, handing), name="killer")
-    await asyncio.wait([outer, inner, kept, late, handing, failing])
+    killing = make(killer(outer, kept, handing), name="killer")
+    await asyncio.wait([outer, inner, kept, late, handing, failing, killing])
     await asyncio.wait([gathered])
     for each in (failing, gathered):
         each.exception()

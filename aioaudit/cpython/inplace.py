@@ -25,7 +25,10 @@ Code that fetched a method before keeps what it fetched.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import sys
+from importlib import import_module
+from types import FunctionType
 from typing import Any, Final
 
 IMMUTABLE: Final = 1 << 8
@@ -125,11 +128,29 @@ class Patches:
 
 def disguise(new: Any, original: Any) -> Any:
     """Give the function *new* the name, doc and signature that *original* shows."""
-    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
+    for attribute in ("__name__", "__qualname__", "__doc__"):
         value = getattr(original, attribute, _MISSING)
         if value is not _MISSING:
             setattr(new, attribute, value)
-    signature = getattr(original, "__text_signature__", None)
-    if signature is not None:
-        new.__text_signature__ = signature
+    new.__module__ = getattr(original, "__module__", None)  # methods of C types name none
+    text = getattr(original, "__text_signature__", None)
+    if text is not None:
+        new.__text_signature__ = text
+    if not isinstance(original, FunctionType):
+        new.__annotations__ = {}
+        if not (text or "").startswith("($module"):
+            return new  # of a method the text is enough, and `inspect` takes long to read it
+    elif sys.version_info >= (3, 14):
+        new.__annotate__ = original.__annotate__
+    else:
+        new.__annotations__ = original.__annotations__
+    new.__signature__ = _signature_of(original)
     return new
+
+
+def _signature_of(function: Any) -> inspect.Signature:
+    """The signature of *function*; names in its annotations that mean nothing (yet) stay names."""
+    if sys.version_info < (3, 14):
+        return inspect.signature(function)
+    forward = import_module("annotationlib").Format.FORWARDREF
+    return inspect.signature(function, annotation_format=forward)
