@@ -205,8 +205,9 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
 
     ``cancel`` is the ``seq`` of the request it obeyed (which may have been made
     to what it awaited).  A task that ended cancelled without a
-    ``cancel_outcome`` raised its CancelledError by hand.  ``lifetime`` is in
-    seconds.
+    ``cancel_outcome`` raised its CancelledError by hand.  ``evidence`` is ``inferred`` where
+    it was asked more than once, and not seen which request ended it (before Python 3.12).
+    ``lifetime`` is in seconds.
     """
 
     outcome: Outcome
@@ -215,6 +216,7 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
     cancel: int | None = None
     cancel_outcome: CancelOutcome | None = None
     swallowed_at: str | None = None
+    evidence: Evidence | None = None
     lifetime: float | None = None
 
 

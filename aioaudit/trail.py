@@ -21,6 +21,7 @@ __all__ = ["Trail", "explain"]
 
 def explain(recorder: Recorder, what: Any) -> Answer | None:
     """Why the task *what* was cancelled, or the one to which the CancelledError *what* came."""
+    tie = None
     if isinstance(what, BaseException):
         current = recorder.current_task()
         request = recorder.request_of(what, current)
@@ -54,6 +55,7 @@ def explain(recorder: Recorder, what: Any) -> Answer | None:
         state.cancel_outcome,
         request,
         state.swallowed_at if state.cancel_outcome == "swallowed" else None,
+        concluded=state.concluded if tie is None else tie.concluded,
     )
 
 
@@ -72,11 +74,17 @@ def _answer(
     cancel_outcome: str | None,
     request: Request,
     swallowed_at: str | None = None,
+    *,
+    concluded: bool = False,
 ) -> Answer:
     chain = _numbered(request)
     by_seq = {event.seq: event for event in chain}
     steps = steps_of(
-        task, name, chain[0], lambda event: None if event.cause is None else by_seq.get(event.cause)
+        task,
+        name,
+        chain[0],
+        lambda event: None if event.cause is None else by_seq.get(event.cause),
+        concluded=concluded,
     )
     return answer_of(
         task=task,

@@ -258,3 +258,11 @@ def test_an_answer_holds_chain_root_and_summary() -> None:
         summary="fetch (T1) was asked to cancel, probably because the timeout of 1.5 s ran out; "
         "it swallowed the cancellation at /a.py:9",
     )
+
+
+def test_a_request_that_was_concluded_to_have_ended_the_task_makes_the_answer_probable() -> None:
+    request = cancel(1, 7, reason="explicit", at="a.py:1", source="a:f", origin="called")
+    for concluded in (False, True):
+        steps = steps_of(7, "T7", request, lambda _request: None, concluded=concluded)
+        assert [step.concluded for step in steps] == [concluded, False]
+        assert inferred(steps) is concluded

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 class Call(msgspec.Struct, eq=False):
     """One call of ``cancel()``; what recognisers may ask (`aioaudit.causes.cause.Call`).
 
-    ``lines`` is what lines say about calls of this kind, made once for each place,
+    ``concluded`` says that whose error is being handled was not seen.  ``lines`` is what lines say about calls of this kind, made once for each place,
     where nothing but the calling line has a say in it.
     """
 
@@ -64,12 +64,18 @@ class Call(msgspec.Struct, eq=False):
     nested: Request | None
     exception: BaseException | None
     remembered: bool = False
+    concluded: bool = False
     lines: dict[Place, TaskCancel] | None = None
     message: object = None
 
     def request_of(self, error: BaseException | None) -> Request | None:
         """The request that the CancelledError *error* delivers."""
-        return None if error is None else self.recorder.request_of(error, self.current)
+        if error is None:
+            return None
+        request = self.recorder.request_of(error, self.current)
+        tie = self.recorder.tie_of(error)
+        self.concluded |= tie is not None and tie.concluded
+        return request
 
     def caller(self, frame: FrameType | None) -> tuple[str | None, str | None]:
         """``at`` and ``source`` of the application's frame from *frame* outwards."""
@@ -219,6 +225,8 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
     found = _survey(call, frame, call.recorder.probe_codes)
     cause = _cause(call, found, frame)
+    if call.concluded:
+        cause.evidence = "inferred"
     if found.finalizer:
         cause.bystander = True
     if found.taken_back:

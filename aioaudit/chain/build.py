@@ -41,11 +41,14 @@ class Step(NamedTuple):
 
     ``own`` is true where the link is that request itself and false where it is
     the request's origin.  ``request`` is None where no request is known.
+    ``concluded`` is true where it was not seen, but follows from what was, that it is
+    this request which ended the task.
     """
 
     link: Link
     request: Request | None
     own: bool
+    concluded: bool = False
 
 
 def own_link(request: Request) -> Link:
@@ -140,19 +143,22 @@ def steps_of(
     request: Request | None,
     resolve: Resolve,
     lost: int | None = None,
+    *,
+    concluded: bool = False,
 ) -> list[Step]:
     """The steps from a task to its root cause.
 
     *request* is the one that the task obeyed or, if it has not ended, the one
     it is to obey.  It may have been made to something that the task awaited;
     then the task's own link comes before it.  Without one, *lost* is its
-    ``seq`` if that much is known.
+    ``seq`` if that much is known.  *concluded* as in `Step`, of the first.
     """
     if request is None:
         detail = None if lost is None else missing(lost)
         link = Link(what="cancelled", task=task, name=name, reason="unknown", detail=detail)
         return [Step(link, None, True)]
     steps = walk(request, resolve)
+    steps[0] = steps[0]._replace(concluded=concluded)
     if isinstance(request, TaskCancel) and request.task == task:
         return steps
     return [Step(Link(what="cancelled", task=task, name=name), None, True), *steps]
@@ -198,4 +204,7 @@ def answer_of(
 
 def inferred(steps: list[Step]) -> bool:
     """Whether any step of the chain was concluded rather than seen."""
-    return any(step.request is not None and step.request.evidence == "inferred" for step in steps)
+    return any(
+        step.concluded or (step.request is not None and step.request.evidence == "inferred")
+        for step in steps
+    )

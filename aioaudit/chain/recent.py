@@ -58,7 +58,14 @@ class Recent:
             return []
         request = None if done.cancel is None else self._requests.get(done.cancel)
         lost = done.cancel if request is None else None
-        return steps_of(done.task, done.name, request, self.resolve, lost)
+        return steps_of(
+            done.task,
+            done.name,
+            request,
+            self.resolve,
+            lost,
+            concluded=done.evidence == "inferred",
+        )
 
 
 def answer(done: TaskDone, steps: list[Step]) -> Answer:

@@ -114,7 +114,9 @@ class Text:
             node.append(f"{since(start, ts)}  ", "dim")
         first, *more = self._told(step, case)
         node.append(first)
-        if step.request is not None and step.request.evidence != "observed":
+        if step.concluded:
+            node.append(" [inferred]", "yellow")
+        elif step.request is not None and step.request.evidence != "observed":
             node.append(f" [{harmless(step.request.evidence)}]", "yellow")
         for line in more:
             node.append("\n" + line)

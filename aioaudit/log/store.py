@@ -286,7 +286,10 @@ class Case:
 
     def steps(self) -> list[Step]:
         """The chain, each link with the request that told it."""
-        return steps_of(self.task, self.name, self.request, self.run.resolve, self.lost)
+        concluded = self.end is not None and self.end.evidence == "inferred"
+        return steps_of(
+            self.task, self.name, self.request, self.run.resolve, self.lost, concluded=concluded
+        )
 
     def requests(self) -> list[Asked]:
         """Every request made to the task, in order, where there were several."""

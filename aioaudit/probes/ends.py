@@ -440,10 +440,23 @@ class CalledBack:
                 waiters = _about_to_wake(task)
                 known = state is not None and (state.requests or state.inherited is not None)
                 error = _cancelled_by(task)
-                own = error is not None and _only_by_hand(error)
+                tie = None if error is None else recorder.tie_of(error)
+                # Somebody asked whose it is while it was handled.
+                tied = tie is not None and tie.state is state and tie.request is not None
+                own = error is not None and not tied and _only_by_hand(error)
                 if own and state is not None and not task._must_cancel:
                     state.deliver()
-                recorder.ended(task, "cancelled", error if own else None, by_hand=own or not known)
+                recorder.ended(
+                    task,
+                    "cancelled",
+                    error if own or tied else None,
+                    by_hand=own or not known,
+                    came_with=None if tie is None or tied else tie.now,
+                )
+                if error is not None and not (own or tied):
+                    # Whoever awaits the task gets this very error (``future_get_result`` in
+                    # Modules/_asynciomodule.c).
+                    recorder.tie(error, recorder.obeyed_by(task), recorder.state(task))
                 if known and not own:
                     recorder.pass_on(waiters, recorder.obeyed_by(task))
             elif task._exception is not None:

@@ -27,7 +27,7 @@ from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
-from aioaudit.causes.frames import error_site, local, suspended_at, variables
+from aioaudit.causes.frames import error_site, handled_by, local, suspended_at, variables
 from aioaudit.chain.links import Link
 from aioaudit.cpython import tasks
 from aioaudit.events import (
@@ -47,7 +47,7 @@ from aioaudit.pipeline import EXPORTING
 from aioaudit.recognisers import stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
-from aioaudit.recorder.verdict import lose_propagated, take_back, verdict
+from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
 from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
 from aioaudit.weak import WeakIdMap, dropping
@@ -492,17 +492,18 @@ class Recorder:
         told = None if tie is None else tie.now
         if sys.version_info >= (3, 12) or task is None or not isinstance(error, CancelledError):
             return told
-        if error.__traceback__ is None:  # never raised, so never delivered
-            return told
+        if not _is_handled_here(error):
+            return told  # never raised, or kept by whom it was delivered to
         state = self.states.get(id(task))
         if state is None or state.ref() is not task:
             return told
         if tie is not None and tie.state is state:
             return told
-        request = state.deliver() or state.current or state.inherited
+        request = arrived(state, told)
         if request is None:
-            return told
+            return None
         self.tie(error, request, state)
+        self.ties[id(error)].concluded = state.concluded
         return request.now
 
     def tie(
@@ -519,7 +520,7 @@ class Recorder:
             if known.state is not None:
                 known.state.errors -= 1
             known.request, known.state, known.beneath = request, state, beneath
-            known.timeout = None
+            known.timeout, known.concluded = None, False
             if state is not None:
                 state.errors += 1
             return
@@ -937,11 +938,12 @@ class Recorder:
         *,
         by_hand: bool = False,
         result: object = None,
+        came_with: Request | None = None,
     ) -> None:
         """*task* has ended in another way than by a plain return, or after a request.
 
         *by_hand* says that a CancelledError ended it that nothing delivered; *result*
-        is what it returned.
+        is what it returned; *came_with* as in `verdict`.
         """
         key = id(task)
         born = self.born.pop(key, None)
@@ -950,7 +952,9 @@ class Recorder:
             state = None
         if state is None and born is None:
             state = self.state(task)
-        request, cancel_outcome = verdict(self.ties, state, outcome, error, by_hand=by_hand)
+        request, cancel_outcome = verdict(
+            self.ties, state, outcome, error, by_hand=by_hand, came_with=came_with
+        )
         if state is None and outcome != "returned":
             assert born is not None
             state = self._late_state(task, born.task, born.coro)
@@ -1003,6 +1007,8 @@ class Recorder:
         if request is not None:
             logged = request.logged()
             event.cancel = None if logged is None else logged.event.seq
+            if state is not None and state.concluded:
+                event.evidence = "inferred"
         self.announce(event)
 
     def _late_state(self, task: Any, number: int, coro: str) -> CancelState:
@@ -1037,14 +1043,20 @@ class Recorder:
             owner = values.get("self")
             known = info.source in _OWN_ONLY
             scope = info.source.startswith(_SCOPES)
-        request = take_back(state, None if owner is None else id(owner), known=known, scope=scope)
+        since = None
+        if known or scope:
+            entered = getattr(owner, "_cancelling_at_enter" if scope else "_cancelling", 0)
+            since = remaining - entered
+        request = take_back(
+            state, None if owner is None else id(owner), known=known, scope=scope, since=since
+        )
         if request is None:
             return None
         error = values.get("exc_val")
         if request.timed_out and isinstance(error, CancelledError):
             tie = self.tie_of(error)
             # Timeout.__aexit__ raises a TimeoutError in its place if nothing else was asked.
-            if tie is not None and remaining <= getattr(values["self"], "_cancelling", -1):
+            if tie is not None and since is not None and since <= 0:
                 tie.timeout = request
         if "finding" in self.heard:
             self.rules.taken_back(task, state, request, frame)
@@ -1147,6 +1159,17 @@ def root_link(request: Request) -> Link | None:
     while step.cause is not None:  # at most `_DEEPEST` times
         step = step.cause
     return step.origin
+
+
+def _is_handled_here(error: BaseException) -> bool:
+    """Whether a frame below the caller handles *error*, or has let it through."""
+    handler = handled_by(error)
+    frame: FrameType | None = sys._getframe(1)
+    while handler is not None and frame is not None:
+        if frame is handler:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Unraisable:

@@ -30,7 +30,7 @@ class Request(msgspec.Struct, eq=False):
     that a finding was told of what became of it, ``slow`` that one says why it took
     long; ``kept_at`` is the line that kept what this request was passed on as.
     ``then`` is the request for which a CancelledError of this one went on when this one
-    was taken back; ``depth`` is how many requests lie before it in its chain.
+    was taken back (`CancelState.goes_on_for`); ``depth`` is how many requests lie before it in its chain.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -70,8 +70,8 @@ class Request(msgspec.Struct, eq=False):
         """The request that a CancelledError of this one stands for now.
 
         That is the rule, and all who ask whose an error is come here (see
-        `aioaudit.recorder.verdict`): this request as long as it stands, then the
-        first of those behind it that did when it was taken back.
+        `aioaudit.recorder.verdict`): this request as long as it stands, then what
+        the error went on for when it was taken back.
         """
         request = self
         while request.then is not None and not request.stands:
@@ -151,7 +151,8 @@ class CancelState(msgspec.Struct, eq=False):
     ``requests`` are those that an answer may still need, in the order they were made.
     ``current`` is the request whose CancelledError was delivered last,
     ``inherited`` one made to what the task was awaiting, about to reach it while
-    ``reaching`` is true; ``errors`` counts the CancelledErrors of this task that live;
+    ``reaching`` is true; ``concluded`` says that which request ended it was not seen, and
+    there were several; ``errors`` counts the CancelledErrors of this task that live;
     ``absorbed_last`` is the one that the last ``uncancel()`` took back;
     ``cleanup`` says which handler took how long, once one of the program's own
     was entered.
@@ -171,6 +172,7 @@ class CancelState(msgspec.Struct, eq=False):
     outcome: Outcome | None = None
     cancel_outcome: CancelOutcome | None = None
     reaching: bool = False
+    concluded: bool = False
     errors: int = 0
     room: int = 16
 
@@ -184,14 +186,29 @@ class CancelState(msgspec.Struct, eq=False):
             self.requests = _needed(self.requests)
             self.room = 2 * max(len(self.requests), 8)
 
-    def behind(self, request: Request) -> Request | None:
-        """The first request made after *request* that stands."""
-        after = False
-        for each in self.requests:
-            if after and each.stands:
-                return each
-            after = after or each is request
-        return None
+    def goes_on_for(self, request: Request, since: int | None) -> Request | None:
+        """What an error of *request*, which was taken back, goes on for: None if it does not.
+
+        The first made after it that stands, or else the first made before it: one that
+        was delivered earlier, and that the task was cleaning up for.  *since* is how many
+        calls of ``cancel()`` that still count came since the entry of the block that
+        took *request* back (None where no block did): those before are none of its business.
+        """
+        found: Request | None = None
+        for each in reversed(self.requests):
+            if each is request:
+                break
+            if each.stands:
+                found = each
+        if found is not None or since is None:
+            return found
+        for each in reversed(self.requests):
+            if since <= 0:
+                break
+            if each.stands:
+                found = each
+                since -= max(each.pending, 1)
+        return found
 
     @property
     def answer(self) -> Request | None:
@@ -273,7 +290,8 @@ class Tie(msgspec.Struct, eq=False):
 
     ``beneath`` is what it stood for when it came out of what the task awaited, where
     a request of the task's own was delivered with it; ``timeout`` the request of the
-    timeout that made a TimeoutError of it.
+    timeout that made a TimeoutError of it.  ``concluded`` says that its arrival was not seen,
+    and that other requests could have been delivered with it.
     """
 
     ref: weakref.ref[BaseException]
@@ -281,6 +299,7 @@ class Tie(msgspec.Struct, eq=False):
     state: CancelState | None
     beneath: Request | None = None
     timeout: Request | None = None
+    concluded: bool = False
 
     @property
     def now(self) -> Request | None:

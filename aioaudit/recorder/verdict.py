@@ -11,7 +11,11 @@ The rule, for "which request does this CancelledError stand for now":
 
 1. the first of those that it was delivered for, while that stands;
 2. once that was taken back, or came to nothing, the first of those behind it, in
-   the order of being made, that stood when it was taken back; and so on from there;
+   the order of being made, that stood when it was taken back; and so on from there.
+   If none stood, the first of those before it that did: one that an earlier error had
+   delivered, for which the task was cleaning up when it was asked again.  Only what was
+   asked since the block was entered counts, which the block itself compares
+   (``Timeout._cancelling``, anyio's ``CancelScope._cancelling_at_enter``);
 3. where the error came out of what the task awaited, and its own request is taken back
    with none behind it, what it stood for there;
 4. where nothing stands any more, the one that was taken back last.
@@ -42,10 +46,15 @@ def verdict(
     error: BaseException | None,
     *,
     by_hand: bool,
+    came_with: Request | None = None,
 ) -> tuple[Request | None, CancelOutcome | None]:
-    """Which request the end belongs to, and what the task did with it."""
+    """Which request the end belongs to, and what the task did with it.
+
+    *came_with* is the request of the CancelledError that ended the task, where it came out
+    of what the task awaited and its arrival was not seen.
+    """
     if outcome == "cancelled":
-        return _cancelled_by(ties, state, error, by_hand)
+        return _cancelled_by(ties, state, error, by_hand, came_with)
     if state is None or not state.requests:
         return None, None
     request = _lived_through(ties, state, error)
@@ -106,7 +115,11 @@ def _tie_behind(ties: Ties, error: BaseException | None) -> Tie | None:
 
 
 def _cancelled_by(
-    ties: Ties, state: CancelState | None, error: BaseException | None, by_hand: bool
+    ties: Ties,
+    state: CancelState | None,
+    error: BaseException | None,
+    by_hand: bool,
+    came_with: Request | None,
 ) -> tuple[Request | None, CancelOutcome | None]:
     """Of a task that ended cancelled.
 
@@ -124,23 +137,36 @@ def _cancelled_by(
         return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
     if state is not None:
         if request is None and error is None:
-            request = _unseen(state)
+            request = arrived(state, came_with)
         if request is None or not request.stands:
             # It was asked again on the way out: ``_must_cancel`` was set when the task ended.
             request = state.first_open() or request
     return request, "obeyed"
 
 
-def _unseen(state: CancelState) -> Request | None:
-    """The request that ended a task where the error that did is not known (3.11, compiled code)."""
+def arrived(state: CancelState, came_with: Request | None) -> Request | None:
+    """The request whose CancelledError has reached a task, where nobody saw it arrive.
+
+    That is so before 3.12, and in compiled code.  The request that was to be delivered next
+    is it, or that of what the task awaited (*came_with*, or the last that is known), if it
+    is not a consequence of one of the task's own, or else the last delivered.  Where
+    there is more than one of them it is a conclusion (`CancelState.concluded`).
+    """
+    standing = [each for each in state.requests if each.stands]
     request = state.deliver()
-    current, inherited = state.current, state.inherited
-    if request is None and inherited is not None and state.reaching:
-        # What it awaited ended after the last delivery, if not because of that.
-        request = None if current is not None and comes_of(inherited, current) else inherited
-    if request is None and current is not None:
-        request = current.now
-    return request or inherited
+    inherited = came_with or (state.inherited if state.reaching else None)
+    own = None
+    if inherited is not None:
+        own = next((each for each in state.requests if comes_of(inherited, each)), None)
+    state.concluded = len(standing) + (inherited is not None and own is None) > 1
+    if request is not None:
+        return request
+    if inherited is not None and own is None:
+        return inherited
+    current = state.current
+    if own is not None and (current is None or not current.now.stands):
+        current = own
+    return current.now if current is not None else state.inherited
 
 
 def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
@@ -172,7 +198,9 @@ def lose_propagated(state: CancelState) -> list[Request]:
     return lost
 
 
-def take_back(state: CancelState, owner: int | None, *, known: bool, scope: bool) -> Request | None:
+def take_back(
+    state: CancelState, owner: int | None, *, known: bool, scope: bool, since: int | None
+) -> Request | None:
     """The request that ``uncancel()`` took back, None where that is not known.
 
     Args:
@@ -182,16 +210,16 @@ def take_back(state: CancelState, owner: int | None, *, known: bool, scope: bool
             asyncio's timeout or group, and never takes back another's.
         scope: Whether it is an anyio scope: one that is left hands what it has not taken
             back yet over to the scope around it (``CancelScope.__exit__``).
+        since: How many calls of ``cancel()`` that count were made since that object's
+            block was entered; None where no block is known.
     """
     requests = state.requests
     chosen = None
     if owner is not None:
         chosen = next((r for r in reversed(requests) if r.pending > 0 and r.owner == owner), None)
         if chosen is None and scope:
-            chosen = next(
-                (r for r in reversed(requests) if r.pending > 0 and r.once is not None), None
-            )
-        if chosen is None and (known or scope):
+            return _take_over(state, owner, since)
+        if chosen is None and known:
             return None
     if chosen is None:
         left = [each for each in requests if not each.absorbed]
@@ -202,11 +230,35 @@ def take_back(state: CancelState, owner: int | None, *, known: bool, scope: bool
             return None
         chosen = left[-1]
     chosen.pending -= 1
-    if not chosen.absorbed:
-        chosen.absorbed = True
-        chosen.then = state.behind(chosen)
+    chosen.absorbed = True
+    # What stands now is taken back later, if at all: so `then` never leads in a circle.
+    chosen.then = state.goes_on_for(chosen, since)
     state.absorbed_last = chosen
     return chosen
+
+
+def _take_over(state: CancelState, owner: int, since: int | None) -> Request | None:
+    """An anyio scope takes back what a scope inside it was asked for and has left to it.
+
+    The error was then kept by the outer scope, for the outer scope's own request.
+    """
+    taken = own = None
+    for each in reversed(state.requests):
+        if own is None and each.owner == owner:
+            own = each
+        if taken is None and each.once is not None and each.pending > 0:
+            taken = each
+    if taken is not None:
+        taken.pending -= 1
+        taken.absorbed = True
+        if own is None:
+            taken.then = state.goes_on_for(taken, since)
+            state.absorbed_last = taken
+        else:
+            taken.then = own
+            own.then = state.goes_on_for(own, since)
+            state.absorbed_last = own
+    return taken
 
 
 def comes_from_cancelled(error: BaseException | None) -> bool:
