@@ -32,7 +32,8 @@ _session: Session | None = None
 class Session:
     """Auditing of this process, from the first `enable` to `disable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, when_anew: Callable[[], None] | None = None) -> None:
+        """*when_anew* is called where the program imports asyncio anew."""
         from aioaudit.identity import Run
         from aioaudit.probes.install import Installation
         from aioaudit.recorder.recorder import Recorder
@@ -43,7 +44,9 @@ class Session:
         self.undo_bridge: Any = None
         self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
         self._start: ProcessStart | None = None
-        self.installation: Installation = Installation(self.recorder)
+        self.installation: Installation = Installation(
+            self.recorder, when_anew or _say_anew, stays=when_anew is not None
+        )
 
     @property
     def start(self) -> ProcessStart:
@@ -273,10 +276,12 @@ def enable(
         session.apply()
 
 
-def enable_from_settings(settings: Settings) -> None:
+def enable_from_settings(
+    settings: Settings, when_asyncio_is_anew: Callable[[], None] | None = None
+) -> None:
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
     with _lock:
-        session = _begin()
+        session = _begin(when_asyncio_is_anew)
         session.recorder.rules.slow = settings.slow_cancel
         for name in settings.exporters:
             try:
@@ -347,10 +352,17 @@ def _attach(
     return session, pipeline, detach
 
 
-def _begin() -> Session:
+def _say_anew() -> None:
+    say(
+        "asyncio was dropped from sys.modules and imported anew; "
+        "what the new one does is not audited"
+    )
+
+
+def _begin(when_anew: Callable[[], None] | None = None) -> Session:
     global _session
     if _session is None:
-        session = Session()
+        session = Session(when_anew)
         session.begin()
         _session = session
     return _session

@@ -5,20 +5,20 @@ that never touch asyncio (compilers, package managers, multiprocessing's
 resource tracker).  For them importing asyncio (45 ms) and opening a log would
 be all cost, so a setting is only checked here, and the rest waits.
 
-The wait is a finder on `sys.meta_path` that answers for ``asyncio`` only, by
-asking the finders after it.  It leaves the spec and the loader they give as
-they are, except that this one loader object gets an ``exec_module`` of ours for
-the time between being found and being executed.  Rejected: a loader of our own
-around the real one (``asyncio.__loader__`` and ``__spec__`` would show it, also
-to people who only look with `importlib.util.find_spec`), an audit hook on
-``import`` (it cannot be taken away again), importing asyncio at once.
+The wait is a finder on `sys.meta_path`, see `aioaudit.cpython.imports`.  Rejected:
+importing asyncio at once.
 
 What remains: a loader that takes no attribute (frozen modules) cannot be
 watched.  Then one line says so and the program runs unaudited.
+
+A program may also drop asyncio from `sys.modules` and import it anew, as
+``ddtrace-run`` does where gevent is installed.  Classes, loops and the state of C
+code are others then, so auditing begins anew as well, with a run of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from contextlib import suppress
@@ -26,17 +26,22 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from aioaudit.cpython.imports import AfterImport
 from aioaudit.settings import VARIABLE, Settings, SettingsError, from_environ
+from aioaudit.text import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.abc import Loader
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Callable
     from types import ModuleType
 
 _AWAITED = "asyncio"
 _complaints: set[str] = set()
 _waiting: _Watch | None = None
+_settings: Settings | None = None
+_end: Callable[[], None] | None = None
+
+_KEPT = frozenset({"aioaudit.startup", "aioaudit.settings", "aioaudit.loading", "aioaudit.version"})
+"""What knows nothing of asyncio, and may be in the middle of starting us."""
 
 
 def start_from_environ() -> None:
@@ -72,8 +77,9 @@ def start(settings: Settings) -> None:
         # The program may go elsewhere before it imports asyncio.
         with suppress(OSError):  # the working directory was removed
             settings = replace(settings, folder=os.getcwd())  # noqa: PTH109 - pathlib is not cheap
+        atexit.unregister(_missed)
+        atexit.register(_missed)
         _waiting = _Watch(settings)
-        sys.meta_path.insert(0, _waiting)
 
 
 def stop_waiting() -> None:
@@ -81,9 +87,7 @@ def stop_waiting() -> None:
     global _waiting
     watch, _waiting = _waiting, None
     if watch is not None:
-        # A new list: taking an item out of the old one would make an import
-        # that goes through it in another thread skip the next finder.
-        sys.meta_path = [finder for finder in sys.meta_path if finder is not watch]
+        watch.remove()
 
 
 def complain(message: str) -> None:
@@ -91,9 +95,7 @@ def complain(message: str) -> None:
     if message in _complaints:
         return
     _complaints.add(message)
-    if sys.stderr is not None:  # None under pythonw and the like
-        sys.stderr.write(f"aioaudit: {message}; this program runs unaudited\n")
-        sys.stderr.flush()
+    say(f"{message}; this program runs unaudited")
 
 
 def _check_names(settings: Settings) -> None:
@@ -113,10 +115,12 @@ def _in_main_interpreter() -> bool:
 
 
 def _activate(settings: Settings) -> None:
+    global _settings, _end
     try:
-        from aioaudit.session import enable_from_settings
+        from aioaudit.session import disable, enable_from_settings
 
-        enable_from_settings(settings)
+        enable_from_settings(settings, _came_anew)
+        _settings, _end = settings, disable
     except KeyboardInterrupt:
         raise  # meant for the program, which is running by now
     except BaseException as error:  # noqa: BLE001 - auditing must never stop a program
@@ -128,64 +132,57 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, SettingsError) else f"{type(error).__name__}: {text}"
 
 
-class _Watch:
-    """A finder that notices the first import of asyncio and then goes away."""
+class _Watch(AfterImport):
+    """Waits for the first import of asyncio."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def find_spec(
-        self,
-        name: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
-        """What the finders after this one say, and a watch on it if it is asyncio."""
-        if name != _AWAITED:
-            return None
-        spec = self._ask_the_others(name, path, target)
-        if spec is not None and spec.loader is not None:
-            try:
-                self._watch(spec.loader)
-            except Exception as error:  # noqa: BLE001 - an import must not fail because of us
-                complain(
-                    f"asyncio comes from a {type(spec.loader).__name__}, which cannot be watched"
-                    f" ({_one_line(error)}); call aioaudit.enable() instead"
-                )
-        return spec
-
-    def _ask_the_others(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None
-    ) -> ModuleSpec | None:
-        finders = list(sys.meta_path)
-        if self in finders:
-            finders = finders[finders.index(self) + 1 :]
-        for finder in finders:
-            find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = None if find is None else find(name, path, target)
-            if spec is not None:
-                return spec
-        return None
-
-    def _watch(self, loader: Loader) -> None:
-        if isinstance(loader, type):
-            raise TypeError("it is shared by all frozen modules")
-        own = vars(loader).get("exec_module")  # other watchers of imports use the same place
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            if module.__name__ != _AWAITED:  # a loader for a whole zip file
-                execute(module)
-                return
-            # First, so that asyncio's own code finds the loader untouched and a
-            # failed import leaves nothing behind: the next one is watched anew.
-            if own is None:
-                vars(loader).pop("exec_module", None)
-            else:
-                vars(loader)["exec_module"] = own
-            execute(module)
+        def activate(_asyncio: ModuleType) -> None:
             if _waiting is self:
                 stop_waiting()
-                _activate(self._settings)
+                _activate(settings)
 
-        vars(loader)["exec_module"] = exec_module
+        super().__init__({_AWAITED: activate})
+
+    def cannot_follow(self, name: str, loader: object, error: Exception) -> None:
+        """Say it: nobody knows when the next import will be."""
+        complain(
+            f"{name} comes from a {type(loader).__name__}, which cannot be watched"
+            f" ({_one_line(error)}); call aioaudit.enable() instead"
+        )
+        stop_waiting()
+
+
+def _missed() -> None:
+    """At the end: asyncio came by a finder before ours, and nothing was imported after it."""
+    if _waiting is not None and _AWAITED in sys.modules and not _complaints:
+        complain(
+            f"{_AWAITED} was imported by a finder that stands before the one of aioaudit on"
+            " sys.meta_path, and was not seen; call aioaudit.enable() instead"
+        )
+
+
+def _came_anew() -> None:
+    """The program has dropped asyncio and imported another: audit that one.
+
+    All of ours that is bound to the old one is imported anew, too.  Where loops of the old one
+    still run they are not audited any more.
+    """
+    global _end
+    settings, _end_old = _settings, _end
+    _end = None
+    if settings is None or _end_old is None:
+        return
+    _end_old()
+    ours = [
+        name
+        for name in sys.modules
+        if name.startswith("aioaudit.")
+        and name not in _KEPT
+        and not name.startswith("aioaudit.cli")
+    ]
+    for name in ours:
+        del sys.modules[name]
+    package = sys.modules.get("aioaudit")
+    for name in getattr(package, "_LAZY", ()):
+        vars(package).pop(name, None)
+    _activate(settings)

@@ -90,16 +90,6 @@ def late():
     loop.run_until_complete(asyncio.sleep(0))
 atexit.register(late)
 """,
-    "objects that die last cancel and close": f"""{WAITS}
-class Last:
-    def __init__(self, loop, task): self.loop, self.task = loop, task
-    def __del__(self):
-        print("cancelled", self.task.cancel())
-        self.loop.close()
-        self.loop.call_exception_handler({{"message": "the last word"}})
-loop = asyncio.new_event_loop()
-last = Last(loop, loop.run_until_complete(main()))
-""",
     "an asynchronous generator is left": f"""{WAITS}
 async def numbers():
     try:
@@ -163,6 +153,27 @@ def test_the_interpreter_ends_as_without_us(
     assert scrubbed(audited.stderr) == scrubbed(plain.stderr)
     if (tmp_path / "log").exists():
         assert load(tmp_path / "log").problems == []
+
+
+LAST = """
+class Last:
+    def __init__(self, loop, task): self.loop, self.task = loop, task
+    def __del__(self):
+        print("cancelled", self.task.cancel())
+        self.loop.close()
+        self.loop.call_exception_handler({"message": "the last word"})
+loop = asyncio.new_event_loop()
+last = Last(loop, loop.run_until_complete(main()))
+"""
+
+
+def test_what_dies_last_meets_nothing_of_ours(run_python: Runner, tmp_path: Path) -> None:
+    """In which order the program's objects die is chance; that they cancel and close is not."""
+    (tmp_path / "app.py").write_text(WAITS + LAST)
+    for exporter in ("jsonl", "sys"):
+        done = run_python("-X", "dev", "app.py", AIOAUDIT=exporter)
+        assert "aioaudit" not in done.stderr
+        assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

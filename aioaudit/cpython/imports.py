@@ -1,43 +1,69 @@
 """Doing something once a module has been imported, without importing it.
 
-A finder at the head of `sys.meta_path` lets the others find the module, and sees
-to it that its loader calls back after running it.  It leaves as soon as every
-module it waits for is there; a module that was imported before is there at once.
+A finder at the head of `sys.meta_path` lets those after it find the module, and leaves the
+spec and the loader that they give as they are, except that this one loader object gets an
+``exec_module`` of ours for the time between being found and being executed.  Rejected: a
+loader of our own around the real one (``__loader__`` and ``__spec__`` would show it, also to
+people who only look with `importlib.util.find_spec`), an audit hook on ``import`` (it cannot
+be taken away again).
 
-Who comes later may put a finder before ours, and then ours is not asked for what
-that one finds: pytest does so for the modules of its plugins, anyio's among them.  To
-move to the head again would take somebody's ``sys.meta_path.pop(0)`` for ourselves.
-So at every other import, and whenever `look` is called, we look whether they are there.
+Who comes later may put a finder before ours, and then ours is not asked for what that one
+finds: pytest does so for the modules of its plugins.  To move to the head again would take
+somebody's ``sys.meta_path.pop(0)`` for ourselves.  So at every other import, and whenever
+`look` is called, we look whether they are there.
+
+**Coming and leaving.**  ``importlib._bootstrap._find_spec`` goes through the list itself, by
+index: to take an item out, with ``remove()`` or by a slice, makes an import that is under way
+in another thread skip the finder behind it, and end in ModuleNotFoundError.  So the list is
+never changed but replaced, and who goes through the other one finds a finder there that knows
+nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+import weakref
+from typing import TYPE_CHECKING, Any
 
-WhenThere = Callable[[ModuleType], None]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    WhenThere = Callable[[ModuleType], None]
 
 
 class AfterImport:
-    """Waits for modules, from construction to `remove`."""
+    """Waits for modules, until all of them are there or `remove` is called.
 
-    def __init__(self, wanted: Mapping[str, WhenThere]) -> None:
-        """*wanted* has, by the module's full name, what is to be called with it."""
+    Args:
+        wanted: By the module's full name, what is to be called with it.
+        anew: Those of them that were imported already and are waited for again: a program
+            may drop a module from `sys.modules`, and what it imports then is another.
+        stays: Whether to wait for these also when all others are there.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, WhenThere],
+        anew: Iterable[str] = (),
+        *,
+        stays: bool = False,
+    ) -> None:
         self._wanted = dict(wanted)
+        self._stays = stays
+        self._known = {name: weakref.ref(sys.modules[name]) for name in anew if name in sys.modules}
         self.look()
-        if self._wanted:
-            sys.meta_path.insert(0, self)
+        self._list = self._before = sys.meta_path
+        if self._waits():
+            self._replace(lambda finders: [self, *finders])
+            self._list = sys.meta_path
+
+    def _waits(self) -> bool:
+        return len(self._wanted) > (0 if self._stays else len(self._known))
 
     def look(self) -> None:
         """See whether one of the modules is there by now."""
-        self._look()
-        if not self._wanted:
-            self.remove()
-
-    def _look(self) -> None:
         for name in list(self._wanted):
             module = sys.modules.get(name)
             if module is not None and not getattr(module.__spec__, "_initializing", False):
@@ -46,45 +72,86 @@ class AfterImport:
     def remove(self) -> None:
         """Wait no longer."""
         self._wanted.clear()
+        self._known.clear()
         if self in sys.meta_path:
-            sys.meta_path.remove(self)
+            alone = sys.meta_path is self._list
+            self._replace(lambda finders: [each for each in finders if each is not self])
+            if alone:  # the list itself is what it was, too; nobody goes through it
+                if self._before != sys.meta_path:
+                    self._before[:] = sys.meta_path
+                sys.meta_path = self._before
+
+    def _replace(self, change: Callable[[list[Any]], list[Any]]) -> None:
+        """Put another list in the place of `sys.meta_path`, with what others do to it meanwhile."""
+        while True:
+            there = sys.meta_path
+            before = list(there)
+            sys.meta_path = change(before)
+            if there == before:
+                return
+            sys.meta_path = there
 
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's spec as the other finders give it; None for what nobody waits for."""
+        """The module's spec as the finders after this one give it; None for any other module."""
         if name not in self._wanted:
-            # To leave `sys.meta_path` now would hide the next finder from the loop that asks.
-            self._look()
+            self.look()
             return None
-        for finder in list(sys.meta_path):
-            find = getattr(finder, "find_spec", None)
-            if finder is self or find is None:
-                continue
-            spec: ModuleSpec | None = find(name, path, target)
-            if spec is not None:
+        spec = self._ask_the_others(name, path, target)
+        if spec is not None and spec.loader is not None:
+            try:
                 self._follow(name, spec.loader)
+            except Exception as error:  # noqa: BLE001 - an import must not fail because of us
+                self.cannot_follow(name, spec.loader, error)
+        return spec
+
+    def cannot_follow(self, name: str, loader: object, error: Exception) -> None:
+        """*loader* shows nothing of what it does: the next import will find the module there."""
+
+    def _ask_the_others(self, name: str, path: Any, target: ModuleType | None) -> ModuleSpec | None:
+        finders = list(sys.meta_path)
+        if self in finders:
+            finders = finders[finders.index(self) + 1 :]
+        for finder in finders:
+            find = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
+            if spec is not None:
                 return spec
         return None
 
     def _follow(self, name: str, loader: Any) -> None:
         """Have *loader* call back once it has run the module *name*."""
-        try:
-            original = loader.exec_module
+        if isinstance(loader, type):
+            raise TypeError("it is shared by all frozen modules")
+        own = vars(loader).get("exec_module")  # other watchers of imports use the same place
+        execute = loader.exec_module
 
-            def exec_module(module: ModuleType) -> None:
-                original(module)
-                if module.__name__ == name:
-                    vars(loader).pop("exec_module", None)
-                    self._tell(name, module)
-                    if not self._wanted:
-                        self.remove()
+        def exec_module(module: ModuleType) -> None:
+            if module.__name__ != name:  # a loader for a whole zip file
+                execute(module)
+                return
+            # First, so that the module's own code finds the loader untouched and a failed
+            # import leaves nothing behind: the next one is watched anew.
+            if own is None:
+                vars(loader).pop("exec_module", None)
+            else:
+                vars(loader)["exec_module"] = own
+            execute(module)
+            self._tell(name, module)
 
-            loader.exec_module = exec_module
-        except AttributeError:
-            return  # a loader that cannot be followed: the module stays as it is
+        vars(loader)["exec_module"] = exec_module
 
     def _tell(self, name: str, module: ModuleType) -> None:
-        when_there = self._wanted.pop(name, None)
+        known = self._known.get(name)
+        if known is None:
+            when_there = self._wanted.pop(name, None)
+        elif known() is module:  # as it was, or run again by `importlib.reload`
+            return
+        else:
+            self._known[name] = weakref.ref(module)
+            when_there = self._wanted.get(name)
         if when_there is not None:
             when_there(module)
+            if not self._waits():
+                self.remove()

@@ -30,14 +30,20 @@ from aioaudit.recorder.recorder import Recorder
 class Installation:
     """The probes of one recorder, in place from construction to `remove`."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        """Put the probes in place.
+    def __init__(
+        self, recorder: Recorder, when_anew: Callable[[], None], *, stays: bool = False
+    ) -> None:
+        """Put the probes in place; call *when_anew* where asyncio is imported anew.
+
+        *stays* says that this is looked for even when nothing else need be.
 
         Raises:
             aioaudit.cpython.inplace.UnsupportedError: this interpreter is not one
                 whose types can be changed safely; nothing was touched.
         """
         self.recorder = recorder
+        self._when_anew = when_anew
+        self._stays = stays
         self._patches = inplace.Patches()
         self._hot = inplace.Patches()
         self._lasting = inplace.Patches()  # what stays until all of it is taken out
@@ -153,10 +159,16 @@ class Installation:
             classmethod(loops.make_init_subclass(self._install_on_foreign_loop)),
         )
         recorder.probe_codes = frozenset(self._probes)
-        self._libraries = imports.AfterImport(
-            {name: self._probe_library(library) for name, library in registry.PROBED.items()}
-        )
+        wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
+        wanted["asyncio"] = self._anew
+        self._libraries = imports.AfterImport(wanted, ["asyncio"], stays=self._stays)
         recorder.look_for_libraries = self._libraries.look
+
+    def _anew(self, _asyncio: ModuleType) -> None:
+        try:
+            self._when_anew()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+            self.recorder.fault(error)
 
     def _probe_library(self, library: str) -> Callable[[ModuleType], None]:
         """What puts the probes of our recogniser for *library* into one of its modules."""
