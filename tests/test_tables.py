@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -305,3 +307,35 @@ def test_nothing_of_ours_is_on_a_timeout(recorder: Recorder) -> None:
     audited, ours = asyncio.run(main())
     assert audited
     assert not ours
+
+
+class _Task(asyncio.Task[Any]):
+    pass
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="nothing says there whether a class is cached"
+)
+def test_classes_are_still_cached_after_a_thousand_recordings() -> None:
+    """CPython gives a class a thousand versions (3.13), and caches nothing of it after the last."""
+
+    async def main() -> None:
+        await asyncio.create_task(asyncio.sleep(0))
+
+    for _ in range(1_100):
+        with aioaudit.recording():
+            pass
+    asyncio.run(main())
+    loop = asyncio.new_event_loop()
+    loop.close()
+    classes = [asyncio.Task, asyncio.Future, _Task, asyncio.timeouts.Timeout, *type(loop).__mro__]
+    give = ctypes.pythonapi.PyUnstable_Type_AssignVersionTag
+    assert [each for each in classes if not give(ctypes.py_object(each))] == []
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="nothing says there whether a class is cached"
+)
+def test_a_recording_inside_another_uses_up_nothing_either() -> None:
+    with aioaudit.recording():
+        test_classes_are_still_cached_after_a_thousand_recordings()

@@ -20,11 +20,20 @@ nothing is touched.
 
 The hole: another thread may, between two bytecodes, see the type mutable.
 Code that fetched a method before keeps what it fetched.
+
+The price of changing a class: CPython numbers each version of one, and caches by
+that number.  A class has a thousand numbers from 3.13 on (``MAX_VERSIONS_PER_CLASS``
+in Objects/typeobject.c), all immutable classes of a process together 131,071 from
+3.12 on; what has none left is never cached again, and a loop or a task that was
+audited in each of a thousand tests gets slower for good.  So the numbers that we
+use up are not counted, where the counter can be found, and are taken from the
+four thousand million that mutable classes have.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import inspect
 import sys
 from importlib import import_module
@@ -38,6 +47,13 @@ _FLAGS_OFFSET: Final = (
     object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t) + 18 * ctypes.sizeof(ctypes.c_void_p)
 )
 """Of ``tp_flags`` in a type: PyVarObject head, then 18 words (Include/cpython/object.h)."""
+
+_VERSIONS_USED_OFFSET: Final = (
+    _FLAGS_OFFSET
+    + (1 + 26 + 1 + 2) * ctypes.sizeof(ctypes.c_void_p)
+    + ctypes.sizeof(ctypes.c_int16)
+)
+"""Of ``tp_versions_used`` (3.13): behind the flags, 26 words, the version, two functions, a byte."""
 
 _MISSING: Final = object()
 
@@ -93,17 +109,102 @@ def assign(cls: type, name: str, value: object) -> None:
             ctypes.pythonapi.PyType_Modified(ctypes.py_object(cls))
 
 
+# -- versions of classes ---------------------------------------------------------------
+
+
+def _give_version(cls: type) -> None:
+    """Let *cls* have a number for the version that it is now, as the next look into it would."""
+    flags = _flags_of(cls) if _is_builtin(cls) else None
+    if flags is not None:
+        flags.value &= ~IMMUTABLE  # else it is one of the few
+    try:
+        ctypes.pythonapi.PyUnstable_Type_AssignVersionTag(ctypes.py_object(cls))
+    finally:
+        if flags is not None:
+            flags.value |= IMMUTABLE
+
+
+def _versions_used(cls: type) -> ctypes.c_uint16:
+    return ctypes.c_uint16.from_address(id(cls) + _VERSIONS_USED_OFFSET)
+
+
+@functools.cache
+def _versions_are_counted() -> bool:
+    """Whether this is a CPython that counts the versions of a class, where we know it to.
+
+    A class of our own is changed, and what we take for its counter has to follow.
+    """
+    if sys.version_info < (3, 13) or type.__basicsize__ < _VERSIONS_USED_OFFSET + 2:
+        return False
+    scratch: Any = type("Scratch", (), {})
+    seen: list[int] = []
+    for number in range(4):
+        scratch.number = number
+        _give_version(scratch)
+        seen.append(_versions_used(scratch).value)
+    return seen == list(range(seen[0], seen[0] + 4)) and seen[0] < 10
+
+
+_GIVES_VERSIONS: Final = sys.version_info >= (3, 12) and hasattr(
+    ctypes.pythonapi, "PyUnstable_Type_AssignVersionTag"
+)
+
+
+def _with_subclasses(cls: type[Any]) -> dict[int, type[Any]]:
+    """*cls* and all below it, by `id`: a metaclass may have a ``__hash__`` of its own."""
+    found: dict[int, type[Any]] = {}
+    ahead = [cls]
+    while ahead:
+        each = ahead.pop()
+        if id(each) not in found:
+            found[id(each)] = each
+            ahead.extend(type.__subclasses__(each))
+    return found
+
+
+class Versions:
+    """How many versions the classes had that are being changed: ours are not to count."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[type[Any], int]] = {}
+
+    def changing(self, cls: type[Any]) -> None:
+        """*cls* is about to be changed, and with it the classes below it."""
+        if id(cls) in self._before or not _GIVES_VERSIONS:
+            return
+        counted = _versions_are_counted()
+        for key, each in _with_subclasses(cls).items():
+            if key not in self._before:
+                self._before[key] = each, _versions_used(each).value if counted else 0
+
+    def settle(self) -> None:
+        """All changes are made."""
+        before, self._before = self._before, {}
+        counted = bool(before) and _versions_are_counted()
+        for cls, used in before.values():
+            _give_version(cls)
+            if counted:
+                now = _versions_used(cls)
+                now.value = min(now.value, used)
+
+
 class Patches:
     """What was replaced where, so that it can be put back exactly."""
 
-    def __init__(self) -> None:
+    def __init__(self, versions: Versions | None = None) -> None:
+        """*versions* is to be settled after each row of changes."""
         self._done: list[tuple[Any, str, object, object]] = []
+        self._versions = versions or Versions()
+
+    def _change(self, cls: type[Any], name: str, value: object) -> None:
+        self._versions.changing(cls)
+        assign(cls, name, value)
 
     def replace(self, owner: Any, name: str, value: object) -> None:
         """Set ``owner.name`` (a class's or a module's) and remember what stood there."""
         before = vars(owner).get(name, _MISSING)
         if isinstance(owner, type):
-            assign(owner, name, value)
+            self._change(owner, name, value)
         else:
             setattr(owner, name, value)
         self._done.append((owner, name, before, value))
@@ -119,7 +220,7 @@ class Patches:
             if vars(owner).get(name, _MISSING) is not ours:
                 continue
             if isinstance(owner, type):
-                assign(owner, name, before)
+                self._change(owner, name, before)
             elif before is _MISSING:
                 delattr(owner, name)
             else:

@@ -44,9 +44,10 @@ class Installation:
         self.recorder = recorder
         self._when_anew = when_anew
         self._stays = stays
-        self._patches = inplace.Patches()
-        self._hot = inplace.Patches()
-        self._lasting = inplace.Patches()  # what stays until all of it is taken out
+        self._versions = inplace.Versions()
+        self._patches = inplace.Patches(self._versions)
+        self._hot = inplace.Patches(self._versions)
+        self._lasting = inplace.Patches(self._versions)  # what stays until all of it is taken out
         self._monitored: ends.Monitored | None = None
         self._follow: Callable[[Any, Any], None] | None = None
         self._watch_end: Callable[[Any, Any], None] | None = None
@@ -103,6 +104,7 @@ class Installation:
         """Take everything out again; what was there before is there again."""
         self.go_deaf()
         self._lasting.restore()
+        self._versions.settle()
 
     def _install(self) -> None:
         recorder = self.recorder
@@ -156,8 +158,9 @@ class Installation:
         self._patches.replace(
             asyncio.AbstractEventLoop,
             "__init_subclass__",
-            classmethod(loops.make_init_subclass(self._install_on_foreign_loop)),
+            classmethod(loops.make_init_subclass(self._install_on_new_loop)),
         )
+        self._versions.settle()
         recorder.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
         wanted["asyncio"] = self._anew
@@ -177,6 +180,7 @@ class Installation:
             try:
                 recogniser = import_module(f"aioaudit.recognisers.{library}")
                 recogniser.install(module, self.recorder, self._put_outside)
+                self._versions.settle()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
                 self.recorder.fault(error)
 
@@ -203,6 +207,7 @@ class Installation:
             # Of tasks that come from now on nothing is known: their addresses would mislead.
             recorder.born.clear()
             recorder.recent.clear()
+            self._versions.settle()
             return
         for cls in self._task_classes:
             own = vars(cls)
@@ -210,6 +215,7 @@ class Installation:
             self._put(cls, "__init__", init, hot=True)
             set_name = tasks.make_set_name(recorder, own["set_name"])
             self._put(cls, "set_name", set_name, hot=True)
+        self._versions.settle()
 
     def _install_on_foreign_loop(self, cls: Any) -> None:
         """Probe a loop that is not built on asyncio's: uvloop's, also when it is imported later."""
@@ -242,6 +248,10 @@ class Installation:
             "call_exception_handler",
             loops.make_call_exception_handler(recorder, cls.call_exception_handler),
         )
+
+    def _install_on_new_loop(self, cls: Any) -> None:
+        self._install_on_foreign_loop(cls)
+        self._versions.settle()
 
     def _install_on_loop(self, cls: type) -> None:
         recorder = self.recorder
