@@ -339,3 +339,36 @@ def test_classes_are_still_cached_after_a_thousand_recordings() -> None:
 def test_a_recording_inside_another_uses_up_nothing_either() -> None:
     with aioaudit.recording():
         test_classes_are_still_cached_after_a_thousand_recordings()
+
+
+def test_the_error_of_a_group_is_read_once_for_all_that_it_cancels() -> None:
+    asked = 0
+
+    class DearError(Exception):
+        def __str__(self) -> str:
+            nonlocal asked
+            asked += 1
+            return "dear"
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise DearError
+
+    async def inner() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(fail())
+
+    async def outer(siblings: int) -> int:
+        nonlocal asked
+        asked = 0
+        with pytest.raises(BaseExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(siblings):
+                    group.create_task(asyncio.sleep(9))
+                group.create_task(inner())
+        return asked
+
+    with aioaudit.recording():
+        few, many = asyncio.run(outer(5)), asyncio.run(outer(50))
+    assert 0 < few == many

@@ -138,6 +138,10 @@ class _Here(threading.local):
         self.by_loop: WeakIdMap[tuple[Place, dict[KindKey, Kind]]] = WeakIdMap()
 
 
+_Failed = tuple[Callable[[], Any], int, int, tuple[Link, Request | None]]
+"""A task, the `id` of its error, when that was asked, and what the answer was."""
+
+
 class Recorder:
     """The state of auditing in this process."""
 
@@ -175,6 +179,9 @@ class Recorder:
         self._next_loop = itertools.count(1).__next__
         self._here = _Here()
         self._sweep_at = _SWEEP
+        self._last_failed: _Failed | None = None
+        self._epoch = 0
+        """Counts ends, deliveries and what is taken back."""
         self.rules = Rules(self)
         ties = self.ties
 
@@ -514,6 +521,7 @@ class Recorder:
         beneath: Request | None = None,
     ) -> None:
         """Remember that *error* delivers *request*, as long as *error* lives."""
+        self._epoch += 1
         key = id(error)
         known = self.ties.get(key)
         if known is not None and known.ref() is error:
@@ -563,7 +571,22 @@ class Recorder:
         return None if state is None or state.ref() is not task else state.first_open()
 
     def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
-        """The link that says that *task* failed with *error*, and the request that led to it."""
+        """The link that says that *task* failed with *error*, and the request that led to it.
+
+        A group asks once for each task that it cancels.  The error may be a group of
+        hundreds and have a ``__str__`` of the program's, so the last answer is kept:
+        while nothing ends, is delivered or taken back it is the same.
+        """
+        last = self._last_failed
+        if last is not None:
+            ref, key, epoch, answer = last
+            if key == id(error) and epoch == self._epoch and ref() is task:
+                return answer
+        answer = self._failed(task, error)
+        self._last_failed = _reference(task), id(error), self._epoch, answer
+        return answer
+
+    def _failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
         at, source = error_site(self.codes, error)
         request = self._request_behind(task, error)
         detail = None
@@ -945,6 +968,7 @@ class Recorder:
         *by_hand* says that a CancelledError ended it that nothing delivered; *result*
         is what it returned; *came_with* as in `verdict`.
         """
+        self._epoch += 1
         key = id(task)
         born = self.born.pop(key, None)
         state = self.states.get(key)
@@ -1034,6 +1058,7 @@ class Recorder:
         state = self.states.get(id(task))
         if state is None or state.ref() is not task:
             return None
+        self._epoch += 1
         info = self.codes.of(frame)
         owner = None
         known = scope = False
