@@ -87,8 +87,12 @@ def note_given(
     future: Any = None,
     loop: Any = None,
     due: float | None = None,
+    direct: bool = False,
 ) -> None:
-    """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*."""
+    """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*.
+
+    *direct* says that nothing is around it, such as a `functools.partial`.
+    """
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
@@ -111,6 +115,7 @@ def note_given(
                 how=how,
                 signal=signal_above(recorder.codes, frame) if main else None,
                 due=due,
+                direct=direct,
             ),
         )
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a callback from being set

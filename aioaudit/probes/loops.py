@@ -200,13 +200,14 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
     relative = how == "call_later"
     call_later_code = BaseEventLoop.call_later.__code__
 
-    def note(loop: Any, when: Any, callback: Any) -> None:
+    def note(loop: Any, when: Any, callback: Any, *, direct: bool) -> None:
         due = None
         with contextlib.suppress(TypeError):  # the original will say what is wrong with it
             due = loop.time() + when if relative else when
         frame = _getframe(2)
         name = "call_later" if frame.f_code is call_later_code else how
-        note_given(recorder, callback, f"given to {name}()", frame, loop=loop, due=due)
+        given = f"given to {name}()"
+        note_given(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
 
     def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         handle = original(self, when, callback, *args, context=context)
@@ -215,7 +216,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
             if type(callback) in (MethodType, partial):
                 bound = bound_cancel(callback, args)
                 if bound is not None:
-                    note(self, when, bound)
+                    note(self, when, bound, direct=bound is callback)
             if getattr(handle, "_source_traceback", None):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
@@ -236,7 +237,8 @@ def make_call_soon_threadsafe(
                 chained.handed_over(recorder, callback, args, _getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
-                note_given(recorder, bound, how, _getframe(1), loop=self)
+                direct = bound is callback
+                note_given(recorder, bound, how, _getframe(1), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
             recorder.fault(error)
         handle = original(self, callback, *args, context=context)

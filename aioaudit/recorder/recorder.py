@@ -87,7 +87,8 @@ _MOST_PLACES = 20
 class Note:
     """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
 
-    ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then.
+    ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
+    ``direct`` says that the loop was given the method itself, and not something around it.
     """
 
     at: str | None
@@ -97,6 +98,7 @@ class Note:
     signal: int | None = None
     due: float | None = None
     cause: Cause | None = None
+    direct: bool = False
 
 
 class Entered(msgspec.Struct, gc=False, eq=False):
@@ -719,6 +721,7 @@ class Recorder:
             note
             for bound, note in self.notes.items()
             if bound.__self__ is victim
+            and not (note.direct and sys.getrefcount(bound) <= _WAITING)
             and (note.due is None or now is None or now.time() >= note.due - 0.002)
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
@@ -1195,6 +1198,23 @@ def _is_handled_here(error: BaseException) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _refs_of_waiting() -> int:
+    """What `sys.getrefcount` says in `Recorder.noted` of a method that only its handle holds."""
+
+    class Victim:
+        def cancel(self) -> None: ...
+
+    notes: WeakIdMap[None] = WeakIdMap()
+    handle = [Victim().cancel]
+    notes[handle[0]] = None
+    return max(sys.getrefcount(bound) for bound, _ in notes.items())
+
+
+_WAITING = _refs_of_waiting()
+"""A method with more references is perhaps being called: uvloop's handle holds what it calls
+once more for as long as it does (``Handle._run`` in its cbhandles.pyx), and others may hold it."""
 
 
 class _Unraisable:

@@ -79,6 +79,21 @@ async def soon() -> None:
 #   called native|explicit ?@soon by=? detail~
 
 
+async def overtaken() -> None:
+    # What was given to call_soon_threadsafe() is known, and is not what the loop calls first.
+    victim = spawn("overtaken.victim")
+    loop = asyncio.get_running_loop()
+    await steps()
+    loop.call_soon(victim.cancel)  # LINE overtaking
+    loop.call_soon_threadsafe(victim.cancel)  # LINE overtaken
+    await settle(victim)
+
+
+# WHY overtaken.victim: cancelled, obeyed
+#   cancelled overtaken.victim native|explicit ?@overtaking by=? detail~
+#   called native|explicit ?@overtaking by=? detail~
+
+
 async def done_callback() -> None:
     victim = spawn("done_callback.victim")
     first = spawn("done_callback.first", steps())
@@ -177,6 +192,7 @@ start(
     function_later,
     lambda_later,
     soon,
+    overtaken,
     done_callback,
     supervised,
     supervised_in_turn,
