@@ -13,14 +13,15 @@ returned: a library's test suite must be able to leave no trace.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from aioaudit.threads import allocate_lock
 
 Hook = Callable[[str, tuple[Any, ...]], object]
 
 _hooks: tuple[Hook, ...] = ()
-_lock = threading.Lock()
+_lock = allocate_lock()
 _listeners: list[Callable[[], None]] = []
 _describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None = None
 
@@ -103,3 +104,9 @@ def describe_with(describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None
     """Let *describe* make the event that tells of a new hook."""
     global _describe
     _describe = describe
+
+
+def forked() -> None:
+    """This is a forked child: another thread of the parent may have held the lock."""
+    global _lock
+    _lock = allocate_lock()

@@ -43,12 +43,13 @@ import atexit
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from aioaudit.threads import get_ident, main_ident
 
 if TYPE_CHECKING:
     from multiprocessing.util import Finalize
@@ -136,7 +137,7 @@ def _restore_sigterm() -> None:
 
 def _in_main_thread() -> bool:
     # Not `current_thread`: in a thread that is not Python's it makes one up.
-    return threading.get_ident() == threading.main_thread().ident
+    return get_ident() == main_ident()
 
 
 def _on_sigterm(signum: int, _frame: FrameType | None) -> None:

@@ -11,6 +11,15 @@ between any two steps of it.
 
 - The thread sleeps for good while there is nothing to do; the first event wakes
   it, and from then on it looks every `PERIOD` until nothing more comes.
+- A busy program may starve the thread of the GIL.  A thread that waits for it asks
+  for it when `sys.getswitchinterval` has passed without a change of hands; each time
+  that somebody lets it go for a moment, as a loop does at every ``epoll_wait``, the
+  waiting one is woken, finds it taken again, and waits anew (``take_gil`` in
+  CPython's Python/ceval_gil.c).  Measured: up to two seconds for one ``os.write``.
+  Who puts events therefore looks at the clock now and then, and where the thread is
+  behind sleeps for `_WAY` without the GIL: that is the thread's chance.  What it does
+  with it is small portions, so nobody waits long; where it does not come forward, slow,
+  hanging, or robbed by other threads, there is ever longer before the next try.
 - Events are numbered before they are put, by several threads, so what is taken
   from the queue may have a gap whose event is about to come.  What follows a
   gap waits for at most `HOLD`; a number that will never come (`skip`) is no
@@ -31,10 +40,8 @@ between any two steps of it.
 
 from __future__ import annotations
 
-import _thread
 import itertools
 import os
-import signal as signals
 import sys
 import threading
 import time
@@ -48,12 +55,13 @@ from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
 from aioaudit.text import describe
+from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic, sleep
 from aioaudit.wire import Batch, Item, item_name, seq_of
 
 PERIOD = 0.02
 """Seconds between two looks at the queue while events are coming."""
 
-HOLD = 0.05
+HOLD = 0.25
 """Seconds that what follows a gap waits for the event that is missing."""
 
 TIMEOUT = 3.0
@@ -64,30 +72,24 @@ _GLANCE = 0.001  # between two looks for a missing number while somebody waits..
 _GLANCES = 5  # ... and how many of them there are
 _RETRY = 0.25  # between two tries while the exporter cannot take events
 _QUIET_LOOKS = 5  # looks that find nothing before the thread sleeps for good
-_CHUNK = 5_000  # events given to the exporter at once
+_CHUNK = 1_000  # events given to the exporter at once: for so long it may keep the GIL
+_LATE = 0.03  # seconds since the thread's last look after which it is behind...
+_LATE_FOR_NEWS = 0.02  # ... and where somebody waits for the event: see `urge`
+_WAY = 50e-6  # seconds that giving way to the thread takes
+_WAY_PAUSE = 1e-3  # the least time before it is done again...
+_WAY_SHARE = 20  # ... and where it did not help, so many times as long as it took...
+_MOST_PAUSE = 1.0  # ... but not longer than that
+_MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
+_OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
 _FORK_WAIT = 0.2  # how long a fork may wait for the thread to end...
 _GONE_WAIT = 0.02  # ... and then for the system to notice
-
-# Signals are the program's: none may be delivered to this thread, and one that
-# the program blocks must stay pending.  Those that a fault of this very thread
-# raises stay open, for faulthandler.
-_FAULTS = {
-    getattr(signals, name)
-    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
-    if hasattr(signals, name)
-}
-
 
 _MAIN = threading.main_thread()
 
 EXPORTING: set[int] = set()
 """The threads in which an exporter works just now: what happens there is not heard."""
 
-# As they are now: who looks for calls that block a loop puts others in their place, which
-# raise where a loop runs, and a fork may be in one.
-_listdir = os.listdir
-_sleep = time.sleep
-_acquire = _thread.LockType.acquire
+_listdir = os.listdir  # as it is now: who looks for calls that block a loop replaces it
 
 
 class Pipeline:
@@ -122,8 +124,9 @@ class Pipeline:
         self.capacity = capacity
         self.hold = hold
         self._queue: deque[Item] = deque()
+        self._look_again: Callable[[], None]
         self._set_idle: Callable[[bool], None]
-        self._set_room: Callable[[int], None]
+        self._set_open: Callable[[bool], None]
         self._begin(run, start)
         self._make_put()
 
@@ -150,12 +153,17 @@ class Pipeline:
         self._given_up = False  # somebody waited in vain for the end
         self._pausing = False  # for a fork
         self._unstartable = False
-        self._thread: _Thread | None = None
+        self._looked = 0.0  # when the thread looked last
+        self._due = 0.0  # ... or when it was woken for the first event
+        self._steps = 0  # how often it came forward
+        self._way_after = 0.0  # giving way makes no sense before
+        self._way_pause = _WAY_PAUSE
+        self._thread: Thread | None = None
         self._starter: int | None = None
-        self._start_lock = threading.Lock()
-        self._work_lock = threading.Lock()  # held by whoever plays the thread's part
+        self._start_lock = allocate_lock()
+        self._work_lock = allocate_lock()  # held by whoever plays the thread's part
         self._worker: int | None = None
-        self._wake = threading.Lock()  # as a signal: who waits acquires, who wakes releases
+        self._wake = allocate_lock()  # as a signal: who waits acquires, who wakes releases
         self._wake.acquire()
         self._requests: deque[_Request] = deque()
 
@@ -164,8 +172,12 @@ class Pipeline:
         append = queue.append
         wake_up = self._wake_up
         lose = self._lose
-        room = self.capacity
-        idle = True
+        keep_pace = self._keep_pace
+        capacity = self.capacity
+        room = 0  # `put` only appends where less waits than that, else it looks around
+        closed = idle = True
+        step = 1  # so many are put before the next look...
+        before = 0.0  # ... and this was the last one
 
         def put(item: Item) -> None:
             if len(queue) < room:
@@ -173,19 +185,42 @@ class Pipeline:
                 if idle:
                     wake_up()
             else:
+                look(item)
+
+        def look(item: Item) -> None:
+            nonlocal room, step, before
+            if closed or len(queue) >= capacity:
                 lose(item)
+                return
+            append(item)
+            if idle:
+                wake_up()
+            now = monotonic()
+            step = min(2 * step, _MOST_UNSEEN) if now - before < _OFTEN * step else 1
+            before = now
+            room = min(len(queue) + step, capacity)
+            if closed:  # by another thread, meanwhile
+                room = 0
+            keep_pace(now)
+
+        def look_again() -> None:
+            nonlocal room
+            room = 0
 
         def set_idle(value: bool) -> None:
             nonlocal idle
             idle = value
 
-        def set_room(value: int) -> None:
-            nonlocal room
-            room = value
+        def set_open(value: bool) -> None:
+            nonlocal closed, room
+            closed = not value
+            room = 0
 
         self.put = put
+        self._look_again = look_again
         self._set_idle = set_idle
-        self._set_room = set_room
+        self._set_open = set_open
+        set_open(True)
 
     # -- what others may ask ---------------------------------------------------
 
@@ -213,6 +248,13 @@ class Pipeline:
             self._fault = error
             self._wake_up()
 
+    def urge(self) -> None:
+        """What was put last is waited for: see to it that the thread comes soon."""
+        now = monotonic()
+        if now - self._looked > _LATE_FOR_NEWS and now >= self._way_after:
+            self._release_wake()
+            self._give_way(now)
+
     def flush(self, timeout: float = TIMEOUT) -> bool:
         """Have everything that was put before exported and flushed.
 
@@ -235,7 +277,7 @@ class Pipeline:
     @staticmethod
     def flush_all(pipelines: Iterable[Pipeline], timeout: float = TIMEOUT) -> bool:
         """`flush` for all *pipelines* at once, *timeout* seconds in all."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         asked = [(each, each._ask()) for each in pipelines if each._used]
         answers = [each._await(request, deadline) for each, request in asked]  # wait for each
         return all(answers)
@@ -245,7 +287,7 @@ class Pipeline:
         pipelines: Iterable[Pipeline], timeout: float = TIMEOUT, *, signal: str | None = None
     ) -> bool:
         """`shutdown` for all *pipelines* at once, *timeout* seconds in all."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         well = True
         asked = [(each, each._ask_for_end(signal)) for each in pipelines]
         for pipeline, request in asked:
@@ -255,7 +297,7 @@ class Pipeline:
             if pipeline._await(request, deadline):
                 continue
             well = False
-            if not (pipeline._over or pipeline._worker == threading.get_ident()):
+            if not (pipeline._over or pipeline._worker == get_ident()):
                 pipeline._given_up = True
                 left = len(pipeline._queue) + len(pipeline._backlog)
                 # How much it holds itself, and has not sent yet, only the exporter knows.
@@ -271,7 +313,7 @@ class Pipeline:
     def before_fork(self, timeout: float = _FORK_WAIT) -> None:
         """End the thread, after it exported what there is; waits *timeout* seconds at most."""
         thread = self._thread
-        if thread is None or threading.get_ident() == self._worker:
+        if thread is None or get_ident() == self._worker:
             return
         threads = _count_threads()
         self._pausing = True
@@ -280,9 +322,9 @@ class Pipeline:
             thread.join(timeout)
         # Before 3.13 `join` returns a little before the system's thread is gone,
         # and the system's threads are what `os.fork` counts to warn of them.
-        deadline = time.monotonic() + _GONE_WAIT
-        while _count_threads() >= threads > 0 and time.monotonic() < deadline:
-            _sleep(0)
+        deadline = monotonic() + _GONE_WAIT
+        while _count_threads() >= threads > 0 and monotonic() < deadline:
+            sleep(0)
 
     def after_fork_in_parent(self) -> None:
         """Go on after `before_fork`.
@@ -310,13 +352,14 @@ class Pipeline:
         if failed:
             self._failed = self._over = True  # not tried, and reported, once more
             return
-        self._set_room(self.capacity)
+        self._set_open(True)
         self._set_idle(True)
 
     # -- the slow ways out of `put` -----------------------------------------------
 
     def _wake_up(self) -> None:
         self._used = True
+        self._due = monotonic()
         self._set_idle(False)
         if self._thread is not None:
             self._release_wake()
@@ -326,6 +369,26 @@ class Pipeline:
     def _release_wake(self) -> None:
         with suppress(RuntimeError):  # not locked: somebody woke the thread already
             self._wake.release()
+
+    def _keep_pace(self, now: float) -> None:
+        """Give way to the thread if it is behind at the time *now*."""
+        if now - self._due > _LATE and now >= self._way_after:
+            self._give_way(now)
+
+    def _give_way(self, now: float) -> None:
+        """Let the thread have the GIL: see the module's text for why it may be starved of it."""
+        if self._thread is None or self._pausing or self._over:
+            return
+        steps = self._steps
+        sleep(_WAY)
+        then = monotonic()
+        took = then - now
+        if self._steps != steps:
+            self._way_pause = pause = max(_WAY_PAUSE, took)
+        else:  # other threads took it, or the exporter is slow, or hangs
+            pause = max(2 * self._way_pause, _WAY_SHARE * took)
+            self._way_pause = pause = min(pause, _MOST_PAUSE)
+        self._way_after = then + pause
 
     def _lose(self, item: Item) -> None:
         self._losses.add(item_name(item))
@@ -338,10 +401,11 @@ class Pipeline:
         if not self._start_lock.acquire(blocking=False):
             return True  # somebody else is at it
         try:
-            self._starter = threading.get_ident()
+            self._starter = get_ident()
             if self._thread is not None:
                 return True
-            thread = _Thread(self._work, self._wake)
+            wake = self._wake
+            thread = Thread(lambda: self._work(wake))
             self._thread = thread
             try:
                 thread.start()
@@ -356,12 +420,12 @@ class Pipeline:
                 return False
             return True
         finally:
+            if self._thread is not None and not self._thread.started:
+                self._thread = None  # a handler of the program's raised just now
             self._starter = None
             self._start_lock.release()
 
     def _work(self, wake: threading.Lock) -> None:
-        if hasattr(signals, "pthread_sigmask"):  # not on every platform
-            signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals() - _FAULTS)
         quiet = 0
         rest = False  # whether to wait before the next look
         while True:
@@ -390,7 +454,7 @@ class Pipeline:
 
     def _thread_name(self) -> str:
         """The name of the thread that plays the pipeline's part just now."""
-        known = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]  # current_thread() would register our own
+        known = threading._active.get(get_ident())  # type: ignore[attr-defined]  # current_thread() would register our own
         return f"aioaudit-{self.name}" if known is None else str(known.name)
 
     def _leave(self) -> None:
@@ -414,7 +478,9 @@ class Pipeline:
 
     def _turn(self) -> bool:
         """One look at everything there is to do; whether there was anything."""
-        self._worker = ident = threading.get_ident()
+        self._worker = ident = get_ident()
+        self._looked = self._due = monotonic()
+        self._steps += 1
         EXPORTING.add(ident)
         requests = self._take_requests()
         try:
@@ -422,12 +488,12 @@ class Pipeline:
             closing = self._closing
             asked = bool(requests) or closing or self._pausing
             if closing:
-                self._set_room(0)
+                self._set_open(False)
             if self._fault is not None and not self._over:
                 self._fail(self._fault)
             elif asked:
                 self._export_all()
-            elif not self._trouble or time.monotonic() >= self._retry_at:
+            elif not self._trouble or monotonic() >= self._retry_at:
                 self._export_ready()
             if requests and not self._over:
                 self._guarded(self.exporter.flush)
@@ -458,21 +524,29 @@ class Pipeline:
             self._export_ready()
             if self._gap is None or self._trouble or self._over:
                 return
-            time.sleep(_GLANCE)  # who drew the missing number puts its event in a moment
+            sleep(_GLANCE)  # who drew the missing number puts its event in a moment
         self._export_ready(everything=True)
 
     def _export_ready(self, *, everything: bool = False) -> None:
         if self._trouble:
             # The queue keeps what comes meanwhile, so that `capacity` bounds it.
             self._offer(self._count_ready(everything=everything))
-        if not (self._trouble or self._over):
-            self._drain()
-            self._offer(self._count_ready(everything=everything))
+        now = monotonic()
+        waiting = len(self._queue)  # what comes meanwhile is for the next look
+        while not (self._trouble or self._over):
+            # In small portions, each of which is over before somebody misses the GIL.
+            portion = waiting if everything else min(waiting, _CHUNK)
+            waiting -= portion
+            self._drain(portion)
+            # What is missing may be in the next portion: only after the last one it is not there.
+            self._offer(self._count_ready(everything=everything, now=0.0 if waiting else now))
+            if not waiting:
+                return
 
-    def _drain(self) -> None:
-        count = len(self._queue)
+    def _drain(self, count: int) -> None:
         if count:
             self._backlog += starmap(self._queue.popleft, repeat((), count))
+            self._look_again()
         lost = self._losses.take()
         run = self._run
         faults = run.faults.since(self._faults_told)
@@ -492,10 +566,10 @@ class Pipeline:
                 )
             )
 
-    def _count_ready(self, *, everything: bool) -> int:
+    def _count_ready(self, *, everything: bool, now: float = 0.0) -> int:
         """How many items at the head of the backlog, sorted by now, may be exported.
 
-        Takes from the backlog whatever came too late.
+        All that was put before *now* is in it.  Takes from it whatever came too late.
         """
         backlog = self._backlog
         numbers = list(map(seq_of, backlog))
@@ -509,7 +583,7 @@ class Pipeline:
             self._missing.add(self._skipped.popleft())
         limit = sys.maxsize if everything else self._lost_upto
         gap = self._gap
-        if gap is not None and time.monotonic() >= gap.until:
+        if gap is not None and now >= gap.until:
             limit = max(limit, gap.upto)
         ready = 0
         for item in backlog:
@@ -525,7 +599,7 @@ class Pipeline:
         if ready == len(backlog):
             self._gap = None
         elif gap is None or gap.number != expected:
-            self._gap = _Gap(expected, seq_of(backlog[-1]), time.monotonic() + self.hold)
+            self._gap = _Gap(expected, seq_of(backlog[-1]), monotonic() + self.hold)
         return ready
 
     def _drop_late(self) -> None:
@@ -552,12 +626,13 @@ class Pipeline:
                 if not self._trouble:
                     self._trouble = True
                     self._complain(one_line(str(error)))
-                self._retry_at = time.monotonic() + _RETRY
+                self._retry_at = monotonic() + _RETRY
                 return
             except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
                 self._fail(error)
                 return
             self._trouble = False
+            self._steps += 1
             self._took(chunk)
             ready -= len(chunk)
 
@@ -588,7 +663,7 @@ class Pipeline:
         # Said before it is over: whoever waits for the end may let the process end.
         say(f"exporter {self.name!r} failed and is out of service: {one_line(text)}")
         self._failed = self._over = True
-        self._set_room(0)
+        self._set_open(False)
         self._lose_everything()
         with suppress(BaseException):  # it failed already and was reported
             self.exporter.shutdown()
@@ -639,7 +714,7 @@ class Pipeline:
             return self._ask()
         # The exporter was never given anything: there is no thread to do it.
         self._over = True
-        self._set_room(0)
+        self._set_open(False)
         self._guarded(self.exporter.shutdown)
         return _Request.answered(not self._failed)
 
@@ -649,7 +724,7 @@ class Pipeline:
         self._requests.append(request)
         if self._over:
             self._answer_all()  # the thread may have gone without seeing it
-        elif self._starter == threading.get_ident():
+        elif self._starter == get_ident():
             return None  # in a signal handler that interrupted the start of the thread
         elif self._thread is not None:
             self._release_wake()
@@ -658,48 +733,18 @@ class Pipeline:
         return request
 
     def _await(self, request: _Request | None, deadline: float) -> bool:
-        if threading.get_ident() == self._worker:
+        if get_ident() == self._worker:
             return False  # called by the exporter, or by a handler that interrupted its work
-        left = max(deadline - time.monotonic(), 0.0)
+        left = max(deadline - monotonic(), 0.0)
         if request is not None:
             return request.wait(left)
-        if not _acquire(self._work_lock, timeout=left):
+        if not acquire(self._work_lock, left):
             return False
         try:
             self._turn()
         finally:
             self._work_lock.release()
         return not (self._trouble or self._failed)
-
-
-class _Thread:
-    """A thread that `threading` knows nothing of.
-
-    It stands in no ``threading.enumerate()``, is counted by no
-    ``active_count()`` and joined by nobody at exit: the program sees the
-    threads that it started itself.
-    """
-
-    def __init__(self, work: Callable[[threading.Lock], None], wake: threading.Lock) -> None:
-        self._work = work
-        self._wake = wake
-        self._running = threading.Lock()
-        self._running.acquire()
-
-    def start(self) -> None:
-        """Begin; raises RuntimeError where no thread can be started."""
-        _thread.start_new_thread(self._run, ())
-
-    def _run(self) -> None:
-        try:
-            self._work(self._wake)
-        finally:
-            self._running.release()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the end, *timeout* seconds at most."""
-        if _acquire(self._running, timeout=timeout):
-            self._running.release()
 
 
 @dataclass(slots=True, frozen=True)
@@ -717,7 +762,7 @@ class _Request:
     __slots__ = ("_lock", "_well")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._lock.acquire()
         self._well = False
 
@@ -732,7 +777,7 @@ class _Request:
         self._lock.release()
 
     def wait(self, timeout: float) -> bool:
-        return _acquire(self._lock, timeout=timeout) and self._well
+        return acquire(self._lock, timeout) and self._well
 
 
 class _Losses:

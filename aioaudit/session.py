@@ -7,7 +7,6 @@ here, behind one lock.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aioaudit import bus
 from aioaudit.settings import EVENT_NAMES, Settings, SettingsError, build
 from aioaudit.text import say
+from aioaudit.threads import allocate_rlock
 
 if TYPE_CHECKING:
     from aioaudit.events import Event, ProcessStart
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aioaudit.trail import Trail
 
 _BRIDGE = "sys"
-_lock = threading.RLock()
+_lock = allocate_rlock()
 _session: Session | None = None
 
 
@@ -115,6 +115,7 @@ class Session:
             _filtered(pipeline, events, wanted) for pipeline, events in self.sinks
         )
         recorder.skips = tuple(pipeline.skip for pipeline, _ in self.sinks)
+        recorder.urges = tuple(pipeline.urge for pipeline, _ in self.sinks)
         recorder.openers = tuple(pipeline.open_now for pipeline, _ in self.sinks)
         recorder.listened()
         self.installation.refresh()
@@ -161,7 +162,8 @@ class Session:
 
     def _in_forked_child(self) -> None:
         global _lock
-        _lock = threading.RLock()  # another thread of the parent may have held it
+        _lock = allocate_rlock()  # another thread of the parent may have held it
+        bus.forked()
         self.run = type(self.run)(forked_from=self.run)
         self._start = None
         self.recorder.forked(self.run)

@@ -3,9 +3,10 @@
 Wish: whatever happens, a line in the file is a whole line, and what was
 exported is in the hands of the kernel.
 
-- There is no buffer of our own.  A file that only this process writes (its
-  path holds ``{pid}``) gets a batch in one `os.write`, one that several
-  processes share gets one `os.write` a line: appending is atomic there.
+- There is no buffer of our own.  A file gets a batch in one `os.write`: the kernel
+  appends it as a whole, so processes that share a file never mix their lines.
+  A pipe takes as much as a whole as it promises (``PIPE_BUF``), so it gets so many
+  lines at once as fit.
 - A write that was cut short is completed.  Where that fails (full disk) the
   half line is cut off again, or, where others may have written since, ended by
   a newline before the next line.  What was not written is offered again by the
@@ -24,21 +25,24 @@ import errno
 import io
 import json
 import os
+import select
 import stat
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from aioaudit.events import Event, ProcessStart
 from aioaudit.exporter import ExporterError, NotTakenError
 from aioaudit.opening import PlantedError, open_to_write
+from aioaudit.threads import allocate_lock
 from aioaudit.wire import encode_events
 
 # Bound now: a program, or its tests, may put something else in their place later,
 # and the log is not what that is meant for.
 _open, _close, _write, _truncate = os.open, os.close, os.write, os.ftruncate
 _stat, _fstat, _getpid = os.stat, os.fstat, os.getpid
+
+_PIPE = getattr(select, "PIPE_BUF", 512)  # what POSIX promises at the least
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -87,7 +91,7 @@ class JsonlExporter:
                 "JsonlExporter takes a path or a stream with a write method, "
                 f"not {path_or_stream!r}"
             )
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._pid = _getpid()
 
     def export(self, events: Sequence[Event]) -> None:
@@ -101,7 +105,7 @@ class JsonlExporter:
             return
         if _getpid() != self._pid:  # a forked child: the parent's lock may be held for good
             self._pid = _getpid()
-            self._lock = threading.Lock()
+            self._lock = allocate_lock()
             self._target.forked()
         first = events[0]
         lines = encode_events(events)
@@ -177,15 +181,12 @@ class _File:
     def write_lines(self, lines: bytes) -> tuple[int, OSError | None]:
         """How many of *lines* were written whole, and what went wrong."""
         begin = 0
-        # JSON has no line end inside a line.
-        pieces = [lines] if self.own else lines.splitlines(keepends=True)
         if self.torn:
             begin = 1
             lines = b"\n" + lines
-            pieces[0] = b"\n" + pieces[0]
         size = 0
         error = None
-        for piece in pieces:
+        for piece in [lines] if self.own or self.regular else _pieces(lines):
             done, error = self.write_bytes(piece)
             size += done
             if error is not None:
@@ -282,6 +283,21 @@ class _File:
             return False
         finally:
             _close(fd)
+
+
+def _pieces(lines: bytes) -> Iterator[bytes]:
+    """*lines* in pieces that a pipe takes whole, whoever else writes to it: see pipe(7).
+
+    A line that is longer than that is a piece of its own.
+    """
+    piece = b""
+    for line in lines.splitlines(keepends=True):  # JSON has no line end inside a line
+        if piece and len(piece) + len(line) > _PIPE:
+            yield piece
+            piece = b""
+        piece += line
+    if piece:
+        yield piece
 
 
 class _Stream:

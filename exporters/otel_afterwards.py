@@ -13,7 +13,6 @@ it refused.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -25,6 +24,7 @@ from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel_answers import Answers
 from aioaudit.exporters.otel_sending import otlp_exporter
 from aioaudit.exporters.otel_spans import SpanFacts, Spans, nanoseconds
+from aioaudit.threads import Thread
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -196,7 +196,7 @@ class _Asked:
                     results.append("FAILURE")
 
         # Older exporters go on trying for a minute, whatever timeout is set.
-        sender = threading.Thread(target=work, daemon=True)
+        sender = Thread(work)
         sender.start()
         sender.join(self._patience)
         if not results:

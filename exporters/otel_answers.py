@@ -12,8 +12,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import get_ident
 from typing import Any
+
+from aioaudit.threads import get_ident
 
 MOST_WORDS = 100
 """So many lines of the log are kept between two looks at them."""

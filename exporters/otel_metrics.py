@@ -12,10 +12,8 @@ of ours calls it.
 
 from __future__ import annotations
 
-import _thread
 import math
 import os
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -41,6 +39,7 @@ from aioaudit.exporters.otel_answers import Answers
 from aioaudit.exporters.otel_sending import REST, metric_exporter, number, own_resource
 from aioaudit.exporters.otel_spans import nanoseconds
 from aioaudit.text import describe, say
+from aioaudit.threads import Condition, Thread
 from aioaudit.version import __version__
 from aioaudit.wire import Batch, Created, Item, Returned
 
@@ -296,7 +295,7 @@ class OwnMetrics:
     def __init__(self, make: Callable[[], MetricExporter], counts: Counts) -> None:
         self._interval = number("OTEL_METRIC_EXPORT_INTERVAL", INTERVAL) / 1000
         self._timeout = number("OTEL_METRIC_EXPORT_TIMEOUT", TIMEOUT)
-        self._lock = threading.Condition()
+        self._lock = Condition()
         self._working = False
         self._news = False  # counted, and not read yet
         self._owed = False  # counted, and not known to have arrived
@@ -319,8 +318,7 @@ class OwnMetrics:
 
     def _start(self) -> bool:
         try:
-            # Not one of `threading`: the program sees the threads that it started itself.
-            _thread.start_new_thread(self._work, ())
+            Thread(self._work).start()
         except RuntimeError:  # the interpreter is going down
             return False
         self._working = True

@@ -8,7 +8,6 @@ one at once), and neither its flush nor what it drops can be bounded or counted.
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel_answers import Answers
 from aioaudit.text import describe, say
+from aioaudit.threads import Condition, Thread
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class OwnTarget:
         self._batch = min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH), self._most)
         self._delay = number("OTEL_BSP_SCHEDULE_DELAY", DELAY) / 1000
         self._queue: deque[ReadableSpan] = deque()
-        self._lock = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._lock = Condition()
+        self._thread: Thread | None = None
         self._hurry = False
         self._resting = False
         self._closed = False
@@ -157,9 +157,7 @@ class OwnTarget:
                 return
             self._queue.append(span)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="aioaudit-otel-send", daemon=True
-                )
+                self._thread = Thread(self._work)
                 try:
                     self._thread.start()
                 except RuntimeError:  # the interpreter is going down: `flush` will do it
@@ -310,7 +308,7 @@ def _aside(call: Callable[[], object], timeout: float) -> None:
         with suppress(Exception):  # the end of a connection that may be broken
             call()
 
-    thread = threading.Thread(target=guarded, name="aioaudit-otel-end", daemon=True)
+    thread = Thread(guarded)
     try:
         thread.start()
     except RuntimeError:  # the interpreter is going down

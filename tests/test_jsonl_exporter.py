@@ -364,6 +364,40 @@ def test_processes_that_share_a_file_never_mix_their_lines(
         assert [each.seq for each in events if each.run == run] == list(range(1, 2002))
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts writes in /proc")
+@pytest.mark.parametrize("name", ["log.jsonl", "log-{pid}.jsonl"])
+def test_a_batch_is_one_write_however_many_share_the_file(
+    tmp_path: Path, exporter_of: MakeExporter, name: str
+) -> None:
+    # Each write gives up the GIL, and it may take long to get it back.
+    def writes() -> int:
+        found = re.search(r"syscw: (\d+)", Path("/proc/self/io").read_text())
+        return int(found[1]) if found else 0
+
+    exporter = exporter_of(tmp_path / name)
+    exporter.export([START])
+    before = writes()
+    exporter.export([START] * 500)
+    assert writes() == before + 1
+
+
+def test_processes_that_share_a_pipe_never_mix_their_lines(
+    tmp_path: Path, audited_python: str
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writers = [
+        subprocess.Popen([audited_python, "-c", WRITER, str(path)], env=bare_environ())
+        for _ in range(4)
+    ]
+    with path.open("rb") as pipe:
+        events = [msgspec.json.decode(line, type=AnyEvent) for line in pipe]
+    assert [each.wait(60) for each in writers] == [0, 0, 0, 0]
+    assert len(events) == 4 * 2001
+    for run in {each.run for each in events}:
+        assert [each.seq for each in events if each.run == run] == list(range(1, 2002))
+
+
 def bare_environ() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("AIOAUDIT")}
 

@@ -474,6 +474,34 @@ def test_each_forked_child_is_a_run_of_its_own(run_program: RunPython, tmp_path:
     assert {each.ppid for each in starts if isinstance(each, ProcessStart)} == {parent[0].pid}
 
 
+def test_a_hook_can_be_added_in_a_child_that_was_forked_while_another_thread_added_one(
+    run_program: RunPython,
+) -> None:
+    done = run_program("""
+        import aioaudit
+        from aioaudit import bus
+
+        aioaudit.enable()
+        holding, over = threading.Event(), threading.Event()
+        def add():
+            with bus._lock:  # as `addaudithook` does
+                holding.set()
+                over.wait(10)
+        thread = threading.Thread(target=add)
+        thread.start()
+        holding.wait()
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            aioaudit.addaudithook(lambda event, args: None)()
+            os._exit(0)
+        over.set()
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """)
+    assert (done.returncode, done.stdout) == (0, "0\n")
+
+
 def test_forking_brings_no_warning_of_threads(run_program: RunPython, tmp_path: Path) -> None:
     body = """
         install()

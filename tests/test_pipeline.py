@@ -249,6 +249,104 @@ def test_an_event_that_comes_too_late_is_counted_as_lost(bench: Bench) -> None:
     assert pipeline.dropped == 1
 
 
+# -- keeping pace -------------------------------------------------------------------
+
+
+@pytest.fixture
+def held_gil() -> Iterator[None]:
+    """The GIL changes hands only where somebody lets it go: no thread is relieved of it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+def spin(seconds: float) -> None:
+    """Work for *seconds* without giving the GIL up."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.usefixtures("held_gil")
+def test_a_thread_that_puts_all_the_time_gives_way_where_the_exporter_is_behind(
+    bench: Bench,
+) -> None:
+    exporter = Recorder()
+    pipeline = bench.pipeline(exporter)
+    pipeline.open_now()
+    assert pipeline.flush()
+    deadline = time.monotonic() + 10
+    while len(exporter.events) < 1000:
+        assert time.monotonic() < deadline, "no event was exported while others came"
+        pipeline.put(bench.event())
+
+
+@pytest.mark.usefixtures("held_gil")
+def test_rare_events_are_not_left_behind_either(bench: Bench) -> None:
+    exporter = Recorder()
+    pipeline = bench.pipeline(exporter)
+    pipeline.open_now()
+    assert pipeline.flush()
+    deadline = time.monotonic() + 10
+    while len(exporter.events) < 10:
+        assert time.monotonic() < deadline, "no event was exported while others came"
+        pipeline.put(bench.event())
+        spin(0.01)
+
+
+@pytest.mark.usefixtures("held_gil")
+def test_an_event_that_is_waited_for_is_exported_beside_a_thread_that_never_stops(
+    bench: Bench,
+) -> None:
+    exporter = Recorder()
+    pipeline = bench.pipeline(exporter)
+    pipeline.open_now()
+    assert pipeline.flush()
+    pipeline.put(bench.event())
+    deadline = time.monotonic() + 10
+    while len(exporter.events) < 2:  # the thread may take a while to wake up
+        assert time.monotonic() < deadline, "the event was not exported"
+        pipeline.urge()
+        spin(0.03)
+
+
+@pytest.mark.usefixtures("held_gil")
+def test_what_is_missing_is_looked_for_in_all_that_waits_before_it_is_given_up(
+    bench: Bench,
+) -> None:
+    exporter = Recorder()
+    pipeline = bench.pipeline(exporter, hold=1.0)
+    pipeline.put(bench.event(3))
+    wait_until(lambda: pipeline._gap is not None)
+    for seq in (*range(4, 3000), 2):
+        pipeline.put(bench.event(seq))
+    spin(1.1)  # the time is up before the thread looks again
+    wait_until(lambda: len(exporter.events) >= 2999)
+    assert seqs(exporter.events) == list(range(1, 3000))
+    assert pipeline.dropped == 0
+
+
+def test_an_exporter_that_hangs_costs_who_puts_next_to_nothing(bench: Bench) -> None:
+    exporter = Gate()
+    pipeline = bench.pipeline(exporter, capacity=1_000_000)
+    pipeline.open_now()
+    exporter.reached.wait(5)
+    event = bench.event()
+    tries = [0.0]
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        pipeline.put(event)
+        pipeline.urge()
+        if pipeline._way_after != tries[-1]:
+            tries.append(pipeline._way_after)
+    exporter.gate.set()
+    # It gave way a few times, ever more rarely, since that did not help.
+    assert 3 < len(tries) < 20
+    pauses = [later - earlier for earlier, later in zip(tries[1:], tries[2:], strict=False)]
+    assert pauses[-1] > 2 * pauses[0]
+
+
 # -- losses -------------------------------------------------------------------------
 
 
@@ -604,6 +702,42 @@ def test_a_signal_that_the_program_blocks_stays_pending(
 ) -> None:
     done = run_python("-c", BLOCKED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+SLOW_TO_BEGIN = """
+import os, signal, sys, time
+from aioaudit.exporters.memory import MemoryExporter
+from aioaudit.identity import Run
+from aioaudit.pipeline import Pipeline
+
+signals = {signal.SIGUSR1, signal.SIGTERM}
+for each in signals:
+    signal.signal(each, lambda number, frame: print("handled by our thread"))
+sys.setswitchinterval(1000)  # the new thread gets no GIL while this one works
+run = Run()
+pipeline = Pipeline(MemoryExporter(), name="memory", run=run, start=run.start_event([]))
+before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+pipeline.open_now()
+after = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+# From here on only the new thread could take them, and has time to.
+for each in signals:
+    os.kill(os.getpid(), each)
+end = time.monotonic() + 0.2
+while time.monotonic() < end:
+    pass
+print(before == after, signal.sigpending() == signals)
+print({signal.sigtimedwait(signals, 5).si_signo for _ in signals} == signals)
+sys.setswitchinterval(0.005)
+print(pipeline.shutdown())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signal masks")
+def test_no_signal_is_lost_to_a_thread_that_has_only_just_begun(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run_python("-c", SLOW_TO_BEGIN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\nTrue\nTrue\n", "")
 
 
 AT_THE_END = """

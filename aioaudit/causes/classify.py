@@ -16,7 +16,6 @@ In this order, the first that holds:
 
 from __future__ import annotations
 
-import threading
 from asyncio import CancelledError
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType
@@ -43,6 +42,7 @@ from aioaudit.causes.frames import (
 )
 from aioaudit.chain.links import Link
 from aioaudit.text import describe
+from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
     from aioaudit.events import TaskCancel
@@ -143,7 +143,7 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
     known = codes.known.get
     catcher = None if call.exception is None else handled_by(call.exception)
     root = call.recorder.root_frame(call.current)
-    main = threading.get_ident() == call.recorder.main_thread
+    main = get_ident() == call.recorder.main_thread
     looking = True
     info = None if frame is None else known(id(frame.f_code)) or codes.of(frame)
     last: CodeInfo | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any
@@ -13,6 +12,7 @@ from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Note, Recorder
 from aioaudit.recorder.requests import Request
 from aioaudit.recorder.waiting import waiters_of
+from aioaudit.threads import get_ident
 
 _getframe = sys._getframe
 
@@ -20,7 +20,6 @@ _getframe = sys._getframe
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
     """``cancel`` of the future class *cls* that finds out who calls it, where a task will feel it."""
     active = recorder.active
-    get_ident = threading.get_ident
 
     def cancel(self: Any, msg: Any = None) -> bool:
         request = None
@@ -105,7 +104,7 @@ def note_given(
             return  # asyncio's own doing on somebody's behalf: nobody can be named
         running = recorder.running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
-        main = threading.get_ident() == recorder.main_thread
+        main = get_ident() == recorder.main_thread
         recorder.note(
             callback,
             Note(

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from aioaudit.cpython.tasks import PYTHON_TASKS
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.threads import get_ident
 from aioaudit.wire import Created, Kind, one_of, typed
 
 _MISSING: Any = object()
@@ -406,7 +406,6 @@ def hide(recorded: Any) -> None:
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
     """``cancel`` of the task class *cls* that finds out who calls it."""
     active = recorder.active
-    get_ident = threading.get_ident
 
     def cancel(self: Any, msg: Any = None) -> bool:
         request = None

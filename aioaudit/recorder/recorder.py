@@ -17,7 +17,6 @@ from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from threading import get_ident
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
 
@@ -50,6 +49,7 @@ from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
 from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
+from aioaudit.threads import get_ident, local, main_ident
 from aioaudit.weak import WeakIdMap, dropping
 from aioaudit.wire import Created, Item, Kind, KindKey, Returned
 from aioaudit.wire import lifetime as lifetime_of
@@ -127,7 +127,7 @@ def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _Key
     return ref
 
 
-class _Here(threading.local):
+class _Here(local):
     """What is known of the thread that asks, and goes with it: threads' numbers are used again.
 
     ``by_loop`` has the place of each loop that the thread had to do with, and the kinds of
@@ -153,10 +153,11 @@ class Recorder:
         self.puts: tuple[Put, ...] = ()
         self.skips: tuple[Callable[[int], None], ...] = ()
         self.openers: tuple[Callable[[], None], ...] = ()
+        self.urges: tuple[Callable[[], None], ...] = ()
         self.heard: frozenset[str] = frozenset()
         self.creations = False
         self.deaf = False
-        self.main_thread = threading.main_thread().ident
+        self.main_thread = main_ident()
         self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES))
         self.probe_codes: frozenset[CodeType | int] = frozenset()
         self.born: dict[int, Created] = {}
@@ -232,6 +233,8 @@ class Recorder:
     def thread_name(self) -> str:
         """This thread's name, without giving a foreign thread a `Thread` object."""
         ident = get_ident()
+        if ident == self.main_thread:  # gevent and eventlet enter it under another number
+            return clean(threading.main_thread().name)
         thread = threading._active.get(ident)  # type: ignore[attr-defined]  # current_thread() would register a dummy
         return f"thread-{ident}" if thread is None else clean(thread.name)
 
@@ -342,6 +345,9 @@ class Recorder:
         if event.seq:
             for put in self.puts:
                 put(event)
+            if type(event) is TaskCancel:
+                for urge in self.urges:
+                    urge()
 
     def announce(self, event: Event) -> None:
         """Tell of something that can no longer be prevented."""

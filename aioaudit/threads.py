@@ -1,0 +1,189 @@
+"""Threads, locks and the clock: the system's own, whatever was made of them since.
+
+gevent and eventlet put others in their place that belong to one thread's hub: a
+thread that is none, a lock that switches greenlets where it should wait.  Half of
+each is worse than either; a program that patches after we were imported gave us
+its starter of threads with the system's locks, and hung.  So all of ours is taken
+here, once, and where the patch came first, its author is asked for the originals.
+
+Signals are the program's.  A thread that blocks them in its own first lines does so
+too late: it has to wait for the GIL before, and what the kernel gives it meanwhile
+wakes nobody, least of all a main thread that sleeps in C.  So they are blocked in
+whoever starts a thread, around the start, and the new one inherits that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import BuiltinFunctionType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+
+def original(module: str, name: str) -> Any:
+    """What the standard library's *module* calls *name*, also where somebody has replaced it."""
+    found = getattr(sys.modules[module], name)
+    if isinstance(found, BuiltinFunctionType) or getattr(found, "__module__", "") == module:
+        return found
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched(module):
+        return gevent.get_original(module, name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched(module.strip("_")):
+        return getattr(eventlet.original(module), name)
+    return found
+
+
+allocate_lock: Callable[[], threading.Lock] = original("_thread", "allocate_lock")
+"""A new lock; as a signal: who waits acquires, who wakes releases."""
+
+allocate_rlock: Callable[[], Any] = original("_thread", "RLock")
+"""A new lock that one thread may take more than once."""
+
+get_ident: Callable[[], int] = original("_thread", "get_ident")
+"""The number of this thread of the system's, whatever runs in it."""
+
+if TYPE_CHECKING:
+    from threading import local
+else:
+    local = original("_thread", "_local")
+
+sleep: Callable[[float], None] = original("time", "sleep")
+
+monotonic: Callable[[], float] = time.monotonic
+
+_start_new_thread: Callable[[Callable[..., object], tuple[object, ...]], object] = original(
+    "_thread", "start_new_thread"
+)
+_main_ident: Callable[[], int] | None = (
+    original("_thread", "_get_main_thread_ident") if sys.version_info >= (3, 13) else None
+)
+_native_id: Callable[[], int] = original("_thread", "get_native_id")
+_getpid = os.getpid
+
+# As it is now: who looks for calls that block a loop puts another in its place.
+_acquire: Callable[..., bool] = type(allocate_lock()).acquire
+
+_sigmask = getattr(signals, "pthread_sigmask", None)  # not on every platform
+
+# Those that a fault of this very thread raises stay open, for faulthandler.
+_FAULTS = {
+    getattr(signals, name)
+    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
+    if hasattr(signals, name)
+}
+_BLOCKED = signals.valid_signals() - _FAULTS
+
+
+def main_ident() -> int | None:
+    """`get_ident` of the main thread."""
+    if _main_ident is not None:
+        return _main_ident()
+    if _native_id() == _getpid():  # Linux, in the main thread
+        return get_ident()
+    return threading.main_thread().ident
+
+
+def acquire(lock: threading.Lock, timeout: float) -> bool:
+    """Whether *lock* was taken within *timeout* seconds."""
+    return _acquire(lock, timeout=timeout)
+
+
+class Thread:
+    """A thread that `threading` knows nothing of, and that no signal is delivered to.
+
+    It stands in no ``threading.enumerate()``, is counted by no
+    ``active_count()`` and joined by nobody at exit: the program sees the
+    threads that it started itself.
+    """
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._running = allocate_lock()
+        self._running.acquire()
+        self.started = False
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            RuntimeError: no thread can be started.
+            BaseException: what a handler of the program raises, whose signal came just now;
+                `started` says whether the thread has begun all the same.
+        """
+        if _sigmask is None:
+            self._begin()
+            return
+        mask = _sigmask(signals.SIG_BLOCK, ())
+        try:
+            _sigmask(signals.SIG_BLOCK, _BLOCKED)
+            self._begin()
+        finally:
+            _sigmask(signals.SIG_SETMASK, mask)
+
+    def _begin(self) -> None:
+        self.started = True
+        try:
+            _start_new_thread(self._run, ())
+        except BaseException:
+            self.started = False
+            raise
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._running.release()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end, *timeout* seconds at most."""
+        if acquire(self._running, timeout):
+            self._running.release()
+
+
+class Condition:
+    """`threading.Condition`, as far as we need it, made of the system's own locks."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_rlock()
+        self._waiters: list[threading.Lock] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Wait until *predicate* holds, *timeout* seconds at most; whether it does."""
+        deadline = monotonic() + timeout
+        while not predicate():
+            left = deadline - monotonic()
+            if left <= 0:
+                return False
+            waiter = allocate_lock()
+            waiter.acquire()
+            self._waiters.append(waiter)
+            state = self._lock._release_save()
+            try:
+                acquire(waiter, left)
+            finally:
+                self._lock._acquire_restore(state)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        return True
+
+    def notify_all(self) -> None:
+        """Let all who wait look at what they wait for; called by who holds the lock."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.release()
