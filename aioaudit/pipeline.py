@@ -41,7 +41,6 @@ between any two steps of it.
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import threading
 import time
@@ -81,15 +80,12 @@ _WAY_SHARE = 20  # ... and where it did not help, so many times as long as it to
 _MOST_PAUSE = 1.0  # ... but not longer than that
 _MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
 _OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
-_FORK_WAIT = 0.2  # how long a fork may wait for the thread to end...
-_GONE_WAIT = 0.02  # ... and then for the system to notice
+_FORK_WAIT = 0.2  # how long a fork may wait for the thread to end
 
 _MAIN = threading.main_thread()
 
 EXPORTING: set[int] = set()
 """The threads in which an exporter works just now: what happens there is not heard."""
-
-_listdir = os.listdir  # as it is now: who looks for calls that block a loop replaces it
 
 
 class Pipeline:
@@ -315,16 +311,9 @@ class Pipeline:
         thread = self._thread
         if thread is None or get_ident() == self._worker:
             return
-        threads = _count_threads()
         self._pausing = True
         self._release_wake()
-        with suppress(RuntimeError):  # another thread is just starting it
-            thread.join(timeout)
-        # Before 3.13 `join` returns a little before the system's thread is gone,
-        # and the system's threads are what `os.fork` counts to warn of them.
-        deadline = monotonic() + _GONE_WAIT
-        while _count_threads() >= threads > 0 and monotonic() < deadline:
-            sleep(0)
+        thread.join(timeout)
 
     def after_fork_in_parent(self) -> None:
         """Go on after `before_fork`.
@@ -813,14 +802,6 @@ class _Losses:
         count = sum(values.values()) - sum(self._told.values())
         self._told = values
         return count, names
-
-
-def _count_threads() -> int:
-    """How many threads the system counts in this process; 0 where it does not say."""
-    try:
-        return len(_listdir("/proc/self/task"))
-    except OSError:
-        return 0
 
 
 def say(text: str) -> None:

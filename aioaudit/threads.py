@@ -48,9 +48,9 @@ get_ident: Callable[[], int] = original("_thread", "get_ident")
 """The number of this thread of the system's, whatever runs in it."""
 
 if TYPE_CHECKING:
-    from threading import local
+    ThreadLocal = threading.local
 else:
-    local = original("_thread", "_local")
+    ThreadLocal = original("_thread", "_local")
 
 sleep: Callable[[float], None] = original("time", "sleep")
 
@@ -65,8 +65,11 @@ _main_ident: Callable[[], int] | None = (
 _native_id: Callable[[], int] = original("_thread", "get_native_id")
 _getpid = os.getpid
 
-# As it is now: who looks for calls that block a loop puts another in its place.
+_GONE_WAIT = 0.02  # how long a thread that has ended may be seen
+
+# As they are now: who looks for calls that block a loop puts others in their place.
 _acquire: Callable[..., bool] = type(allocate_lock()).acquire
+_stat = os.stat
 
 _sigmask = getattr(signals, "pthread_sigmask", None)  # not on every platform
 
@@ -93,6 +96,14 @@ def acquire(lock: threading.Lock, timeout: float) -> bool:
     return _acquire(lock, timeout=timeout)
 
 
+def _exists(path: str) -> bool:
+    try:
+        _stat(path)
+    except OSError:
+        return False
+    return True
+
+
 class Thread:
     """A thread that `threading` knows nothing of, and that no signal is delivered to.
 
@@ -105,6 +116,7 @@ class Thread:
         self._work = work
         self._running = allocate_lock()
         self._running.acquire()
+        self._number = 0
         self.started = False
 
     def start(self) -> None:
@@ -134,15 +146,23 @@ class Thread:
             raise
 
     def _run(self) -> None:
+        self._number = _native_id()
         try:
             self._work()
         finally:
             self._running.release()
 
-    def join(self, timeout: float) -> None:
-        """Wait for the end, *timeout* seconds at most."""
-        if acquire(self._running, timeout):
-            self._running.release()
+    def join(self, timeout: float) -> bool:
+        """Wait for the end, *timeout* seconds at most; whether it has come."""
+        if not acquire(self._running, timeout):
+            return False
+        self._running.release()
+        # The system's threads are what `os.fork` counts to warn of them, and this one is
+        # about to go.
+        deadline = monotonic() + _GONE_WAIT
+        while _exists(f"/proc/self/task/{self._number}") and monotonic() < deadline:
+            sleep(0)
+        return True
 
 
 class Condition:

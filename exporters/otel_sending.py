@@ -188,10 +188,9 @@ class OwnTarget:
             thread = self._thread
             self._resting = True
             self._lock.notify_all()
-        if thread is not None:
-            thread.join(REST)
+        left = thread is not None and not thread.join(REST)
         self._resting = False
-        return int(thread is not None and thread.is_alive())
+        return int(left)
 
     def close(self) -> None:
         """Interrupt a sender that waits for another try, and say what did not arrive."""

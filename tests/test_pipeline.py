@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -343,7 +344,7 @@ def test_an_exporter_that_hangs_costs_who_puts_next_to_nothing(bench: Bench) -> 
     exporter.gate.set()
     # It gave way a few times, ever more rarely, since that did not help.
     assert 3 < len(tries) < 20
-    pauses = [later - earlier for earlier, later in zip(tries[1:], tries[2:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(tries[1:])]
     assert pauses[-1] > 2 * pauses[0]
 
 

@@ -49,7 +49,7 @@ from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
 from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
-from aioaudit.threads import get_ident, local, main_ident
+from aioaudit.threads import ThreadLocal, get_ident, main_ident
 from aioaudit.weak import WeakIdMap, dropping
 from aioaudit.wire import Created, Item, Kind, KindKey, Returned
 from aioaudit.wire import lifetime as lifetime_of
@@ -127,7 +127,7 @@ def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _Key
     return ref
 
 
-class _Here(local):
+class _Here(ThreadLocal):
     """What is known of the thread that asks, and goes with it: threads' numbers are used again.
 
     ``by_loop`` has the place of each loop that the thread had to do with, and the kinds of
