@@ -17,7 +17,7 @@ between any two steps of it.
   waiting one is woken, finds it taken again, and waits anew (``take_gil`` in
   CPython's Python/ceval_gil.c).  Measured: up to two seconds for one ``os.write``.
   Who puts events therefore looks at the clock now and then, and where the thread is
-  behind sleeps for `_WAY` without the GIL: that is the thread's chance.  What it does
+  behind sleeps for a moment (`_WAY`) without the GIL: that is the thread's chance.  What it does
   with it is small portions, so nobody waits long; where it does not come forward, slow,
   hanging, or robbed by other threads, there is ever longer before the next try.
 - Events are numbered before they are put, by several threads, so what is taken
@@ -74,7 +74,8 @@ _QUIET_LOOKS = 5  # looks that find nothing before the thread sleeps for good
 _CHUNK = 1_000  # events given to the exporter at once: for so long it may keep the GIL
 _LATE = 0.03  # seconds since the thread's last look after which it is behind...
 _LATE_FOR_NEWS = 0.02  # ... and where somebody waits for the event: see `urge`
-_WAY = 50e-6  # seconds that giving way to the thread takes
+_WAY = 50e-6  # seconds that giving way to the thread takes...
+_MOST_WAY = 800e-6  # ... and where it did not help, as on a busy machine, twice as long up to this
 _WAY_PAUSE = 1e-3  # the least time before it is done again...
 _WAY_SHARE = 20  # ... and where it did not help, so many times as long as it took...
 _MOST_PAUSE = 1.0  # ... but not longer than that
@@ -154,6 +155,7 @@ class Pipeline:
         self._steps = 0  # how often it came forward
         self._way_after = 0.0  # giving way makes no sense before
         self._way_pause = _WAY_PAUSE
+        self._way = _WAY
         self._thread: Thread | None = None
         self._starter: int | None = None
         self._start_lock = allocate_lock()
@@ -369,12 +371,14 @@ class Pipeline:
         if self._thread is None or self._pausing or self._over:
             return
         steps = self._steps
-        sleep(_WAY)
+        sleep(self._way)
         then = monotonic()
         took = then - now
         if self._steps != steps:
+            self._way = _WAY
             self._way_pause = pause = max(_WAY_PAUSE, took)
-        else:  # other threads took it, or the exporter is slow, or hangs
+        else:  # it did not wake up in time, is slow, or hangs; or other threads took the GIL
+            self._way = min(2 * self._way, _MOST_WAY)
             pause = max(2 * self._way_pause, _WAY_SHARE * took)
             self._way_pause = pause = min(pause, _MOST_PAUSE)
         self._way_after = then + pause

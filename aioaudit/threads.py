@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import BuiltinFunctionType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ _GONE_WAIT = 0.02  # how long a thread that has ended may be seen
 # As they are now: who looks for calls that block a loop puts others in their place.
 _acquire: Callable[..., bool] = type(allocate_lock()).acquire
 _stat = os.stat
+_readlink = os.readlink
 
 _sigmask = getattr(signals, "pthread_sigmask", None)  # not on every platform
 
@@ -116,7 +118,7 @@ class Thread:
         self._work = work
         self._running = allocate_lock()
         self._running.acquire()
-        self._number = 0
+        self._place = ""
         self.started = False
 
     def start(self) -> None:
@@ -146,7 +148,9 @@ class Thread:
             raise
 
     def _run(self) -> None:
-        self._number = _native_id()
+        # By name: in a namespace of its own a process has other numbers than there.
+        with suppress(OSError):  # not on every platform
+            self._place = f"/proc/{_readlink('/proc/thread-self')}"
         try:
             self._work()
         finally:
@@ -160,7 +164,7 @@ class Thread:
         # The system's threads are what `os.fork` counts to warn of them, and this one is
         # about to go.
         deadline = monotonic() + _GONE_WAIT
-        while _exists(f"/proc/self/task/{self._number}") and monotonic() < deadline:
+        while _exists(self._place) and monotonic() < deadline:
             sleep(0)
         return True
 
