@@ -147,13 +147,15 @@ _Failed = tuple[Callable[[], Any], int, int, tuple[Link, Request | None]]
 class Recorder:
     """The state of auditing in this process."""
 
+    urges: tuple[Callable[[], None], ...] = ()
+    """What is called when a request to cancel was told, which must not stay behind."""
+
     def __init__(self, run: Run, wanted: frozenset[str]) -> None:
         self.run = run
         self.wanted = wanted
         self.puts: tuple[Put, ...] = ()
         self.skips: tuple[Callable[[int], None], ...] = ()
         self.openers: tuple[Callable[[], None], ...] = ()
-        self.urges: tuple[Callable[[], None], ...] = ()
         self.heard: frozenset[str] = frozenset()
         self.creations = False
         self.deaf = False
