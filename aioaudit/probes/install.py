@@ -17,7 +17,7 @@ import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from aioaudit.cpython import imports, inplace, monitoring
@@ -54,7 +54,7 @@ class Installation:
         self._monitor: monitoring.Monitor | None = None
         self._probes: set[int] = set()
         self._boundaries: list[Any] = []
-        self._kept: list[Any] = []
+        self._kept: dict[int, CodeType] = {}
         self._libraries: imports.AfterImport | None = None
         self._task_classes = _distinct(asyncio.tasks.Task, getattr(asyncio.tasks, "_PyTask", None))
         self._future_classes = _distinct(
@@ -189,7 +189,7 @@ class Installation:
     def _put_outside(self, owner: Any, name: str, probe: Any) -> None:
         """Put *probe* where a library's ``owner.name`` is, looking like it."""
         inplace.disguise(probe, getattr(owner, name))
-        self._kept.append(probe.__code__)
+        self._kept[id(probe.__code__)] = probe.__code__
         self._patches.replace(owner, name, probe)
 
     def refresh(self) -> None:
@@ -281,7 +281,7 @@ class Installation:
         """Put *probe* where ``owner.name`` is, looking like it."""
         inplace.disguise(probe, getattr(owner, name))
         code = probe.__code__
-        self._kept.append(code)
+        self._kept[id(code)] = code
         if boundary:
             self.recorder.codes.mark_boundary(code)
         elif name == "cancel":
@@ -308,7 +308,7 @@ class Installation:
         for probe in (_format_callbacks, _future_repr_info):
             name = probe.__name__
             inplace.disguise(probe, getattr(base, name))
-            self._kept.append(probe.__code__)
+            self._kept[id(probe.__code__)] = probe.__code__
             self._lasting.replace(base, name, probe)
 
 
