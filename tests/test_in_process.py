@@ -8,6 +8,7 @@ import asyncio.events
 import asyncio.timeouts
 import gc
 import inspect
+import signal
 import sys
 import threading
 import weakref
@@ -639,6 +640,24 @@ def test_a_hook_may_forbid_a_cancellation(
     assert names(asked) == ["task.cancel"]
     [end] = [e for e in exporter.events if isinstance(e, TaskDone) and e.name == "victim"]
     assert end.cancel == asked[0].seq
+
+
+def test_a_loop_that_a_handler_of_a_signal_stops_is_not_stopped_by_the_task_that_runs() -> None:
+    loop = asyncio.new_event_loop()
+    before = signal.signal(signal.SIGUSR1, lambda *_: loop.stop())
+
+    async def innocent_task() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    with aioaudit.recording() as trail:
+        task = loop.create_task(innocent_task(), name="innocent")
+        loop.run_forever()
+        loop.run_until_complete(task)
+        loop.close()
+    signal.signal(signal.SIGUSR1, before)
+    first = next(event for event in trail.events if isinstance(event, LoopStop))
+    assert (first.by, first.by_name) == (None, None)
+    assert str(first.at).startswith(__file__)
 
 
 @every_loop

@@ -354,6 +354,9 @@ def caller(codes: Codes, frame: FrameType | None) -> tuple[CodeInfo, int] | None
     return best
 
 
+_EXECUTING = frozenset({"eval", "exec"})
+"""What runs a text in a namespace of the program's own choice."""
+
 _RESUMING = frozenset({"aclose", "athrow", "close", "next", "send", "throw"})
 """What resumes a generator or a coroutine, where its name stands at the call."""
 
@@ -370,16 +373,20 @@ def was_called(info: CodeInfo, frame: FrameType, below: CodeInfo, back: FrameTyp
 
     If not, the interpreter called it by itself, and whoever ran then is a bystander: the collector
     ran, or a last reference went (``__del__``, a weak reference's callback, `weakref.finalize`,
-    a callback in `gc.callbacks`, the ``finally`` of a generator), or a signal came.
+    a callback in `gc.callbacks`, the ``finally`` of a generator), or a signal came, or another
+    process gave it a script (``sys.remote_exec``, whose namespace has no name).
     """
     if info.finalizer:
         return False
     callee = below.callee(back)
     if callee is None:
         return False
-    if callee == frame.f_code.co_name or (info.resumed and callee is AWAITED):
+    name = frame.f_code.co_name
+    if callee == name or (info.resumed and callee is AWAITED):
         below.callers[back.f_lasti] = info
         return True
+    if name == "<module>" and "__name__" not in frame.f_globals:
+        return callee in _EXECUTING
     if info.resumed:
         return callee in _RESUMING or not _is_closed(sys.exception())
     return not info.given or not _called_by_itself(frame, info.given)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from aioaudit.causes.code import APPLICATION, OWN, THIRD_PARTY
-from aioaudit.causes.frames import bound_cancel, caller, code_of, was_called
+from aioaudit.causes.frames import bound_cancel, caller, code_of, signal_above, was_called
 from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
@@ -104,20 +105,22 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
     step = frame
     codes = recorder.codes
     info = codes.of(step)
+    current = recorder.current_task()
     # Beyond the loop's own frames the stack only says who runs it.
     while not (info.boundary or info.kind == OWN):
-        if info.kind in (APPLICATION, THIRD_PARTY):
+        looking = found is None or found[0].kind != APPLICATION
+        if looking and info.kind in (APPLICATION, THIRD_PARTY):
             found = (info, step.f_lasti)
-            if info.kind == APPLICATION:
-                break
         back = step.f_back
         if back is None:
             break
         below = codes.of(back)
         if not was_called(info, step, below, back):
+            current = None  # it only ran when the interpreter called something else
             break
         info, step = below, back
-    current = recorder.current_task()
+    if threading.get_ident() == recorder.main_thread and signal_above(codes, frame) is not None:
+        current = None
     return LoopStop(
         **recorder.base("loop.stop", recorder.place(loop)),
         source=(recorder.codes.of(frame) if found is None else found[0]).source,
