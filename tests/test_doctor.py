@@ -300,6 +300,25 @@ def test_a_start_up_file_that_is_not_installed_or_elsewhere(sparse: World) -> No
     assert (state, "holds no _aioaudit_autostart.py" in text) == ("problem", True)
 
 
+@pytest.mark.skipif(bool(WHEEL), reason="the files are taken from the tree")
+@pytest.mark.parametrize("how", ["no line", "suppressed"])
+def test_a_start_up_file_whose_line_python_does_not_run(sparse: World, how: str) -> None:
+    """As of all such files from Python 3.18 on."""
+    for file in (ROOT / "aioaudit" / "_startup").glob("*aioaudit_autostart.*"):
+        (sparse.packages / file.name).write_bytes(file.read_bytes())
+    if how == "no line":
+        (sparse.packages / "aioaudit_autostart.pth").write_text("# taken out by somebody\n")
+    elif sys.version_info < (3, 15):
+        pytest.skip("before 3.15 nothing else decides whether the line is run")
+    else:  # PEP 829: beside such a file import lines are not run
+        (sparse.packages / "aioaudit_autostart.start").touch()
+    for environ in ({}, {"AIOAUDIT": "jsonl"}):
+        state, text = sparse.about("aioaudit_autostart.pth", **environ)
+        assert state == "warning"
+        assert text.startswith(f"in {sparse.packages}, but this Python does not run its line")
+        assert text.endswith("; python -m aioaudit run does without it")
+
+
 # -- settings, exporters, the log ----------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Installer = Callable[[str, Path, list[str]], Path]
 
-START_UP = {"_aioaudit_autostart.py", "aioaudit_autostart.pth", "aioaudit_autostart.start"}
+START_UP = {"_aioaudit_autostart.py", "aioaudit_autostart.pth"}
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def tree(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return next(folder.iterdir())
 
 
-def test_the_wheel_puts_the_package_and_three_start_up_files_and_nothing_else(
+def test_the_wheel_puts_the_package_and_two_start_up_files_and_nothing_else(
     wheel_names: set[str],
 ) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
@@ -118,7 +118,6 @@ def test_the_start_up_files_say_what_the_readme_says_of_them(built: tuple[Path, 
         assert archive.read("aioaudit_autostart.pth") == (
             b'import os; os.environ.get("AIOAUDIT") and __import__("_aioaudit_autostart").main()\n'
         )
-        assert archive.read("aioaudit_autostart.start") == b"_aioaudit_autostart:main\n"
 
 
 def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None:

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import clean_environ, site_packages
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.conftest import Runner
 
 OURS = "print(sorted(m for m in sys.modules if m.split('.')[0] in {names}))"
@@ -43,6 +47,28 @@ def test_nothing_is_imported_while_the_variable_is_unset(run_python: Runner) -> 
     done = run_python("-c", f"import asyncio; {SHOW_OURS}")
     assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
     assert run_python("-c", SHOW_OURS, AIOAUDIT="").stdout == "[]\n"
+
+
+def test_this_python_runs_import_lines_of_pth_files(
+    tmp_path: Path, bare_environment: Callable[[Path], Path]
+) -> None:
+    """PEP 829 takes them away, in 3.18 by its plan.
+
+    The first Python on which this fails is the first on which ``AIOAUDIT=...`` alone does
+    nothing: the README, `aioaudit doctor` and ``requires-python`` are to say so, and what a
+    ``.start`` file costs at each start is to be measured again.
+    """
+    python = bare_environment(tmp_path / "venv")
+    (site_packages(python) / "line.pth").write_text("import sys; sys.ran = True\n")
+    program = "import sys; print(getattr(sys, 'ran', False))"
+    done = subprocess.run(
+        [python, "-W", "error", "-c", program],
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("value", ["0", "off", " OFF ", "false", "no", " "])
@@ -131,7 +157,8 @@ def tell(spec):
           spec.submodule_search_locations, spec.has_location, spec.loader_state)
 tell(asyncio.__spec__)
 tell(importlib.util.find_spec("asyncio.events"))
-print(asyncio.__loader__ is asyncio.__spec__.loader, asyncio.__file__, asyncio.__cached__)
+print(asyncio.__loader__ is asyncio.__spec__.loader, asyncio.__file__,
+      getattr(asyncio, '__cached__', None))  # until 3.14
 # One finder stays while it waits for the libraries whose scopes are probed.
 finders = [finder for finder in sys.meta_path if type(finder).__name__ != "AfterImport"]
 print(sorted(vars(asyncio)), [type(finder) for finder in finders])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import site
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,11 +23,15 @@ from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.settings import JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
 from aioaudit.text import describe
 
-STARTED_BY = "aioaudit_autostart.start" if sys.version_info >= (3, 15) else "aioaudit_autostart.pth"
+STARTED_BY = "aioaudit_autostart.pth"
 """The file that Python looks for at its start."""
 
 STARTED = "_aioaudit_autostart"
 """The module that it names."""
+
+_SHOW_STARTED = f"import sys; sys.exit({STARTED!r} not in sys.modules)"
+_PATIENCE = 60
+"""Seconds that a start of Python may take; it needs a fraction of one."""
 
 _INSTEAD = "python -m aioaudit run does without it"
 _TRIAL = 1 << 16
@@ -59,10 +64,31 @@ def _start_up() -> tuple[State, str]:
     ours = Path(aioaudit.__file__).parent / "_startup" / f"{STARTED}.py"  # in a checkout only
     if ours.exists() and ours.read_bytes() != (module / f"{STARTED}.py").read_bytes():
         return "warning", f"{module}/{STARTED}.py is an older copy; install aioaudit again"
+    if not _is_run():
+        return "warning", (
+            f"in {folder}, but this Python does not run its line (from 3.18 on it is to run"
+            f" no import lines of .pth files, PEP 829); {_INSTEAD}"
+        )
     wanted = not settings.is_off(os.environ.get(VARIABLE))
     if wanted and not getattr(sys.modules.get(STARTED), "_started", False):
         return "warning", f"in {folder}, but Python did not run it; {_INSTEAD}"
     return "ok", f"in {folder}"
+
+
+def _is_run() -> bool:
+    """Whether this Python runs the start-up file: it is tried, with auditing switched off."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _SHOW_STARTED],
+            env={**os.environ, VARIABLE: "off"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True  # nothing is known against it
+    return done.returncode == 0
 
 
 def _nowhere(folders: list[Path]) -> str:

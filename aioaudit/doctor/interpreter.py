@@ -15,7 +15,7 @@ from aioaudit.cpython.monitoring import AVAILABLE, CANDIDATES
 from aioaudit.doctor.finding import Finding, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 
-TESTED = ((3, 11), (3, 13))
+TESTED = ((3, 11), (3, 15))
 """The first and the last version of CPython that all tests are run on."""
 
 _PATIENCE = 60
