@@ -661,7 +661,9 @@ class Recorder:
     def _timeout_behind(self, state: CancelState | None, error: BaseException) -> Request | None:
         tie = self.tie_of(error)
         if tie is not None:
-            request = tie.timeout or tie.request
+            request = tie.timeout or tie.now
+            if request is not None and request.handed:
+                return None  # the scope around has kept the error, for a reason of its own
             while request is not None and request.event.reason == "awaiter":
                 request = request.cause
             return request if request is not None and request.timed_out else None
@@ -1089,10 +1091,11 @@ class Recorder:
         if request is None:
             return None
         error = values.get("exc_val")
-        if request.timed_out and isinstance(error, CancelledError):
+        own = request.timed_out and request.owner == id(owner)
+        if own and since is not None and since <= 0 and isinstance(error, CancelledError):
+            # Nothing else was asked: Timeout.__aexit__ raises a TimeoutError in its place.
             tie = self.tie_of(error)
-            # Timeout.__aexit__ raises a TimeoutError in its place if nothing else was asked.
-            if tie is not None and since is not None and since <= 0:
+            if tie is not None:
                 tie.timeout = request
         if "finding" in self.heard:
             self.rules.taken_back(task, state, request, frame)

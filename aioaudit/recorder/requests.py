@@ -29,6 +29,7 @@ class Request(msgspec.Struct, eq=False):
     ``unstarted`` is the level of a finding that the task had not begun.  ``told`` says
     that a finding was told of what became of it, ``slow`` that one says why it took
     long; ``kept_at`` is the line that kept what this request was passed on as.
+    ``handed`` says that not its own scope took it back, but the one around that.
     ``then`` is the request for which a CancelledError of this one went on when this one
     was taken back (`CancelState.goes_on_for`); ``depth`` is how many requests lie before it in its chain.
 
@@ -57,6 +58,7 @@ class Request(msgspec.Struct, eq=False):
     told: bool = False
     slow: bool = False
     kept_at: str | None = None
+    handed: bool = False
     then: Request | None = None
     depth: int = 0
 
@@ -92,7 +94,7 @@ class Request(msgspec.Struct, eq=False):
         """It was asked for again, and is on its way again."""
         self.times += 1
         self.pending += 1
-        self.delivered = self.absorbed = self.lost = False
+        self.delivered = self.absorbed = self.lost = self.handed = False
         self.then = None
 
     def logged(self) -> Request | None:

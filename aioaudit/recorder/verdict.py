@@ -250,7 +250,7 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
             taken = each
     if taken is not None:
         taken.pending -= 1
-        taken.absorbed = True
+        taken.absorbed = taken.handed = True
         if own is None:
             taken.then = state.goes_on_for(taken, since)
             state.absorbed_last = taken
