@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aioaudit.bus import addaudithook
     from aioaudit.chain.links import Answer, Link
     from aioaudit.log import load
-    from aioaudit.session import audit, disable, enable, recording
+    from aioaudit.session import Session, audit, disable, enable, recording
 
 __all__ = [
     "Answer",
@@ -61,6 +61,10 @@ _LAZY = {
 }
 
 
+_answers: Session | None = None
+"""Who answers while auditing is on; so that to ask imports nothing, wherever it is asked."""
+
+
 def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
@@ -81,11 +85,7 @@ def why(what: Any) -> Answer | None:
     Returns:
         None where auditing is off or nothing is known.
     """
-    from aioaudit.session import current
-    from aioaudit.trail import explain
-
-    session = current()
-    return None if session is None else explain(session.recorder, what)
+    return None if _answers is None else _answers.why(what)
 
 
 def source(error: BaseException) -> str | None:
@@ -94,10 +94,4 @@ def source(error: BaseException) -> str | None:
     The same as ``error.source`` on a CancelledError while auditing is on; None
     where auditing is off or nothing is known.
     """
-    from aioaudit.session import current
-
-    session = current()
-    if session is None:
-        return None
-    request = session.recorder.request_of(error, session.recorder.current_task())
-    return None if request is None else request.source
+    return None if _answers is None else _answers.source(error)

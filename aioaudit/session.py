@@ -11,12 +11,14 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import aioaudit
 from aioaudit import bus
 from aioaudit.settings import EVENT_NAMES, Settings, SettingsError, build
 from aioaudit.text import say
 from aioaudit.threads import allocate_rlock
 
 if TYPE_CHECKING:
+    from aioaudit.chain.links import Answer
     from aioaudit.events import Event, ProcessStart
     from aioaudit.exporter import Exporter
     from aioaudit.pipeline import Pipeline
@@ -59,7 +61,9 @@ class Session:
         """Listen to the ends and forks of the process and to changes of the bus."""
         from aioaudit import lifecycle
         from aioaudit.pipeline import Pipeline
+        from aioaudit.trail import explain
 
+        self._explain = explain
         self._shut_down = Pipeline.shutdown_all  # at the end nothing may have to be imported
         lifecycle.install(
             self._in_forked_child,
@@ -83,6 +87,15 @@ class Session:
         lifecycle.uninstall()
         Pipeline.shutdown_all([pipeline for pipeline, _ in self.sinks])
         self.sinks.clear()
+
+    def why(self, what: Any) -> Answer | None:
+        """Why the task, or the one that the CancelledError *what* came to, was cancelled."""
+        return self._explain(self.recorder, what)
+
+    def source(self, error: BaseException) -> str | None:
+        """``module:qualname`` of the caller at the root of *error*'s chain."""
+        request = self.recorder.request_of(error, self.recorder.current_task())
+        return None if request is None else request.source
 
     def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
         """Put *exporter* behind the bus, for *events*."""
@@ -306,6 +319,7 @@ def disable() -> None:
     global _session
     with _lock:
         session, _session = _session, None
+        aioaudit._answers = None
         if session is not None:
             session.end()
 
@@ -366,7 +380,7 @@ def _begin(when_anew: Callable[[], None] | None = None) -> Session:
     if _session is None:
         session = Session(when_anew)
         session.begin()
-        _session = session
+        _session = aioaudit._answers = session
     return _session
 
 

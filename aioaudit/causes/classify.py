@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from aioaudit.causes.cause import Cause
-from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo
+from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
 from aioaudit.causes.frames import (
     UNSHARED,
     bound_cancel,
@@ -41,6 +41,7 @@ from aioaudit.causes.frames import (
     was_called,
 )
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.registry import find_compiled
 from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
@@ -294,9 +295,10 @@ def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
     module = getattr(coro, "__module__", None)
     if frame is None or type(coro) is CoroutineType or not isinstance(module, str):
         return None
-    from aioaudit.recognisers.registry import find_compiled
-
-    explain = find_compiled(module, coro.__qualname__)
+    try:
+        explain = find_compiled(module, coro.__qualname__)
+    except NotNowError:
+        return None
     return None if explain is None else cast("Cause | None", explain(frame, call))
 
 

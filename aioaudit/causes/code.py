@@ -51,6 +51,10 @@ def kind_of(path: str) -> int:
     return APPLICATION
 
 
+class NotNowError(Exception):
+    """What explains a site cannot be looked for at the moment, but may be later."""
+
+
 class CodeInfo:
     """What is known of one code object; ``source`` is ``module:qualname``.
 
@@ -140,9 +144,18 @@ def line_of(code: CodeType, offset: int) -> int:
 class Codes:
     """All code objects met so far that are still there."""
 
-    def __init__(self, recognised: dict[tuple[str, str], Explain], boundaries: set[str]) -> None:
-        """*recognised* has an explanation by module and qualname, *boundaries* sources."""
+    def __init__(
+        self,
+        recognised: dict[tuple[str, str], Explain],
+        boundaries: set[str],
+        find: Callable[[str, str], Explain | None] = lambda _module, _qualname: None,
+    ) -> None:
+        """*recognised* has an explanation by module and qualname, *boundaries* sources.
+
+        *find* gives that of a library's code (`aioaudit.recognisers.registry.find`).
+        """
         self._recognised = recognised
+        self._find = find
         self._boundaries = boundaries
         self._marked: dict[int, CodeInfo] = {}
         self.known: dict[int, CodeInfo] = {}
@@ -182,11 +195,12 @@ class Codes:
 
     def _look_up(self, info: CodeInfo, frame: FrameType, call: Any) -> Any:
         """Stand in for the explanation of a library's code until it is first asked for."""
-        from aioaudit.recognisers.registry import find
-
-        info.explain = None
+        look_up, info.explain = info.explain, None
         try:
-            info.explain = find(info.source.partition(":")[0], frame.f_code.co_qualname)
+            info.explain = self._find(info.source.partition(":")[0], frame.f_code.co_qualname)
+        except NotNowError:
+            info.explain = look_up
+            return None
         except Exception as error:  # noqa: BLE001 - without a table the request is still to be told
             call.recorder.fault(error)
         return None if info.explain is None else info.explain(frame, call)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     WhenThere = Callable[[ModuleType], None]
 
+_modules = sys.modules
+"""As it is now: Temporal's sandbox puts another in its place, with copies that are not meant."""
+
 
 class AfterImport:
     """Waits for modules, until all of them are there or `remove` is called.
@@ -40,19 +43,21 @@ class AfterImport:
         wanted: By the module's full name, what is to be called with it.
         anew: Those of them that were imported already and are waited for again: a program
             may drop a module from `sys.modules`, and what it imports then is another.
-        stays: Whether to wait for these also when all others are there.
+        also: More of them, which alone are not worth waiting for.
+        stays: Whether to wait for those in *anew* and *also* when all others are there.
     """
 
     def __init__(
         self,
         wanted: Mapping[str, WhenThere],
         anew: Iterable[str] = (),
+        also: Mapping[str, WhenThere] | None = None,
         *,
         stays: bool = False,
     ) -> None:
-        self._wanted = dict(wanted)
-        self._stays = stays
-        self._known = {name: weakref.ref(sys.modules[name]) for name in anew if name in sys.modules}
+        self._wanted = {**wanted, **(also or {})}
+        self._aside = frozenset() if stays else frozenset({*anew, *(also or ())})
+        self._known = {name: weakref.ref(_modules[name]) for name in anew if name in _modules}
         self.look()
         self._list = self._before = sys.meta_path
         if self._waits():
@@ -60,12 +65,12 @@ class AfterImport:
             self._list = sys.meta_path
 
     def _waits(self) -> bool:
-        return len(self._wanted) > (0 if self._stays else len(self._known))
+        return any(name not in self._aside for name in self._wanted)
 
     def look(self) -> None:
         """See whether one of the modules is there by now."""
         for name in list(self._wanted):
-            module = sys.modules.get(name)
+            module = _modules.get(name)
             if module is not None and not getattr(module.__spec__, "_initializing", False):
                 self._tell(name, module)
 
@@ -138,7 +143,8 @@ class AfterImport:
             else:
                 vars(loader)["exec_module"] = own
             execute(module)
-            self._tell(name, module)
+            if _modules.get(name) is module:
+                self._tell(name, module)
 
         vars(loader)["exec_module"] = exec_module
 

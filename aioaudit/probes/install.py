@@ -164,8 +164,24 @@ class Installation:
         recorder.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
         wanted["asyncio"] = self._anew
-        self._libraries = imports.AfterImport(wanted, ["asyncio"], stays=self._stays)
-        recorder.look_for_libraries = self._libraries.look
+        tables = dict.fromkeys(registry.OWN, self._load_table)
+        registry.look_around()
+        self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
+        recorder.look_for_libraries = self._look_for_libraries
+
+    def _look_for_libraries(self) -> None:
+        """A loop begins to run: what came past us, or on a path that is longer now?"""
+        if registry.at_home():
+            registry.look_around()
+            assert self._libraries is not None
+            self._libraries.look()
+
+    def _load_table(self, library: ModuleType) -> None:
+        """*library* is there: have what explains its calls ready."""
+        try:
+            registry.own_table(library.__name__)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+            self.recorder.fault(error)
 
     def _anew(self, _asyncio: ModuleType) -> None:
         try:

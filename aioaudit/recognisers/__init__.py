@@ -7,8 +7,8 @@ about the call (`Call`).  The answer is a `Cause`, or None for "not here, look
 further out".  An explanation reads the locals that hold the cause and keeps
 nothing of the frame.
 
-The table of a library is loaded when one of its frames stands above a
-``cancel()`` for the first time; the library itself is never imported.  Tables of
+The table of a library is loaded as soon as the library has been imported; the
+library itself is never imported.  Tables of
 other packages are found under the entry-point group ``aioaudit.recognisers``
 (`aioaudit.recognisers.registry`).
 """

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.classify import Call as Asked
+from aioaudit.causes.classify import find_cause
 from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import current_task
@@ -237,9 +239,6 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
 
 def _note_held(recorder: Recorder, scope: Any, frame: FrameType) -> None:
-    from aioaudit.causes.classify import Call as Asked
-    from aioaudit.causes.classify import find_cause
-
     current = recorder.current_task()
     cause = find_cause(Asked(recorder, scope._host_task, current, None, sys.exception()), frame)
     if current is not None and not cause.bystander:

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.causes.cause import Call, Cause
+from aioaudit.causes.classify import Call as Asked
+from aioaudit.causes.classify import find_cause
 from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
 from aioaudit.recognisers.stdlib import seconds
@@ -222,9 +224,6 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
 
 def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameType) -> None:
-    from aioaudit.causes.classify import Call as Asked
-    from aioaudit.causes.classify import find_cause
-
     current = recorder.current_task()
     asked = Asked(recorder, scope, current, None, sys.exception(), message=reason)
     cause = find_cause(asked, frame)

@@ -1,19 +1,28 @@
 """From a call site to what explains it: our own tables, then those of other packages.
 
-Nothing is loaded before a library's frame stands above a ``cancel()``.  Then our
-table for that library is imported, if we have one; a site that is not in it is
-looked for in the tables that installed packages register under `GROUP`.
+Our table for a library is imported as soon as the library is there.  Which tables installed
+packages register under `GROUP` is known when auditing begins; one of theirs is imported when a
+site of a library stands above a ``cancel()`` that none of ours explains.
+
+That moment may lie where imports are not what they are: Temporal's sandbox puts another
+`sys.modules` and another ``__import__`` in the place of Python's while a workflow runs, and an
+import of ours would make copies of our modules in there.  Then nothing is imported, and the
+next ``cancel()`` from there asks again.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.cause import Cause
+from aioaudit.causes.code import NotNowError
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
@@ -56,13 +65,63 @@ PROBED = {
 """Modules that our tables need a probe in, with the library whose table it is."""
 
 
+_scandir = os.scandir  # who looks for calls that block a loop puts another in its place
+_tables: dict[str, Table] = {}
+_seen: tuple[list[str], bool] | None = None
+"""The path when it was searched last, and whether a table was registered there."""
+
+
+def at_home() -> bool:
+    """Whether importing something here and now imports it where we are."""
+    try:
+        return vars(sys.modules[__name__]) is globals()
+    except Exception:  # noqa: BLE001 - whatever stands there now
+        return False
+
+
+def look_around() -> None:
+    """Find out whether other packages register tables, where that is not known yet."""
+    global _seen
+    if _seen is not None and _seen[0] == sys.path:
+        return
+    _seen = list(sys.path), any(map(_registers, sys.path))
+    _foreign_tables.cache_clear()
+
+
+def _registers(folder: str) -> bool:
+    """Whether one of the packages in *folder* of the path registers tables, as far as files tell.
+
+    A hundredth of what `importlib.metadata` takes, which is asked where the answer is yes.
+    """
+    section = f"[{GROUP}]".encode()
+    try:
+        with _scandir(folder or ".") as entries:
+            names = [each.path for each in entries if each.name.endswith(("-info", ".egg-info"))]
+    except OSError:
+        return Path(folder).is_file()  # an archive: that it does not is not known
+    for name in names:
+        try:
+            with open(f"{name}/entry_points.txt", "rb") as file:  # noqa: PTH123 - there are hundreds
+                if section in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def find(module: str, qualname: str) -> Explain | None:
-    """What explains the call site *qualname* in *module*, None where nobody does."""
+    """What explains the call site *qualname* in *module*, None where nobody does.
+
+    Raises:
+        NotNowError: that cannot be found out just now.
+    """
     library = module.partition(".")[0]
     explain = None
-    if library in OWN:
+    if library in _tables or (library in OWN and at_home()):
         explain = own_table(library).get((module, qualname))
     if explain is None:
+        if not at_home():
+            raise NotNowError(module)
         try:
             explain = _foreign_tables().get((module, qualname))
         except Exception:  # noqa: BLE001 - to read files in a loop may be forbidden; the next place asks again
@@ -78,7 +137,9 @@ def find_compiled(module: str, qualname: str) -> Explain | None:
 
 def own_table(library: str) -> Table:
     """Our own table for *library*, one of `OWN`."""
-    table: Table = import_module(f"aioaudit.recognisers.{library}").CALL_SITES
+    table = _tables.get(library)
+    if table is None:
+        table = _tables[library] = import_module(f"aioaudit.recognisers.{library}").CALL_SITES
     return table
 
 
@@ -89,9 +150,12 @@ def _foreign_tables() -> dict[tuple[str, str], Any]:
     Raises:
         Exception: what a detector of calls that block a loop raises where files are read.
     """
+    merged: dict[tuple[str, str], Any] = {}
+    look_around()
+    if _seen is not None and not _seen[1]:
+        return merged
     from importlib.metadata import entry_points  # 20 ms, and only here is it needed
 
-    merged: dict[tuple[str, str], Any] = {}
     for point in sorted(entry_points(group=GROUP)):
         try:
             merged.update(loaded(point))

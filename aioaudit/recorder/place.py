@@ -8,10 +8,16 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from aioaudit.events import Event
+from aioaudit.events import NAMES, Event
 from aioaudit.identity import Run
 
 E = TypeVar("E", bound=Event)
+
+# Asked here and not at the first event of a kind: to answer, msgspec evaluates the annotations
+# of the class, by way of `sys.modules`, and that may be another one then (Temporal's sandbox).
+_REQUIRED = {
+    kind: [field.name for field in msgspec.structs.fields(kind) if field.required] for kind in NAMES
+}
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -41,8 +47,7 @@ class Place:
         """
         known = self._blanks.get(kind)
         if known is None:
-            needed = [each.name for each in msgspec.structs.fields(kind) if each.required]
-            known = cast(Any, kind)(**dict.fromkeys(needed))
+            known = cast(Any, kind)(**dict.fromkeys(_REQUIRED[kind]))
             known.run, known.pid, known.thread, known.loop = self.named
             self._blanks[kind] = known
         return cast(E, cast(Any, known).__copy__())

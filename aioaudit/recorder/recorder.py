@@ -43,7 +43,7 @@ from aioaudit.faults import AT_LIMITS, finalizing
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
 from aioaudit.pipeline import EXPORTING
-from aioaudit.recognisers import stdlib
+from aioaudit.recognisers import registry, stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
@@ -160,7 +160,7 @@ class Recorder:
         self.creations = False
         self.deaf = False
         self.main_thread = main_ident()
-        self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES))
+        self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES), registry.find)
         self.probe_codes: frozenset[CodeType | int] = frozenset()
         self.born: dict[int, Created] = {}
         self.sites: dict[int, Kind] = {}
