@@ -11,9 +11,11 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 import aioaudit
 from aioaudit import bus
-from aioaudit.settings import EVENT_NAMES, Settings, SettingsError, build
+from aioaudit.settings import ALWAYS, EVENT_NAMES, Settings, SettingsError, build
 from aioaudit.text import say
 from aioaudit.threads import allocate_rlock
 
@@ -60,9 +62,11 @@ class Session:
     def begin(self) -> None:
         """Listen to the ends and forks of the process and to changes of the bus."""
         from aioaudit import lifecycle
+        from aioaudit.events import NAMES
         from aioaudit.pipeline import Pipeline
         from aioaudit.trail import explain
 
+        self._names = NAMES
         self._explain = explain
         self._shut_down = Pipeline.shutdown_all  # at the end nothing may have to be imported
         lifecycle.install(
@@ -96,6 +100,21 @@ class Session:
         """``module:qualname`` of the caller at the root of *error*'s chain."""
         request = self.recorder.request_of(error, self.recorder.current_task())
         return None if request is None else request.source
+
+    def knows(self, what: object) -> bool:
+        """Whether *what* is an event of ours."""
+        return type(what) in self._names
+
+    def stamped(self, event: Event) -> Event:
+        """*event* as of here and now, with a number of its own where somebody wants it."""
+        recorder = self.recorder
+        name = self._names[type(event)]
+        if name in ALWAYS:
+            raise TypeError(f"{name} is not to be raised: exporters make it where a log needs it")
+        place = recorder.place()
+        if place.muted:
+            return event
+        return replace(event, **recorder.base(name, place))
 
     def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
         """Put *exporter* behind the bus, for *events*."""
@@ -419,14 +438,25 @@ bus.on_change(_bus_changed)
 def audit(event: str, *args: Any) -> None:
     """Raise *event* on the hook bus; a typed event also goes to the exporters.
 
-    Raises:
-        BaseException: what a hook raises.
-    """
-    from aioaudit.events import Event as Typed
+    While auditing is on, a typed event (one of the classes of `aioaudit.events`, as
+    ``args[0]``) gets time, number, run, process, thread and loop of this call: what it says
+    of these itself is replaced, since numbers rise in a log.
 
-    bus.audit(event, *args)
+    Raises:
+        TypeError: the typed event is one that frames a log (``process.*``), which only
+            exporters make.
+        BaseException: what a hook raises; the event is not told then.
+    """
     session = _session
-    if session is not None and args and isinstance(args[0], Typed):
-        told: Event = args[0]
-        for put in session.recorder.puts:
-            put(told)
+    if session is None or not args or not session.knows(args[0]):
+        bus.audit(event, *args)
+        return
+    told = session.stamped(args[0])
+    try:
+        bus.audit(event, told, *args[1:])
+    except BaseException:
+        if told.seq:
+            for skip in session.recorder.skips:
+                skip(told.seq)
+        raise
+    session.recorder.tell(told)

@@ -66,12 +66,19 @@ def _flags_of(cls: type) -> ctypes.c_ulong:
     return ctypes.c_ulong.from_address(id(cls) + _FLAGS_OFFSET)
 
 
-def check(*classes: type) -> None:
+def check(*classes: type, abiflags: str = getattr(sys, "abiflags", "")) -> None:
     """Raise `UnsupportedError` unless every one of *classes* can be changed safely.
 
     The test is exact and touches nothing: the flags read through the address
-    must be what the type says of itself.
+    must be what the type says of itself.  *abiflags* is `sys.abiflags`, where a ``t``
+    stands for a build without the GIL: there two threads may be inside one probe at
+    once, and nobody has tried that.
     """
+    if "t" in abiflags:
+        raise UnsupportedError(
+            f"this is a free-threaded build of CPython {sys.version.split()[0]}, on which"
+            " aioaudit was never tried; use the usual build"
+        )
     if sys.implementation.name != "cpython":
         if any(_is_builtin(cls) for cls in classes):
             raise UnsupportedError(

@@ -195,10 +195,11 @@ class Recorder:
             entry = ties.get(ref.key)
             if entry is not None and entry.ref is ref:
                 del ties[ref.key]
-                if not ties:
+                # Once deaf, the interpreter may be going down: no more can be relied on.
+                if not ties and not self.deaf:
                     self.under_way(False)
                 state = entry.state
-                if state is not None:
+                if state is not None and not self.deaf:
                     state.errors -= 1
                     if entry.request is not None and not state.ended:
                         self.rules.gone(state, entry.request)
