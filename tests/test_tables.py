@@ -185,13 +185,15 @@ def test_nothing_is_left_of_a_loop(recorder: Recorder) -> None:
 
     run()
     gc.collect()
-    loops, kinds = len(recorder._loops), len(recorder._here.by_loop)
+    here = recorder._here.thread
+    assert here is not None
+    loops, kinds = len(recorder._loops), len(here.by_loop)
     for _ in range(5):
         run()
     gc.collect()
     # The last one is known until the next one runs in its thread.
     assert len(recorder._loops) <= loops
-    assert len(recorder._here.by_loop) <= kinds
+    assert len(here.by_loop) <= kinds
     assert len(recorder.signal_callbacks) <= 1
     # All loops were run by the same lines.
     assert sum(kind.coro.endswith("child") for kind in recorder.sites.values()) == 1
@@ -234,6 +236,31 @@ def test_a_thread_with_the_number_of_another_has_its_own_name() -> None:
     if one != two:
         pytest.skip("this system gave the two threads two numbers")
     assert [each.thread for each in asked] == ["asker-0", "asker-1"]
+
+
+def test_the_collector_may_ask_where_it_is_while_that_is_being_found_out(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that it destroys tells its loop, wherever the collector happens to run."""
+    loop = asyncio.new_event_loop()
+    places: list[Any] = []
+
+    class Collected(WeakIdMap[Any]):
+        def __init__(self) -> None:
+            if not places:
+                places.append(None)
+                places.append(recorder.place(loop))
+            super().__init__()
+
+    def ask() -> None:
+        places.append(recorder.place(loop))
+
+    monkeypatch.setattr("aioaudit.recorder.recorder.WeakIdMap", Collected)
+    thread = threading.Thread(target=ask, name="collected")
+    thread.start()
+    thread.join()
+    loop.close()
+    assert [each.thread for each in places[1:]] == ["collected", "collected"]
 
 
 def test_two_loops_that_take_turns_are_known_once(recorder: Recorder) -> None:

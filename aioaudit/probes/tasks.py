@@ -365,8 +365,8 @@ class _Births:
         key = (code, offset, id(runs), direct)
         kinds = self.recorder.kinds
         kind = kinds.get(key)
-        new = kind is None
-        if kind is None:
+        new = kind is None or kind.place is not place
+        if kind is None or new:
             if len(kinds) >= _MOST_KINDS:
                 kinds.clear()
             if self._follow is not None:

@@ -127,17 +127,28 @@ def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _Key
     return ref
 
 
+_Scene = tuple[Place, dict[KindKey, Kind]]
+"""A place, and the kinds of tasks that were made there."""
+
+
+class _Thread:
+    """What is known of a thread: the place it was in last, and that of each loop it had to do with."""
+
+    __slots__ = ("by_loop", "last")
+
+    def __init__(self) -> None:
+        self.last: _Scene | None = None
+        self.by_loop: WeakIdMap[_Scene] = WeakIdMap()
+
+
 class _Here(ThreadLocal):
     """What is known of the thread that asks, and goes with it: threads' numbers are used again.
 
-    ``by_loop`` has the place of each loop that the thread had to do with, and the kinds of
-    tasks that were made there.
+    Without an ``__init__``: the collector may run in there, and lead back here, where
+    the attributes that it is about to set are still missing.
     """
 
-    def __init__(self) -> None:
-        self.place: Place | None = None
-        self.kinds: dict[KindKey, Kind] = {}
-        self.by_loop: WeakIdMap[tuple[Place, dict[KindKey, Kind]]] = WeakIdMap()
+    thread: _Thread | None = None
 
 
 _Failed = tuple[Callable[[], Any], int, int, tuple[Link, Request | None]]
@@ -258,10 +269,12 @@ class Recorder:
         running = self.running_loop()
         if running is not None:
             loop = running
-        here = self._here
-        known = here.place
-        if known is not None and known.loop_ref() is loop:
-            return known
+        here = self._here.thread
+        if here is None:
+            self._here.thread = here = _Thread()
+        known = here.last
+        if known is not None and known[0].loop_ref() is loop:
+            return known[0]
         found = None if loop is None else here.by_loop.get(loop)
         if found is None:
             number = self.loop_number(loop)
@@ -276,13 +289,17 @@ class Recorder:
             found = place, {}
             if number is not None:
                 here.by_loop[loop] = found
-        here.place, here.kinds = found
+        here.last = found
         return found[0]
 
     @property
     def kinds(self) -> dict[KindKey, Kind]:
-        """The kinds of tasks made in the place that `place` gave last in this thread."""
-        return self._here.kinds
+        """The kinds of tasks made in the place that `place` gave last in this thread.
+
+        That may be another than its caller thinks: the collector may have asked in between.
+        """
+        here = self._here.thread
+        return {} if here is None or here.last is None else here.last[1]
 
     def foreign_thread(self, victim: Any) -> str | None:
         """This thread's name if *victim*'s loop runs in another one just now."""
@@ -888,6 +905,8 @@ class Recorder:
             return event
         known = lines.get(place)
         if known is None:
+            for each in [each for each in list(lines) if each.loop_ref() is None]:
+                lines.pop(each, None)  # its loop is gone; where there was none, it is made anew
             if len(lines) > _MOST_PLACES:
                 lines.clear()
             known = lines[place] = place.blank(TaskCancel)
