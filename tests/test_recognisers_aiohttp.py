@@ -184,6 +184,29 @@ def test_a_handler_that_outlives_the_graceful_shutdown_says_so(run: Any) -> None
 
 
 @every_loop
+def test_the_servers_own_wait_for_handlers_is_a_deadline(
+    run: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> asyncio.Task[Any] | None:
+        async with serving(shutdown_timeout=0.1) as service:
+            _, writer = await ask(service.port)
+            await service.started.wait()
+            await service.runner.cleanup()
+            await service.ended()
+            writer.close()
+            return service.task
+
+    _, trail = explained(run, main)
+    assert "aioaudit" not in capfd.readouterr().err
+    told = [event for event in trail.events if getattr(event, "origin", None) == "deadline"]
+    assert told
+    for event in told:
+        assert event.reason == "timeout"  # type: ignore[attr-defined]  # requests have one
+        assert event.origin_at.partition(":")[0].endswith(PROTOCOL)  # type: ignore[attr-defined]  # as above
+        assert event.detail == "shutdown_timeout"  # type: ignore[attr-defined]  # as above
+
+
+@every_loop
 def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: Any) -> None:
     async def main() -> asyncio.Task[Any] | None:
         async with serving(keepalive_timeout=0.2) as service:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -322,6 +323,19 @@ def test_a_request_that_outlives_the_shutdown_of_uvicorn_says_so(record: Any) ->
         {"what": "called", **said},
     ]
     assert said["at"].startswith("uvicorn/server.py")
+
+
+def test_the_grace_of_uvicorn_that_is_over_is_a_deadline_and_no_noise(
+    record: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trail = record(hanging, ask_only, timeout_graceful_shutdown=1)
+    assert "aioaudit" not in capfd.readouterr().err
+    if sys.version_info < (3, 12):
+        return  # there wait_for cancels nobody who waits
+    told = links(trail.why("server"))[-1]
+    assert (told["what"], told["reason"], told["seconds"]) == ("deadline", "timeout", 1.0)
+    assert told["at"].startswith("uvicorn/server.py")
+    assert told["detail"].startswith("timeout_graceful_shutdown")
 
 
 UVICORN_RUN = """\

@@ -202,6 +202,114 @@ def test_nothing_is_loaded_before_a_library_cancels(world: World, tmp_path: Path
     assert not (tmp_path / "loaded").exists()
 
 
+TIMEOUTS = """
+from aioaudit.recognisers import Cause, Link
+from aioaudit.recognisers.stdlib import timer
+
+def too_long(frame, call):
+    return timer(frame, call, detail="the pool was full")
+
+def called(frame, call):
+    at, source = call.caller(frame)
+    origin = Link(what="called", reason="workpool.ended", at=at, source=source, detail=frame.f_code.co_name)
+    return Cause(reason="workpool.ended", origin=origin, at=at, source=source)
+
+CALL_SITES = {("workpool", "both"): called}
+TIMEOUTS = {("workpool", "both"): too_long}
+"""
+
+BOTH = """
+import asyncio
+
+async def both(task):
+    try:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(60)
+    except TimeoutError:
+        task.cancel()
+"""
+
+ASKS_BOTH = """
+import asyncio
+import workpool
+
+async def main():
+    other = asyncio.create_task(asyncio.sleep(60), name="other")
+    await workpool.both(other)
+    await asyncio.wait([other])
+
+asyncio.run(main())
+"""
+
+
+def test_a_function_that_enters_a_timeout_and_cancels_is_asked_two_questions(world: World) -> None:
+    world.register(TIMEOUTS)
+    (world.packages / "workpool.py").write_text(BOTH)
+    world.program.write_text(ASKS_BOTH)
+    answers, errors = world.run()
+    assert errors == ""
+    timed_out = answers["Task-1"].root
+    assert (timed_out.what, timed_out.seconds) == ("deadline", 0.05)
+    assert timed_out.detail is not None
+    assert timed_out.detail.startswith("the pool was full")
+    asked = answers["other"].root
+    assert (asked.what, asked.reason, asked.detail) == ("called", "workpool.ended", "both")
+
+
+@pytest.mark.parametrize("table", ["CALL_SITES", "TIMEOUTS"])
+def test_a_recogniser_that_raises_leaves_both_questions_answered(world: World, table: str) -> None:
+    world.register(
+        TIMEOUTS
+        + "def fails(frame, call):\n    raise LookupError('nothing')\n"
+        + f"{table} = {{('workpool', 'both'): fails}}\n"
+    )
+    (world.packages / "workpool.py").write_text(BOTH)
+    world.program.write_text(ASKS_BOTH)
+    answers, errors = world.run()
+    assert errors == (
+        "aioaudit: the recogniser of workpool:both failed, its call is told unexplained:"
+        " LookupError: nothing\n"
+    )
+    assert answers["Task-1"].root.what == "deadline"
+    assert answers["other"].root.what == "called"
+    assert (answers["other"].root.reason == "explicit") == (table == "CALL_SITES")
+
+
+def test_a_recogniser_of_asyncio_that_fails_loses_no_request(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio\n"
+        "class Odd(asyncio.TaskGroup):\n"
+        "    def __getattribute__(self, name):\n"
+        "        if name == '_parent_task' and getattr(self, 'odd', False):\n"
+        "            raise ZeroDivisionError('odd')\n"
+        "        return super().__getattribute__(name)\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(asyncio.sleep(60), name='victim')\n"
+        "    await asyncio.sleep(0)\n"
+        "    group = Odd()\n"
+        "    group._tasks = {task}\n"
+        "    group.odd = True\n"
+        "    try:\n"
+        "        1 / 0\n"
+        "    except ZeroDivisionError:\n"
+        "        group._abort()\n"
+        "        group._abort()\n"
+        "    await asyncio.wait([task])\n"
+        "asyncio.run(main())\n"
+    )
+    done = run_python(str(program), AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log.jsonl")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "aioaudit: the recogniser of asyncio.taskgroups:TaskGroup._abort failed,"
+        " its call is told unexplained: ZeroDivisionError: odd\n"
+    )
+    answers = {each.name: each for each in aioaudit.load(tmp_path / "log.jsonl").why()}
+    assert answers["victim"].root.at == f"{program}:16"
+
+
 LOST_TABLE = """
 import sys
 sys.modules["aioaudit.recognisers.aiojobs"] = None  # as an installation that is damaged

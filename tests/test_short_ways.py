@@ -154,7 +154,7 @@ def test_an_eager_task_that_waits_raises_or_has_no_name_is_told_the_same_the_sec
 
 
 def test_codes_that_come_and_go_by_the_thousand_leave_our_own_marks_in_place() -> None:
-    codes = Codes({}, set())
+    codes = Codes({}, set(), lambda _module, _qualname: None)
     ours = compile("0", "ours", "exec")
     codes.mark_boundary(ours)
     for number in range(50_001):

@@ -41,7 +41,7 @@ from aioaudit.causes.frames import (
     was_called,
 )
 from aioaudit.chain.links import Link
-from aioaudit.recognisers.registry import find_compiled
+from aioaudit.recognisers.registry import ask, find_compiled
 from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
@@ -196,14 +196,14 @@ def _uncalled(call: Call, frame: FrameType | None, info: CodeInfo | None) -> boo
 def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
     """Ask and keep what *frame*, whose code *info* is of, says of who called."""
     if info.explain is not None and found.cause is None:
-        _ask(found, info.explain(frame, call))
+        _answered(found, ask(info.explain, info.source, frame, call))
     if found.innermost and overrides(call.victim, frame.f_code):
         return  # an override of cancel() that calls the original is no caller
     found.innermost = False
     _keep(found, info, frame)
 
 
-def _ask(found: _Survey, cause: Cause | None) -> None:
+def _answered(found: _Survey, cause: Cause | None) -> None:
     """Keep what a recogniser answered."""
     if cause is not None and cause.through:
         found.through = found.through or cause.reason
@@ -299,7 +299,8 @@ def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
         explain = find_compiled(module, coro.__qualname__)
     except NotNowError:
         return None
-    return None if explain is None else cast("Cause | None", explain(frame, call))
+    site = f"{module}:{coro.__qualname__}"
+    return None if explain is None else ask(explain, site, frame, call)
 
 
 def _named(site: tuple[CodeInfo, int]) -> tuple[str, str]:

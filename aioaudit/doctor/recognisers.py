@@ -47,7 +47,7 @@ def _own(library: str) -> Finding:
     except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
         text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
         return Finding(section="recognisers", subject=library, state="problem", text=text)
-    sites = _sites(module.CALL_SITES, module)
+    sites = _sites(registry.Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {})), module)
     if library == _STDLIB:
         return _finding("asyncio", _PYTHON, sites, _versions(module), "")
     return _library(library, sites, _versions(module), "")
@@ -58,23 +58,24 @@ def _foreign(point: EntryPoint) -> Iterator[Finding]:
     of = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
     by = f"{point.value}{of}"
     try:
-        table = registry.loaded(point)
+        tables = registry.loaded(point)
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
         text = f"{by} cannot be loaded: {describe(error)}"
         yield Finding(section="recognisers", subject=point.name, state="warning", text=text)
         return
     module = sys.modules.get(point.module)
-    sites = _sites(table, module)
+    sites = _sites(tables, module)
     for library in dict.fromkeys(name.partition(".")[0] for name, _ in sites):
         inside = [site for site in sites if site[0].partition(".")[0] == library]
         yield _library(library, inside, _versions(module), f"; {by}")
 
 
-def _sites(table: Mapping[Site, Any], module: Any) -> list[Site]:
+def _sites(tables: registry.Tables, module: Any) -> list[Site]:
     """Every place of a library that the recogniser in *module* counts on."""
     boundaries = (each.partition(":") for each in getattr(module, "BOUNDARIES", ()))
     sites = [
-        *table,
+        *tables.calls,
+        *tables.timeouts,
         *getattr(module, "PROBES", ()),
         *((name, qualname) for name, _, qualname in sorted(boundaries)),
     ]

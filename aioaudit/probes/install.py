@@ -179,7 +179,7 @@ class Installation:
     def _load_table(self, library: ModuleType) -> None:
         """*library* is there: have what explains its calls ready."""
         try:
-            registry.own_table(library.__name__)
+            registry.own_tables(library.__name__)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
             self.recorder.fault(error)
 

@@ -12,6 +12,7 @@ from types import FrameType
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.stdlib import timer
 from aioaudit.text import describe
 
 _PROTOCOL = "aiohttp.web_protocol"
@@ -66,6 +67,11 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
     )
 
 
+def grace(frame: FrameType, call: Call) -> Cause:
+    """``RequestHandler.shutdown``: it waits no longer for a handler to end."""
+    return timer(frame, call, detail="shutdown_timeout")
+
+
 def run_app_ended(frame: FrameType, call: Call) -> Cause:
     """``web.run_app``: it ended, and cancels its own task and then what is left."""
     at, source = call.caller(frame)
@@ -107,3 +113,6 @@ CALL_SITES = {
     ("aiohttp.helpers", "TimerContext.timeout"): total_timeout,
 }
 """Call sites by module and qualified name."""
+
+TIMEOUTS = {(_PROTOCOL, "RequestHandler.shutdown"): grace}
+"""The function that enters a timeout, by module and qualified name."""

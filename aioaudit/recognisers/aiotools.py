@@ -92,7 +92,7 @@ def scope_left(frame: FrameType, _call: Call) -> Cause | None:
     scope = local(frame, "self")
     held = _held.get(scope, [])
     detail = "a shield held it back"
-    if len(held) != len(scope._cancel_requests):
+    if not held or len(held) != len(scope._cancel_requests):
         return Cause(reason="aiotools.shield", detail=detail)
     cause = held[0]
     return msgspec.structs.replace(cause, detail=cause.detail or detail)

@@ -66,10 +66,12 @@ def completion_waited_for(frame: FrameType, _call: Call) -> Cause:
 
 
 CALL_SITES = {
-    (_WORKER, "Worker.run_job"): job_timed_out,
     (_WORKER, "Worker._cancel_aborted_jobs"): job_aborted,
     (_WORKER, "Worker.handle_sig"): signal_handled,
     (_WORKER, "Worker.close"): worker_closed,
     (_WORKER, "Worker._wait_for_tasks_to_complete"): completion_waited_for,
 }
-"""Call sites, and the function that enters a timeout, by module and qualified name."""
+"""Call sites by module and qualified name."""
+
+TIMEOUTS = {(_WORKER, "Worker.run_job"): job_timed_out}
+"""The function that enters a timeout, by module and qualified name."""

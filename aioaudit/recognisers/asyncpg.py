@@ -54,15 +54,19 @@ def closed(frame: FrameType, call: Call) -> Cause:
     return called(frame, call, "asyncpg.closed")
 
 
-CALL_SITES = {
+TIMEOUTS = {
     (_CONNECTION, "connect"): connecting,
     (_CONNECTION, "Connection.close"): closing,
     (_CONNECTION, "Connection.reset"): resetting,
     ("asyncpg.pool", "Pool._acquire"): acquiring,
     (_COMPAT, "wait_for"): waiting,
+}
+"""The functions that enter timeouts, by module and qualified name."""
+
+CALL_SITES = {
     (_COMPAT, "_cancel_and_wait"): cancel_and_wait,
     (_CONNECTION, "Connection._clean_tasks"): closed,
     ("asyncpg.pool", "Pool.close"): closed,
     ("asyncpg.pool", "Pool.terminate"): closed,
 }
-"""Call sites, and the functions that enter timeouts, by module and qualified name."""
+"""Call sites by module and qualified name."""

@@ -13,9 +13,12 @@ _CONTEXT = "hypercorn.asyncio.worker_context"
 
 def server_ended(frame: FrameType, call: Call) -> Cause:
     """``worker_serve``: its lifespan task ends last, before that what outlived the graceful timeout."""
-    if frame.f_code.co_name == "_on_timeout":
-        return timer(frame, call, detail="graceful_timeout")
     return called(frame, call, "hypercorn.shutdown")
+
+
+def outlived(frame: FrameType, call: Call) -> Cause:
+    """``worker_serve``: what still ran when the time for a graceful end was over."""
+    return timer(frame, call, detail="graceful_timeout")
 
 
 def idle_timer(frame: FrameType, call: Call) -> Cause:
@@ -29,4 +32,7 @@ CALL_SITES = {
     (_CONTEXT, "AsyncioSingleTask.restart"): idle_timer,
     (_CONTEXT, "AsyncioSingleTask.stop"): idle_timer,
 }
-"""Call sites, and the function that enters a timeout, by module and qualified name."""
+"""Call sites by module and qualified name."""
+
+TIMEOUTS = {("hypercorn.asyncio.run", "worker_serve"): outlived}
+"""The function that enters a timeout, by module and qualified name."""

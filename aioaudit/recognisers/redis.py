@@ -72,7 +72,7 @@ def run_too_long(frame: FrameType, call: Call) -> Cause:
     )
 
 
-CALL_SITES = {
+TIMEOUTS = {
     (_CONNECTION, "AbstractConnection.read_response"): read,
     (_CONNECTION, "AbstractConnection.disconnect"): connect,
     (_CONNECTION, "Connection._connect"): connect,
@@ -80,6 +80,10 @@ CALL_SITES = {
     (_CONNECTION, "BlockingConnectionPool.get_connection"): pool_full,
     ("redis._parsers.base", "_AsyncRESPBase.can_read_destructive"): polled,
     ("redis._parsers.hiredis", "_AsyncHiredisParser.can_read_destructive"): polled,
+}
+"""The functions that enter timeouts, by module and qualified name."""
+
+CALL_SITES = {
     ("redis.asyncio.cluster", "RedisCluster.aclose"): closed,
     ("redis.asyncio.cluster", "ClusterPubSub.aclose"): closed,
     ("redis.asyncio.multidb.client", "MultiDBClient.aclose"): closed,
@@ -91,7 +95,7 @@ CALL_SITES = {
     (_BACKGROUND, "_start_event_loop_in_thread"): background_ended,
     (_BACKGROUND, "BackgroundScheduler.run_coro_sync"): run_too_long,
 }
-"""Call sites, and the functions that enter timeouts, by module and qualified name."""
+"""Call sites by module and qualified name."""
 
 VERSIONS = {
     site: ">=8.1"

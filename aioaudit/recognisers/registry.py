@@ -1,6 +1,9 @@
-"""From a call site to what explains it: our own tables, then those of other packages.
+"""From a function of a library to what explains it: our own tables, then those of other packages.
 
-Our table for a library is imported as soon as the library is there.  Which tables installed
+Two questions are asked, and each has a table of its own: why does this function call
+``cancel()`` (``CALL_SITES``), and what is a timeout for that was entered here (``TIMEOUTS``)?
+
+Our tables for a library are imported as soon as the library is there.  Which tables installed
 packages register under `GROUP` is known when auditing begins; one of theirs is imported when a
 site of a library stands above a ``cancel()`` that none of ours explains.
 
@@ -19,7 +22,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.code import NotNowError
@@ -31,9 +34,20 @@ if TYPE_CHECKING:
     from aioaudit.causes.code import Explain
 
 GROUP = "aioaudit.recognisers"
-"""The entry-point group; each object is a table like `CALL_SITES` of our own recognisers."""
+"""The entry-point group; each object is a table like `CALL_SITES` of our own recognisers.
+
+In the same module there may be a table ``TIMEOUTS``.
+"""
 
 Table = Mapping[tuple[str, str], Any]
+
+
+class Tables(NamedTuple):
+    """What a recogniser explains: its table for each of the two questions."""
+
+    calls: Table
+    timeouts: Table
+
 
 OWN = frozenset(
     {
@@ -66,7 +80,7 @@ PROBED = {
 
 
 _scandir = os.scandir  # who looks for calls that block a loop puts another in its place
-_tables: dict[str, Table] = {}
+_tables: dict[str, Tables] = {}
 _seen: tuple[list[str], bool] | None = None
 """The path when it was searched last, and whether a table was registered there."""
 
@@ -110,96 +124,113 @@ def _registers(folder: str) -> bool:
 
 
 def find(module: str, qualname: str) -> Explain | None:
-    """What explains the call site *qualname* in *module*, None where nobody does.
+    """What explains why *qualname* in *module* calls ``cancel()``, None where nobody does.
 
     Raises:
         NotNowError: that cannot be found out just now.
     """
-    library = module.partition(".")[0]
-    explain = None
-    if library in _tables or (library in OWN and at_home()):
-        explain = own_table(library).get((module, qualname))
-    if explain is None:
-        if not at_home():
-            raise NotNowError(module)
-        try:
-            explain = _foreign_tables().get((module, qualname))
-        except Exception:  # noqa: BLE001 - to read files in a loop may be forbidden; the next place asks again
-            return None
-    return None if explain is None else _guarded(explain, f"{module}:{qualname}")
+    return _find(0, module, qualname)
+
+
+def find_timeout(module: str, qualname: str) -> Explain | None:
+    """What explains the timeouts that *qualname* in *module* enters, None where nobody does.
+
+    Raises:
+        NotNowError: that cannot be found out just now.
+    """
+    return _find(1, module, qualname)
 
 
 @functools.lru_cache(maxsize=1000)
 def find_compiled(module: str, qualname: str) -> Explain | None:
-    """The same for a coroutine function of compiled code, whose frames are nowhere to be asked."""
+    """`find` for a coroutine function of compiled code, whose frames are nowhere to be asked."""
     return find(module, qualname)
 
 
-def own_table(library: str) -> Table:
-    """Our own table for *library*, one of `OWN`."""
-    table = _tables.get(library)
-    if table is None:
-        table = _tables[library] = import_module(f"aioaudit.recognisers.{library}").CALL_SITES
-    return table
+def _find(question: int, module: str, qualname: str) -> Explain | None:
+    library = module.partition(".")[0]
+    explain: Explain | None = None
+    if library in _tables or (library in OWN and at_home()):
+        explain = own_tables(library)[question].get((module, qualname))
+    if explain is None:
+        if not at_home():
+            raise NotNowError(module)
+        try:
+            explain = _foreign_tables()[question].get((module, qualname))
+        except Exception:  # noqa: BLE001 - to read files in a loop may be forbidden; the next place asks again
+            return None
+    return explain
+
+
+def own_tables(library: str) -> Tables:
+    """Our own tables for *library*, one of `OWN`."""
+    tables = _tables.get(library)
+    if tables is None:
+        module = import_module(f"aioaudit.recognisers.{library}")
+        tables = Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {}))
+        _tables[library] = tables
+    return tables
 
 
 @functools.cache
-def _foreign_tables() -> dict[tuple[str, str], Any]:
+def _foreign_tables() -> Tables:
     """All tables of other packages as one; what cannot be loaded is said and left out.
 
     Raises:
         Exception: what a detector of calls that block a loop raises where files are read.
     """
-    merged: dict[tuple[str, str], Any] = {}
+    calls: dict[tuple[str, str], Any] = {}
+    timeouts: dict[tuple[str, str], Any] = {}
     look_around()
     if _seen is not None and not _seen[1]:
-        return merged
+        return Tables(calls, timeouts)
     from importlib.metadata import entry_points  # 20 ms, and only here is it needed
 
     for point in sorted(entry_points(group=GROUP)):
         try:
-            merged.update(loaded(point))
+            found = loaded(point)
         except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
             say(f"recogniser {point.name!r} ({point.value}) cannot be loaded: {describe(error)}")
-    return merged
+        else:
+            calls.update(found.calls)
+            timeouts.update(found.timeouts)
+    return Tables(calls, timeouts)
 
 
-def loaded(point: EntryPoint) -> Table:
-    """The table that *point* names.
+def loaded(point: EntryPoint) -> Tables:
+    """The table that *point* names, and ``TIMEOUTS`` of the module that it is in.
 
     Raises:
-        TypeError: it is none.
+        TypeError: one of them is none.
         Exception: what importing a stranger's module raises.
     """
-    table = point.load()
-    if not isinstance(table, Mapping):
-        raise TypeError(f"it is a {type(table).__name__}, not a mapping of call sites")
-    for site, explain in table.items():
-        named = isinstance(site, tuple) and list(map(type, site)) == [str, str]
-        if not named or not callable(explain):
-            raise TypeError(
-                f"{site!r}: {explain!r} is not (module, qualified name): explain(frame, call)"
-            )
-    return table
-
-
-def _guarded(explain: Any, site: str) -> Explain:
-    """*explain*, whose errors are said once and otherwise mean "not explained"."""
-    failed = False
-
-    def guarded(frame: FrameType, call: Any) -> Cause | None:
-        nonlocal failed
-        try:
-            cause = explain(frame, call)
-            if cause is None or isinstance(cause, Cause):
-                return cause
-            raise TypeError(f"a Cause or None was expected, not {cause!r}")
-        except Exception as error:  # noqa: BLE001 - the locals of another version may be any
-            if not failed:
-                failed = True
-                say(
-                    f"the recogniser of {site} failed, its call is told unexplained: {describe(error)}"
+    calls = point.load()
+    timeouts = getattr(sys.modules.get(point.module), "TIMEOUTS", {})
+    for table in (calls, timeouts):
+        if not isinstance(table, Mapping):
+            raise TypeError(f"it is a {type(table).__name__}, not a mapping of call sites")
+        for site, explain in table.items():
+            named = isinstance(site, tuple) and list(map(type, site)) == [str, str]
+            if not named or not callable(explain):
+                raise TypeError(
+                    f"{site!r}: {explain!r} is not (module, qualified name): explain(frame, call)"
                 )
-            return None
+    return Tables(calls, timeouts)
 
-    return guarded
+
+_failed: set[str] = set()
+"""The functions whose recogniser has failed, and was named for it."""
+
+
+def ask(explain: Explain, site: str, frame: FrameType, call: Any) -> Cause | None:
+    """What *explain* answers for the function *site*; if it fails that is said once, and None."""
+    try:
+        cause = explain(frame, call)
+        if cause is None or isinstance(cause, Cause):
+            return cause
+        raise TypeError(f"a Cause or None was expected, not {cause!r}")
+    except Exception as error:  # noqa: BLE001 - the locals of another version may be any
+        if site not in _failed:
+            _failed.add(site)
+            say(f"the recogniser of {site} failed, its call is told unexplained: {describe(error)}")
+        return None

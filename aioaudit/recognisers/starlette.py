@@ -63,9 +63,12 @@ def file_sent(frame: FrameType, call: Call) -> Cause:
     return _done(frame, call, _SENT)
 
 
-def file_watched(frame: FrameType, call: Call) -> Cause:
+def file_watched(frame: FrameType, call: Call) -> Cause | None:
     """``FileResponse.__call__``: the server says that the client went away."""
-    more = _more_body(local(frame, "task_group").cancel_scope)
+    group = local(frame, "task_group")
+    if group is None:
+        return None  # the versions that do not watch the client
+    more = _more_body(group.cancel_scope)
     if more is None:
         return _done(frame, call, "the client went away, or the response was sent")
     return _disconnect(frame, call) if more else _done(frame, call, _SENT)

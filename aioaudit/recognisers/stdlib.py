@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.code import Explain
+from aioaudit.causes.code import Explain, NotNowError
 from aioaudit.causes.frames import handled_by, local, signal_name
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.registry import ask, find_timeout
 
 
 def seconds(value: float) -> float:
@@ -36,12 +37,21 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
             owner=id(timeout),
             taken_back=True,
         )
-    if note.by is not None and note.by.explain is not None:
+    cause = None
+    if note.by is not None:
         # The library whose timeout it is may say what it was for.
-        cause: Cause | None = note.by.explain(frame, call)
-        if cause is not None:
-            return cause
-    return timer(frame, call)
+        cause = ask(_meant, note.by.source, frame, call)
+    return cause or timer(frame, call)
+
+
+def _meant(frame: FrameType, call: Call) -> Cause | None:
+    """What the library that entered the timeout says of it."""
+    module, _, qualname = call.note_of(local(frame, "self")).by.source.partition(":")
+    try:
+        explain = find_timeout(module, qualname)
+    except NotNowError:
+        return None
+    return None if explain is None else explain(frame, call)
 
 
 def timer(
@@ -113,17 +123,14 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
         return _child_failed(outer, call)
     if name == "cancel":
         return group_cancelled(outer, call)
+    group = local(frame, "self")
     error = local(outer, "exc") or local(outer, "ex") or call.exception
     if isinstance(error, CancelledError):
-        return Cause(
-            reason="task_group", request=call.request_of(error), owner=id(local(frame, "self"))
-        )
+        return Cause(reason="task_group", request=call.request_of(error), owner=id(group))
     if error is None:
         return None
-    origin, request = call.failed(local(outer, "self")._parent_task, error)
-    return Cause(
-        reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
-    )
+    origin, request = call.failed(group._parent_task, error)
+    return Cause(reason="task_group", origin=origin, request=request, owner=id(group))
 
 
 def group_cancelled(frame: FrameType, call: Call) -> Cause:
@@ -284,7 +291,7 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
     ("asyncio.futures", "_set_concurrent_future_state"): chained,
     ("asyncio.futures", "_chain_future.<locals>._call_check_cancel"): chain_cancelled,
 }
-"""Call sites by module and qualified name."""
+"""Call sites by module and qualified name; asyncio's timeouts are its callers'."""
 
 VERSIONS = {
     ("asyncio.taskgroups", "TaskGroup._aexit"): ">=3.13.1",

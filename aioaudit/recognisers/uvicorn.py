@@ -10,7 +10,7 @@ from types import FrameType
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
-from aioaudit.recognisers.stdlib import shutdown
+from aioaudit.recognisers.stdlib import shutdown, timer
 
 _REASON = "uvicorn.shutdown"
 
@@ -29,8 +29,16 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
     )
 
 
+def grace(frame: FrameType, call: Call) -> Cause:
+    """``Server.shutdown``: the time for a graceful end is over, the server waits no longer."""
+    return timer(frame, call, detail="timeout_graceful_shutdown")
+
+
 CALL_SITES = {
     ("uvicorn.server", "Server.shutdown"): graceful_shutdown,
     ("uvicorn._compat", "_cancel_all_tasks"): shutdown,
 }
 """Call sites by module and qualified name; the second stands in for asyncio.run before 3.12."""
+
+TIMEOUTS = {("uvicorn.server", "Server.shutdown"): grace}
+"""The function that enters a timeout, by module and qualified name."""
