@@ -24,11 +24,15 @@ CANDIDATES = (3, 4, 5, 0, 1, 2)
 """Tool ids to try: those that PEP 669 gives to no kind of tool come first."""
 
 
+class NoToolError(RuntimeError):
+    """Others hold all tool ids: what is there before 3.12 has to do."""
+
+
 class Monitor:
     """One tool id of `sys.monitoring`, or none where all are taken."""
 
     def __init__(self, name: str) -> None:
-        """Take a free tool id as *name*; raise RuntimeError where there is none."""
+        """Take a free tool id as *name*; raise `NoToolError` where there is none."""
         self._api: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # 3.12+, typed away on 3.11
         self._events = self._api.events
         self._global = 0
@@ -40,8 +44,7 @@ class Monitor:
                 self._tool = tool
                 self._open = True
                 return
-        holders = ", ".join(str(self._api.get_tool(tool)) for tool in range(6))
-        raise RuntimeError(f"all six tool ids of sys.monitoring are taken: {holders}")
+        raise NoToolError("all six tool ids of sys.monitoring are taken")
 
     def on(self, event: str, callback: Callable[..., object]) -> None:
         """Call *callback* for *event* (``"PY_RETURN"``) once it is switched on."""

@@ -39,8 +39,6 @@ _BY_CODE = frozenset({"explicit", "thread"})
 _BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
 """Reasons of requests that come when they like."""
 
-_DELIVERIES_SEEN = sys.version_info >= (3, 12)
-
 _MOST_LEFT = 10_000
 """So many tasks that their loops left behind are remembered until they are destroyed."""
 
@@ -249,7 +247,7 @@ class Rules:
             frame.f_code.co_qualname == "Timeout.__aexit__"
             and local(frame, "exc_type") is None
             and not task._must_cancel
-            and (request.delivered or not _DELIVERIES_SEEN)
+            and (request.delivered or not self._recorder.deliveries_seen)
         ):
             request.told = True
             self._tell(
@@ -285,7 +283,9 @@ class Rules:
         if outcome == "cancelled" and request.unstarted is not None:
             self._tell(catalogue.UNSTARTED, task, request, severity=request.unstarted)
         elif state.cancel_outcome in ("obeyed", "replaced"):
-            if outcome == "raised" and _never_felt(request, task):
+            if outcome == "raised" and _never_felt(
+                request, task, seen=self._recorder.deliveries_seen
+            ):
                 self._lost(task, request, "finding", outcome=outcome, error=_text(error))
             else:
                 self._slow(task, state, request, outcome)
@@ -320,7 +320,7 @@ class Rules:
             "error": _text(error),
             "seconds": round(took, 6),
         }
-        if request.lost or _never_felt(request, task):
+        if request.lost or _never_felt(request, task, seen=self._recorder.deliveries_seen):
             self._lost(task, request, severity, **facts)
         elif not _kept_by_library(task, state):
             self._tell(
@@ -493,12 +493,12 @@ def _not_started(task: Any) -> bool:
     return coro.cr_frame is not None and not coro.cr_suspended and not coro.cr_running
 
 
-def _never_felt(request: Request, task: Any) -> bool:
+def _never_felt(request: Request, task: Any, *, seen: bool) -> bool:
     """Whether no CancelledError came of *request* before *task* ended.
 
     A task group gives back what the task has felt: that was not lost.
     """
-    return request.open and not request.felt and bool(_DELIVERIES_SEEN or task._must_cancel)
+    return request.open and not request.felt and bool(seen or task._must_cancel)
 
 
 def _text(error: BaseException | None) -> str | None:

@@ -419,6 +419,9 @@ class CalledBack:
 
     def watch_end(self, task: Any, context: Any) -> None:
         """Be told of *task*'s end, in *context*: its own, where that is known already."""
+        if task.done():  # it ran inside its own making
+            self.done(task)
+            return
         self._add(task, context_of(task) if context is None else context)
 
     def watch(self, task: Any) -> None:

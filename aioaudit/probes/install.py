@@ -16,6 +16,7 @@ import asyncio.timeouts
 import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from types import CodeType, ModuleType
 from typing import Any
@@ -76,6 +77,8 @@ class Installation:
             "end of tasks: " + ("sys.monitoring" if self._monitor else "done callback"),
             "line that swallowed a cancellation: " + ("seen" if self._monitor else "not seen"),
         ]
+        if monitoring.AVAILABLE and self._monitor is None:
+            seen.append("sys.monitoring: not used, other tools hold all of its tool ids")
         if not self.recorder.creations:
             seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
         if not {"task.uncancel", "task.done"} <= self.recorder.wanted:
@@ -113,7 +116,10 @@ class Installation:
         )
         self._watch_end = called_back.watch_end
         if monitoring.AVAILABLE:
-            self._monitor = monitoring.Monitor("aioaudit")
+            with suppress(monitoring.NoToolError):
+                self._monitor = monitoring.Monitor("aioaudit")
+        recorder.deliveries_seen = self._monitor is not None
+        if self._monitor is not None:
             self._monitored = ends.Monitored(recorder, self._monitor)
             self._follow = self._monitored.follow
             recorder.watch = self._monitored.watch

@@ -305,7 +305,7 @@ class _Births:
 
     def _see_end(self, task: Any, made: Created, context: Any) -> None:
         unseen = self._follow is None or made.kind.runs is None
-        if unseen and self._watch_end is not None and not task.done():
+        if unseen and self._watch_end is not None:
             self._watch_end(task, context)
 
     def _begin(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:

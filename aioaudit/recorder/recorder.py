@@ -161,6 +161,9 @@ class Recorder:
     urges: tuple[Callable[[], None], ...] = ()
     """What is called when a request to cancel was told, which must not stay behind."""
 
+    deliveries_seen = sys.version_info >= (3, 12)
+    """Whether it is seen when a CancelledError is delivered: not without `sys.monitoring`."""
+
     def __init__(self, run: Run, wanted: frozenset[str]) -> None:
         self.run = run
         self.wanted = wanted
@@ -525,7 +528,7 @@ class Recorder:
         """
         tie = self.tie_of(error)
         told = None if tie is None else tie.now
-        if sys.version_info >= (3, 12) or task is None or not isinstance(error, CancelledError):
+        if self.deliveries_seen or task is None or not isinstance(error, CancelledError):
             return told
         if not _is_handled_here(error):
             return told  # never raised, or kept by whom it was delivered to
@@ -685,7 +688,7 @@ class Recorder:
             while request is not None and request.event.reason == "awaiter":
                 request = request.cause
             return request if request is not None and request.timed_out else None
-        if state is None or sys.version_info >= (3, 12):
+        if state is None or self.deliveries_seen:
             return None
         for request in reversed(state.requests):
             if request.timed_out and request.absorbed:
@@ -811,7 +814,7 @@ class Recorder:
         if state.requests:
             repeated = state.repeated(cause.once, nested if cause.request is nested else None)
             if repeated is not None:
-                if sys.version_info < (3, 12):
+                if not self.deliveries_seen:
                     self._settle(task, state)
                 repeated.repeat()
                 return repeated
@@ -820,7 +823,7 @@ class Recorder:
         place = self.place(None if current is not None else self._loop_of(task))
         event = self._begin_request(place, cause, call.lines)
         self._tell_asker(event, cause, current, nested)
-        if sys.version_info < (3, 12):
+        if not self.deliveries_seen:
             self._settle(task, state)
         earlier = state.first_open() if state.requests else None
         event.task = state.task
@@ -850,7 +853,7 @@ class Recorder:
                 state.add(request)
                 if id(task) not in self.born:  # else its end is seen already
                     self.watch(task)
-            if sys.version_info < (3, 12):
+            if not self.deliveries_seen:
                 waiter = getattr(task, "_fut_waiter", None)
                 request.waited = None if waiter is None else _reference(waiter)
                 if request.times == 1:
@@ -975,7 +978,7 @@ class Recorder:
             return
         for task in waiters:
             state = self.state(task)
-            if sys.version_info < (3, 12):
+            if not self.deliveries_seen:
                 self._settle(task, state)
             state.inherited = request
             state.reaching = True
@@ -1010,7 +1013,13 @@ class Recorder:
         if state is None and born is None:
             state = self.state(task)
         request, cancel_outcome = verdict(
-            self.ties, state, outcome, error, by_hand=by_hand, came_with=came_with
+            self.ties,
+            state,
+            outcome,
+            error,
+            seen=self.deliveries_seen,
+            by_hand=by_hand,
+            came_with=came_with,
         )
         if state is None and outcome != "returned":
             assert born is not None

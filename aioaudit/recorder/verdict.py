@@ -28,7 +28,6 @@ all ask them.
 
 from __future__ import annotations
 
-import sys
 from asyncio import CancelledError
 
 from aioaudit.events import CancelOutcome, TaskCancel
@@ -45,11 +44,13 @@ def verdict(
     outcome: str,
     error: BaseException | None,
     *,
+    seen: bool,
     by_hand: bool,
     came_with: Request | None = None,
 ) -> tuple[Request | None, CancelOutcome | None]:
     """Which request the end belongs to, and what the task did with it.
 
+    *seen* says whether deliveries are seen at all.
     *came_with* is the request of the CancelledError that ended the task, where it came out
     of what the task awaited and its arrival was not seen.
     """
@@ -57,7 +58,7 @@ def verdict(
         return _cancelled_by(ties, state, error, by_hand, came_with)
     if state is None or not state.requests:
         return None, None
-    request = _lived_through(ties, state, error)
+    request = _lived_through(ties, state, error, seen=seen)
     if request.absorbed or request.taken_back:
         return request, "absorbed"
     if outcome == "destroyed":
@@ -74,7 +75,9 @@ def _kept_by_a_group(state: CancelState) -> bool:
     return state.swallowed_at is not None and _GROUPS in state.swallowed_at
 
 
-def _lived_through(ties: Ties, state: CancelState, error: BaseException | None) -> Request:
+def _lived_through(
+    ties: Ties, state: CancelState, error: BaseException | None, *, seen: bool
+) -> Request:
     """The request that a task lived through last, which ended by *error* or a return.
 
     What the error was raised for tells; else the last delivery does, or what was to be
@@ -87,8 +90,8 @@ def _lived_through(ties: Ties, state: CancelState, error: BaseException | None) 
             return request
     request = state.first_open() or (None if state.current is None else state.current.now)
     taken = state.absorbed_last
-    # Before 3.12 the last delivery may have gone unseen: then what was taken back last tells.
-    seen = sys.version_info >= (3, 12) or (request is not None and request.stands)
+    # The last delivery may have gone unseen: then what was taken back last tells.
+    seen = seen or (request is not None and request.stands)
     if request is None or not seen or request not in state.requests:
         return taken or state.requests[-1]
     if taken is not None and not taken.taken_back and _delivered_with(taken, request):
