@@ -189,8 +189,9 @@ class Rules:
     ) -> None:
         """*task* waits at *at*: as if no request (apart from *but*) had reached it?"""
         requests = [each for each in state.requests if each is not but]
-        if any(each.taken_back and not each.absorbed for each in requests):
-            return  # a timeout or a group is about to take care of that
+        for each in requests:
+            if each.taken_back and not each.absorbed:
+                return  # a timeout or a group is about to take care of that
         left = [
             each
             for each in requests

@@ -219,7 +219,11 @@ def take_back(
     requests = state.requests
     chosen = None
     if owner is not None:
-        chosen = next((r for r in reversed(requests) if r.pending > 0 and r.owner == owner), None)
+        # Not by a generator: making its function where memory runs out breaks CPython (test_memory).
+        for each in reversed(requests):
+            if each.pending > 0 and each.owner == owner:
+                chosen = each
+                break
         if chosen is None and scope:
             return _take_over(state, owner, since)
         if chosen is None and known:
