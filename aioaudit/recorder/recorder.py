@@ -691,8 +691,10 @@ class Recorder:
         if state is None or self.deliveries_seen:
             return None
         for request in reversed(state.requests):
+            if request.stands and not request.taken_back:
+                return None  # it was asked since
             if request.timed_out and request.absorbed:
-                return request
+                return None if request.handed else request
         inherited = state.inherited
         if inherited is not None and inherited.timed_out:
             return inherited

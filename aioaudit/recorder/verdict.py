@@ -258,11 +258,11 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
     if taken is not None:
         taken.pending -= 1
         taken.absorbed = taken.handed = True
+        taken.then = state.goes_on_for(taken, since)
         if own is None:
-            taken.then = state.goes_on_for(taken, since)
             state.absorbed_last = taken
         else:
-            taken.then = own
+            taken.then = taken.then or own
             own.then = state.goes_on_for(own, since)
             state.absorbed_last = own
     return taken
