@@ -203,10 +203,13 @@ def test_a_group_that_is_cancelled_names_the_line_that_did(task_group: Any) -> N
         assert answer.cancel_outcome == outcome
 
 
-def test_a_group_cancelled_before_it_was_entered_blames_nobody(task_group: Any) -> None:
+def test_a_group_cancelled_before_it_was_entered_and_before_auditing_began_blames_nobody(
+    task_group: Any,
+) -> None:
+    group = task_group()
+    group.cancel()
+
     async def scenario() -> None:
-        group = task_group()
-        group.cancel()
         async with group:
             await forever()
 

@@ -50,7 +50,14 @@ OUTPUT = {"interrupted": ["interrupted"]}
 ENABLED_BY_THEMSELVES = {"older"}
 """Programs that are run plainly, because they turn auditing on from code."""
 
-NAMES = sorted(path.stem for path in PROGRAMS.glob("*.py") if path.stem != "harness")
+SINCE = {"group_cancel": (3, 15)}
+"""Programs that need a newer Python than 3.11."""
+
+NAMES = sorted(
+    path.stem
+    for path in PROGRAMS.glob("*.py")
+    if path.stem != "harness" and sys.version_info >= SINCE.get(path.stem, ())
+)
 
 SECONDS = 0.015
 """How far a length of time may be off: another thread may run between two readings of the clock."""

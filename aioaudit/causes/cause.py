@@ -25,7 +25,9 @@ class Cause(msgspec.Struct, kw_only=True):
     the current task has nothing to do with it.  ``taken_back`` says that the asker
     ends the request itself, so that it never is the program that swallowed it.
     ``through`` marks a frame that only passes a call on: the cause lies further
-    out, the reason is this one's (an empty one leaves it to the cause).  ``awaiter`` says that ``request`` goes on with
+    out, the reason is this one's (an empty one leaves it to the cause), and so is the owner,
+    if it has one; ``receiver`` is the object that such a frame is a method of: that method may
+    be what a loop was given.  ``awaiter`` says that ``request`` goes on with
     this one: should it come to nothing here, it has come to nothing.  ``once`` is
     an object that stands for the whole request: what is asked for again, of the
     same task and with the same object, is no new request.  ``by`` has number and
@@ -45,6 +47,7 @@ class Cause(msgspec.Struct, kw_only=True):
     bystander: bool = False
     taken_back: bool = False
     through: bool = False
+    receiver: object | None = None
     awaiter: bool = False
     once: object | None = None
     by: tuple[int, str] | None = None

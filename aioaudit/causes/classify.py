@@ -130,6 +130,8 @@ class _Survey:
     boundary: FrameType | None = None
     outermost: CodeType | None = None
     through: str | None = None
+    receiver: object | None = None
+    owner: int | None = None
     taken_back: bool = False
     finalizer: bool = False
     nested: bool = False
@@ -196,7 +198,10 @@ def _uncalled(call: Call, frame: FrameType | None, info: CodeInfo | None) -> boo
 def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
     """Ask and keep what *frame*, whose code *info* is of, says of who called."""
     if info.explain is not None and found.cause is None:
-        _answered(found, ask(info.explain, info.source, frame, call))
+        cause = ask(info.explain, info.source, frame, call)
+        _answered(found, cause)
+        if info.kind == STDLIB and cause is not None and cause.through:
+            return  # Python's own, and known: not who called
     if found.innermost and overrides(call.victim, frame.f_code):
         return  # an override of cancel() that calls the original is no caller
     found.innermost = False
@@ -208,6 +213,8 @@ def _answered(found: _Survey, cause: Cause | None) -> None:
     if cause is not None and cause.through:
         found.through = found.through or cause.reason
         found.taken_back |= cause.taken_back
+        found.receiver = cause.receiver or found.receiver
+        found.owner = found.owner or cause.owner
     else:
         found.cause = cause
 
@@ -232,6 +239,8 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
         cause.bystander = True
     if found.taken_back:
         cause.taken_back = True
+    if found.owner is not None:
+        cause.owner = found.owner
     if found.through:
         call.lines = None
         cause.reason = found.through
@@ -412,7 +421,8 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
         callback = getattr(handle, "_callback", None)
         arguments = getattr(handle, "_args", None) or ()
         callback = bound_cancel(callback, arguments) or callback
-    note, evidence = recorder.noted(callback, call.victim)
+    receiver = call.victim if found.receiver is None else found.receiver
+    note, evidence = recorder.noted(callback, receiver)
     if note is not None:
         if note.cause is not None:
             return msgspec.structs.replace(note.cause, evidence=evidence)

@@ -11,6 +11,7 @@ import asyncio.base_futures
 import asyncio.events
 import asyncio.exceptions
 import asyncio.futures
+import asyncio.taskgroups
 import asyncio.tasks
 import asyncio.timeouts
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 
 from aioaudit.cpython import imports, inplace, monitoring
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
-from aioaudit.probes import ends, futures, loops, tasks, timeouts
+from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
 
@@ -146,6 +147,9 @@ class Installation:
             "reschedule",
             timeouts.make_reschedule(recorder, vars(asyncio.timeouts.Timeout)["reschedule"]),
         )
+        group = asyncio.taskgroups.TaskGroup
+        if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future
+            self._put_outside(group, "cancel", groups.make_cancel(recorder, vars(group)["cancel"]))
         self._lasting.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
         self._put(
             asyncio.events,
@@ -209,7 +213,7 @@ class Installation:
         return probe
 
     def _put_outside(self, owner: Any, name: str, probe: Any) -> None:
-        """Put *probe* where a library's ``owner.name`` is, looking like it."""
+        """Put *probe*, which marks nothing on a stack, where ``owner.name`` is, looking like it."""
         inplace.disguise(probe, getattr(owner, name))
         self._kept[id(probe.__code__)] = probe.__code__
         self._patches.replace(owner, name, probe)

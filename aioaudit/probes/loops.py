@@ -267,9 +267,11 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
             )
             if (bound := bound_cancel(callback, ())) is not None:
                 recorder.note(bound, note)
-            code = code_of(callback)
-            if code is not None:
-                recorder.note_signal(loop, code, number, note)
+                if isinstance(bound.__self__, asyncio.Future | asyncio.TaskGroup):
+                    # All groups have this code: it is the object that tells.
+                    recorder.note_signal(loop, None, number, note)
+                    return
+            recorder.note_signal(loop, code_of(callback), number, note)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
             recorder.fault(error)
 

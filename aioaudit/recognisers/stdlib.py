@@ -12,6 +12,8 @@ from asyncio import CancelledError
 from types import FrameType
 from typing import Any
 
+import msgspec
+
 from aioaudit.causes.cause import Call, Cause
 from aioaudit.causes.code import Explain, NotNowError
 from aioaudit.causes.frames import handled_by, local, signal_name
@@ -134,26 +136,33 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
 
 
 def group_cancelled(frame: FrameType, call: Call) -> Cause:
-    """``TaskGroup.cancel`` (3.15): the program ends the group, its tasks and its body."""
+    """``TaskGroup.cancel`` (3.15): whoever called it ends the group, its tasks and its body."""
     group = local(frame, "self")
     taken_back = call.victim is group._parent_task
-    outer = frame.f_back
-    if outer is not None and outer.f_code.co_qualname == "TaskGroup.__aenter__":
-        return Cause(
-            reason="task_group",
-            owner=id(group),
-            taken_back=taken_back,
-            detail="the group was cancelled before it was entered",
-        )
-    at, source = call.caller(outer)
     return Cause(
         reason="task_group",
-        origin=Link(what="called", reason="task_group", at=at, source=source),
+        through=True,
+        receiver=group,
         owner=id(group),
         taken_back=taken_back,
-        at=at,
-        source=source,
     )
+
+
+_EARLY = "the group was cancelled before it was entered"
+
+
+def group_entered(frame: FrameType, call: Call) -> Cause | None:
+    """``TaskGroup.__aenter__`` (3.15): does what ``cancel()`` was called for before."""
+    group = local(frame, "self")
+    if call.victim is not group._parent_task:
+        return None
+    cause = call.remembered_of(group)
+    if cause is None:
+        return Cause(reason="task_group", detail=_EARLY)
+    cause.detail = _EARLY if cause.detail is None else f"{_EARLY}; {cause.detail}"
+    if cause.origin is not None and cause.origin.what == "called":
+        cause.origin = msgspec.structs.replace(cause.origin, detail=cause.detail)
+    return cause
 
 
 def group_joined(frame: FrameType, call: Call) -> Cause | None:
@@ -185,9 +194,9 @@ def _child_failed(frame: FrameType, call: Call) -> Cause | None:
     )
 
 
-def gathered(_frame: FrameType, _call: Call) -> Cause | None:
+def gathered(frame: FrameType, _call: Call) -> Cause | None:
     """``_GatheringFuture.cancel``: whoever cancelled the gather cancelled its children."""
-    return Cause(reason="gather", through=True)
+    return Cause(reason="gather", through=True, receiver=local(frame, "self"))
 
 
 def shutdown(frame: FrameType, call: Call) -> Cause | None:
@@ -277,6 +286,7 @@ CALL_SITES: dict[tuple[str, str], Explain] = {
     ("asyncio.taskgroups", "TaskGroup._on_task_done"): group_child_failed,
     ("asyncio.taskgroups", "TaskGroup._abort"): group_aborted,
     ("asyncio.taskgroups", "TaskGroup.cancel"): group_cancelled,
+    ("asyncio.taskgroups", "TaskGroup.__aenter__"): group_entered,
     ("asyncio.taskgroups", "TaskGroup.create_task"): group_joined,
     ("asyncio.taskgroups", "TaskGroup.__aexit__"): group_again,
     ("asyncio.taskgroups", "TaskGroup._aexit"): group_again,

@@ -759,8 +759,8 @@ class Recorder:
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
 
-    def note_signal(self, loop: Any, code: CodeType, number: int, note: Note) -> None:
-        """Remember that *loop* runs *code* for the signal *number*."""
+    def note_signal(self, loop: Any, code: CodeType | None, number: int, note: Note) -> None:
+        """Remember that *loop* runs *code* for the signal *number*, None for what has no own."""
         callbacks = self.signal_callbacks.get(loop)
         if callbacks is None:
             self.signal_callbacks[loop] = callbacks = {}
@@ -769,7 +769,8 @@ class Recorder:
             notes.pop(number, None)
             if not notes:
                 callbacks.pop(key, None)
-        callbacks.setdefault(id(code), (code, {}))[1][number] = note
+        if code is not None:
+            callbacks.setdefault(id(code), (code, {}))[1][number] = note
 
     def signal_callback(
         self, boundary: FrameType | None, outermost: CodeType | None

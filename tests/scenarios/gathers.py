@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 from harness import (  # type: ignore[import-not-found]  # beside this file when it runs
     forever,
@@ -158,6 +160,42 @@ async def awaiter_of_the_owner() -> None:
 #   called explicit @awaiter_of_the_owner by=awaiter_of_the_owner
 
 
+async def cancelled_by_a_timer() -> None:
+    # What the loop was given is a method of the gather, and not of what it ends.
+    loop = asyncio.get_running_loop()
+    one = spawn("by_a_timer.one")
+    gathered = asyncio.gather(one)
+    await steps()
+    loop.call_later(0.001, gathered.cancel)  # LINE by_a_timer
+    await settle(gathered, one)
+
+
+# WHY by_a_timer.one: cancelled, obeyed
+#   cancelled by_a_timer.one gather @by_a_timer detail~call_later
+#   called gather @by_a_timer detail~call_later
+
+
+async def one_of_two_has_the_signal() -> None:
+    loop = asyncio.get_running_loop()
+    one, two = spawn("one_of_two.one"), spawn("one_of_two.two")
+    of_signal, of_timer = asyncio.gather(one), asyncio.gather(two)
+    await steps()
+    loop.add_signal_handler(signal.SIGTERM, of_signal.cancel)  # LINE of_signal
+    loop.call_later(0.001, of_timer.cancel)  # LINE of_timer
+    await settle(of_timer, two)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await settle(of_signal, one)
+    loop.remove_signal_handler(signal.SIGTERM)
+
+
+# WHY one_of_two.one: cancelled, obeyed
+#   cancelled one_of_two.one gather @of_signal detail~
+#   signal SIGTERM @of_signal detail~
+# WHY one_of_two.two: cancelled, obeyed
+#   cancelled one_of_two.two gather @of_timer detail~call_later
+#   called gather @of_timer detail~call_later
+
+
 start(
     owner_cancelled,
     cancelled_itself,
@@ -165,4 +203,6 @@ start(
     child_cancelled_results_kept,
     gather_of_gathers,
     awaiter_of_the_owner,
+    cancelled_by_a_timer,
+    one_of_two_has_the_signal,
 )

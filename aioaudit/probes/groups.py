@@ -1,0 +1,32 @@
+"""A probe on ``asyncio.TaskGroup.cancel`` (3.15): who called it before the group was entered.
+
+Then it only leaves a mark (``_cancel_on_enter``), and ``__aenter__`` does the rest, when
+nothing on the stack says any more who asked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from aioaudit.recorder.recorder import Recorder
+
+_getframe = sys._getframe
+
+
+def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """``TaskGroup.cancel`` that remembers who calls it too early; the first who does counts."""
+
+    def cancel(self: Any) -> None:
+        try:
+            early = not (self._entered or self._cancel_on_enter)
+            if early and not recorder.place_muted():
+                cause = recorder.asked(self, _getframe(1))
+                cause.reason = "task_group"
+                recorder.remember(self, cause)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending
+            recorder.fault(error)
+        original(self)
+
+    return cancel
