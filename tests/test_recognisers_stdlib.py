@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
+from aioaudit.events import Finding
 from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
@@ -268,6 +270,89 @@ def test_a_task_that_joins_a_cancelled_group_is_cancelled_because_the_group_was(
         {"what": "cancelled", "name": "child", "reason": "task_group", "by_name": "owner"},
         *of_owner,
     ]
+
+
+@pytest.fixture
+def keeping_group(task_group: Any) -> Any:
+    """A group that keeps cancellations from outside, as before gh-155433."""
+    file = Path(asyncio.taskgroups.__file__)
+    text = file.read_text()
+    before = re.sub(r"( +)elif propagate_cancellation_error is None:\n(\1 +.*\n)+", "", text)
+    before = re.sub(r" +pending_cancellation_error = .*\n", "", before)
+    if before == text:
+        return task_group
+    module = types.ModuleType("asyncio.taskgroups")
+    module.__package__ = "asyncio"
+    exec(compile(before, file, "exec"), vars(module))
+    return module.TaskGroup
+
+
+def test_a_group_that_keeps_a_cancellation_from_outside_is_found(keeping_group: Any) -> None:
+    if sys.version_info < (3, 12):
+        pytest.skip("on 3.11 no delivery is seen")
+
+    async def slow_to_end() -> None:
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(0.02)
+
+    async def owner() -> str:
+        async with keeping_group() as group:
+            group.create_task(slow_to_end(), name="child")
+            await asyncio.sleep(0)
+            group.cancel()
+        return "as if nothing had been"
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            task = asyncio.create_task(owner(), name="owner")
+            await asyncio.sleep(0.005)
+            task.cancel()  # LINE from_outside
+            assert await task == "as if nothing had been"
+        return trail
+
+    trail = asyncio.run(main())
+    [found] = [event for event in trail.events if isinstance(event, Finding)]
+    assert (found.kind, found.severity, found.name) == ("swallowed", "finding", "owner")
+    assert str(found.at).startswith(f"{__file__}:")
+    assert "gh-155433" in str(found.detail)
+    assert "/asyncio/taskgroups.py:" in str(found.swallowed_at)
+    answer = trail.why("owner")
+    assert answer is not None
+    assert (answer.outcome, answer.cancel_outcome) == ("returned", "swallowed")
+
+
+def test_a_group_that_hands_a_cancellation_from_outside_on_is_no_finding(task_group: Any) -> None:
+    if "gh-155433" not in Path(asyncio.taskgroups.__file__).read_text():
+        pytest.skip("groups of this Python have no cancel(), or keep what comes from outside")
+
+    async def slow_to_end() -> None:
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(0.02)
+
+    async def owner() -> None:
+        async with task_group() as group:
+            group.create_task(slow_to_end(), name="child")
+            await asyncio.sleep(0)
+            group.cancel()
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            task = asyncio.create_task(owner(), name="owner")
+            await asyncio.sleep(0.005)
+            task.cancel()  # LINE handed_on
+            await asyncio.wait([task])
+        return trail
+
+    trail = asyncio.run(main())
+    assert [event for event in trail.events if isinstance(event, Finding)] == []
+    answer = trail.why("owner")
+    assert answer is not None
+    assert (answer.outcome, answer.cancel_outcome) == ("cancelled", "obeyed")
+    assert links(answer)[-1]["at"] == "handed_on"
 
 
 # -- python -m asyncio -----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
-from aioaudit.causes.frames import local, suspended_at
+from aioaudit.causes.frames import local, suspended_at, variables
 from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
@@ -41,6 +41,15 @@ _BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
 
 _MOST_LEFT = 10_000
 """So many tasks that their loops left behind are remembered until they are destroyed."""
+
+_GROUP_ENDS = frozenset({"TaskGroup._aexit", "TaskGroup.__aexit__"})
+_HANDED_ON = ("propagate_cancellation_error", "pending_cancellation_error")
+"""Variables of theirs: the CancelledError that they will raise."""
+
+_BY_GROUP = (
+    "asyncio.TaskGroup kept it, because its own cancel() had been called (gh-155433):"
+    " later releases of Python hand it on"
+)
 
 _getframe = sys._getframe
 
@@ -242,6 +251,8 @@ class Rules:
 
     def taken_back(self, task: Any, state: CancelState, request: Request, frame: FrameType) -> None:
         """``uncancel()`` took *request* back, called by *frame*."""
+        if frame.f_code.co_qualname in _GROUP_ENDS:
+            self._kept_by_a_group(task, state, frame)
         if not request.taken_back or request.told:
             return
         if (
@@ -260,6 +271,30 @@ class Rules:
             )
         else:
             self._slow(task, state, request, None)
+
+    def _kept_by_a_group(self, task: Any, state: CancelState, frame: FrameType) -> None:
+        """A task group that was cancelled ends in *frame*: has it kept what is not its own?
+
+        So it was before gh-155433: the CancelledError of a request from outside that came while
+        the group waited for its tasks was dropped, and ``cancelling()`` left above zero.
+        """
+        values = variables(frame)
+        group, error = values.get("self"), values.get("exc")
+        handed_on = (values.get(name) for name in _HANDED_ON)
+        if any(each is not None for each in handed_on) or getattr(group, "_errors", True):
+            return
+        if not task.cancelling() or not (error is None or isinstance(error, CancelledError)):
+            return
+        for each in state.requests:
+            if each.delivered and each.stands and not (each.taken_back or each.told):
+                each.told = True
+                self._tell(
+                    catalogue.SWALLOWED,
+                    task,
+                    each,
+                    swallowed_at=state.swallowed_at,
+                    detail=_BY_GROUP,
+                )
 
     # -- ends ---------------------------------------------------------------------
 
