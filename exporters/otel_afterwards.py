@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ from aioaudit.events import Event, ProcessEnd, ProcessStart
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel_answers import Answers
 from aioaudit.exporters.otel_sending import otlp_exporter
-from aioaudit.exporters.otel_spans import SpanFacts, Spans, nanoseconds
+from aioaudit.exporters.otel_spans import SpanFacts, Spans, held, nanoseconds
 from aioaudit.threads import Thread
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 BATCH = 512
 """Spans in one request."""
+
+MOST_MAKERS = 100
+"""Processes whose spans are made at a time."""
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PATH = "/v1/traces"
@@ -108,7 +111,8 @@ class Collector:
     def __init__(self, endpoint: str | None = None) -> None:
         self._asked = _Asked(endpoint)
         self._batch: list[ReadableSpan] = []
-        self._maker = cache(self._new_maker)
+        self._maker = lru_cache(MOST_MAKERS)(self._new_maker)
+        self._resource = cache(_any_resource)
         self._failed = False
         self.taken = 0
         self.arrived = 0
@@ -120,7 +124,8 @@ class Collector:
         from aioaudit.exporters.otel_tracer import Maker
 
         # Who sends is of no interest: the process is the one that wrote the log.
-        return Maker(_IntoBatch(Resource.create({"process.pid": pid}), self._batch))
+        own = Resource({"process.pid": held(pid)})
+        return Maker(_IntoBatch(self._resource().merge(own), self._batch))
 
     def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
         """Take *spans* of the process *pid*, and send where there are enough for a request."""
@@ -151,6 +156,13 @@ class Collector:
             self.arrived += count - min(refused, count)
         if why and not self.why:
             self.why = why
+
+
+def _any_resource() -> Resource:
+    """What the ``OTEL_*`` variables say of each process; to ask for it takes its time."""
+    from opentelemetry.sdk.resources import Resource
+
+    return Resource.create()
 
 
 class _IntoBatch:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from aioaudit.exporters.otel_spans import SpanFacts, Trace, Value
+from aioaudit.exporters.otel_spans import SpanFacts, Trace, Value, held
 from aioaudit.version import __version__
 
 _INTERNAL = 1
@@ -111,4 +111,4 @@ def _resource(pid: int) -> dict[str, Value]:
     name = os.environ.get("OTEL_SERVICE_NAME", "").strip()
     if name:
         told["service.name"] = name
-    return told | {"process.pid": pid}
+    return told | {"process.pid": held(pid)}

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
@@ -67,6 +68,13 @@ MOST_ABANDONED = 1_000
 MOST_LINKS = 32
 """Links of one kind on one span; backends drop what is over 128 in all."""
 
+LATEST = 2**64 - 1
+"""The last nanosecond that OTLP can hold, in the year 2554."""
+
+LONGEST = 1e12
+"""Seconds of the longest life that a task is told to have had."""
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMMON = frozenset({"event", "ts", "seq", "run", "pid", "thread", "loop"})
 
@@ -179,6 +187,7 @@ class Spans:
         self._ended: dict[int, Life] = {}
         self._requests: dict[int, tuple[Trace, int]] = {}
         self._out: list[SpanFacts] = []
+        self._now = 0
 
     def take(self, events: Sequence[Event]) -> list[SpanFacts]:
         """The spans that are finished with *events*."""
@@ -210,10 +219,15 @@ class Spans:
         """The request with this number, None if it is not among the last ones."""
         return self._recent.get(seq)
 
+    def _time(self, ts: str) -> int:
+        """Nanoseconds of *ts*; of the last event that had a time, where it says none."""
+        self._now = nanoseconds(ts, self._now)
+        return self._now
+
     def _see(self, event: Event) -> None:
         self._recent.add(event)
         if isinstance(event, TaskCreate):
-            ns = nanoseconds(event.ts)
+            ns = self._time(event.ts)
             self._made(event.task, event, event.parent, ns, event.seq)
         elif isinstance(event, TaskDone):
             life = self._living.pop(event.task, None) or self._unmade(event)
@@ -225,7 +239,7 @@ class Spans:
         elif isinstance(event, ProcessStart):
             self.begin(event.run)
         elif isinstance(event, ProcessEnd):
-            self.abandon(nanoseconds(event.ts))
+            self.abandon(self._time(event.ts))
 
     # -- lives -------------------------------------------------------------------
 
@@ -258,9 +272,10 @@ class Spans:
 
     def _unmade(self, event: TaskCancel | TaskDone) -> Life:
         """The life of a task whose creation was not told."""
-        ns = nanoseconds(event.ts)
+        ns = self._time(event.ts)
         if isinstance(event, TaskDone):
-            ns -= int((event.lifetime or 0) * 1_000_000) * 1000
+            lived = min(max(event.lifetime or 0, 0), LONGEST)
+            ns = max(ns - int(lived * 1_000_000) * 1000, 0)
         shown = not self._globs or self._matches(event.coro)
         trace = Trace(self._run, event.task)
         return Life(event.task, event, ns, trace, None, 0, shown)
@@ -343,7 +358,7 @@ class Spans:
             links.append(SpanLink(creator.trace, self._task_id(creator.number), "created_by"))
         error = None
         if isinstance(done, TaskDone):
-            ns = nanoseconds(done.ts)
+            ns = self._time(done.ts)
             error = self._end(done, attributes, links)
         else:
             attributes["aioaudit.task.outcome"] = "abandoned"
@@ -363,7 +378,7 @@ class Spans:
                 parent,
                 life.ns,
                 max(ns, life.ns),
-                attributes,
+                {key: held(value) for key, value in attributes.items()},
                 links,
                 error,
             )
@@ -409,7 +424,7 @@ class Spans:
 
     def _asked(self, event: TaskCancel | FutureCancel) -> None:
         steps = self._recent.asked(event)
-        ns = nanoseconds(event.ts)
+        ns = self._time(event.ts)
         victims: list[Life] = []
         if isinstance(event, FutureCancel):
             victims = [life for each in event.waiters if (life := self._living.get(each))]
@@ -461,8 +476,9 @@ class Spans:
         attributes["thread.name"] = event.thread
         _describe(attributes, [step.link for step in steps], summary)
         _remember(self._requests, event.seq, (trace, span_id))
+        told = {key: held(value) for key, value in attributes.items()}
         self._out.append(
-            SpanFacts("asyncio.cancel", trace, span_id, parent, ns, ns, attributes, links, None)
+            SpanFacts("asyncio.cancel", trace, span_id, parent, ns, ns, told, links, None)
         )
 
     def _link_request(self, links: list[SpanLink], seq: int, kind: str) -> None:
@@ -526,10 +542,31 @@ def _without_short_lives(items: list[Item]) -> list[Item]:
     ]
 
 
-def nanoseconds(ts: str) -> int:
-    """Nanoseconds since the epoch of an event's ``ts``."""
-    since = datetime.fromisoformat(ts) - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+def nanoseconds(ts: str, otherwise: int = 0) -> int:
+    """Nanoseconds since the epoch of an event's ``ts``, as far as OTLP has a place for them.
+
+    *otherwise* is given where it says no time, as only a log that was tampered with has it.
+    """
+    try:
+        when = datetime.fromisoformat(ts)
+    except ValueError:
+        return otherwise
+    since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
+    ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    return min(max(ns, 0), LATEST)
+
+
+def held(value: Value) -> Value:
+    """*value* as OTLP can hold it: what is no 64-bit integer, or no number, becomes text."""
+    if isinstance(value, list):
+        told = [held(each) for each in value]
+        same = all(type(now) is type(was) for now, was in zip(told, value, strict=True))
+        return cast(Value, told if same else [str(each) for each in told])
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        return str(value)
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return value
 
 
 def _describe(attributes: dict[str, Value], chain: list[Link], summary: str) -> None:

@@ -8,13 +8,18 @@ terminal, or break the one line of a summary.
 
 from __future__ import annotations
 
+MOST = 10_000
+"""Characters that are shown of a text; what an event holds is a tenth of it, unless it is a lie."""
+
 
 def harmless(text: str) -> str:
     r"""*text* on one line, with every character that is not plainly visible escaped.
 
     ``harmless("a\nb")`` is ``a``, a backslash, ``n``, ``b``.  What is visible
-    already comes back unchanged, in whatever alphabet.
+    already comes back unchanged, in whatever alphabet, up to `MOST` characters.
     """
+    if len(text) > MOST:
+        text = text[:MOST] + "…"
     if text.isprintable():
         return text
     return "".join(

@@ -93,7 +93,8 @@ def as_json(answer: Any) -> str:
     line = _encode(answer).decode("utf-8")
     if line.isprintable() and _fits(line):
         return line
-    return "".join(each if each.isprintable() and _fits(each) else _escaped(each) for each in line)
+    wrong = {each for each in set(line) if not (each.isprintable() and _fits(each))}
+    return line.translate({ord(each): _escaped(each) for each in wrong})
 
 
 def _fits(text: str) -> bool:

@@ -266,7 +266,7 @@ class Text:
         date = _several_days(cases)
         for case in cases:
             table.add_row(
-                case.key,
+                harmless(case.key),
                 str(case.run.pid),
                 summary.who(case.name, case.coro),
                 clock(case.ts, date=date),
@@ -303,7 +303,7 @@ class Text:
                 *([f"{len(row.runs):,}"] if several else []),
                 clock(row.first.ts, date=date),
                 clock(row.last.ts, date=date),
-                self._example(row.first, names),
+                harmless(self._example(row.first, names)),
                 self._cause(row.root),
             )
         write(self._console, table)

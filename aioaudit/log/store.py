@@ -39,6 +39,10 @@ MOST_PROBLEMS = 100
 """So many problems are kept word for word; `Log.damaged` counts them all."""
 
 
+MOST_DROPPED = 2**63
+"""More were never lost at once: only a log that was tampered with says so."""
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Something in a log that could not be read, or not in full.
 
@@ -446,12 +450,12 @@ class Log(Intake):
                 run.start = cast(ProcessStart, event)
         elif kind is ProcessDropped:
             lost = cast(ProcessDropped, event)
-            run.dropped += lost.count
+            run.dropped += min(lost.count, MOST_DROPPED)
             run.faults.update(dict.fromkeys(lost.faults))
         elif kind is ProcessEnd:
             end = cast(ProcessEnd, event)
             run.ended = event.ts
-            run.dropped = max(run.dropped, end.dropped)
+            run.dropped = max(run.dropped, min(end.dropped, MOST_DROPPED))
             run.faults.update(dict.fromkeys(each.partition(", ")[0] for each in end.faults))
 
 

@@ -1,0 +1,354 @@
+"""Logs in which any key holds anything that its type allows: no command raises, or lets it through."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from aioaudit.cli import main
+from aioaudit.log import load
+from tests.collectors import INCIDENT, Receiver
+from tests.conftest import Runner
+
+PROGRAM = f"""
+import asyncio, os
+{INCIDENT}
+
+async def keep():
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+    with __import__("contextlib").suppress(asyncio.CancelledError):
+        await asyncio.get_running_loop().create_future()
+
+async def wait_for(future):
+    await future
+
+async def more():
+    task = asyncio.create_task(keep(), name="keeper")
+    await asyncio.sleep(0)
+    task.cancel("first")
+    task.cancel("second")
+    await asyncio.sleep(0)
+    task.cancel("third")
+    await asyncio.wait([task])
+    future = asyncio.get_running_loop().create_future()
+    waiter = asyncio.create_task(wait_for(future), name="waiter")
+    await asyncio.sleep(0)
+    future.cancel()
+    await asyncio.wait([waiter])
+    task.cancel()
+
+asyncio.run(more())
+if os.fork() == 0:
+    asyncio.run(more())
+else:
+    os.wait()
+"""
+
+Line = dict[str, Any]
+
+INTEGERS = st.one_of(
+    st.integers(0, 40),
+    st.sampled_from([-1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**4000]),
+)
+FLOATS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 5e-324, 1.7e308, -1.7e308, 1e16, 2**63]),
+)
+TIMES = [
+    "",
+    "yesterday",
+    "2026-11-28",
+    "2026-11-28T10:00:00",
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "1969-12-31T23:59:59.999999Z",
+    "2554-07-21T23:34:34Z",
+    "9999-12-31T23:59:59.999999Z",
+    "9999-12-31T23:59:59.999999-14:00",
+    "2026-W48-6T10:00:00Z",
+    "2026-11-28T10:00:00.123456789+05:30",
+]
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.sampled_from(
+        [
+            "",
+            ":",
+            "a:b:c:7",
+            "\x1b]0;title\x07\x1b[2Jgone",
+            "\x9b31mred",
+            "line\nbreak\r\x00",
+            "\u202eright to left\u2066",
+            "[bold]markup[/bold]",
+            "x" * 100_000,
+            "\x1b[31m" * 20_000,
+            "e\u0301\u200d" * 100,
+            "\U000e0041\ufeff",
+            "/srv/app.py:0",
+            "/srv/app.py:" + "9" * 5000,
+            "-1",
+            "--help",
+            "0" * 100,
+            *TIMES,
+        ]
+    ),
+)
+TIMES_OR_TEXTS = st.one_of(st.sampled_from(TIMES), TEXTS)
+
+
+def another(key: str, value: Any) -> st.SearchStrategy[Any]:
+    """Values of the type that *value*, which stands under *key*, has."""
+    if key == "ts":
+        return TIMES_OR_TEXTS
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int) and key != "schema":
+        return INTEGERS
+    if isinstance(value, float):
+        return FLOATS
+    if isinstance(value, str):
+        return TEXTS
+    if isinstance(value, list):
+        inner = TEXTS if all(isinstance(each, str) for each in value) else INTEGERS
+        return st.lists(inner, max_size=5)
+    return st.just(value)
+
+
+CLOSED = {"event", "outcome", "cancel_outcome", "evidence", "severity", "origin"}
+"""Keys with few values: another one is a damaged line, which is skipped."""
+
+
+def mutated(lines: list[Line]) -> st.SearchStrategy[list[Line]]:
+    @st.composite
+    def draw_lines(draw: st.DrawFn) -> list[Line]:
+        changed = [dict(line) for line in lines]
+        places = [(n, key) for n, line in enumerate(lines) for key in line if key not in CLOSED]
+        for n, key in draw(st.lists(st.sampled_from(places), min_size=1, max_size=25)):
+            changed[n][key] = draw(another(key, lines[n][key]))
+        if draw(st.booleans()):  # everywhere the same
+            run = draw(TEXTS)
+            for line in changed:
+                if line["run"] == lines[0]["run"]:
+                    line["run"] = run
+        if draw(st.booleans()):
+            changed = draw(st.permutations(changed))
+        return changed
+
+    return draw_lines()
+
+
+class Screen(io.TextIOWrapper):
+    """Standard output, on a terminal or not."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.bytes = io.BytesIO()
+        super().__init__(self.bytes, encoding="utf-8", write_through=True)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def fileno(self) -> int:
+        raise OSError("not a file")
+
+
+def command(*argv: str, terminal: bool = False) -> tuple[int, str]:
+    """The exit status of a command, and what it wrote to both streams."""
+    before = sys.stdout, sys.stderr
+    out, err = Screen(terminal), Screen(False)
+    sys.stdout, sys.stderr = out, err
+    try:
+        status = main(list(argv))
+    finally:
+        sys.stdout, sys.stderr = before
+    return status, out.bytes.getvalue().decode() + err.bytes.getvalue().decode()
+
+
+def harmless(text: str) -> bool:
+    """Whether *text* is whole lines of visible characters, colours of ours apart."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return all(line.isprintable() for line in plain.split("\n"))
+
+
+@pytest.fixture(scope="module")
+def real(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
+    """What a real program wrote, and its child."""
+    import subprocess
+
+    from tests.conftest import clean_environ
+
+    folder = tmp_path_factory.mktemp("real")
+    path = folder / "log.jsonl"
+    done = subprocess.run(
+        [audited_python, "-c", PROGRAM],
+        env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(path)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {"finding", "future.cancel", "task.done"} <= {line["event"] for line in lines}
+    return lines
+
+
+def write(path: Path, lines: list[Line]) -> None:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def tasks_of(path: Path) -> list[str]:
+    """What can be asked for in the log."""
+    return [case.key for case in load(path).cases()][:4]
+
+
+MANY = settings(
+    max_examples=int(os.environ.get("HOSTILE_EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@MANY
+@given(data=st.data())
+def test_every_command_answers_and_lets_nothing_through(
+    data: st.DataObject, real: list[Line], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("hostile") / "log.jsonl"
+    write(path, data.draw(mutated(real)))
+    log = str(path)
+    calls = [
+        ("why", log),
+        ("why", log, "--json"),
+        ("why", log, "--task", "keeper"),
+        *(("why", log, "--task", key) for key in tasks_of(path)),
+        ("why", log, "--task", "nobody at all"),
+        ("check", log, "--notes"),
+        ("check", log, "--notes", "--json"),
+    ]
+    for call in calls:
+        for terminal in (False, True):
+            status, said = command(*call, terminal=terminal)
+            assert status in (0, 1, 2), call
+            assert harmless(said), call
+    for wanted in ("touched", "all"):
+        os.environ["AIOAUDIT_OTEL_TASKS"] = wanted
+        try:
+            status, said = command("export", log, "--to", "otlp-json", f"{log}.json")
+        finally:
+            del os.environ["AIOAUDIT_OTEL_TASKS"]
+        assert status in (0, 1, 2)
+        assert harmless(said)
+        if status == 0:
+            check_otlp(json.loads(Path(f"{log}.json").read_bytes(), parse_constant=pytest.fail))
+
+
+def check_otlp(told: Any) -> None:
+    """Numbers and times are such as OTLP can hold."""
+    if isinstance(told, list):
+        for each in told:
+            check_otlp(each)
+    elif isinstance(told, dict):
+        for key, value in told.items():
+            if key == "intValue":
+                assert -(2**63) <= int(value) < 2**63
+            elif key.endswith("TimeUnixNano"):
+                assert 0 <= int(value) < 2**64
+            else:
+                check_otlp(value)
+        if "startTimeUnixNano" in told:
+            assert int(told["startTimeUnixNano"]) <= int(told["endTimeUnixNano"])
+
+
+@settings(MANY, max_examples=15)
+@given(data=st.data())
+def test_a_collector_gets_every_span(
+    data: st.DataObject, real: list[Line], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from tests.collectors import over_http
+
+    path = tmp_path_factory.mktemp("hostile") / "log.jsonl"
+    write(path, data.draw(mutated(real)))
+    receiver = Receiver()
+    with over_http(receiver) as variables:
+        endpoint = variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        status, said = command("export", str(path), "--to", "otlp", "--endpoint", endpoint)
+        os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
+    assert status in (0, 1, 2), said
+    assert harmless(said)
+    if status == 0:
+        assert f"{len(receiver.spans):,} span" in said
+
+
+def one(real: list[Line], event: str, **changed: Any) -> list[Line]:
+    """*real* with all events of a name changed so."""
+    return [line | changed if line["event"] == event else line for line in real]
+
+
+Change = Callable[[list[Line]], list[Line]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda real: one(real, "task.done", ts="soon"), id="no date"),
+        pytest.param(lambda real: one(real, "task.done", ts="2026-01-01T00:00:00"), id="no zone"),
+        pytest.param(lambda real: one(real, "task.create", ts="0001-01-01T00:00:00Z"), id="year 1"),
+        pytest.param(lambda real: one(real, "task.done", ts="9999-12-31T00:00:00Z"), id="9999"),
+        pytest.param(lambda real: one(real, "task.done", lifetime=1.7e308), id="lifetime"),
+        pytest.param(lambda real: one(real, "task.cancel", by=2**64), id="integer"),
+        pytest.param(lambda real: [line | {"pid": 2**70} for line in real], id="pid"),
+        pytest.param(
+            lambda real: [line | {"run": "\x1b[2J\x1b]0;x\x07"} for line in real], id="run"
+        ),
+        pytest.param(lambda real: one(real, "process.end", written=10**4000), id="written"),
+    ],
+)
+def test_what_was_found_to_raise_or_to_get_through(
+    real: list[Line], tmp_path: Path, change: Change, run_python: Runner
+) -> None:
+    # In processes of their own, with a terminal's eyes.
+    path = tmp_path / "log.jsonl"
+    write(path, change(real))
+    for call in (
+        ("why", "log.jsonl"),
+        ("why", "log.jsonl", "--task", "keeper"),
+        ("check", "log.jsonl", "--notes"),
+        ("export", "log.jsonl", "--to", "otlp-json", "trace.json"),
+    ):
+        done = run_python("-m", "aioaudit", *call, NO_COLOR="1")
+        assert done.returncode in (0, 1), done.stderr
+        assert "Traceback" not in done.stderr
+        assert harmless(done.stdout + done.stderr)
+    check_otlp(json.loads((tmp_path / "trace.json").read_bytes(), parse_constant=pytest.fail))
+
+
+def test_a_line_of_sixteen_megabytes_is_answered(real: list[Line], tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    long = "\x1b" + "x" * 15_000_000
+    write(path, [*real, *_named(real, long)])
+    for call in (("why", str(path)), ("why", str(path), "--json"), ("check", str(path))):
+        status, said = command(*call)
+        assert status in (0, 1)
+        assert harmless(said)
+
+
+def _named(real: list[Line], name: str) -> list[Line]:
+    """A cancelled task of that name, in a run of its own."""
+    found = [line for line in real if line["event"] == "task.cancel"][:1]
+    return [line | {"name": name, "run": "long"} for line in found]
