@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -101,6 +102,7 @@ def _value(value: Value) -> dict[str, Any]:
             return {"arrayValue": {"values": [_value(each) for each in value]}}
 
 
+@lru_cache
 def _resource(pid: int) -> dict[str, Value]:
     """Who the spans are from, by the variables that OpenTelemetry has for it."""
     told: dict[str, Value] = {"service.name": "unknown_service"}

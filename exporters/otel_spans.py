@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
@@ -159,6 +160,12 @@ class Life(msgspec.Struct, gc=False, eq=False):
     told: bool = False
     asked: list[int] | None = None
     ended: Returned | TaskDone | None = None
+
+    def ask(self, seq: int) -> None:
+        """It was asked to end, by the request with this number."""
+        if self.asked is None:
+            self.asked = []
+        self.asked.append(seq)
 
 
 class Spans:
@@ -436,7 +443,7 @@ class Spans:
                 life = self._living.get(event.task)
                 if life is None:
                     life = self._living[event.task] = self._unmade(event)
-                life.asked = [*(life.asked or ()), event.seq]
+                life.ask(event.seq)
                 victims = [life]
         caller = None if event.by is None else self._living.get(event.by)
         for life in victims:
@@ -558,7 +565,11 @@ def nanoseconds(ts: str, otherwise: int = 0) -> int:
 
 def held(value: Value) -> Value:
     """*value* as OTLP can hold it: what is no 64-bit integer, or no number, becomes text."""
+    if type(value) is str:
+        return value
     if isinstance(value, list):
+        if value and type(value[0]) is str:  # then all are
+            return value
         told = [held(each) for each in value]
         same = all(type(now) is type(was) for now, was in zip(told, value, strict=True))
         return cast(Value, told if same else [str(each) for each in told])
@@ -572,12 +583,17 @@ def held(value: Value) -> Value:
 def _describe(attributes: dict[str, Value], chain: list[Link], summary: str) -> None:
     """Put in a whole chain: for the eye, for a search by its root, and for programs."""
     attributes["aioaudit.cancel.summary"] = summary
-    attributes["aioaudit.cancel.chain"] = [brief(link) for link in reversed(chain)]
-    attributes["aioaudit.cancel.links"] = [
-        msgspec.json.encode(link).decode() for link in reversed(chain)
-    ]
+    told = [_written(link) for link in reversed(chain)]
+    attributes["aioaudit.cancel.chain"] = [eye for eye, _ in told]
+    attributes["aioaudit.cancel.links"] = [code for _, code in told]
     for key, value in msgspec.to_builtins(chain[-1]).items():
         attributes[f"aioaudit.cancel.root.{key}"] = value
+
+
+@lru_cache(256)
+def _written(link: Link) -> tuple[str, str]:
+    """*link* for the eye and for programs; chains have most of theirs in common."""
+    return brief(link), msgspec.json.encode(link).decode()
 
 
 def _of_request(event: TaskCancel | FutureCancel) -> dict[str, Value]:

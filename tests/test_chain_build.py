@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from aioaudit.chain.build import Request, answer_of, inferred, steps_of, walk
+from aioaudit.chain.build import Chains, Request, answer_of, inferred, steps_of, walk
 from aioaudit.chain.links import Answer, Link
 from aioaudit.events import FutureCancel, TaskCancel
 
@@ -266,3 +268,32 @@ def test_a_request_that_was_concluded_to_have_ended_the_task_makes_the_answer_pr
         steps = steps_of(7, "T7", request, lambda _request: None, concluded=concluded)
         assert [step.concluded for step in steps] == [concluded, False]
         assert inferred(steps) is concluded
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), max_size=12))
+def test_chains_that_share_their_ends_are_those_of_each_request_alone(
+    made: list[tuple[int, bool, bool]],
+) -> None:
+    known: dict[int, Request] = {}
+    for seq, (cause, origin, guessed) in enumerate(made, 1):
+        more: dict[str, Any] = {"evidence": "inferred"} if guessed else {}
+        if origin:
+            more |= {"origin": "called", "origin_at": f"app.py:{seq}"}
+        # A cause comes before what it causes, or its line is missing.
+        known[seq] = cancel(seq, seq, cause=cause if cause < seq and cause else cause + 100, **more)
+    chains = Chains(lambda request: known.get(request.cause or 0))
+    for request in reversed(known.values()):
+        alone = walk(request, lambda each: known.get(each.cause or 0))
+        chain = chains.of(request)
+        assert chain.steps() == alone
+        assert (chain.length, chain.root) == (len(alone), alone[-1])
+        assert (chain.guess is not None) == inferred(alone)
+        short = chain.steps(4)
+        assert (short[0], short[-1], len(short)) == (alone[0], alone[-1], min(len(alone), 4))
+        assert inferred(short) == inferred(alone)
+
+
+def test_a_circle_of_causes_ends() -> None:
+    known = {seq: cancel(seq, seq, cause=seq % 3 + 1) for seq in (1, 2, 3)}
+    chains = Chains(lambda request: known.get(request.cause or 0))
+    assert [chains.of(request).length for request in known.values()] == [3, 2, 1]

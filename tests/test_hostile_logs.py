@@ -352,3 +352,35 @@ def _named(real: list[Line], name: str) -> list[Line]:
     """A cancelled task of that name, in a run of its own."""
     found = [line for line in real if line["event"] == "task.cancel"][:1]
     return [line | {"name": name, "run": "long"} for line in found]
+
+
+def test_many_requests_and_deep_chains_take_no_time_that_grows_with_their_square(
+    tmp_path: Path,
+) -> None:
+    count = 20_000
+    common = {"ts": "2026-01-01T00:00:00Z", "run": "r", "pid": 1, "thread": "t", "coro": "a:b"}
+    request = common | {"event": "task.cancel", "accepted": True, "reason": "explicit"}
+
+    def taken_back_one_by_one() -> list[Line]:
+        asked = [request | {"seq": n, "task": 1, "name": "x"} for n in range(1, count)]
+        back = [
+            common | {"event": "task.uncancel", "task": 1, "name": "x", "remaining": count - n}
+            for n in range(1, count)
+        ]
+        return [*asked, *(line | {"seq": count + n} for n, line in enumerate(back))]
+
+    def each_because_of_the_one_before() -> list[Line]:
+        return [
+            request | {"seq": n, "task": n, "name": f"x{n}", "cause": n - 1 or None, "at": "a.py:1"}
+            for n in range(1, count)
+        ]
+
+    for make in (taken_back_one_by_one, each_because_of_the_one_before):
+        path = tmp_path / f"{make.__name__}.jsonl"
+        write(path, make())
+        name = "x" if make is taken_back_one_by_one else f"x{count - 1}"
+        for call in (("why", str(path)), ("why", str(path), "--task", name), ("check", str(path))):
+            # With the square it is minutes: the limit of the whole test.
+            assert command(*call)[0] in (0, 1)
+        status, _ = command("export", str(path), "--to", "otlp-json", f"{path}.json")
+        assert status == 0

@@ -20,12 +20,13 @@ ends as if that cause was missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Link
+from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Asked, Link
 from aioaudit.chain.summary import summarise
 from aioaudit.events import FutureCancel, TaskCancel
 
@@ -127,6 +128,98 @@ def walk(request: Request, resolve: Resolve) -> list[Step]:
         request = cause
 
 
+class Chain:
+    """A chain that shares its end with all those that lead into it.
+
+    ``length`` counts its steps, ``root`` is the last of them, ``asked`` the last request
+    that is known; ``guess`` is one that was concluded rather than seen, if there is any.
+    """
+
+    __slots__ = ("asked", "guess", "length", "rest", "root", "step")
+
+    def __init__(self, step: Step, rest: Chain | None) -> None:
+        self.step = step
+        self.rest = rest
+        here = step.request
+        self.guess = here if here is not None and here.evidence == "inferred" else None
+        self.length = 1
+        self.root = step
+        self.asked = here
+        if rest is not None:
+            self.guess = self.guess or rest.guess
+            self.length += rest.length
+            self.root = rest.root
+            self.asked = rest.asked or here
+
+    def steps(self, most: int | None = None) -> list[Step]:
+        """Its steps; of one that is longer than *most* the first ones, a gap and the root."""
+        if most is not None and self.length > most:
+            count = max(most - 2, 1)
+            left_out = self.length - count - 1
+            gap = Link(what="cancelled", detail=f"{left_out:,}{LEFT_OUT}")
+            first = [chain.step for chain in islice(self._along(), count)]
+            return [*first, Step(gap, self.guess, False), self.root]
+        return [chain.step for chain in self._along()]
+
+    def _along(self) -> Iterator[Chain]:
+        chain: Chain | None = self
+        while chain is not None:
+            yield chain
+            chain = chain.rest
+
+
+class Chains:
+    """The chains of many requests, each step made once: what `walk` gives, for all of them.
+
+    Args:
+        resolve: Gives the request that a request names as its cause.
+    """
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._known: dict[tuple[int, bool], Chain] = {}
+
+    def clear(self) -> None:
+        """Forget them: the requests have changed."""
+        self._known.clear()
+
+    def of(self, request: Request) -> Chain:
+        """The chain from *request* to its root cause."""
+        known = self._known
+        path: dict[int, tuple[Request, bool]] = {}
+        step: Request | None = request
+        shown = True
+        rest: Chain | None = None
+        while step is not None:
+            rest = known.get((step.seq, shown))
+            if rest is not None or step.seq in path:  # a circle: it ends as if this was missing
+                break
+            path[step.seq] = (step, shown)
+            shown = origin_link(step) is None
+            step = None if step.cause is None else self._resolve(step)
+        for each, own in reversed(path.values()):
+            rest = self._extended(each, own, rest)
+            known[each.seq, own] = rest
+        assert rest is not None
+        return rest
+
+    def _extended(self, request: Request, shown: bool, rest: Chain | None) -> Chain:
+        """The chain of *request*, whose cause has the chain *rest*."""
+        own = Step(own_link(request), request, True)
+        origin = origin_link(request)
+        if origin is not None:
+            if rest is None and request.cause is not None:
+                gap = Link(what="cancelled", reason="unknown", detail=missing(request.cause))
+                rest = Chain(Step(gap, None, False), None)
+            rest = Chain(Step(origin, request, False), rest)
+            return Chain(own, rest) if shown else rest
+        if rest is None:
+            if request.cause is not None:
+                own = Step(_ends(own.link, request.cause), request, True)
+            return Chain(own, None)
+        return Chain(own, rest) if shown else rest
+
+
 def missing(seq: int) -> str:
     """What is said where the line that would go on is not there."""
     return f"the line with seq {seq}, which would say why, is missing"
@@ -157,7 +250,16 @@ def steps_of(
         detail = None if lost is None else missing(lost)
         link = Link(what="cancelled", task=task, name=name, reason="unknown", detail=detail)
         return [Step(link, None, True)]
-    steps = walk(request, resolve)
+    return from_task(task, name, request, walk(request, resolve), concluded=concluded)
+
+
+def from_task(
+    task: int, name: str, request: Request, steps: list[Step], *, concluded: bool = False
+) -> list[Step]:
+    """*steps* of *request*, after the task's own link where it was made to something else.
+
+    *concluded* is as for `steps_of`.
+    """
     steps[0] = steps[0]._replace(concluded=concluded)
     if isinstance(request, TaskCancel) and request.task == task:
         return steps

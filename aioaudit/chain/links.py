@@ -11,6 +11,10 @@ from aioaudit.events import What
 AnswerOutcome = Literal["returned", "raised", "cancelled", "pending"]
 
 
+LEFT_OUT = " more steps are left out here"
+"""How the ``detail`` of a link ends that stands for many, in a chain that is too long to show."""
+
+
 class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """One step of a chain.
 

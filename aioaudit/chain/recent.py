@@ -8,7 +8,15 @@ chain that leads to an older one ends there and says so.
 
 from __future__ import annotations
 
-from aioaudit.chain.build import Request, Step, answer_of, inferred, steps_of, walk
+from aioaudit.chain.build import (
+    Chains,
+    Request,
+    Step,
+    answer_of,
+    from_task,
+    inferred,
+    steps_of,
+)
 from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.plain import harmless
 from aioaudit.chain.summary import summarise
@@ -16,6 +24,10 @@ from aioaudit.events import Event, FutureCancel, ProcessStart, TaskCancel, TaskD
 
 MOST_REQUESTS = 10_000
 """So many requests are kept."""
+
+
+MOST_STEPS = 32
+"""So many steps of a chain are told: of a longer one the first, and its root."""
 
 
 class Recent:
@@ -28,6 +40,7 @@ class Recent:
     def __init__(self, most: int = MOST_REQUESTS) -> None:
         self._most = most
         self._requests: dict[int, Request] = {}
+        self._chains = Chains(self.resolve)
 
     def add(self, event: Event) -> None:
         """Take note of *event*: to be called with every one, in order."""
@@ -36,9 +49,11 @@ class Recent:
                 # A tenth at once: to take the first key of a dict again and again gets slow.
                 for seq in list(self._requests)[: self._most // 10 + 1]:
                     del self._requests[seq]
+                self._chains.clear()
             self._requests[event.seq] = event
         elif isinstance(event, ProcessStart):
             self._requests.clear()
+            self._chains.clear()
 
     def get(self, seq: int) -> Request | None:
         """The request with this number, None if it is not among the kept ones."""
@@ -49,23 +64,19 @@ class Recent:
         return None if request.cause is None else self._requests.get(request.cause)
 
     def asked(self, request: Request) -> list[Step]:
-        """The steps from *request* to its root cause."""
-        return walk(request, self.resolve)
+        """The steps from *request* to its root cause, of a long chain `MOST_STEPS`."""
+        return self._chains.of(request).steps(MOST_STEPS)
 
     def ended(self, done: TaskDone) -> list[Step]:
         """The steps from the task that ended to the root cause; none if nobody cancelled it."""
         if done.cancel is None and done.cancel_outcome is None:
             return []
         request = None if done.cancel is None else self._requests.get(done.cancel)
-        lost = done.cancel if request is None else None
-        return steps_of(
-            done.task,
-            done.name,
-            request,
-            self.resolve,
-            lost,
-            concluded=done.evidence == "inferred",
-        )
+        if request is None:
+            return steps_of(done.task, done.name, None, self.resolve, done.cancel)
+        concluded = done.evidence == "inferred"
+        steps = self.asked(request)
+        return from_task(done.task, done.name, request, steps, concluded=concluded)
 
 
 def answer(done: TaskDone, steps: list[Step]) -> Answer:

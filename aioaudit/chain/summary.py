@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from aioaudit.chain.links import Link
+from aioaudit.chain.links import LEFT_OUT, Link
 from aioaudit.chain.plain import harmless
 
 Show: TypeAlias = Callable[[str], str]
@@ -130,6 +130,8 @@ def _by_way_of(chain: Sequence[Link]) -> str:
         hops.pop(chain[-1].task, None)
     if not hops:
         return ""
+    if any((link.detail or "").endswith(LEFT_OUT) for link in chain[1:-1]):
+        return f", by way of more than {len(hops)} other tasks"
     if len(hops) > MOST_NAMES:
         return f", by way of {len(hops)} other tasks"
     return ", by way of " + ", ".join(harmless(name) for name in hops.values())

@@ -13,6 +13,9 @@ from aioaudit.findings.groups import Group
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Log
 
+MOST_GROUPS = 1_000
+"""So many groups are told of; more are counted."""
+
 MOST_NAMES = 5
 """So many tasks of a group are named; more are counted."""
 
@@ -28,7 +31,7 @@ def write_groups(log: Log, groups: list[Group]) -> None:
         write(paper, rich_text.Text(harmless(text), style))
 
     line(_headline(groups), "bold")
-    for group in groups:
+    for group in groups[:MOST_GROUPS]:
         first = group.first
         kind = CATALOGUE.get(first.kind)
         out()
@@ -45,6 +48,9 @@ def write_groups(log: Log, groups: list[Group]) -> None:
         line(f"    {_when(group, date=date, several=several)}", "dim")
         if kind is not None:
             line(f"    {kind.remedy}", "green")
+    if len(groups) > MOST_GROUPS:
+        out()
+        line(f"and {len(groups) - MOST_GROUPS:,} more (--json has them all)")
 
 
 def _headline(groups: list[Group]) -> str:

@@ -7,8 +7,9 @@ This module reads the call and the log and decides what is to be answered;
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 
 import click
 import msgspec
@@ -30,6 +31,15 @@ from aioaudit.settings import suggestion
 
 FOUND, NOTHING, BAD = 0, 1, 2
 """Exit statuses: an answer, no such task or cancellation, a bad call or log."""
+
+MOST_LINKS = 1_000_000
+"""Links that are written of all chains together; of those that follow only few each."""
+
+FEW_LINKS = 10
+"""So many: the first ones, one that says how many are left out, and the root."""
+
+MOST_NAMES = 10_000
+"""Names that are compared with one that is not there."""
 
 MOST_NEAR = 3
 """So many names that hold what was asked for are shown; more are counted."""
@@ -105,15 +115,19 @@ def _near(log: Log, task: str) -> str:
     names = dict.fromkeys(case.name for case in log.cases())
     longer = [name for name in names if task.strip() and task.lower() in name.lower()]
     if not longer:
-        return suggestion(task, names)
+        return suggestion(task, islice((name for name in names if len(name) < 300), MOST_NAMES))
     shown = ", ".join(repr(name) for name in longer[:MOST_NEAR])
     more = len(longer) - MOST_NEAR
     return f"; there is {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def _write_json(log: Log, cases: Iterable[Case]) -> None:
+def _write_json(log: Log, cases: Sequence[Case]) -> None:
+    left = MOST_LINKS
     for case in cases:
-        answer = msgspec.to_builtins(case.answer())
+        # Each task of a deep chain has all that is below it: of 100,000 that is 5,000,000,000.
+        told = case.answer(None if left > 0 or len(cases) == 1 else FEW_LINKS)
+        left -= len(told.chain)
+        answer = msgspec.to_builtins(told)
         if len(log.runs) > 1:
             answer["run"], answer["pid"] = case.run.id, case.run.pid
         parent = log.parent(case.run)

@@ -29,6 +29,9 @@ from aioaudit.log import Case, Log
 MOST_STEPS = 12
 """Of a longer chain only the two ends are shown."""
 
+MOST_ROWS = 1_000
+"""So many root causes are shown, worst first; more are counted."""
+
 MOST_NAMES = 5
 """So many siblings or waiters are named; more are counted."""
 
@@ -264,7 +267,7 @@ class Text:
         out()
         table = _table("ASK FOR", "PID", "TASK", "CANCELLED", "BECAME", "ROOT CAUSE")
         date = _several_days(cases)
-        for case in cases:
+        for case in cases[:MOST_ROWS]:
             table.add_row(
                 harmless(case.key),
                 str(case.run.pid),
@@ -274,6 +277,8 @@ class Text:
                 self._cause(case.root()),
             )
         write(self._console, table)
+        if len(cases) > MOST_ROWS:
+            self._line(f"and {len(cases) - MOST_ROWS:,} more (--json has them all)")
         self._further(cases[0].key)
 
     def table(self, cases: list[Case]) -> None:
@@ -297,7 +302,7 @@ class Text:
         date = _several_days(cases)
         names = Counter(case.name for case in cases)
         worst = sorted(rows.values(), key=lambda row: -row.tasks)
-        for row in worst:
+        for row in worst[:MOST_ROWS]:
             table.add_row(
                 f"{row.tasks:,}",
                 *([f"{len(row.runs):,}"] if several else []),
@@ -307,6 +312,8 @@ class Text:
                 self._cause(row.root),
             )
         write(self._console, table)
+        if len(worst) > MOST_ROWS:
+            self._line(f"and {len(worst) - MOST_ROWS:,} more (--json has them all)")
         self._further(self._example(worst[0].first, names))
 
     def _cause(self, root: Link) -> rich_text.Text:
@@ -399,9 +406,8 @@ def _incident(case: Case) -> tuple[object, ...]:
     A task fails once and a process ends once, but the same timeout or the same
     call happens again and again.
     """
-    steps = case.steps()
-    root = steps[-1].link
-    request = next((step.request for step in reversed(steps) if step.request is not None), None)
+    root = case.root()
+    request = None if case.request is None else case.run.chains.of(case.request).asked
     if root.what in ("deadline", "cancelled"):
         return (root, case.task if request is None else request.seq)
     if root.what == "called" or (root.what == "failed" and root.task is None):

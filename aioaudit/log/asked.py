@@ -67,27 +67,57 @@ def taken_back(
     nothing remains, all are taken back.
     """
     absorbed: dict[int, str | None] = {}
-    open_: dict[int, TaskCancel] = {}
+    open_ = _Open()
     events: list[TaskCancel | TaskUncancel] = [each for each in requests if each.accepted]
     events += uncancels
     for event in sorted(events, key=lambda event: event.seq):
         if isinstance(event, TaskCancel):
-            open_[event.seq] = event
+            open_.add(event)
             continue
         if event.cancel is not None:
             taken = [event.cancel]
         elif (event.source or "").endswith(_GIVES_BACK):
             taken = []
         elif event.remaining == 0:
-            taken = list(open_)
+            taken = list(open_.all)
         else:
-            own = [each for each in open_.values() if each.taken_back]
-            here = [each for each in own if each.at == event.at]
-            taken = [each.seq for each in (here or own or [*open_.values()])[-1:]]
+            taken = open_.last(event.at)
         for seq in taken:
             absorbed[seq] = event.at
-            open_.pop(seq, None)
+            open_.remove(seq)
     return absorbed
+
+
+class _Open:
+    """Requests that nobody has taken back; the last of a million is found at once."""
+
+    def __init__(self) -> None:
+        self.all: dict[int, None] = {}
+        # In order, some of them open no more: those go when they are come across.
+        self._asked: list[int] = []
+        self._own: list[int] = []
+        self._here: dict[str | None, list[int]] = {}
+
+    def add(self, request: TaskCancel) -> None:
+        """*request* was made."""
+        self.all[request.seq] = None
+        self._asked.append(request.seq)
+        if request.taken_back:
+            self._own.append(request.seq)
+            self._here.setdefault(request.at, []).append(request.seq)
+
+    def last(self, at: str | None) -> list[int]:
+        """The last that its owner takes back at the line *at*, else at any line, else the last."""
+        for among in (self._here.get(at, []), self._own, self._asked):
+            while among and among[-1] not in self.all:
+                among.pop()
+            if among:
+                return [among[-1]]
+        return []
+
+    def remove(self, seq: int) -> None:
+        """It is open no more."""
+        self.all.pop(seq, None)
 
 
 _GIVES_BACK = (":TaskGroup.__aexit__", ":TaskGroup._aexit")

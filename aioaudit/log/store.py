@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.chain.build import Request, Step, answer_of, steps_of
+from aioaudit.chain.build import Chains, Request, Step, answer_of, from_task, steps_of
 from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
     NO_FINDINGS,
@@ -92,6 +92,7 @@ class Run:
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
+        self.chains = Chains(self.resolve)
         self._index: _Index | None = None
 
     def resolve(self, request: Request) -> Request | None:
@@ -219,6 +220,7 @@ class Run:
         """Keep *request*."""
         self.requests[request.seq] = request
         self._index = None
+        self.chains.clear()
 
 
 class _Index:
@@ -288,12 +290,13 @@ class Case:
         """The ``path:line`` that kept the CancelledError, where one did."""
         return self.end.swallowed_at if self.end is not None else None
 
-    def steps(self) -> list[Step]:
-        """The chain, each link with the request that told it."""
+    def steps(self, most: int | None = None) -> list[Step]:
+        """The chain, each link with the request that told it; of a longer one *most* steps."""
+        if self.request is None:
+            return steps_of(self.task, self.name, None, self.run.resolve, self.lost)
         concluded = self.end is not None and self.end.evidence == "inferred"
-        return steps_of(
-            self.task, self.name, self.request, self.run.resolve, self.lost, concluded=concluded
-        )
+        steps = self.run.chains.of(self.request).steps(most)
+        return from_task(self.task, self.name, self.request, steps, concluded=concluded)
 
     def requests(self) -> list[Asked]:
         """Every request made to the task, in order, where there were several."""
@@ -306,17 +309,19 @@ class Case:
 
     def root(self) -> Link:
         """The last link of the chain."""
-        return self.steps()[-1].link
+        if self.request is None:
+            return self.steps()[-1].link
+        return self.run.chains.of(self.request).root.link
 
-    def answer(self) -> Answer:
-        """The answer, as ``--json`` gives it."""
+    def answer(self, most: int | None = None) -> Answer:
+        """The answer, as ``--json`` gives it; *most* as for `steps`."""
         return answer_of(
             task=self.task,
             name=self.name,
             coro=self.coro,
             outcome=self.outcome,
             cancel_outcome=self.cancel_outcome,
-            steps=self.steps(),
+            steps=self.steps(most),
             swallowed_at=self.swallowed_at,
             requests=self.requests(),
         )
