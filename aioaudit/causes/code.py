@@ -15,7 +15,7 @@ import re
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from aioaudit.causes.callee import callee_of
@@ -176,8 +176,8 @@ class Codes:
             if module == "__main__":  # `python -m` of a module that has another name
                 module = str(getattr(namespace.get("__spec__"), "name", module))
             info.explain = self._recognised.get((module, code.co_qualname))
-            if info.source in self._boundaries:
-                info.boundary = info.notable = True
+        if info.source in self._boundaries:
+            info.boundary = info.notable = True
         if info.kind == THIRD_PARTY:
             info.explain = functools.partial(self._look_up, info)
         if len(self.known) >= _LIMIT:
@@ -192,6 +192,12 @@ class Codes:
         info = self.learn(code, {"__name__": "aioaudit"})
         info.boundary = info.notable = True
         self._marked[id(code)] = info
+
+    def add_boundary(self, function: FunctionType) -> None:
+        """Frames of *function*, which runs a loop, are nobody's caller from now on."""
+        info = self.learn(function.__code__, function.__globals__)
+        self._boundaries.add(info.source)
+        info.boundary = info.notable = True
 
     def _look_up(self, info: CodeInfo, frame: FrameType, call: Any) -> Any:
         """Stand in for the explanation of a library's code until it is first asked for."""

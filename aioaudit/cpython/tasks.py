@@ -9,9 +9,10 @@ Modules/_asynciomodule.c), Python a dict by loop (``_current_tasks``, Lib/asynci
 
 from __future__ import annotations
 
+import _asyncio
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -26,22 +27,38 @@ _TABLES = ("_all_tasks", "_scheduled_tasks", "_eager_tasks")
 _TRIES = 1000
 """As often as ``asyncio.all_tasks()`` tries, too: another thread may be adding a task."""
 
-_of_c = asyncio.current_task
+of_c: Callable[[], Any] = getattr(_asyncio, "current_task", asyncio.current_task)
+"""``asyncio.current_task`` as Python has it; of C, since 3.12, it has no frame and no cost."""
+
 _running_loop = asyncio._get_running_loop
 
 
 def current_task() -> Any:
     """The task that runs in this thread, None where none does."""
     try:
-        task = _of_c()
-    except RuntimeError:  # no loop runs in this thread
-        return None
+        task = of_c()
+    except RuntimeError:  # no loop of which C knows runs in this thread
+        return _of_others()
     if not PYTHON_TASKS:
         return task
     other = PYTHON_TASKS.get(_running_loop())
     if other is None:
         return task
     return other if task is None else _inner(task, other)
+
+
+def _of_others() -> Any:
+    """The same, asked of who has put a ``current_task`` of their own in asyncio's place.
+
+    trio-asyncio does, since C does not know which of its loops runs.
+    """
+    ask = asyncio.current_task
+    if ask is of_c:
+        return None
+    try:
+        return ask()
+    except RuntimeError:
+        return None
 
 
 def all_tasks(loop: Any = None) -> set[Any]:

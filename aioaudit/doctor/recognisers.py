@@ -43,7 +43,7 @@ def recognisers() -> Iterator[Finding]:
 
 def _own(library: str) -> Finding:
     try:
-        module = import_module(f"aioaudit.recognisers.{library}")
+        module = import_module(registry.module_of(library))
     except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
         text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
         return Finding(section="recognisers", subject=library, state="problem", text=text)

@@ -20,6 +20,7 @@ import sys
 import time
 import weakref
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
@@ -30,7 +31,7 @@ from aioaudit import bus
 from aioaudit.causes.frames import local
 from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
-from aioaudit.cpython.tasks import PYTHON_TASKS, all_tasks, current_task
+from aioaudit.cpython.tasks import PYTHON_TASKS, all_tasks, current_task, of_c
 from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.requests import Cleanup, comes_of
@@ -123,7 +124,6 @@ class Monitored:
         Who listens is built in: whenever that changes, this is made anew.
         """
         recorder = self._recorder
-        of_c = asyncio.current_task  # it has no frame, and no cost
         python_tasks = PYTHON_TASKS
         born = recorder.born
         states = recorder.states
@@ -138,8 +138,8 @@ class Monitored:
         def returned(code: CodeType, _offset: int, value: object) -> object:
             try:
                 task: Any = of_c()
-            except RuntimeError:
-                return None
+            except RuntimeError:  # no loop, or one of which C does not know
+                task = current_task()
             key = id(task)
             made = born.get(key)
             if (
@@ -175,7 +175,7 @@ class Monitored:
             state = recorder.states.get(id(task))
             if state is None and id(task) not in recorder.born and not recorder.wants("task.done"):
                 return
-            if task._must_cancel:
+            if getattr(task, "_must_cancel", False):  # QtAsyncio's have none
                 recorder.ended(task, "cancelled", None)
             else:
                 recorder.ended(task, "returned", None, result=value)
@@ -493,12 +493,12 @@ def _about_to_wake(task: Any) -> list[Any]:
     """The tasks that awaited *task*, which has just ended.
 
     Its callbacks are gone by now: they stand in the loop's queue, right behind
-    the one that runs.  uvloop does not show that queue; there the tasks are
-    asked what they wait for, unless they are very many.
+    the one that runs.  uvloop and trio-asyncio do not show that queue; there the
+    tasks are asked what they wait for, unless they are very many.
     """
     loop = task.get_loop()
     ready = getattr(loop, "_ready", None)
-    if ready is None:
+    if not isinstance(ready, deque):
         tasks = all_tasks(loop)
         if len(tasks) > _MANY:
             return []

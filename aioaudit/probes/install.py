@@ -19,7 +19,7 @@ from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from aioaudit.cpython import imports, inplace, monitoring
@@ -27,6 +27,9 @@ from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
+
+_RUNNERS = ("run_forever", "run_until_complete", "_run_once", "_run")
+"""The methods that run a loop, by the names that asyncio, uvloop, rloop and Qt's give them."""
 
 
 class Installation:
@@ -204,7 +207,7 @@ class Installation:
 
         def probe(module: ModuleType) -> None:
             try:
-                recogniser = import_module(f"aioaudit.recognisers.{library}")
+                recogniser = import_module(registry.module_of(library))
                 recogniser.install(module, self.recorder, self._put_outside)
                 self._versions.settle()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
@@ -245,7 +248,14 @@ class Installation:
 
     def _install_on_foreign_loop(self, cls: Any) -> None:
         """Probe a loop that is not built on asyncio's: uvloop's, also when it is imported later."""
-        if issubclass(cls, BaseEventLoop) or cls.__flags__ & inplace.IMMUTABLE:
+        for name in _RUNNERS:
+            runs = getattr(cls, name, None)
+            if isinstance(runs, FunctionType):
+                self.recorder.codes.add_boundary(runs)
+        if cls.__flags__ & inplace.IMMUTABLE:
+            return
+        if issubclass(cls, BaseEventLoop):
+            self._install_on_overrides(cls)
             return
         if not all(hasattr(cls, name) for name in ("run_forever", "stop", "close", "call_later")):
             return
@@ -274,6 +284,19 @@ class Installation:
             "call_exception_handler",
             loops.make_call_exception_handler(recorder, cls.call_exception_handler),
         )
+
+    def _install_on_overrides(self, cls: Any) -> None:
+        """Probe what a loop built on asyncio's does in its own way: trio-asyncio's, qasync's."""
+        recorder = self.recorder
+        timers = [name for name in ("call_at", "call_later") if _overrides(cls, name)]
+        for name in timers:
+            self._put(cls, name, loops.make_call_at(recorder, getattr(cls, name), name))
+        if _overrides(cls, "call_soon_threadsafe"):
+            given = loops.make_call_soon_threadsafe(recorder, cls.call_soon_threadsafe)
+            self._put(cls, "call_soon_threadsafe", given)
+        if _overrides(cls, "add_signal_handler"):
+            handler = loops.make_add_signal_handler(recorder, cls.add_signal_handler)
+            self._put(cls, "add_signal_handler", handler)
 
     def _install_on_new_loop(self, cls: Any) -> None:
         self._install_on_foreign_loop(cls)
@@ -356,6 +379,14 @@ def _distinct(*classes: Any) -> list[Any]:
         if cls is not None and cls not in found:
             found.append(cls)
     return found
+
+
+def _overrides(cls: Any, name: str) -> bool:
+    """Whether *cls*, or a class mixed into it that is no loop, defines *name*, and not asyncio."""
+    owner = _owner(cls, name)
+    if owner.__module__.partition(".")[0] == "asyncio":
+        return False
+    return owner is cls or not issubclass(owner, asyncio.AbstractEventLoop)
 
 
 def _owner(cls: Any, name: str) -> Any:

@@ -28,6 +28,7 @@ from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import note_given
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Note, Recorder
+from aioaudit.threads import get_ident
 
 _getframe = sys._getframe
 
@@ -36,6 +37,8 @@ def started(recorder: Recorder, loop: Any) -> None:
     """*loop* begins to run in this thread."""
     try:
         recorder.look_for_libraries()
+        with contextlib.suppress(TypeError):  # a loop that takes no weak reference
+            recorder.runs_in[loop] = get_ident()
         place = recorder.place(loop)
         if place.muted:
             return
@@ -212,14 +215,16 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         given = f"given to {name}()"
         note_given(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
 
-    def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
-        handle = original(self, when, callback, *args, context=context)
+    # Loops of others have other names for the first argument, and some know no context.
+    def call_at(self: Any, *args: Any, **keywords: Any) -> Any:
+        handle = original(self, *args, **keywords)
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
+            callback = args[1] if len(args) > 1 else None
             if type(callback) in (MethodType, partial):
-                bound = bound_cancel(callback, args)
+                bound = bound_cancel(callback, args[2:])
                 if bound is not None:
-                    note(self, when, bound, direct=bound is callback)
+                    note(self, args[0], bound, direct=bound is callback)
             if getattr(handle, "_source_traceback", None):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
@@ -234,7 +239,7 @@ def make_call_soon_threadsafe(
 ) -> Callable[..., Any]:
     """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
 
-    def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
         try:
             if type(callback) is FunctionType:
                 chained.handed_over(recorder, callback, args, _getframe(1))
@@ -244,7 +249,7 @@ def make_call_soon_threadsafe(
                 note_given(recorder, bound, how, _getframe(1), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
             recorder.fault(error)
-        handle = original(self, callback, *args, context=context)
+        handle = original(self, callback, *args, **keywords)
         if getattr(handle, "_source_traceback", None):
             hide(handle)
         return handle

@@ -15,7 +15,7 @@ from typing import Any
 from aioaudit import bus
 from aioaudit.causes.code import APPLICATION, CodeInfo
 from aioaudit.causes.frames import caller
-from aioaudit.cpython.tasks import PYTHON_TASKS
+from aioaudit.cpython.tasks import PYTHON_TASKS, of_c
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.recorder.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -77,7 +77,7 @@ def _make_fast_init(
     sites = recorder.sites
     note = births.note
     put = births.put
-    current_task = asyncio.current_task  # of C: it has no frame, and no cost
+    current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
     next_task = recorder.next_task
@@ -157,7 +157,7 @@ def _make_eager(
     sites = recorder.direct_sites
     slow = births.make
     put = births.put
-    current_task = asyncio.current_task  # of C: it has no frame, and no cost
+    current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
     next_task = recorder.next_task

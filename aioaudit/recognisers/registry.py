@@ -51,6 +51,7 @@ class Tables(NamedTuple):
 
 OWN = frozenset(
     {
+        "PySide6",
         "aiohappyeyeballs",
         "aiohttp",
         "aiojobs",
@@ -72,6 +73,7 @@ OWN = frozenset(
 """The libraries that we have a table for, by the name that they are imported under."""
 
 PROBED = {
+    "PySide6.QtAsyncio.tasks": "PySide6",
     "aiotools.taskscope": "aiotools",
     "aiotools.timeouts": "aiotools",
     "anyio._backends._asyncio": "anyio",
@@ -162,11 +164,16 @@ def _find(question: int, module: str, qualname: str) -> Explain | None:
     return explain
 
 
+def module_of(library: str) -> str:
+    """The name of the module that has our tables for *library*, one of `OWN`."""
+    return f"aioaudit.recognisers.{library.lower()}"
+
+
 def own_tables(library: str) -> Tables:
     """Our own tables for *library*, one of `OWN`."""
     tables = _tables.get(library)
     if tables is None:
-        module = import_module(f"aioaudit.recognisers.{library}")
+        module = import_module(module_of(library))
         tables = Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {}))
         _tables[library] = tables
     return tables

@@ -43,7 +43,7 @@ from aioaudit.faults import AT_LIMITS, finalizing
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
 from aioaudit.pipeline import EXPORTING
-from aioaudit.recognisers import registry, stdlib
+from aioaudit.recognisers import loops, registry, stdlib
 from aioaudit.recorder.place import E, Place
 from aioaudit.recorder.requests import CancelState, Request, Tie
 from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
@@ -164,7 +164,7 @@ class Recorder:
     deliveries_seen = sys.version_info >= (3, 12)
     """Whether it is seen when a CancelledError is delivered: not without `sys.monitoring`."""
 
-    def __init__(self, run: Run, wanted: frozenset[str]) -> None:
+    def __init__(self, run: Run, wanted: frozenset[str]) -> None:  # noqa: PLR0915 - it has as many tables as it has
         self.run = run
         self.wanted = wanted
         self.puts: tuple[Put, ...] = ()
@@ -174,7 +174,9 @@ class Recorder:
         self.creations = False
         self.deaf = False
         self.main_thread = main_ident()
-        self.codes = Codes(dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES), registry.find)
+        self.codes = Codes(
+            dict(stdlib.CALL_SITES), set(stdlib.BOUNDARIES | loops.BOUNDARIES), registry.find
+        )
         self.probe_codes: frozenset[CodeType | int] = frozenset()
         self.born: dict[int, Created] = {}
         self.sites: dict[int, Kind] = {}
@@ -195,6 +197,8 @@ class Recorder:
         self.under_way: Callable[[bool], None] = lambda _on: None
         self.look_for_libraries: Callable[[], None] = lambda: None
         self._loops: WeakIdMap[int] = WeakIdMap()
+        self.runs_in: WeakIdMap[int] = WeakIdMap()
+        """The number of the thread that a loop was started in last."""
         self._next_loop = itertools.count(1).__next__
         self._here = _Here()
         self._sweep_at = _SWEEP
@@ -310,8 +314,12 @@ class Recorder:
             loop = victim.get_loop()
             if self.running_loop() is loop or not loop.is_running():
                 return None
-            if getattr(loop, "_thread_id", None) == get_ident():
-                return None  # a child that was forked while the loop ran
+            # asyncio's loops say it, others were seen to start (the child of a process that
+            # was forked while the loop ran has the thread's number, too); trio-asyncio's
+            # run in whatever thread trio does, and of them it is not known.
+            ident = getattr(loop, "_thread_id", None) or self.runs_in.get(loop)
+            if ident is None or ident == get_ident():
+                return None
         except Exception:  # noqa: BLE001 - a foreign future or loop may answer with anything
             return None
         return self.thread_name()
@@ -750,11 +758,17 @@ class Recorder:
         if callback is not None:
             return self.notes.get(callback), "observed"
         now = self.running_loop()
+        # rloop's handles do not hold once more what they call: of its timers their time says it.
+        by_time = type(now).__module__.startswith("rloop.")
         found = [
             note
             for bound, note in self.notes.items()
             if bound.__self__ is victim
-            and not (note.direct and sys.getrefcount(bound) <= _WAITING)
+            and not (
+                note.direct
+                and sys.getrefcount(bound) <= _WAITING
+                and not (by_time and note.due is not None)
+            )
             and (note.due is None or now is None or now.time() >= note.due - 0.002)
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
