@@ -1,0 +1,428 @@
+"""What a program can know of itself: who asked whom to end, who took it back, whose an error is.
+
+A program runs on tasks of its own class, unaudited.  They are told of every ``cancel()``, of
+every ``uncancel()`` and of every error that is thrown into them, and look at what asyncio and
+anyio call them from.  Nothing here knows aioaudit: what it must answer is worked out here from
+the rules of asyncio, in another way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import CancelledError, Timeout
+from asyncio.taskgroups import TaskGroup
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
+
+from anyio._backends import _asyncio as backend
+
+ON_TIMEOUT = Timeout._on_timeout.__code__  # type: ignore[attr-defined]  # not in typeshed
+TIMEOUT_EXIT = Timeout.__aexit__.__code__
+GROUP_EXIT = getattr(TaskGroup, "_aexit", TaskGroup.__aexit__).__code__
+GROUP_ABORT = TaskGroup._abort.__code__
+GROUP_TASK_DONE = TaskGroup._on_task_done.__code__  # type: ignore[attr-defined]  # not in typeshed
+SCOPE_DELIVERS = backend.CancelScope._deliver_cancellation.__code__
+SCOPE_EXIT = backend.CancelScope.__exit__.__code__
+SCOPE_TIMEOUT = backend.CancelScope._timeout.__code__
+NURSERY_EXIT = backend.TaskGroup.__aexit__.__code__
+
+Task: TypeAlias = "asyncio.Task[Any]"
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where a chain has to end: ``label`` is that of a line; ``handling`` an error's type.
+
+    ``what`` is as in an answer's link; ``name`` the task that failed.
+    """
+
+    what: str
+    label: str
+    name: str | None = None
+    handling: str | None = None
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request, as the program knows it: of several roots each is as right as the others."""
+
+    task: str
+    number: int
+    owner: object = None
+    cause: Asked | None = None
+    roots: frozenset[Root] = frozenset()
+    pending: int = 1
+    delivered: bool = False
+
+    @property
+    def stands(self) -> bool:
+        return self.pending > 0
+
+    def ends_at(self) -> frozenset[Root]:
+        return self.roots if self.cause is None else self.cause.ends_at()
+
+    def names(self) -> tuple[str, ...]:
+        """The tasks from the one that was asked to the first that was."""
+        return (self.task, *(() if self.cause is None else self.cause.names()))
+
+
+@dataclass
+class Book:
+    """What is known of one task."""
+
+    asked: list[Asked] = field(default_factory=list)
+    errors: list[CancelledError] = field(default_factory=list)
+    borrowed: bool = False
+    ended_with: BaseException | None = None
+    ended_by: Asked | None = None
+    lived_through: list[Asked] = field(default_factory=list)
+
+    def first_open(self) -> Asked | None:
+        return next((each for each in self.asked if each.stands and not each.delivered), None)
+
+    def first_standing(self) -> Asked | None:
+        return next((each for each in self.asked if each.stands), None)
+
+
+class Referee:
+    """Keeps the books while a program runs; ``label`` names lines of the program."""
+
+    def __init__(self, label: Callable[[CodeType, int], str | None]) -> None:
+        self.label = label
+        self.books: dict[str, Book] = {}
+        self.ties: dict[int, tuple[CancelledError, Asked]] = {}
+        self.stood: dict[int, Asked] = {}
+        self.scopes: dict[int, tuple[Any, Asked]] = {}
+        self.slots: dict[int, tuple[Any, str]] = {}
+        self.acting: list[Asked] = []
+        self.numbers = 0
+
+    def book(self, task: Task) -> Book:
+        return self.books.setdefault(task.get_name(), Book())
+
+    # -- whose an error is ------------------------------------------------------------
+
+    def whose(self, error: BaseException | None) -> Asked | None:
+        """The request that *error* stands for now; None where none stands any more."""
+        known = self.ties.get(id(error))
+        if known is None:
+            return None
+        tied = known[1]
+        if not tied.stands:
+            asked = self.books[tied.task].asked
+            behind = [each for each in asked if each.stands and each.number > tied.number]
+            # What was made before, and was never taken back although it was kept, stands too.
+            before = [each for each in asked if each.stands]
+            if not before:
+                return None
+            tied = (behind or before)[0]
+        self.stood[id(error)] = tied
+        return tied
+
+    def stood_last(self, error: BaseException) -> Asked | None:
+        """What *error* stood for as long as anything did."""
+        return self.whose(error) or self.stood.get(id(error))
+
+    # -- what happens -----------------------------------------------------------------
+
+    def cancelled(self, task: Task, message: object, frame: FrameType | None) -> Asked | None:
+        """``task.cancel(message)`` is called by *frame*; None if this makes no request."""
+        book = self.book(task)
+        name = task.get_name()
+        owner, cause, roots = self._why(task, message, frame)
+        if owner is _AGAIN:
+            # The group gives back what it borrowed: the error to come is of what stands.
+            first = book.first_standing()
+            if first is not None:
+                first.delivered = False
+            book.borrowed = False
+            return None
+        if isinstance(owner, backend.CancelScope):
+            for each in book.asked:
+                if each.owner is owner and each.cause is cause and each.roots == roots:
+                    each.pending += 1
+                    each.delivered = False
+                    return each
+        if cause is not None and self.acting and cause is self.acting[-1]:
+            for each in book.asked:
+                if each.cause is cause:
+                    each.delivered = False
+                    return each
+        self.numbers += 1
+        asked = Asked(name, self.numbers, owner, cause, roots)
+        book.asked.append(asked)
+        return asked
+
+    def _why(
+        self, task: Task, message: object, frame: FrameType | None
+    ) -> tuple[object, Asked | None, frozenset[Root]]:
+        """Owner, cause and roots of a call of ``cancel()``."""
+        none: frozenset[Root] = frozenset()
+        if self.acting:
+            return None, self.acting[-1], none
+        current = asyncio.current_task()
+        if current is not None and getattr(current, "_fut_waiter", None) is task:
+            # It was asked while it ran; now that it waits, what it waits for ends first.
+            return None, self.book(current).first_open(), none
+        assert frame is not None
+        code = frame.f_code
+        if code is ON_TIMEOUT:
+            timeout = frame.f_locals["self"]
+            return timeout, None, frozenset({Root("deadline", self._slot(timeout))})
+        if code is SCOPE_DELIVERS:
+            scope = frame.f_locals["origin"]
+            why = self.scopes[id(scope)][1]
+            return scope, why.cause, why.roots
+        if code is GROUP_TASK_DONE:
+            return frame.f_locals["self"], None, self._failed(frame.f_locals["task"])
+        if code is GROUP_ABORT:
+            assert frame.f_back is not None
+            if frame.f_back.f_code is GROUP_TASK_DONE:
+                return None, None, self._failed(frame.f_back.f_locals["task"])
+            return None, *self._because_of(
+                sys.exception(), frame.f_back.f_locals["self"]._parent_task
+            )
+        if code is GROUP_EXIT:
+            return _AGAIN, None, none
+        return None, *self._by_the_program(message, frame)
+
+    def _by_the_program(
+        self, message: object, frame: FrameType | None
+    ) -> tuple[Asked | None, frozenset[Root]]:
+        error = sys.exception()
+        if isinstance(error, CancelledError):
+            asked = self.whose(error)
+            if asked is not None:
+                return asked, frozenset()
+        label = self._line(frame) or str(message)
+        handling = None if error is None else type(error).__name__
+        return None, frozenset({Root("called", label, handling=handling)})
+
+    def _line(self, frame: FrameType | None) -> str | None:
+        while frame is not None:
+            label = self.label(frame.f_code, frame.f_lineno)
+            if label is not None:
+                return label
+            if "tests" in frame.f_code.co_filename:
+                return None
+            frame = frame.f_back
+        return None
+
+    def _slot(self, owner: object) -> str:
+        return self.slots[id(owner)][1]
+
+    def owns(self, slot: str, owner: object) -> None:
+        """*owner*, a timeout or scope, was entered on the line with the label *slot*."""
+        self.slots[id(owner)] = (owner, slot)
+
+    def _failed(self, task: Task) -> frozenset[Root]:
+        error = task._exception  # to ask with exception() is to have retrieved it
+        assert error is not None
+        return self._roots_of(error, task.get_name())
+
+    def _roots_of(self, error: BaseException, name: str) -> frozenset[Root]:
+        """Where the failure of the task *name* with *error* began."""
+        if isinstance(error, BaseExceptionGroup):
+            found: frozenset[Root] = frozenset()
+            for each in error.exceptions:
+                found |= self._roots_of(each, name)
+            return found
+        if isinstance(error, TimeoutError):
+            step = error.__traceback__
+            while step is not None:
+                if step.tb_frame.f_code is TIMEOUT_EXIT:
+                    return frozenset({Root("deadline", self._slot(step.tb_frame.f_locals["self"]))})
+                step = step.tb_next
+            # anyio's own, raised when its scope has been left
+            return frozenset({Root("failed", "", name)})
+        # Each error of the program says which line raised it.
+        label = str(error)
+        return frozenset({Root("failed", label, label if label.startswith("child") else name)})
+
+    def _because_of(
+        self, error: BaseException | None, task: Task
+    ) -> tuple[Asked | None, frozenset[Root]]:
+        assert error is not None
+        if isinstance(error, CancelledError):
+            asked = self.whose(error)
+            assert asked is not None, "an error that stands for nothing ends a group"
+            return asked, frozenset()
+        return None, self._roots_of(error, task.get_name())
+
+    def scope_cancelled(self, scope: Any, reason: object, frame: FrameType) -> None:
+        """``scope.cancel(reason)`` is called by *frame*, for the first time."""
+        cause, roots = self._why_scope(scope, reason, frame)
+        self.scopes[id(scope)] = (scope, Asked("?", 0, cause=cause, roots=roots))
+
+    def _why_scope(
+        self, scope: Any, reason: object, frame: FrameType
+    ) -> tuple[Asked | None, frozenset[Root]]:
+        code = frame.f_code
+        if code is SCOPE_TIMEOUT:
+            return None, frozenset({Root("deadline", self._slot(scope))})
+        if code is NURSERY_EXIT:
+            return self._because_of(sys.exception(), scope._host_task)
+        if code.co_name == "task_done":
+            task, error = frame.f_locals["_task"], frame.f_locals["exc"]
+            if isinstance(error, CancelledError):
+                return self.book(task).ended_by, frozenset()
+            return None, self._roots_of(error, task.get_name())
+        return self._by_the_program(reason, frame)
+
+    def uncancelled(self, task: Task, frame: FrameType | None) -> None:
+        """``task.uncancel()`` is called by *frame*."""
+        book = self.book(task)
+        for error in book.errors:
+            self.whose(error)
+        assert frame is not None
+        code = frame.f_code
+        if code not in (TIMEOUT_EXIT, GROUP_EXIT, SCOPE_EXIT):
+            self._take(next(each for each in reversed(book.asked) if each.stands), book)
+            return
+        owner = frame.f_locals["self"]
+        own = [each for each in book.asked if each.owner is owner and each.stands]
+        if not own and code is SCOPE_EXIT:
+            # A scope inside it left what it had asked for to this one.
+            own = [
+                each
+                for each in book.asked
+                if each.stands
+                and isinstance(each.owner, backend.CancelScope)
+                and not each.owner._active
+            ]
+        if own:
+            self._take(own[-1], book)
+        else:
+            assert code is GROUP_EXIT
+            book.borrowed = True
+
+    def _take(self, asked: Asked, book: Book) -> None:
+        asked.pending -= 1
+        for error in book.errors:
+            self.whose(error)
+
+    def thrown(self, task: Task, error: BaseException) -> None:
+        """*error* is thrown into *task*."""
+        if not isinstance(error, CancelledError):
+            return
+        book = self.book(task)
+        first = book.first_open()
+        if first is not None:
+            for each in book.asked:
+                if each.stands:
+                    each.delivered = True
+            self.ties[id(error)] = (error, first)
+            book.errors.append(error)
+            self.whose(error)
+
+    def ended(self, task: Task, error: BaseException | None) -> None:
+        """The coroutine of *task* ended, with *error* or by returning."""
+        book = self.book(task)
+        book.ended_with = error
+        if isinstance(error, CancelledError):
+            book.ended_by = self.stood_last(error)
+        elif error is None and task._must_cancel:  # type: ignore[attr-defined]  # of the C type
+            book.ended_by = book.first_open()
+        book.lived_through = [
+            asked for each in book.errors if (asked := self.stood_last(each)) is not None
+        ]
+
+
+_AGAIN = object()
+
+
+class Driven(Coroutine[Any, Any, Any]):
+    """A coroutine that tells the referee what is thrown into it, and how it ends."""
+
+    def __init__(self, referee: Referee, inner: Any) -> None:
+        self.referee = referee
+        self.inner = inner
+        self.task: Task | None = None
+
+    def _step(self, step: Callable[..., Any], *args: Any) -> Any:
+        assert self.task is not None
+        try:
+            return step(*args)
+        except StopIteration:
+            self.referee.ended(self.task, None)
+            raise
+        except BaseException as error:
+            self.referee.ended(self.task, error)
+            raise
+
+    def send(self, value: Any) -> Any:
+        return self._step(self.inner.send, value)
+
+    def throw(self, *args: Any) -> Any:
+        assert self.task is not None
+        self.referee.thrown(self.task, args[0])
+        return self._step(self.inner.throw, args[0])
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __await__(self) -> Any:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class Watched(asyncio.Task):  # type: ignore[type-arg]  # not subscriptable at run time on 3.11
+    """A task that tells the referee what is asked of it."""
+
+    referee: Referee
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        frame = sys._getframe(1)
+        asked = self.referee.cancelled(self, msg, frame)
+        if asked is None:
+            return super().cancel(msg)
+        self.referee.acting.append(asked)
+        try:
+            return super().cancel(msg)
+        finally:
+            self.referee.acting.pop()
+
+    def uncancel(self) -> int:
+        self.referee.uncancelled(self, sys._getframe(1))
+        return super().uncancel()
+
+
+def task_factory(referee: Referee) -> Callable[..., Task]:
+    """What makes the tasks of a loop that *referee* watches."""
+
+    class Task(Watched):
+        pass
+
+    Task.referee = referee
+
+    def make(loop: Any, coro: Any, **keywords: Any) -> Any:
+        driven = Driven(referee, coro)
+        driven.task = Task(driven, loop=loop, **keywords)
+        return driven.task
+
+    return make
+
+
+@contextmanager
+def watched_scopes(referee: Referee) -> Iterator[None]:
+    """While this runs, *referee* is told why scopes of anyio are cancelled."""
+    original = backend.CancelScope.cancel
+
+    def cancel(self: Any, reason: str | None = None) -> None:
+        if not self._cancel_called:
+            referee.scope_cancelled(self, reason, sys._getframe(1))
+        original(self, reason)
+
+    backend.CancelScope.cancel = cancel  # type: ignore[method-assign]  # put back below
+    try:
+        yield
+    finally:
+        backend.CancelScope.cancel = original  # type: ignore[method-assign]  # as it was
