@@ -23,8 +23,8 @@ from anyio._backends import _asyncio as backend
 ON_TIMEOUT = Timeout._on_timeout.__code__  # type: ignore[attr-defined]  # not in typeshed
 TIMEOUT_EXIT = Timeout.__aexit__.__code__
 GROUP_EXIT = getattr(TaskGroup, "_aexit", TaskGroup.__aexit__).__code__
-GROUP_ABORT = TaskGroup._abort.__code__
-GROUP_TASK_DONE = TaskGroup._on_task_done.__code__  # type: ignore[attr-defined]  # not in typeshed
+GROUP_ABORT = TaskGroup._abort.__code__  # type: ignore[attr-defined]  # not in typeshed
+GROUP_TASK_DONE = TaskGroup._on_task_done.__code__
 SCOPE_DELIVERS = backend.CancelScope._deliver_cancellation.__code__
 SCOPE_EXIT = backend.CancelScope.__exit__.__code__
 SCOPE_TIMEOUT = backend.CancelScope._timeout.__code__
@@ -57,6 +57,7 @@ class Asked:
     roots: frozenset[Root] = frozenset()
     pending: int = 1
     delivered: bool = False
+    taken_by: object = None
 
     @property
     def stands(self) -> bool:
@@ -281,7 +282,8 @@ class Referee:
         assert frame is not None
         code = frame.f_code
         if code not in (TIMEOUT_EXIT, GROUP_EXIT, SCOPE_EXIT):
-            self._take(next(each for each in reversed(book.asked) if each.stands), book)
+            # The program does it by hand, and means all of them: the order says nothing.
+            next(each for each in reversed(book.asked) if each.stands).pending -= 1
             return
         owner = frame.f_locals["self"]
         own = [each for each in book.asked if each.owner is owner and each.stands]
@@ -295,15 +297,13 @@ class Referee:
                 and not each.owner._active
             ]
         if own:
-            self._take(own[-1], book)
+            own[-1].pending -= 1
+            own[-1].taken_by = owner
+            for error in book.errors:
+                self.whose(error)
         else:
-            assert code is GROUP_EXIT
+            assert code is GROUP_EXIT, code
             book.borrowed = True
-
-    def _take(self, asked: Asked, book: Book) -> None:
-        asked.pending -= 1
-        for error in book.errors:
-            self.whose(error)
 
     def thrown(self, task: Task, error: BaseException) -> None:
         """*error* is thrown into *task*."""
@@ -327,8 +327,16 @@ class Referee:
             book.ended_by = self.stood_last(error)
         elif error is None and task._must_cancel:  # type: ignore[attr-defined]  # of the C type
             book.ended_by = book.first_open()
+        last = [self.stood_last(each) for each in book.errors]
+        # What one scope takes back at once, its own and those of scopes inside it, is one.
         book.lived_through = [
-            asked for each in book.errors if (asked := self.stood_last(each)) is not None
+            asked
+            for asked in book.asked
+            if asked in last
+            or (
+                asked.taken_by is not None
+                and any(each is not None and each.taken_by is asked.taken_by for each in last)
+            )
         ]
 
 

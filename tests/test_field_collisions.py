@@ -82,7 +82,7 @@ def test_the_siblings_are_told_the_request_that_keeps_the_error_going(
     async def page(limits: list[asyncio.Timeout]) -> None:
         async with asyncio.TaskGroup() as outer:
             outer.create_task(background(), name="background")
-            async with asyncio.timeout(0.05) as limit:  # LINE the_inner_timeout
+            async with asyncio.timeout(1000) as limit:  # LINE the_inner_timeout
                 limits.append(limit)
                 await forever()
 
@@ -91,9 +91,9 @@ def test_the_siblings_are_told_the_request_that_keeps_the_error_going(
         limits: list[asyncio.Timeout] = []
         helped.append(asyncio.create_task(forever(), name="helped"))
         victim = asyncio.create_task(page(limits), name="victim")
-        await asyncio.sleep(0.01)
-        due = limits[0].when()
-        assert due is not None
+        await asyncio.sleep(0)
+        due = here.time() + 0.02
+        limits[0].reschedule(due)
         shift = 0.005 if first == "timeout" else -0.005
         here.call_at(due + shift, victim.cancel, "deploy")  # LINE deploy
         block_until(here, due + 0.005)
@@ -126,16 +126,15 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
     loop: str, where: str
 ) -> None:
     told: list[tuple[str, Any, Answer | None]] = []
+    scopes: list[Any] = []
 
     def ask(error: BaseException | None, when: str) -> None:
         assert isinstance(error, asyncio.CancelledError)
         told.append((when, aioaudit.source(error), aioaudit.why(error)))
 
-    async def inside(helper: asyncio.Task[None], limit: asyncio.Timeout) -> None:
+    async def inside(helper: asyncio.Task[None]) -> None:
         with anyio.CancelScope() as scope:
-            due = limit.when()
-            assert due is not None
-            asyncio.get_running_loop().call_at(due - 0.01, stop, scope)
+            scopes.append(scope)
             try:
                 await forever()
             except asyncio.CancelledError as error:
@@ -147,18 +146,18 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
         scope.cancel("not wanted any more")  # LINE the_scope
 
     async def page(helpers: list[asyncio.Task[None]], limits: list[asyncio.Timeout]) -> None:
-        async with asyncio.timeout(0.05) as limit:  # LINE the_timeout
+        async with asyncio.timeout(1000) as limit:  # LINE the_timeout
             limits.append(limit)
             if where == "except":
                 try:
-                    await inside(helpers[0], limit)
+                    await inside(helpers[0])
                 except asyncio.CancelledError as error:
                     ask(error, "outside")
                     helpers[1].cancel()
                     raise
             else:
                 try:
-                    await inside(helpers[0], limit)
+                    await inside(helpers[0])
                 finally:
                     ask(sys.exception(), "outside")
                     helpers[1].cancel()
@@ -175,9 +174,10 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
         helpers = [asyncio.create_task(forever(), name=name) for name in names]
         limits: list[asyncio.Timeout] = []
         victim = asyncio.create_task(careful(helpers, limits), name="victim")
-        await asyncio.sleep(0.01)
-        due = limits[0].when()
-        assert due is not None
+        await asyncio.sleep(0)
+        due = here.time() + 0.02
+        here.call_at(due - 0.01, stop, scopes[0])
+        limits[0].reschedule(due)
         block_until(here, due)
         await asyncio.wait([victim, *helpers])
         assert not victim.cancelled()

@@ -52,6 +52,7 @@ as_many_as_wanted = settings(
     max_examples=PROGRAMS or 100,
     deadline=None,
     database=None,
+    report_multiple_bugs=False,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
@@ -59,12 +60,13 @@ as_many_as_wanted = settings(
 
 # -- plans -------------------------------------------------------------------------------
 
-OWNERS = ("timeout", "scope", "fail_after", "group", "nursery")
+OWNERS = ("timeout", "scope", "move_on", "fail_after", "group", "nursery")
 CORES = ("future", "task", "gather", "wait_for")
 
 HITS = {
     "timeout": ("now", "timer"),
-    "scope": ("call", "timer"),
+    "scope": ("call",),
+    "move_on": ("call", "timer"),
     "fail_after": ("call", "timer"),
     "group": ("child",),
     "nursery": ("child", "call"),
@@ -371,6 +373,7 @@ class Writer:
         enters = {
             "timeout": "async with asyncio.timeout(1000)",
             "scope": "with anyio.CancelScope()",
+            "move_on": "with anyio.move_on_after(1000)",
             "fail_after": "with anyio.fail_after(1000)",
             "group": "async with asyncio.TaskGroup()",
             "nursery": "async with anyio.create_task_group()",
@@ -429,7 +432,10 @@ class Writer:
             pass
         elif layer.end == "raise":
             text.add("raise")
-        elif layer.end == "take_back":
+        elif layer.end == "take_back" and not any(
+            outer.kind in OWNERS for outer in self.plan.layers[:number]
+        ):
+            # Inside an owner it would take what the owner is going to take itself.
             text.add("while asyncio.current_task().cancelling():")
             text.add("    asyncio.current_task().uncancel()")
 
@@ -655,6 +661,9 @@ class Judge:
         if not SEEN:
             # No delivery is seen: whose error it is can be concluded at best.
             return is_open(answer.root) or "probably because" in answer.summary
+        if answer.root.reason == "native" and answer.root.at is None:
+            # Nobody notes who gives a bound method to ``call_soon``.
+            return True
         # uvloop does not show which of several bound methods it calls.
         return self.loop == "uvloop" and not is_known(answer.root)
 
@@ -723,8 +732,14 @@ def referee_of(program: Program, loop: str) -> tuple[Referee, World]:
     return referee, world
 
 
-def check(plan: Plan, loop: str) -> None:
-    """Run the program of *plan* both ways, and compare."""
+def happened(world: World) -> list[str]:
+    """What a program did, as far as it can tell: anyio cancels its tasks in any order."""
+    told = [f"{told.point} {told.kind}" for told in world.told]
+    return sorted(told + [task.get_name() for task in world.tasks if task.cancelled()])
+
+
+def check(plan: Plan, loop: str) -> list[str]:
+    """Run the program of *plan* both ways: the answers that are not right."""
     program = Program.of(plan)
     note(str(program))
     referee, seen = referee_of(program, loop)
@@ -732,17 +747,13 @@ def check(plan: Plan, loop: str) -> None:
         world = program.run(loop, None)
         events = trail.events
         remembered = {task.get_name(): trail.why(task) for task in world.tasks}
-    outcomes = [
-        {task.get_name(): task.cancelled() for task in each.tasks} for each in (seen, world)
-    ]
-    assert outcomes[0] == outcomes[1]
-    assert [(each.point, each.kind) for each in seen.told] == [
-        (each.point, each.kind) for each in world.told
-    ]
+    # What it does may not depend on who watches: else nothing is known of it.
+    assert happened(world) == happened(seen)
     answers = answers_of(events)
     judge = Judge(program, loop, referee)
-    for known, said in zip(seen.told, world.told, strict=True):
-        judge.error(known, said)
+    said = {told.point: told for told in world.told}
+    for told in seen.told:
+        judge.error(told, said[told.point])
     by_name = {answer.name: answer for answer in answers.values()}
     for name, answer in by_name.items():
         judge.task(name, answer)
@@ -751,7 +762,7 @@ def check(plan: Plan, loop: str) -> None:
         asked = {name for name, book in referee.books.items() if book.asked}
         missing = asked - by_name.keys()
         judge.wrong.extend(f"{name}: not listed" for name in missing)
-    assert judge.wrong == [], "\n".join(judge.wrong)
+    return judge.wrong
 
 
 def check_alike(
@@ -777,4 +788,5 @@ def check_alike(
 @as_many_as_wanted
 @given(plan=plans)
 def test_whose_an_error_is_when_requests_collide(plan: Plan, loop: str) -> None:
-    check(plan, loop)
+    wrong = check(plan, loop)
+    assert wrong == [], "\n".join(wrong)
