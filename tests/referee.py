@@ -101,6 +101,15 @@ class Referee:
         self.slots: dict[int, tuple[Any, str]] = {}
         self.acting: list[Asked] = []
         self.numbers = 0
+        self.faults: list[BaseException] = []
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The program goes on where the referee fails, which is told in the end."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - asyncio and anyio would take it for theirs
+            self.faults.append(error)
 
     def book(self, task: Task) -> Book:
         return self.books.setdefault(task.get_name(), Book())
@@ -196,12 +205,19 @@ class Referee:
     ) -> tuple[Asked | None, frozenset[Root]]:
         error = sys.exception()
         if isinstance(error, CancelledError):
-            asked = self.whose(error)
+            # Where nothing stands, what stood last is as right as the handler itself.
+            asked = self.stood_last(error)
             if asked is not None:
-                return asked, frozenset()
-        label = self._line(frame) or str(message)
+                alone = frozenset() if asked.stands else self._called(str(message), frame, error)
+                return asked, alone
+        return None, self._called(str(message), frame, error)
+
+    def _called(
+        self, message: str, frame: FrameType | None, error: BaseException | None
+    ) -> frozenset[Root]:
+        label = self._line(frame) or message
         handling = None if error is None else type(error).__name__
-        return None, frozenset({Root("called", label, handling=handling)})
+        return frozenset({Root("called", label, handling=handling)})
 
     def _line(self, frame: FrameType | None) -> str | None:
         while frame is not None:
@@ -228,18 +244,18 @@ class Referee:
     def _roots_of(self, error: BaseException, name: str) -> frozenset[Root]:
         """Where the failure of the task *name* with *error* began."""
         if isinstance(error, BaseExceptionGroup):
-            found: frozenset[Root] = frozenset()
+            found = frozenset({Root("failed", "", name)})
             for each in error.exceptions:
                 found |= self._roots_of(each, name)
             return found
         if isinstance(error, TimeoutError):
-            step = error.__traceback__
+            # Whoever raised it did so when the block on this line was left.
+            step, slot = error.__traceback__, None
             while step is not None:
-                if step.tb_frame.f_code is TIMEOUT_EXIT:
-                    return frozenset({Root("deadline", self._slot(step.tb_frame.f_locals["self"]))})
+                slot = self.label(step.tb_frame.f_code, step.tb_lineno) or slot
                 step = step.tb_next
-            # anyio's own, raised when its scope has been left
-            return frozenset({Root("failed", "", name)})
+            assert slot is not None
+            return frozenset({Root("failed", "", name), Root("deadline", slot)})
         # Each error of the program says which line raised it.
         label = str(error)
         return frozenset({Root("failed", label, label if label.startswith("child") else name)})
@@ -249,7 +265,7 @@ class Referee:
     ) -> tuple[Asked | None, frozenset[Root]]:
         assert error is not None
         if isinstance(error, CancelledError):
-            asked = self.whose(error)
+            asked = self.stood_last(error)
             assert asked is not None, "an error that stands for nothing ends a group"
             return asked, frozenset()
         return None, self._roots_of(error, task.get_name())
@@ -388,8 +404,9 @@ class Watched(asyncio.Task):  # type: ignore[type-arg]  # not subscriptable at r
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
-        frame = sys._getframe(1)
-        asked = self.referee.cancelled(self, msg, frame)
+        with self.referee.at_work():
+            asked = None
+            asked = self.referee.cancelled(self, msg, sys._getframe(1))
         if asked is None:
             return super().cancel(msg)
         self.referee.acting.append(asked)
@@ -399,7 +416,8 @@ class Watched(asyncio.Task):  # type: ignore[type-arg]  # not subscriptable at r
             self.referee.acting.pop()
 
     def uncancel(self) -> int:
-        self.referee.uncancelled(self, sys._getframe(1))
+        with self.referee.at_work():
+            self.referee.uncancelled(self, sys._getframe(1))
         return super().uncancel()
 
 
@@ -426,7 +444,8 @@ def watched_scopes(referee: Referee) -> Iterator[None]:
 
     def cancel(self: Any, reason: str | None = None) -> None:
         if not self._cancel_called:
-            referee.scope_cancelled(self, reason, sys._getframe(1))
+            with referee.at_work():
+                referee.scope_cancelled(self, reason, sys._getframe(1))
         original(self, reason)
 
     backend.CancelScope.cancel = cancel  # type: ignore[method-assign]  # put back below

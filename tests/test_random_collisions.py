@@ -658,12 +658,12 @@ class Judge:
 
     def is_unsure(self, answer: Answer) -> bool:
         """Whether *answer* says that it knows no more, where no more can be known."""
-        if not SEEN:
-            # No delivery is seen: whose error it is can be concluded at best.
-            return is_open(answer.root) or "probably because" in answer.summary
         if answer.root.reason == "native" and answer.root.at is None:
             # Nobody notes who gives a bound method to ``call_soon``.
             return True
+        if not SEEN:
+            # No delivery is seen: whose error it is can be concluded at best.
+            return is_open(answer.root) or "probably because" in answer.summary
         # uvloop does not show which of several bound methods it calls.
         return self.loop == "uvloop" and not is_known(answer.root)
 
@@ -676,6 +676,8 @@ class Judge:
         if self.is_unsure(answer):
             return
         for asked in right:
+            if any(self.is_root(answer.root, root) for root in asked.roots):
+                return
             if any(self.is_root(answer.root, root) for root in asked.ends_at()):
                 through = [link.name for link in answer.chain if link.what == "cancelled"]
                 if not names or tuple(through[: len(asked.names())]) == asked.names():
@@ -729,6 +731,8 @@ def referee_of(program: Program, loop: str) -> tuple[Referee, World]:
     referee = Referee(program.label)
     with watched_scopes(referee):
         world = program.run(loop, referee)
+    for fault in referee.faults:
+        raise fault
     return referee, world
 
 
