@@ -30,6 +30,9 @@ SCOPE_EXIT = backend.CancelScope.__exit__.__code__
 SCOPE_TIMEOUT = backend.CancelScope._timeout.__code__
 NURSERY_EXIT = backend.TaskGroup.__aexit__.__code__
 
+DELIVERIES_ARE_SEEN = sys.version_info >= (3, 12)
+"""Whether a program can be told which error is thrown into which task."""
+
 Task: TypeAlias = "asyncio.Task[Any]"
 
 
@@ -48,7 +51,10 @@ class Root:
 
 @dataclass(eq=False)
 class Asked:
-    """A request, as the program knows it: of several roots each is as right as the others."""
+    """A request, as the program knows it: of several roots each is as right as the others.
+
+    ``besides`` are those that stood as well when ``cause`` led to this one.
+    """
 
     task: str
     number: int
@@ -58,13 +64,20 @@ class Asked:
     pending: int = 1
     delivered: bool = False
     taken_by: object = None
+    besides: tuple[Asked, ...] = ()
 
     @property
     def stands(self) -> bool:
         return self.pending > 0
 
-    def ends_at(self) -> frozenset[Root]:
-        return self.roots if self.cause is None else self.cause.ends_at()
+    def ends_at(self, besides: bool = False) -> frozenset[Root]:
+        """Where its chain ends; or may, where nobody can tell apart what stands *besides*."""
+        if self.cause is None:
+            return self.roots
+        found = self.cause.ends_at(besides)
+        for each in self.besides if besides else ():
+            found |= each.ends_at(besides)
+        return found
 
     def names(self) -> tuple[str, ...]:
         """The tasks from the one that was asked to the first that was."""
@@ -80,13 +93,14 @@ class Book:
     borrowed: bool = False
     ended_with: BaseException | None = None
     ended_by: Asked | None = None
+    besides: tuple[Asked, ...] = ()
     lived_through: list[Asked] = field(default_factory=list)
 
     def first_open(self) -> Asked | None:
         return next((each for each in self.asked if each.stands and not each.delivered), None)
 
-    def first_standing(self) -> Asked | None:
-        return next((each for each in self.asked if each.stands), None)
+    def standing(self) -> tuple[Asked, ...]:
+        return tuple(each for each in self.asked if each.stands)
 
 
 class Referee:
@@ -96,7 +110,6 @@ class Referee:
         self.label = label
         self.books: dict[str, Book] = {}
         self.ties: dict[int, tuple[CancelledError, Asked]] = {}
-        self.stood: dict[int, Asked] = {}
         self.scopes: dict[int, tuple[Any, Asked]] = {}
         self.slots: dict[int, tuple[Any, str]] = {}
         self.acting: list[Asked] = []
@@ -118,24 +131,40 @@ class Referee:
 
     def whose(self, error: BaseException | None) -> Asked | None:
         """The request that *error* stands for now; None where none stands any more."""
-        known = self.ties.get(id(error))
-        if known is None:
-            return None
-        tied = known[1]
-        if not tied.stands:
-            asked = self.books[tied.task].asked
-            behind = [each for each in asked if each.stands and each.number > tied.number]
-            # What was made before, and was never taken back although it was kept, stands too.
-            before = [each for each in asked if each.stands]
-            if not before:
-                return None
-            tied = (behind or before)[0]
-        self.stood[id(error)] = tied
-        return tied
+        last = None if error is None else self.stood_last(error)
+        return last if last is not None and last.stands else None
 
     def stood_last(self, error: BaseException) -> Asked | None:
         """What *error* stood for as long as anything did."""
-        return self.whose(error) or self.stood.get(id(error))
+        known = self.ties.get(id(error))
+        return None if known is None else known[1]
+
+    def right(self, error: BaseException) -> tuple[Asked, ...]:
+        """What is right to say of *error* now: a delivery that nobody sees may be of each."""
+        asked = self.whose(error)
+        if asked is None:
+            return ()
+        return (asked,) if DELIVERIES_ARE_SEEN else (asked, *self.books[asked.task].standing())
+
+    def alike(self, asked: Asked) -> list[Asked]:
+        """*asked*, and where it does not stand those that were taken back in one go with it.
+
+        A scope takes back its own request and those of scopes inside it, in any order.
+        """
+        if asked.stands or asked.taken_by is None:
+            return [asked]
+        return [each for each in self.books[asked.task].asked if each.taken_by is asked.taken_by]
+
+    def taken_back(self, taken: Asked) -> None:
+        """*taken* does not stand any more: the errors that stood for it stand for another."""
+        asked = self.books[taken.task].asked
+        # What was made before, and was never taken back although it was kept, stands too.
+        before = [each for each in asked if each.stands]
+        behind = [each for each in before if each.number > taken.number]
+        if before:
+            for key, (error, tied) in list(self.ties.items()):
+                if tied is taken:
+                    self.ties[key] = (error, (behind or before)[0])
 
     # -- what happens -----------------------------------------------------------------
 
@@ -146,9 +175,8 @@ class Referee:
         owner, cause, roots = self._why(task, message, frame)
         if owner is _AGAIN:
             # The group gives back what it borrowed: the error to come is of what stands.
-            first = book.first_standing()
-            if first is not None:
-                first.delivered = False
+            for each in book.standing():
+                each.delivered = False
             book.borrowed = False
             return None
         if isinstance(owner, backend.CancelScope):
@@ -164,6 +192,8 @@ class Referee:
                     return each
         self.numbers += 1
         asked = Asked(name, self.numbers, owner, cause, roots)
+        if cause is not None and cause.task in self.books:
+            asked.besides = self.books[cause.task].standing()
         book.asked.append(asked)
         return asked
 
@@ -208,8 +238,10 @@ class Referee:
             # Where nothing stands, what stood last is as right as the handler itself.
             asked = self.stood_last(error)
             if asked is not None:
-                alone = frozenset() if asked.stands else self._called(str(message), frame, error)
-                return asked, alone
+                if asked.stands:
+                    return asked, frozenset()
+                others = [root for each in self.alike(asked) for root in each.ends_at()]
+                return asked, self._called(str(message), frame, error).union(others)
         return None, self._called(str(message), frame, error)
 
     def _called(
@@ -293,8 +325,6 @@ class Referee:
     def uncancelled(self, task: Task, frame: FrameType | None) -> None:
         """``task.uncancel()`` is called by *frame*."""
         book = self.book(task)
-        for error in book.errors:
-            self.whose(error)
         assert frame is not None
         code = frame.f_code
         if code not in (TIMEOUT_EXIT, GROUP_EXIT, SCOPE_EXIT):
@@ -315,8 +345,8 @@ class Referee:
         if own:
             own[-1].pending -= 1
             own[-1].taken_by = owner
-            for error in book.errors:
-                self.whose(error)
+            if not own[-1].stands:
+                self.taken_back(own[-1])
         else:
             assert code is GROUP_EXIT, code
             book.borrowed = True
@@ -333,27 +363,22 @@ class Referee:
                     each.delivered = True
             self.ties[id(error)] = (error, first)
             book.errors.append(error)
-            self.whose(error)
 
     def ended(self, task: Task, error: BaseException | None) -> None:
         """The coroutine of *task* ended, with *error* or by returning."""
         book = self.book(task)
         book.ended_with = error
+        book.besides = () if DELIVERIES_ARE_SEEN else book.standing()
         if isinstance(error, CancelledError):
             book.ended_by = self.stood_last(error)
+            if book.ended_by is not None:
+                book.besides += tuple(self.alike(book.ended_by))
         elif error is None and task._must_cancel:  # type: ignore[attr-defined]  # of the C type
             book.ended_by = book.first_open()
-        last = [self.stood_last(each) for each in book.errors]
-        # What one scope takes back at once, its own and those of scopes inside it, is one.
-        book.lived_through = [
-            asked
-            for asked in book.asked
-            if asked in last
-            or (
-                asked.taken_by is not None
-                and any(each is not None and each.taken_by is asked.taken_by for each in last)
-            )
-        ]
+        for each in book.errors:
+            asked = self.stood_last(each)
+            if asked is not None:
+                book.lived_through += self.alike(asked)
 
 
 _AGAIN = object()
