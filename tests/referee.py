@@ -30,6 +30,13 @@ SCOPE_EXIT = backend.CancelScope.__exit__.__code__
 SCOPE_TIMEOUT = backend.CancelScope._timeout.__code__
 NURSERY_EXIT = backend.TaskGroup.__aexit__.__code__
 
+REASONS = {
+    ON_TIMEOUT: ("timeout",),
+    SCOPE_DELIVERS: ("scope",),
+    GROUP_ABORT: ("task_group",),
+    GROUP_TASK_DONE: ("task_group",),
+}
+
 DELIVERIES_ARE_SEEN = sys.version_info >= (3, 12)
 """Whether a program can be told which error is thrown into which task."""
 
@@ -40,20 +47,22 @@ Task: TypeAlias = "asyncio.Task[Any]"
 class Root:
     """Where a chain has to end: ``label`` is that of a line; ``handling`` an error's type.
 
-    ``what`` is as in an answer's link; ``name`` the task that failed.
+    ``what`` is as in an answer's link; ``name`` the task that failed, ``by`` the one that called.
     """
 
     what: str
     label: str
     name: str | None = None
     handling: str | None = None
+    by: str | None = None
 
 
 @dataclass(eq=False)
 class Asked:
     """A request, as the program knows it: of several roots each is as right as the others.
 
-    ``besides`` are those that stood as well when ``cause`` led to this one.
+    ``besides`` are those that stood as well when ``cause`` led to this one; ``reasons`` what
+    an answer may give as the reason.
     """
 
     task: str
@@ -65,6 +74,7 @@ class Asked:
     delivered: bool = False
     taken_by: object = None
     besides: tuple[Asked, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     @property
     def stands(self) -> bool:
@@ -192,6 +202,11 @@ class Referee:
                     return each
         self.numbers += 1
         asked = Asked(name, self.numbers, owner, cause, roots)
+        assert frame is not None
+        if self.acting or (cause is not None and self._begins_to_wait(task)):
+            asked.reasons = ("awaiter", "gather")
+        else:
+            asked.reasons = REASONS.get(frame.f_code, ("explicit", "thread"))
         if cause is not None and cause.task in self.books:
             asked.besides = self.books[cause.task].standing()
         book.asked.append(asked)
@@ -204,9 +219,10 @@ class Referee:
         none: frozenset[Root] = frozenset()
         if self.acting:
             return None, self.acting[-1], none
-        current = asyncio.current_task()
-        if current is not None and getattr(current, "_fut_waiter", None) is task:
+        if self._begins_to_wait(task):
             # It was asked while it ran; now that it waits, what it waits for ends first.
+            current = asyncio.current_task()
+            assert current is not None
             return None, self.book(current).first_open(), none
         assert frame is not None
         code = frame.f_code
@@ -230,6 +246,10 @@ class Referee:
             return _AGAIN, None, none
         return None, *self._by_the_program(message, frame)
 
+    def _begins_to_wait(self, task: Task) -> bool:
+        """Whether the current task has just begun to wait for *task*."""
+        return getattr(asyncio.current_task(), "_fut_waiter", None) is task
+
     def _by_the_program(
         self, message: object, frame: FrameType | None
     ) -> tuple[Asked | None, frozenset[Root]]:
@@ -249,7 +269,9 @@ class Referee:
     ) -> frozenset[Root]:
         label = self._line(frame) or message
         handling = None if error is None else type(error).__name__
-        return frozenset({Root("called", label, handling=handling)})
+        current = asyncio.current_task()
+        by = None if current is None else current.get_name()
+        return frozenset({Root("called", label, handling=handling, by=by)})
 
     def _line(self, frame: FrameType | None) -> str | None:
         while frame is not None:
