@@ -122,6 +122,7 @@ class Referee:
         self.ties: dict[int, tuple[CancelledError, Asked]] = {}
         self.scopes: dict[int, tuple[Any, Asked]] = {}
         self.slots: dict[int, tuple[Any, str]] = {}
+        self.entered: dict[int, int] = {}
         self.acting: list[Asked] = []
         self.numbers = 0
         self.faults: list[BaseException] = []
@@ -165,11 +166,17 @@ class Referee:
             return [asked]
         return [each for each in self.books[asked.task].asked if each.taken_by is asked.taken_by]
 
-    def taken_back(self, taken: Asked) -> None:
-        """*taken* does not stand any more: the errors that stood for it stand for another."""
-        asked = self.books[taken.task].asked
+    def taken_back(self, taken: Asked, owner: object) -> None:
+        """*owner* took *taken* back: the errors that stood for it stand for another.
+
+        Those end here if nothing was asked since *owner* was entered that still stands.  A
+        group does not look at that.
+        """
+        since = 0 if isinstance(owner, TaskGroup) else self.entered.get(id(owner), 0)
         # What was made before, and was never taken back although it was kept, stands too.
-        before = [each for each in asked if each.stands]
+        before = [
+            each for each in self.books[taken.task].asked if each.stands and each.number > since
+        ]
         behind = [each for each in before if each.number > taken.number]
         if before:
             for key, (error, tied) in list(self.ties.items()):
@@ -289,6 +296,9 @@ class Referee:
     def owns(self, slot: str, owner: object) -> None:
         """*owner*, a timeout or scope, was entered on the line with the label *slot*."""
         self.slots[id(owner)] = (owner, slot)
+        current = asyncio.current_task()
+        assert current is not None
+        self.entered[id(owner)] = self.numbers if self.book(current).asked else 0
 
     def _failed(self, task: Task) -> frozenset[Root]:
         error = task._exception  # to ask with exception() is to have retrieved it
@@ -368,7 +378,7 @@ class Referee:
             own[-1].pending -= 1
             own[-1].taken_by = owner
             if not own[-1].stands:
-                self.taken_back(own[-1])
+                self.taken_back(own[-1], owner)
         else:
             assert code is GROUP_EXIT, code
             book.borrowed = True
