@@ -48,6 +48,8 @@ SEEN = sys.version_info >= (3, 12)
 
 PROGRAMS = int(os.environ.get("AIOAUDIT_TEST_PROGRAMS", "0"))
 
+pytestmark = pytest.mark.timeout(300 + 2 * PROGRAMS)
+
 as_many_as_wanted = settings(
     derandomize=not PROGRAMS,
     max_examples=PROGRAMS or 100,
