@@ -95,6 +95,15 @@ RLOOP = """
     loop.add_signal_handler(signal.SIGTERM, signalled.cancel)  # LINE signalled
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait([signalled], timeout=5)
+    shared = spawn("shared")
+    await asyncio.sleep(0)
+
+    def both():
+        shared.cancel()  # LINE shared
+
+    loop.add_signal_handler(signal.SIGUSR1, both)
+    loop.call_later(0.01, both)
+    await asyncio.wait([shared], timeout=5)
     soon = spawn("soon")
     await asyncio.sleep(0)
     loop.call_soon(soon.cancel)
@@ -223,6 +232,8 @@ def test_rloop_is_nobodys_caller(run_python: Runner, tmp_path: Path) -> None:
     assert (signalled.what, signalled.signal) == ("signal", "SIGTERM")
     assert signalled.at == told.line("signalled")
     assert nobody(told.answers["soon"])
+    shared = told.answers["shared"].root
+    assert (shared.what, shared.at) == ("called", told.line("shared"))
 
 
 def test_tornados_dispatcher_is_nobodys_caller(run_python: Runner, tmp_path: Path) -> None:

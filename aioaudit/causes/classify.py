@@ -266,7 +266,7 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
         if awaiting is not None:
             return awaiting
     if call.current is None and recorder.running_loop() is not None:
-        given = recorder.signal_callback(found.boundary, found.outermost)
+        given = recorder.signal_callback(found.outermost)
         if given is not None:
             number, note, evidence = given
             at, source = _named(site) if site is not None else (note.at, note.source)

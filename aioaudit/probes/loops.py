@@ -21,6 +21,7 @@ from typing import Any
 
 from aioaudit.causes.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.causes.frames import bound_cancel, caller, code_of, signal_above, was_called
+from aioaudit.causes.handles import context_of_signal
 from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
@@ -221,6 +222,8 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
             callback = args[1] if len(args) > 1 else None
+            if recorder.hidden_signals:
+                recorder.used_otherwise(self, callback)
             if type(callback) in (MethodType, partial):
                 bound = bound_cancel(callback, args[2:])
                 if bound is not None:
@@ -241,6 +244,8 @@ def make_call_soon_threadsafe(
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
         try:
+            if recorder.hidden_signals:
+                recorder.used_otherwise(self, callback)
             if type(callback) is FunctionType:
                 chained.handed_over(recorder, callback, args, _getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
@@ -269,6 +274,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 thread=None,
                 how="given to add_signal_handler()",
                 signal=number,
+                context=context_of_signal(loop, number),
             )
             if (bound := bound_cancel(callback, ())) is not None:
                 recorder.note(bound, note)

@@ -16,6 +16,7 @@ import weakref
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
@@ -26,7 +27,8 @@ from aioaudit import bus
 from aioaudit.causes.cause import Cause
 from aioaudit.causes.classify import Call, find_cause
 from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
-from aioaudit.causes.frames import error_site, handled_by, local, suspended_at, variables
+from aioaudit.causes.frames import code_of, error_site, handled_by, suspended_at, variables
+from aioaudit.causes.handles import is_entered
 from aioaudit.chain.links import Link
 from aioaudit.cpython import tasks
 from aioaudit.events import (
@@ -88,7 +90,8 @@ class Note:
     """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
 
     ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
-    ``direct`` says that the loop was given the method itself, and not something around it.
+    ``direct`` says that the loop was given the method itself, and not something around it;
+    ``context`` refers to what a signal's callback runs in, where the loop shows that.
     """
 
     at: str | None
@@ -99,6 +102,12 @@ class Note:
     due: float | None = None
     cause: Cause | None = None
     direct: bool = False
+    context: Callable[[], Context | None] | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the loop runs the signal's callback just now, as far as it shows."""
+        return self.context is not None and is_entered(self.context())
 
 
 class Entered(msgspec.Struct, gc=False, eq=False):
@@ -197,6 +206,8 @@ class Recorder:
         self.under_way: Callable[[bool], None] = lambda _on: None
         self.look_for_libraries: Callable[[], None] = lambda: None
         self._loops: WeakIdMap[int] = WeakIdMap()
+        self.hidden_signals = False
+        """Whether a loop has a signal's callback of which it does not show when it runs."""
         self.runs_in: WeakIdMap[int] = WeakIdMap()
         """The number of the thread that a loop was started in last."""
         self._next_loop = itertools.count(1).__next__
@@ -757,13 +768,17 @@ class Recorder:
         """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
         if callback is not None:
             return self.notes.get(callback), "observed"
+        of_victim = [(each, note) for each, note in self.notes.items() if each.__self__ is victim]
+        signalled = [note for _, note in of_victim if note.runs]
+        if signalled:
+            return signalled[0], "observed"
         now = self.running_loop()
         # rloop's handles do not hold once more what they call: of its timers their time says it.
         by_time = type(now).__module__.startswith("rloop.")
         found = [
             note
-            for bound, note in self.notes.items()
-            if bound.__self__ is victim
+            for bound, note in of_victim
+            if note.context is None
             and not (
                 note.direct
                 and sys.getrefcount(bound) <= _WAITING
@@ -784,15 +799,17 @@ class Recorder:
             if not notes:
                 callbacks.pop(key, None)
         if code is not None:
+            self.hidden_signals |= note.context is None
             callbacks.setdefault(id(code), (code, {}))[1][number] = note
 
     def signal_callback(
-        self, boundary: FrameType | None, outermost: CodeType | None
+        self, outermost: CodeType | None
     ) -> tuple[int | None, Note, Evidence] | None:
         """The signal for which the loop runs the callback whose code is *outermost*.
 
-        asyncio shows which handle it runs.  uvloop does not: there it is inferred
-        from the function, and which signal it was stays open if it serves several.
+        The context that is current tells it.  rloop does not show that of its handles: there
+        it is inferred from the function, if that has no other use that is known, and
+        which signal it was stays open if it serves several.
         """
         loop = self.running_loop()
         if outermost is None:
@@ -802,14 +819,29 @@ class Recorder:
         if entry is None or entry[0] is not outermost:
             return None
         notes = entry[1]
-        if boundary is not None and boundary.f_code.co_qualname == "Handle._run":
-            handle = local(boundary, "self")
-            for number, known in getattr(loop, "_signal_handlers", {}).items():
-                if known is handle and number in notes:
-                    return number, notes[number], "observed"
+        for number, note in notes.items():
+            if note.runs:
+                return number, note, "observed"
+        hidden = {number: note for number, note in notes.items() if note.context is None}
+        if not hidden:
             return None
-        number, note = next(iter(notes.items()))
-        return (number if len(notes) == 1 else None), note, "inferred"
+        number, note = next(iter(hidden.items()))
+        return (number if len(hidden) == 1 else None), note, "inferred"
+
+    def used_otherwise(self, loop: Any, callback: Any) -> None:
+        """*loop* is given *callback* for something else: it is no sign of a signal any more.
+
+        Only of loops that do not show which callback they run for a signal.
+        """
+        callbacks = self.signal_callbacks.get(loop)
+        code = code_of(callback) if callbacks else None
+        if callbacks and code is not None and id(code) in callbacks:
+            notes = callbacks[id(code)][1]
+            for number, note in list(notes.items()):
+                if note.context is None:
+                    del notes[number]
+            if not notes:
+                del callbacks[id(code)]
 
     # -- the one place where a request is made -----------------------------------------
 

@@ -1,0 +1,46 @@
+"""Which handle of a loop runs now, where the loop does not say so: by its context.
+
+uvloop shows no handles: no frame has the one that runs in it, and the handlers of signals are
+in a field of C.  But each handle of a signal has a `contextvars.Context` of its own, which a
+context's own rule makes tell that it is current: it cannot be entered twice.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+
+def context_of_signal(loop: Any, number: int) -> Callable[[], Context | None] | None:
+    """A reference to the context that *loop* runs the callback of the signal *number* in.
+
+    None where the loop does not show it, not even to the garbage collector (rloop).
+    """
+    handlers = getattr(loop, "_signal_handlers", None)
+    if handlers is not None:
+        handle = handlers.get(number)
+    else:
+        tables = (each for each in gc.get_referents(loop) if type(each) is dict)
+        found = (each.get(number) for each in tables)
+        handle = next((each for each in found if type(each).__name__ == "Handle"), None)
+    if handle is None:
+        return None
+    context = getattr(handle, "_context", None)
+    if context is None:
+        inside = gc.get_referents(handle)
+        context = next((each for each in inside if type(each) is Context), None)
+    return None if context is None else weakref.ref(context)
+
+
+def is_entered(context: Context | None) -> bool:
+    """Whether code runs in *context* just now."""
+    if context is None:
+        return False
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
