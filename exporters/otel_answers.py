@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -62,7 +62,7 @@ class Answers:
             return make()
 
     @contextmanager
-    def heard(self, under: str = "opentelemetry") -> Iterator[None]:
+    def heard(self, under: str = "opentelemetry") -> Generator[None]:
         """Keep what OpenTelemetry logs in this thread, instead of having it printed.
 
         *under* names the loggers: itself and those below it.

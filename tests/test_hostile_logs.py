@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -112,45 +113,68 @@ TEXTS = st.one_of(
 TIMES_OR_TEXTS = st.one_of(st.sampled_from(TIMES), TEXTS)
 
 
-def another(key: str, value: Any) -> st.SearchStrategy[Any]:
-    """Values of the type that *value*, which stands under *key*, has."""
-    if key == "ts":
-        return TIMES_OR_TEXTS
-    if isinstance(value, bool):
-        return st.booleans()
-    if isinstance(value, int) and key != "schema":
-        return INTEGERS
-    if isinstance(value, float):
-        return FLOATS
-    if isinstance(value, str):
-        return TEXTS
-    if isinstance(value, list):
-        inner = TEXTS if all(isinstance(each, str) for each in value) else INTEGERS
-        return st.lists(inner, max_size=5)
-    return st.just(value)
+class Change(NamedTuple):
+    """Which of all places in a log is changed, and to what, whatever its type is."""
+
+    place: int
+    integer: int
+    number: float
+    text: str
+    time: str
+    yes: bool
+    texts: list[str]
+    integers: list[int]
 
 
-CLOSED = {"event", "outcome", "cancel_outcome", "evidence", "severity", "origin"}
+CHANGES = st.lists(
+    st.builds(
+        Change,
+        st.integers(0, 2**20),
+        INTEGERS,
+        FLOATS,
+        TEXTS,
+        TIMES_OR_TEXTS,
+        st.booleans(),
+        st.lists(TEXTS, max_size=4),
+        st.lists(INTEGERS, max_size=4),
+    ),
+    min_size=1,
+    max_size=25,
+)
+RUNS = st.none() | TEXTS
+"""What the first run is called everywhere, if anything else."""
+ORDERS = st.none() | st.integers(0, 2**16)
+"""How the lines are mixed, if they are."""
+
+CLOSED = {"event", "outcome", "cancel_outcome", "evidence", "severity", "origin", "schema"}
 """Keys with few values: another one is a damaged line, which is skipped."""
 
 
-def mutated(lines: list[Line]) -> st.SearchStrategy[list[Line]]:
-    @st.composite
-    def draw_lines(draw: st.DrawFn) -> list[Line]:
-        changed = [dict(line) for line in lines]
-        places = [(n, key) for n, line in enumerate(lines) for key in line if key not in CLOSED]
-        for n, key in draw(st.lists(st.sampled_from(places), min_size=1, max_size=25)):
-            changed[n][key] = draw(another(key, lines[n][key]))
-        if draw(st.booleans()):  # everywhere the same
-            run = draw(TEXTS)
-            for line in changed:
-                if line["run"] == lines[0]["run"]:
-                    line["run"] = run
-        if draw(st.booleans()):
-            changed = draw(st.permutations(changed))
-        return changed
+def another(key: str, value: Any, change: Change) -> Any:
+    """What *change* has of the type that *value*, which stands under *key*, has."""
+    if key == "ts":
+        return change.time
+    if isinstance(value, list):
+        return change.texts if all(isinstance(each, str) for each in value) else change.integers
+    told = {bool: change.yes, int: change.integer, float: change.number, str: change.text}
+    return told[type(value)]
 
-    return draw_lines()
+
+def mutated(
+    lines: list[Line], changes: list[Change], run: str | None, order: int | None
+) -> list[Line]:
+    """*lines* with all that done to them."""
+    changed = [dict(line) for line in lines]
+    places = [(n, key) for n, line in enumerate(lines) for key in line if key not in CLOSED]
+    for change in changes:
+        n, key = places[change.place % len(places)]
+        changed[n][key] = another(key, lines[n][key], change)
+    for line in changed:
+        if run is not None and line["run"] == lines[0]["run"]:
+            line["run"] = run
+    if order is not None:
+        random.Random(order).shuffle(changed)
+    return changed
 
 
 class Screen(io.TextIOWrapper):
@@ -225,12 +249,16 @@ MANY = settings(
 
 
 @MANY
-@given(data=st.data())
+@given(CHANGES, RUNS, ORDERS)
 def test_every_command_answers_and_lets_nothing_through(
-    data: st.DataObject, real: list[Line], tmp_path_factory: pytest.TempPathFactory
+    real: list[Line],
+    tmp_path_factory: pytest.TempPathFactory,
+    changes: list[Change],
+    run: str | None,
+    order: int | None,
 ) -> None:
     path = tmp_path_factory.mktemp("hostile") / "log.jsonl"
-    write(path, data.draw(mutated(real)))
+    write(path, mutated(real, changes, run, order))
     log = str(path)
     calls = [
         ("why", log),
@@ -276,14 +304,18 @@ def check_otlp(told: Any) -> None:
 
 
 @settings(MANY, max_examples=15)
-@given(data=st.data())
+@given(CHANGES, RUNS, ORDERS)
 def test_a_collector_gets_every_span(
-    data: st.DataObject, real: list[Line], tmp_path_factory: pytest.TempPathFactory
+    real: list[Line],
+    tmp_path_factory: pytest.TempPathFactory,
+    changes: list[Change],
+    run: str | None,
+    order: int | None,
 ) -> None:
     from tests.collectors import over_http
 
     path = tmp_path_factory.mktemp("hostile") / "log.jsonl"
-    write(path, data.draw(mutated(real)))
+    write(path, mutated(real, changes, run, order))
     receiver = Receiver()
     with over_http(receiver) as variables:
         endpoint = variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
@@ -300,11 +332,11 @@ def one(real: list[Line], event: str, **changed: Any) -> list[Line]:
     return [line | changed if line["event"] == event else line for line in real]
 
 
-Change = Callable[[list[Line]], list[Line]]
+Alter = Callable[[list[Line]], list[Line]]
 
 
 @pytest.mark.parametrize(
-    "change",
+    "alter",
     [
         pytest.param(lambda real: one(real, "task.done", ts="soon"), id="no date"),
         pytest.param(lambda real: one(real, "task.done", ts="2026-01-01T00:00:00"), id="no zone"),
@@ -320,11 +352,11 @@ Change = Callable[[list[Line]], list[Line]]
     ],
 )
 def test_what_was_found_to_raise_or_to_get_through(
-    real: list[Line], tmp_path: Path, change: Change, run_python: Runner
+    real: list[Line], tmp_path: Path, alter: Alter, run_python: Runner
 ) -> None:
     # In processes of their own, with a terminal's eyes.
     path = tmp_path / "log.jsonl"
-    write(path, change(real))
+    write(path, alter(real))
     for call in (
         ("why", "log.jsonl"),
         ("why", "log.jsonl", "--task", "keeper"),
