@@ -192,7 +192,7 @@ def parsed(text: str) -> Any:
         if not isinstance(value, dict):
             return value
         return {
-            key: base64.b64encode(bytes.fromhex(each)).decode()
+            key: base64.urlsafe_b64encode(bytes.fromhex(each)).decode()
             if key in ("traceId", "spanId", "parentSpanId")
             else base64_ids(each)
             for key, each in value.items()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
+from typing import Any
 
 from harness import (  # type: ignore[import-not-found]  # beside this file when it runs
     forever,
@@ -101,14 +103,22 @@ async def suppressed() -> None:
 #   called explicit @suppressed by=suppressed
 
 
-async def returned_from_finally() -> None:
-    async def run() -> None:
-        try:
-            await forever()
-        finally:  # LINE finally
-            return  # noqa: B012 - the scenario
+RETURNS = """
+async def run():
+    try:
+        await forever()
+    finally:
+        return
+"""
+"""Since 3.14 (PEP 765) the compiler warns of it, and warnings are errors here."""
 
-    victim = spawn("returned_from_finally.victim", run())
+
+async def returned_from_finally() -> None:
+    namespace: dict[str, Any] = {"forever": forever}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        exec(RETURNS, namespace)
+    victim = spawn("returned_from_finally.victim", namespace["run"]())
     await steps()
     victim.cancel()  # LINE returned_from_finally
     await settle(victim)
