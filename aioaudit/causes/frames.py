@@ -360,6 +360,9 @@ _EXECUTING = frozenset({"eval", "exec"})
 _RESUMING = frozenset({"aclose", "athrow", "close", "next", "send", "throw"})
 """What resumes a generator or a coroutine, where its name stands at the call."""
 
+_MOST_GIVEN = 2
+"""So many arguments the interpreter gives at most to what it calls by itself."""
+
 _COLLECTING = frozenset({"start", "stop"})
 _DROPPED = (
     "Task was destroyed but it is pending!",
@@ -408,7 +411,7 @@ def _called_by_itself(frame: FrameType, names: tuple[str, ...]) -> bool:
     values = variables(frame)
     given: list[Any] = [values.get(name) for name in names]
     if type(given[-1]) is tuple:
-        given.extend(given.pop())
+        given.extend(given.pop()[:_MOST_GIVEN])  # ``gather(*coroutines)`` may be given thousands
     for number, value in enumerate(given):
         if dropped(value):
             return True

@@ -75,6 +75,7 @@ def _make_fast_init(
     recorder = births.recorder
     born = recorder.born
     sites = recorder.sites
+    site_of = sites.get
     note = births.note
     put = births.put
     current_task = of_c
@@ -112,13 +113,19 @@ def _make_fast_init(
             try:
                 parent = born[id(current_task())]
                 if module_at(2) in makers:
-                    frame = _getframe(3)
+                    depth = 3
                 elif module_at(1) in makers:  # uvloop's create_task() has no frame
-                    frame = _getframe(2)
+                    depth = 2
                 else:
                     return note(self, coro, loop, name, _getframe(1))
+                frame = _getframe(depth)
                 # Instructions lie inside their code, so the sum is the address of one.
-                kind = sites[id(frame.f_code) + frame.f_lasti]
+                kind = site_of(id(frame.f_code) + frame.f_lasti)
+                if kind is None:
+                    while module_at(depth) in makers:  # gather() has ensure_future() make them
+                        depth += 1
+                    frame = _getframe(depth)
+                    kind = sites[id(frame.f_code) + frame.f_lasti]
                 place = kind.place
                 if (
                     kind.runs != id(coro.cr_code)
