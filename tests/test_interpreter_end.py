@@ -15,7 +15,10 @@ from aioaudit.log import load
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
+# In which order the last collection ends a loop and its task depends on whether there was one
+# before, and that on how many objects were made: it is the last one here, with us and without.
 WAITS = """
+import gc; gc.disable()
 import asyncio, sys
 async def waits(): await asyncio.sleep(60)
 async def main(): return asyncio.create_task(waits(), name="left")

@@ -88,6 +88,33 @@ def test_a_coroutine_that_awaits_its_like_ends_its_task_once(run: Any) -> None:
     assert [each.task for each in ended] == [each.task for each in made]
 
 
+@every_loop
+def test_a_task_that_gather_makes_is_the_line_that_called_gather_each_time(run: Any) -> None:
+    async def nothing() -> None:
+        pass
+
+    async def one() -> None:
+        for _ in range(3):
+            await asyncio.gather(nothing(), nothing())  # one
+
+    async def other() -> None:
+        for _ in range(3):
+            await asyncio.gather(*(nothing() for _ in range(2)))  # other
+
+    async def main() -> None:
+        await asyncio.create_task(one(), name="one")
+        await asyncio.create_task(other(), name="other")
+
+    with aioaudit.recording() as trail:
+        run(main())
+        made = [e for e in trail.events if isinstance(e, TaskCreate)]
+    parents = {each.name: each.task for each in made}
+    here = test_a_task_that_gather_makes_is_the_line_that_called_gather_each_time
+    for name in ("one", "other"):
+        gathered = [each for each in made if each.parent == parents[name]]
+        assert [each.at for each in gathered] == [line(here, name)] * 6
+
+
 @eagerly
 @every_loop
 def test_an_eager_task_of_a_library_is_its_line_only_where_no_application_called(

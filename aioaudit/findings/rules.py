@@ -280,8 +280,10 @@ class Rules:
         """
         values = variables(frame)
         group, error = values.get("self"), values.get("exc")
-        handed_on = (values.get(name) for name in _HANDED_ON)
-        if any(each is not None for each in handed_on) or getattr(group, "_errors", True):
+        for name in _HANDED_ON:  # not by a generator, as in verdict.take_back
+            if values.get(name) is not None:
+                return
+        if getattr(group, "_errors", True):
             return
         if not task.cancelling() or not (error is None or isinstance(error, CancelledError)):
             return

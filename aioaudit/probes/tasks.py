@@ -122,9 +122,7 @@ def _make_fast_init(
                 # Instructions lie inside their code, so the sum is the address of one.
                 kind = site_of(id(frame.f_code) + frame.f_lasti)
                 if kind is None:
-                    while module_at(depth) in makers:  # gather() has ensure_future() make them
-                        depth += 1
-                    frame = _getframe(depth)
+                    frame = _beyond_makers(frame)
                     kind = sites[id(frame.f_code) + frame.f_lasti]
                 place = kind.place
                 if (
@@ -149,6 +147,13 @@ def _make_fast_init(
         return None
 
     return __init__
+
+
+def _beyond_makers(frame: FrameType) -> FrameType:
+    """The frame that called what *frame* belongs to: ``gather`` calls ``ensure_future``."""
+    while frame.f_globals["__name__"] in _MAKERS:
+        frame = frame.f_back  # type: ignore[assignment]  # without one, an AttributeError takes the long way
+    return frame
 
 
 def _make_eager(

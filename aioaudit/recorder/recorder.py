@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
 
@@ -194,6 +195,7 @@ class Recorder:
         """The same of instructions, also a library's, that call the class of tasks itself."""
         self.recent: deque[Returned] = deque(maxlen=_RECENT)
         self.states: dict[int, CancelState] = {}
+        self._pop_state = self.states.pop
         self.failures: dict[int, tuple[weakref.ref[Any], int]] = {}
         self.ties: dict[int, Tie] = {}
         self.active: dict[int, list[Request]] = {}
@@ -471,7 +473,8 @@ class Recorder:
                 preexisting = self.creations
                 coro = "?" if task.done() else self.coro_of(task)
 
-        ref = dropping(task, self.states, key)
+        # `dropping`, written out: a storm of cancellations comes by here.
+        ref = weakref.ref(task, partial(self._pop_state, key))
         state = CancelState(ref, number, coro, preexisting)
         self.states[key] = state
         return state
@@ -1150,30 +1153,28 @@ class Recorder:
         if state is None or state.ref() is not task:
             return None
         self._epoch += 1
-        info = self.codes.of(frame)
-        owner = None
+        info = self.codes.known.get(id(frame.f_code)) or self.codes.of(frame)
+        owner = since = None
         known = scope = False
         values: Mapping[str, Any] = {}
         if info.kind != APPLICATION:
             values = variables(frame)
             owner = values.get("self")
             known = info.source in _OWN_ONLY
-            scope = info.source.startswith(_SCOPES)
-        since = None
-        if known or scope:
-            entered = getattr(owner, "_cancelling_at_enter" if scope else "_cancelling", 0)
-            since = remaining - entered
+            if known:
+                since = remaining - getattr(owner, "_cancelling", 0)
+            elif info.source.startswith(_SCOPES):
+                scope = True
+                since = remaining - getattr(owner, "_cancelling_at_enter", 0)
         request = take_back(
             state, None if owner is None else id(owner), known=known, scope=scope, since=since
         )
         if request is None:
             return None
-        error = values.get("exc_val")
-        own = request.timed_out and request.owner == id(owner)
-        if own and since is not None and since <= 0 and isinstance(error, CancelledError):
+        if since is not None and since <= 0 and request.timed_out and request.owner == id(owner):
             # Nothing else was asked: Timeout.__aexit__ raises a TimeoutError in its place.
-            tie = self.tie_of(error)
-            if tie is not None:
+            tie = self.ties.get(id(error := values.get("exc_val")))
+            if tie is not None and tie.ref() is error:
                 tie.timeout = request
         if "finding" in self.heard:
             self.rules.taken_back(task, state, request, frame)

@@ -197,12 +197,13 @@ class CancelState(msgspec.Struct, eq=False):
         took *request* back (None where no block did): those before are none of its business.
         """
         found: Request | None = None
-        for each in reversed(self.requests):
-            if each is request:
-                break
-            if each.stands:
-                found = each
-        if found is not None or since is None:
+        if self.requests[-1] is not request:
+            for each in reversed(self.requests):
+                if each is request:
+                    break
+                if each.stands:
+                    found = each
+        if found is not None or since is None or since <= 0:
             return found
         for each in reversed(self.requests):
             if since <= 0:
