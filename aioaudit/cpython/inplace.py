@@ -141,7 +141,8 @@ def _versions_are_counted() -> bool:
 
     A class of our own is changed, and what we take for its counter has to follow.
     """
-    if sys.version_info < (3, 13) or type.__basicsize__ < _VERSIONS_USED_OFFSET + 2:
+    size: int = vars(type)["__basicsize__"].__get__(type)  # of `type` itself
+    if sys.version_info < (3, 13) or size < _VERSIONS_USED_OFFSET + 2:
         return False
     scratch: Any = type("Scratch", (), {})
     seen: list[int] = []

@@ -221,13 +221,13 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         handle = original(self, *args, **keywords)
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
-            callback = args[1] if len(args) > 1 else None
+            when, callback = args[:2] if len(args) > 1 else (None, None)
             if recorder.hidden_signals:
                 recorder.used_otherwise(self, callback)
             if type(callback) in (MethodType, partial):
                 bound = bound_cancel(callback, args[2:])
                 if bound is not None:
-                    note(self, args[0], bound, direct=bound is callback)
+                    note(self, when, bound, direct=bound is callback)
             if getattr(handle, "_source_traceback", None):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
