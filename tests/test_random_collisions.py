@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 import aioaudit
 from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
+from aioaudit.events import Event
 from aioaudit.exporters.memory import MemoryExporter
 from tests.test_random_trees import RUNS, SMALL, answers_of, is_open
 
@@ -829,17 +830,30 @@ def check(plan: Plan, loop: str) -> list[str]:
     return judged(program, loop) and judged(program, loop)
 
 
-def judged(program: Program, loop: str) -> list[str]:
+def both_ways(
+    program: Program, loop: str, audited: Callable[[], World]
+) -> tuple[Referee, World, World]:
+    """Run *program* watched and *audited*, until both did the same: what was seen, and the worlds."""
     for _ in range(100):
         referee, seen = referee_of(program, loop)
+        world = audited()
+        if not world.late and happened(world) == happened(seen):
+            return referee, seen, world
+    raise AssertionError("what it does depends on who watches")
+
+
+def judged(program: Program, loop: str) -> list[str]:
+    events: list[Event] = []
+    remembered: dict[str, Answer | None] = {}
+
+    def audited() -> World:
         with aioaudit.recording() as trail:
             world = program.run(loop, None)
-            events = trail.events
-            remembered = {task.get_name(): trail.why(task) for task in world.tasks}
-        if not world.late and happened(world) == happened(seen):
-            break
-    else:
-        raise AssertionError("what it does depends on who watches")
+            events[:] = trail.events
+            remembered.update({task.get_name(): trail.why(task) for task in world.tasks})
+        return world
+
+    referee, seen, world = both_ways(program, loop, audited)
     judge = Judge(program, loop, referee)
     said = {told.point: told for told in world.told}
     for told in seen.told:
@@ -939,17 +953,21 @@ def test_cancellations_alone_name_nobody_else_when_requests_collide(plan: Plan, 
     """A log of cancels has no ends, so it may know less; what it names was asked of that task."""
     program = Program.of(plan)
     note(str(program))
-    referee, _ = referee_of(program, loop)
-    judge = Judge(program, loop, referee)
-    late = True
-    while late:
+    events: list[Event] = []
+
+    def audited() -> World:
         exporter = MemoryExporter()
         aioaudit.enable(exporter, events=SMALL)
         try:
-            late = program.run(loop, None).late
+            world = program.run(loop, None)
         finally:
             aioaudit.disable()
-    for answer in answers_of(exporter.events).values():
+        events[:] = exporter.events
+        return world
+
+    referee, _, _ = both_ways(program, loop, audited)
+    judge = Judge(program, loop, referee)
+    for answer in answers_of(events).values():
         book = referee.books[answer.name]
         judge.compare(answer.name, answer, *book.asked)
     assert judge.wrong == [], "\n".join(judge.wrong)
