@@ -5,7 +5,7 @@
 #   make lint     the checks of the sources alone
 #   make clean    take .venv/ and what tools leave behind away
 #
-# PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" who is tested,
+# PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" (or PYTHONS=all) who is tested,
 # PYTEST_ARGS="-k why" what; PYTEST_ARGS="-m 'not judge'" leaves out CPython's own tests of
 # asyncio, which take some minutes.
 
@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 export PYTHONS PYTEST_ARGS
 
 define WITH_PYTHON
-	@for python in $(PYTHON) python3 python python3.14 python3.13 python3.12 python3.11 \
+	@for python in $(PYTHON) python3 python python3.15 python3.14 python3.13 python3.12 python3.11 \
 	    $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.*/bin/python; do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        exec "$$python" -B tools/make.py $@; \

@@ -27,6 +27,10 @@ from typing import cast
 ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venv"
 OLDEST = (3, 11)
+TESTED = ("3.11", "3.12", "3.13", "3.14", "3.15")
+"""What ``PYTHONS=all`` means."""
+UNPACKER = ROOT.parent / "shared" / "tools" / "cpython-from-debian"
+"""Prints the path of a CPython that it unpacks; beside some checkouts, and nothing needs it."""
 SOURCES = ("aioaudit", "exporters")
 """What the tested copy of the tree must not hold."""
 EXPORTERS = [
@@ -154,44 +158,85 @@ def say(headline: str) -> None:
 
 def find_interpreters(*, quiet: bool = False) -> list[Interpreter]:
     """Every CPython that can be tested on, oldest first, one for each minor version."""
-    wanted = os.environ.get("PYTHONS", "").split()
-    newest: dict[str, Interpreter] = {}
-    skipped: list[str] = []
-    seen: set[str] = set()
-    for candidate in _candidates():
-        found, reason = _ask(candidate)
-        if found is None:
-            skipped.append(f"{candidate}: {reason}")
-            continue
-        real = os.path.realpath(found.path)
-        if real in seen:
-            continue
-        seen.add(real)
-        if found.version[:2] < OLDEST:
-            skipped.append(f"{found.path}: {found.long} is older than 3.11")
-        elif reason:
-            skipped.append(f"{found.path}: {found.long} {reason}")
-        elif wanted and not {found.short, found.long} & set(wanted):
-            skipped.append(f"{found.path}: {found.long} is not among PYTHONS={' '.join(wanted)}")
-        else:
-            other = newest.get(found.short)
-            if other is not None and other.version >= found.version:
-                found, other = other, found
-            if other is not None:
-                skipped.append(f"{other.path}: {other.long}, {found.long} stands for {found.short}")
-            newest[found.short] = found
-    interpreters = sorted(newest.values(), key=lambda found: found.version)
+    named = os.environ.get("PYTHONS", "").split()
+    search = _Search([*TESTED] if named == ["all"] else named)
+    search.look_at(_candidates())
+    search.look_at(_unpacked([each for each in search.wanted if each not in search.newest]))
+    interpreters = sorted(search.newest.values(), key=lambda found: found.version)
     if not interpreters:
         print("no CPython >= 3.11 to work with; looked at:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in skipped), file=sys.stderr)
+        print("\n".join(f"  {line}" for line in search.skipped), file=sys.stderr)
     elif not quiet:
         say("interpreters")
         for found in interpreters:
             print(f"found    {found.path}: CPython {found.long}")
-        for line in skipped:
+        for line in search.skipped:
             print(f"skipped  {line}")
+        missing = [
+            each
+            for each in TESTED
+            if each in (search.wanted or TESTED) and each not in search.newest
+        ]
+        if missing:
+            how = "; PYTHONS=all unpacks them" if UNPACKER.exists() else ""
+            print(f"without  CPython {', '.join(missing)}: not found here{how}")
         sys.stdout.flush()
     return interpreters
+
+
+class _Search:
+    """Looks at what may be a Python, and keeps the newest of each minor version of *wanted*."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self.wanted = wanted
+        self.newest: dict[str, Interpreter] = {}
+        self.skipped: list[str] = []
+        self._seen: set[str] = set()
+
+    def look_at(self, candidates: list[str]) -> None:
+        """Keep those of *candidates* that can be tested on, and say why the others cannot."""
+        for candidate in candidates:
+            found, reason = _ask(candidate)
+            if found is None:
+                self.skipped.append(f"{candidate}: {reason}")
+                continue
+            real = os.path.realpath(found.path)
+            if real in self._seen:
+                continue
+            self._seen.add(real)
+            if found.version[:2] < OLDEST:
+                self.skipped.append(f"{found.path}: {found.long} is older than 3.11")
+            elif reason:
+                self.skipped.append(f"{found.path}: {found.long} {reason}")
+            elif self.wanted and not {found.short, found.long} & set(self.wanted):
+                only = " ".join(self.wanted)
+                self.skipped.append(f"{found.path}: {found.long} is not among PYTHONS={only}")
+            else:
+                self._keep(found)
+
+    def _keep(self, found: Interpreter) -> None:
+        other = self.newest.get(found.short)
+        if other is not None and other.version >= found.version:
+            found, other = other, found
+        if other is not None:
+            self.skipped.append(
+                f"{other.path}: {other.long}, {found.long} stands for {found.short}"
+            )
+        self.newest[found.short] = found
+
+
+def _unpacked(versions: list[str]) -> list[str]:
+    """Those Pythons of *versions* that can be had, where something is at hand that unpacks them."""
+    found: list[str] = []
+    for version in versions:
+        if version in TESTED and UNPACKER.exists():
+            print(f"unpacking CPython {version}", flush=True)
+            done = subprocess.run([UNPACKER, version], check=False, capture_output=True, text=True)
+            if done.returncode:
+                print(f"that ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+            else:
+                found.append(done.stdout.strip())
+    return found
 
 
 def _candidates() -> list[str]:
