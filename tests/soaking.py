@@ -360,7 +360,8 @@ def plant(where: str) -> None:
         elif where == "closure":
             kept[found.task] = 1
         elif where == "entries":
-            next(iter(self.codes.known.values())).calls[-found.task] = ()
+            first, *_ = self.codes.known.values()
+            first.calls[-found.task] = ()
         elif where == "deque":
             self._planted.append(found.task)
         return found

@@ -18,7 +18,7 @@ import pytest
 
 import aioaudit
 from aioaudit import session
-from aioaudit.events import TaskCancel, TaskCreate
+from aioaudit.events import LoopStart, TaskCancel, TaskCreate, TaskDone
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.weak import WeakIdMap, dropping
 
@@ -88,6 +88,54 @@ def test_a_value_goes_with_what_the_collector_takes() -> None:
     del one
     gc.collect()
     assert len(values) == 0
+
+
+def test_what_a_finalizer_enters_of_the_garbage_is_not_found_again() -> None:
+    """Newer collectors take it without a word (gh-91636), and its address is used again."""
+    values: WeakIdMap[int] = WeakIdMap()
+
+    class Last:
+        def __init__(self, thing: _Thing) -> None:
+            self.thing, self.me = thing, self
+
+        def __del__(self) -> None:
+            values[self.thing] = 1
+            assert values.get(self.thing) == 1
+
+    for _ in range(1000):
+        Last(_Thing())
+        gc.collect(0)
+    gc.collect()
+    assert len(values) <= 200
+    for thing in [_Thing() for _ in range(1000)]:
+        assert values.get(thing) is None
+        assert thing not in values
+
+
+def test_a_loop_that_died_in_the_collector_is_not_taken_for_the_next_one(
+    recorder: Recorder,
+) -> None:
+    async def leave() -> None:
+        waiting = [asyncio.ensure_future(asyncio.sleep(60)), asyncio.gather(asyncio.sleep(60))]
+        await asyncio.sleep(0)
+        assert len(waiting) == 2
+
+    with aioaudit.recording() as trail:
+        for _ in range(300):
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda _loop, _context: None)
+            loop.run_until_complete(leave())
+            loop.close()
+            del loop
+            gc.collect()
+        started = [event.loop for event in trail.events if isinstance(event, LoopStart)]
+        ended = [event for event in trail.events if isinstance(event, TaskDone)]
+    assert len(started) == len(set(started)) == 300
+    assert sum(event.outcome == "destroyed" for event in ended) >= 300
+    here = recorder._here.thread
+    assert here is not None
+    for table in (recorder.states, recorder._loops, here.by_loop):
+        assert len(table) <= 200
 
 
 def test_what_takes_no_weak_reference_is_refused() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from types import CodeType, CoroutineType, FrameType
 from typing import Any, cast
 
@@ -53,7 +54,7 @@ from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdi
 from aioaudit.recorder.waiting import waiters_of
 from aioaudit.text import clean, describe, message_of, say
 from aioaudit.threads import ThreadLocal, get_ident, main_ident
-from aioaudit.weak import WeakIdMap, dropping
+from aioaudit.weak import WeakIdMap, dropping, swept
 from aioaudit.wire import Created, Item, Kind, KindKey, Returned
 from aioaudit.wire import lifetime as lifetime_of
 
@@ -137,6 +138,8 @@ def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _Key
     return ref
 
 
+_ref_of: Callable[[CancelState], weakref.ref[Any]] = attrgetter("ref")
+
 _Scene = tuple[Place, dict[KindKey, Kind]]
 """A place, and the kinds of tasks that were made there."""
 
@@ -196,6 +199,7 @@ class Recorder:
         self.recent: deque[Returned] = deque(maxlen=_RECENT)
         self.states: dict[int, CancelState] = {}
         self._pop_state = self.states.pop
+        self._states_room = 0
         self.failures: dict[int, tuple[weakref.ref[Any], int]] = {}
         self.ties: dict[int, Tie] = {}
         self.active: dict[int, list[Request]] = {}
@@ -473,6 +477,8 @@ class Recorder:
                 preexisting = self.creations
                 coro = "?" if task.done() else self.coro_of(task)
 
+        if len(self.states) >= self._states_room:
+            self._states_room = swept(self.states, _ref_of)
         # `dropping`, written out: a storm of cancellations comes by here.
         ref = weakref.ref(task, partial(self._pop_state, key))
         state = CancelState(ref, number, coro, preexisting)
@@ -481,7 +487,7 @@ class Recorder:
 
     def _ended_number(self, key: int) -> tuple[int, str]:
         """Number and coroutine of a task that returned lately and is asked about again."""
-        for returned in reversed(self.recent):
+        for returned in reversed(list(self.recent)):  # tasks of other threads end meanwhile
             if returned.key == key:
                 return returned.born.task, returned.born.coro
         return 0, ""
@@ -519,7 +525,8 @@ class Recorder:
 
     def knows(self, task: Any) -> bool:
         """Whether *task* has been heard of."""
-        return id(task) in self.born or id(task) in self.states
+        state = self.states.get(id(task))
+        return id(task) in self.born or (state is not None and state.ref() is task)
 
     def number(self, task: Any) -> int:
         """The task's number."""
