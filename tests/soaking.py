@@ -360,7 +360,7 @@ def plant(where: str) -> None:
         elif where == "closure":
             kept[found.task] = 1
         elif where == "entries":
-            first, *_ = self.codes.known.values()
+            first = next(iter(self.codes.known.values()))  # in one step: others add to it
             first.calls[-found.task] = ()
         elif where == "deque":
             self._planted.append(found.task)
