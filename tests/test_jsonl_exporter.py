@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -386,13 +387,26 @@ def test_processes_that_share_a_pipe_never_mix_their_lines(
 ) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
+    # Open for writing as long as one of them lives: else the reader sees the end of the pipe
+    # where those that have begun are done before another one begins.
+    held = os.open(path, os.O_RDWR)
     writers = [
         subprocess.Popen([audited_python, "-c", WRITER, str(path)], env=bare_environ())
         for _ in range(4)
     ]
-    with path.open("rb") as pipe:
+
+    def wait_and_let_go() -> list[int]:
+        try:
+            return [each.wait(120) for each in writers]
+        finally:
+            for each in writers:
+                each.kill()
+            os.close(held)
+
+    with ThreadPoolExecutor(1) as pool, path.open("rb") as pipe:
+        ended = pool.submit(wait_and_let_go)
         events = [msgspec.json.decode(line, type=AnyEvent) for line in pipe]
-    assert [each.wait(60) for each in writers] == [0, 0, 0, 0]
+        assert ended.result() == [0, 0, 0, 0]
     assert len(events) == 4 * 2001
     for run in {each.run for each in events}:
         assert [each.seq for each in events if each.run == run] == list(range(1, 2002))
