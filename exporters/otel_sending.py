@@ -42,8 +42,8 @@ _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRAS = {"otlp_proto_http": "otel", "otlp_proto_grpc": "otel-grpc"}
 
 
-class Target(Protocol):
-    """Takes spans; its ``processor`` never blocks."""
+class Sink(Protocol):
+    """Where spans go, and by whose rules they are made."""
 
     @property
     def resource(self) -> Resource:
@@ -64,6 +64,10 @@ class Target(Protocol):
     def limits(self) -> SpanLimits | None:
         """How much one span holds; None for what the ``OTEL_*`` variables say."""
         ...
+
+
+class Target(Sink, Protocol):
+    """Takes spans while the program runs; its ``processor`` never blocks."""
 
     def flush(self, timeout: float) -> bool:
         """Wait for at most *timeout* seconds until what was taken has gone; whether it has."""

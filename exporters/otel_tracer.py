@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import (
@@ -34,32 +33,11 @@ from aioaudit.exporters.otel_answers import Answers
 from aioaudit.exporters.otel_spans import SpanFacts, Trace
 from aioaudit.version import __version__
 
+if TYPE_CHECKING:
+    from aioaudit.exporters.otel_sending import Sink
+
 _RANDOM = 0x02
 """A flag of newer versions, which a trace keeps: its number was made at random."""
-
-
-class Sink(Protocol):
-    """Where spans go, and by whose rules they are made."""
-
-    @property
-    def resource(self) -> Resource:
-        """Who the spans are from."""
-        ...
-
-    @property
-    def sampler(self) -> Sampler:
-        """Decides which traces are kept."""
-        ...
-
-    @property
-    def processor(self) -> SpanProcessor:
-        """Is told of each span when it starts and when it ends."""
-        ...
-
-    @property
-    def limits(self) -> SpanLimits | None:
-        """How much one span holds; None for what the ``OTEL_*`` variables say."""
-        ...
 
 
 class Maker:
