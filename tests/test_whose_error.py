@@ -172,3 +172,35 @@ def test_the_line_of_uncancel_says_which_request_it_took_back() -> None:
     assert taken == [own.seq, deadline.seq]
     [done] = [each for each in trail.events if isinstance(each, TaskDone) and each.name == "victim"]
     assert (done.cancel_outcome, done.cancel) == ("absorbed", deadline.seq)
+
+
+@every_loop
+def test_a_limit_of_the_clean_up_is_not_told_for_the_timeout_that_ran_out(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    async def sibling() -> None:
+        await asyncio.sleep(60)
+
+    async def victim() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sibling(), name="sibling")
+            async with asyncio.timeout(0.01):  # LINE outer
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    try:
+                        async with asyncio.timeout(0.005):  # LINE cleanup
+                            await asyncio.sleep(60)
+                    except TimeoutError:
+                        pass
+                    raise
+
+    async def main() -> None:
+        task = asyncio.create_task(victim(), name="victim")
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), ExceptionGroup)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("sibling")
+    assert [(each["what"], each.get("at")) for each in links(answer)][-1] == ("deadline", "outer")

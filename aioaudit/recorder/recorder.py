@@ -1180,8 +1180,13 @@ class Recorder:
             return None
         if since is not None and since <= 0 and request.timed_out and request.owner == id(owner):
             # Nothing else was asked: Timeout.__aexit__ raises a TimeoutError in its place.
-            tie = self.ties.get(id(error := values.get("exc_val")))
-            if tie is not None and tie.ref() is error:
+            error = values.get("exc_val")
+            tie = None if error is None else self.tie_of(error)
+            if tie is None and not self.deliveries_seen and isinstance(error, CancelledError):
+                # Nobody saw it arrive, and here it is handed over with the request it was for.
+                self.tie(error, request, state)
+                tie = self.tie_of(error)
+            if tie is not None:
                 tie.timeout = request
         if "finding" in self.heard:
             self.rules.taken_back(task, state, request, frame)
