@@ -166,6 +166,8 @@ class Session:
 
     def _at_exit(self, signal: str | None) -> None:
         try:
+            if signal is None:
+                self.recorder.last_words()
             self._shut_down([pipeline for pipeline, _ in self.sinks], signal=signal)
         finally:
             # What the interpreter still runs while it goes down (a loop's `__del__`, tasks

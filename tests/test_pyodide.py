@@ -36,14 +36,15 @@ console.log(python.runPython(readFileSync(0, "utf-8")));
 """
 
 PROGRAM = '''
-import asyncio, importlib.util, json, struct, sys
+import asyncio, importlib, json, struct, sys, types
 
 def load(name):
-    """A module of the package by its path, without the package, which needs msgspec."""
-    spec = importlib.util.spec_from_file_location(name, f"/source/cpython/{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of the package, without what the package itself imports, which needs msgspec."""
+    return importlib.import_module(f"aioaudit.cpython.{name}")
+
+for package in ("aioaudit", "aioaudit.cpython"):
+    sys.modules[package] = types.ModuleType(package)
+    sys.modules[package].__path__ = [package.replace("aioaudit", "/source").replace(".", "/")]
 
 class Loop(asyncio.BaseEventLoop):
     """A loop without a selector: Pyodide's own runs in the browser's."""

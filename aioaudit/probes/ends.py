@@ -431,6 +431,15 @@ class CalledBack:
         if self.done not in [entry[0] for entry in task._callbacks or ()]:
             self._add(task, context_of(task))
 
+    def catch_up(self, loop: Any) -> None:
+        """Hear the ends that *loop* has not told and never will: it runs no more."""
+        ready = getattr(loop, "_ready", None)
+        if not isinstance(ready, deque):  # uvloop does not show it
+            return
+        for handle in list(ready):
+            if not handle._cancelled and handle._callback == self.done:
+                handle._context.run(self.done, *handle._args)
+
     def done(self, task: Any) -> None:
         """The done callback."""
         recorder = self._recorder

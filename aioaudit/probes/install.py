@@ -119,6 +119,7 @@ class Installation:
             recorder, {cls: cls.add_done_callback for cls in self._future_classes}
         )
         self._watch_end = called_back.watch_end
+        recorder.catch_up = called_back.catch_up
         if monitoring.AVAILABLE:
             with suppress(monitoring.NoToolError):
                 self._monitor = monitoring.Monitor("aioaudit")

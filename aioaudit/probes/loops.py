@@ -160,8 +160,10 @@ def _before_close(recorder: Recorder, loop: Any) -> bool:
         recorder.sweep()
         if loop.is_closed():
             return False
-        if recorder.wants("finding") and not loop.is_running() and not recorder.place_muted():
-            recorder.rules.closing(loop)
+        if not loop.is_running() and not recorder.place_muted():
+            recorder.catch_up(loop)
+            if recorder.wants("finding"):
+                recorder.rules.closing(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
         if is_made(loop):
             recorder.fault(error)

@@ -211,6 +211,7 @@ class Recorder:
         self.watch: Callable[[Any], None] = lambda _task: None
         self.under_way: Callable[[bool], None] = lambda _on: None
         self.look_for_libraries: Callable[[], None] = lambda: None
+        self.catch_up: Callable[[Any], None] = lambda _loop: None
         self._loops: WeakIdMap[int] = WeakIdMap()
         self.hidden_signals = False
         """Whether a loop has a signal's callback of which it does not show when it runs."""
@@ -491,6 +492,16 @@ class Recorder:
             if returned.key == key:
                 return returned.born.task, returned.born.coro
         return 0, ""
+
+    def last_words(self) -> None:
+        """The process ends: hear what its loops have not told, where they run no more."""
+        loops = [loop for loop, _ in self._loops.items()]
+        for loop in loops:
+            try:
+                if not loop.is_running():
+                    self.catch_up(loop)
+            except Exception as error:  # noqa: BLE001 - a foreign loop may answer with anything
+                self.fault(error)
 
     def alive(self) -> int:
         """How many tasks live whose making was seen."""
