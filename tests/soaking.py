@@ -360,8 +360,7 @@ def plant(where: str) -> None:
         elif where == "closure":
             kept[found.task] = 1
         elif where == "entries":
-            first = next(iter(self.codes.known.values()))  # in one step: others add to it
-            first.calls[-found.task] = ()
+            self.codes.of(sys._getframe()).calls[-found.task] = ()
         elif where == "deque":
             self._planted.append(found.task)
         return found

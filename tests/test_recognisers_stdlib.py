@@ -291,11 +291,14 @@ def test_a_group_that_keeps_a_cancellation_from_outside_is_found(keeping_group: 
     if sys.version_info < (3, 12):
         pytest.skip("on 3.11 no delivery is seen")
 
+    cleaning, over = asyncio.Event(), asyncio.Event()
+
     async def slow_to_end() -> None:
         try:
             await forever()
         finally:
-            await asyncio.sleep(0.02)
+            cleaning.set()
+            await over.wait()
 
     async def owner() -> str:
         async with keeping_group() as group:
@@ -307,8 +310,10 @@ def test_a_group_that_keeps_a_cancellation_from_outside_is_found(keeping_group: 
     async def main() -> Trail:
         with aioaudit.recording() as trail:
             task = asyncio.create_task(owner(), name="owner")
-            await asyncio.sleep(0.005)
+            await cleaning.wait()
             task.cancel()  # LINE from_outside
+            await asyncio.sleep(0)
+            over.set()
             assert await task == "as if nothing had been"
         return trail
 
@@ -327,11 +332,14 @@ def test_a_group_that_hands_a_cancellation_from_outside_on_is_no_finding(task_gr
     if "gh-155433" not in Path(asyncio.taskgroups.__file__).read_text():
         pytest.skip("groups of this Python have no cancel(), or keep what comes from outside")
 
+    cleaning, over = asyncio.Event(), asyncio.Event()
+
     async def slow_to_end() -> None:
         try:
             await forever()
         finally:
-            await asyncio.sleep(0.02)
+            cleaning.set()
+            await over.wait()
 
     async def owner() -> None:
         async with task_group() as group:
@@ -342,8 +350,10 @@ def test_a_group_that_hands_a_cancellation_from_outside_on_is_no_finding(task_gr
     async def main() -> Trail:
         with aioaudit.recording() as trail:
             task = asyncio.create_task(owner(), name="owner")
-            await asyncio.sleep(0.005)
+            await cleaning.wait()
             task.cancel()  # LINE handed_on
+            await asyncio.sleep(0)
+            over.set()
             await asyncio.wait([task])
         return trail
 
