@@ -288,8 +288,9 @@ def keeping_group(task_group: Any) -> Any:
 
 
 def test_a_group_that_keeps_a_cancellation_from_outside_is_found(keeping_group: Any) -> None:
-    if sys.version_info < (3, 12):
-        pytest.skip("on 3.11 no delivery is seen")
+    if sys.version_info < (3, 13):
+        # cancel() is 3.15's, and what stands in for it here is made of the group of this version.
+        pytest.skip("before 3.13 a group takes its request back before it waits for its tasks")
 
     cleaning, over = asyncio.Event(), asyncio.Event()
 
