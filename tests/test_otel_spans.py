@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -317,14 +317,33 @@ def given_provider() -> tuple[TracerProvider, InMemorySpanExporter]:
     return provider, kept
 
 
-def test_it_is_an_exporter() -> None:
-    assert isinstance(OpenTelemetryExporter(given_provider()[0]), Exporter)
+Opener = Callable[[trace.TracerProvider], OpenTelemetryExporter]
 
 
-def test_a_span_of_the_application_that_is_current_is_the_parent() -> None:
+@pytest.fixture
+def exporting_to() -> Iterator[Opener]:
+    """Make an exporter; it is shut down with the test, else it sends metrics a minute later."""
+    made: list[OpenTelemetryExporter] = []
+
+    def make(provider: trace.TracerProvider) -> OpenTelemetryExporter:
+        made.append(OpenTelemetryExporter(provider))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_METRICS_EXPORTER", "none")  # there is no collector here
+        yield make
+        for each in made:
+            each.shutdown()
+
+
+def test_it_is_an_exporter(exporting_to: Opener) -> None:
+    assert isinstance(exporting_to(given_provider()[0]), Exporter)
+
+
+def test_a_span_of_the_application_that_is_current_is_the_parent(exporting_to: Opener) -> None:
     provider, kept = given_provider()
     tracer = provider.get_tracer("app")
-    exporter = OpenTelemetryExporter(provider)
+    exporter = exporting_to(provider)
     story = Story()
     story.make(1)
     story.obey(1, story.cancel(1))
@@ -348,9 +367,11 @@ def test_a_span_of_the_application_that_is_current_is_the_parent() -> None:
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_what_a_span_of_the_application_that_is_not_sampled_leads_to_is_not_sent() -> None:
+def test_what_a_span_of_the_application_that_is_not_sampled_leads_to_is_not_sent(
+    exporting_to: Opener,
+) -> None:
     provider, kept = given_provider()
-    exporter = OpenTelemetryExporter(provider)
+    exporter = exporting_to(provider)
     story = Story()
     story.make(1)
     story.obey(1, story.cancel(1))
@@ -367,15 +388,15 @@ def test_what_a_span_of_the_application_that_is_not_sampled_leads_to_is_not_sent
     assert kept.get_finished_spans() == ()
 
 
-def test_where_nothing_is_traced_nothing_is_kept_of_an_event() -> None:
-    exporter = OpenTelemetryExporter(given_provider()[0])
+def test_where_nothing_is_traced_nothing_is_kept_of_an_event(exporting_to: Opener) -> None:
+    exporter = exporting_to(given_provider()[0])
     story = Story()
     story.make(1)
     exporter.witness(story.events[1])
     assert len(exporter._current._seen) == 0
 
 
-def test_a_provider_that_is_not_of_the_sdk_is_refused_with_a_reason() -> None:
+def test_a_provider_that_is_not_of_the_sdk_is_refused_with_a_reason(exporting_to: Opener) -> None:
     class Tracer(trace.Tracer):
         def start_span(self, *_args: Any, **_more: Any) -> Any: ...
 
@@ -386,8 +407,8 @@ def test_a_provider_that_is_not_of_the_sdk_is_refused_with_a_reason() -> None:
             return Tracer()
 
     with pytest.raises(ExporterError, match=r"Foreign, whose tracers take no finished spans"):
-        OpenTelemetryExporter(Foreign()).export([RUN.start_event([])])
-    OpenTelemetryExporter(trace.NoOpTracerProvider()).export([RUN.start_event([])])
+        exporting_to(Foreign()).export([RUN.start_event([])])
+    exporting_to(trace.NoOpTracerProvider()).export([RUN.start_event([])])
 
 
 def test_what_does_not_fit_into_the_queue_is_counted(
