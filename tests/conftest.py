@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
 
-OTHERS_CODE = "test_recognisers_"
-"""How the names of the files begin whose tests run other people's libraries."""
+LIBRARIES = ROOT / "tests" / "libraries"
+"""Where the tests are that run other people's libraries."""
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what looks at the traces of the others behind them."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
     for item in items:
-        if item.path.name.startswith(OTHERS_CODE):
+        if LIBRARIES in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
 
 
@@ -66,7 +66,7 @@ def _what_others_leave(request: pytest.FixtureRequest) -> Iterator[None]:
     They go here, and not in the middle of a test of something else, which would be blamed.
     """
     yield
-    if request.path.name.startswith(OTHERS_CODE):
+    if LIBRARIES in request.path.parents:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()

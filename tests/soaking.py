@@ -1,6 +1,6 @@
 """Traffic of every kind, and how large each table of ours is meanwhile.
 
-`tests/test_growth.py` runs it for seconds, ``tools/soak.py`` for minutes.
+`tests/process/test_growth.py` runs it for seconds, ``tools/soak.py`` for minutes.
 """
 
 from __future__ import annotations

@@ -34,14 +34,14 @@ UNPACKER = ROOT.parent / "shared" / "tools" / "cpython-from-debian"
 SOURCES = ("aioaudit", "exporters")
 """What the tested copy of the tree must not hold."""
 EXPORTERS = [
-    f"tests/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "structlog_exporter",
-        "logging_exporter",
-        "otel_spans",
-        "otel_exporter",
-        "otel_metrics",
-        "witness",
+        "process/test_structlog_exporter",
+        "process/test_logging_exporter",
+        "unit/test_otel_spans",
+        "process/test_otel_exporter",
+        "process/test_otel_metrics",
+        "unit/test_witness",
     )
 ]
 """What is tested with the oldest packages, too."""

@@ -21,7 +21,7 @@ from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import Runner
 from tests.recognising import links
-from tests.test_recognisers_stdlib import host_with_two_addresses
+from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")

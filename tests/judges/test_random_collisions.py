@@ -11,7 +11,7 @@ with it, of what it cancelled while it ended, of the error itself while it was h
 
 As many programs as wanted, on seeds of its own each time:
 
-    AIOAUDIT_TEST_PROGRAMS=3000 python -m pytest tests/test_random_collisions.py
+    AIOAUDIT_TEST_PROGRAMS=3000 python -m pytest tests/judges/test_random_collisions.py
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
 from aioaudit.events import Event
 from aioaudit.exporters.memory import MemoryExporter
-from tests.test_random_trees import RUNS, SMALL, answers_of, is_open
+from tests.judges.test_random_trees import RUNS, SMALL, answers_of, is_open
 
 anyio = pytest.importorskip("anyio")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioaudit.version import __version__
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +35,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     wheel, sdist = (os.environ.get(f"AIOAUDIT_TEST_{kind}") for kind in ("WHEEL", "SDIST"))
     if wheel and sdist:
         return Path(wheel), Path(sdist)
-    root = Path(__file__).resolve().parent.parent
+
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(root)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, cwd=out)
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+
 EXAMPLES = ROOT / "examples"
 INCIDENTS = ("hang", "reset", "scaled", "left", "swallowed", "sigterm")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environ
+from tests.conftest import ROOT, clean_environ
 
-SOAKING = Path(__file__).with_name("soaking.py")
+SOAKING = ROOT / "tests" / "soaking.py"
 FIRST, LAST = 30, 90
 """Rounds before the tables are measured, and until they are again."""
 

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environ
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT, clean_environ
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 

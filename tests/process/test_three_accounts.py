@@ -27,9 +27,8 @@ pytest.importorskip("structlog")
 from aioaudit.chain.links import Link
 from aioaudit.chain.recent import brief
 from tests.collectors import Received, Receiver, over_http, walk
-from tests.conftest import clean_environ
+from tests.conftest import ROOT, clean_environ
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 PATIENCE = 60.0
 """Seconds until something counts as not happening; nothing takes a tenth of it."""

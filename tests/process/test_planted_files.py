@@ -43,7 +43,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     file.write_text("keep=me\n")
     file.chmod(0o600)
     yield file
-    for path in tmp_path.rglob("*.jsonl"):  # test_judge_schema looks at the logs of all tests
+    for path in tmp_path.rglob("*.jsonl"):  # judges/test_schema.py looks at the logs of all tests
         if not path.is_symlink() and path.samefile(file):
             path.unlink()
 
@@ -247,7 +247,7 @@ def test_what_is_put_in_place_while_it_is_opened_is_never_written_to(
         thread.join()
     assert answers == {"opened", "refused"}
     assert victim.read_text() == "keep=me\n"
-    path.unlink(missing_ok=True)  # what was written is no log, and test_judge_schema looks at all
+    path.unlink(missing_ok=True)  # it is no log, and judges/test_schema.py looks at all
 
 
 FORKS = """

@@ -33,8 +33,8 @@ import pytest
 
 from aioaudit import events, settings
 from aioaudit.chain.links import Link
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCS, ROOT / "CHANGELOG.md"]
 

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environ
+from tests.conftest import ROOT, clean_environ
 from tests.lasting import KINDS
 
-LASTING = Path(__file__).with_name("lasting.py")
+LASTING = ROOT / "tests" / "lasting.py"
 FEW = 20_000
 """``AIOAUDIT_LASTING=200000`` asks for as many as the promise speaks of."""
 

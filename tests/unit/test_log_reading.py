@@ -27,6 +27,7 @@ from aioaudit.events import (
 )
 from aioaudit.log import Log, Problem, load
 from aioaudit.log.reading import LONGEST
+from tests.conftest import ROOT
 
 BASE: dict[str, Any] = {
     "ts": "2026-11-22T14:02:11.873000Z",
@@ -242,7 +243,7 @@ def tidy(schema: object) -> object:
 
 
 def test_the_schema_in_the_tree_is_made_from_the_event_classes() -> None:
-    file = Path(__file__).parents[1] / "docs" / "events.schema.json"
+    file = ROOT / "docs" / "events.schema.json"
     assert json.loads(file.read_text(encoding="utf-8")) == tidy(json_schema()), (
         "run: python tools/events_schema.py"
     )

@@ -38,8 +38,9 @@ import msgspec
 import pytest
 
 from aioaudit.events import AnyEvent, json_schema
+from tests.conftest import ROOT
 
-PROGRAMS = Path(__file__).resolve().parent / "scenarios"
+PROGRAMS = ROOT / "tests" / "scenarios"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SMALL = "task.cancel,future.cancel"
 LOOPS = ("asyncio", "uvloop")

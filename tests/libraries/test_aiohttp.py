@@ -23,7 +23,7 @@ from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.recognising import about, links
-from tests.test_recognisers_stdlib import host_with_two_addresses
+from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
