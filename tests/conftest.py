@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import leftovers
+
 if TYPE_CHECKING:
     from tests.collectors import Receiver
 
@@ -38,6 +40,7 @@ def pytest_configure() -> None:
     """Let Ctrl-C reach the programs of the tests: a shell's background jobs are deaf to it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    leftovers.watch()
 
 
 def pytest_sessionstart() -> None:
@@ -57,6 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LIBRARIES in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_ours_is_left() -> Iterator[None]:
+    """Blame a test for what it left itself, and not another one that this disturbs."""
+    before = leftovers.Before()
+    yield
+    left = before.left()
+    if left:
+        pytest.fail(f"the test left running {', '.join(left)}", pytrace=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
