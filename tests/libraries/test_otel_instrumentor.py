@@ -111,7 +111,7 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(kept))
 
 import aioaudit
-from aioaudit.exporters.instrumentor import AioauditInstrumentor
+from aioaudit.exporters.otel.instrumentor import AioauditInstrumentor
 from aioaudit.session import current
 
 AioauditInstrumentor().instrument(tracer_provider=provider)

@@ -78,11 +78,11 @@ def test_the_wheel_holds_every_module_of_the_tree(wheel_names: set[str], tree: P
         if "_startup" not in file.parts
     }
     theirs = {
-        f"aioaudit/{file.relative_to(tree).as_posix()}" for file in tree.glob("exporters/*.py")
+        f"aioaudit/{file.relative_to(tree).as_posix()}" for file in tree.glob("exporters/**/*.py")
     }
     assert theirs >= {
         f"aioaudit/exporters/{name}.py"
-        for name in ("jsonl", "lines", "logging", "memory", "otel", "structlog")
+        for name in ("jsonl", "lines", "logging", "memory", "otel/exporter", "structlog")
     }
     assert {name for name in wheel_names if name.endswith(".py")} == (
         ours | theirs | {"_aioaudit_autostart.py"}
@@ -90,9 +90,15 @@ def test_the_wheel_holds_every_module_of_the_tree(wheel_names: set[str], tree: P
 
 
 def test_every_exporter_has_its_alias_for_type_checkers(tree: Path) -> None:
-    modules = {file.stem for file in (tree / "exporters").glob("*.py")}
-    aliases = {file.stem: file.read_text() for file in (tree / "aioaudit/exporters").glob("*.pyi")}
-    assert aliases == {name: f"from exporters.{name} import *\n" for name in modules}
+    def names(folder: Path, suffix: str) -> dict[str, Path]:
+        files = {file.relative_to(folder): file for file in folder.rglob(f"*.{suffix}")}
+        return {".".join(name.with_suffix("").parts): file for name, file in files.items()}
+
+    modules = names(tree / "exporters", "py")
+    aliases = names(tree / "aioaudit/exporters", "pyi")
+    assert {name: file.read_text() for name, file in aliases.items()} == {
+        name: f"from exporters.{name} import *\n".replace(".__init__ ", " ") for name in modules
+    }
 
 
 def test_the_source_distribution_holds_all_that_make_needs(tree: Path) -> None:
@@ -142,7 +148,7 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
     assert entry_points == (
         "[console_scripts]\naioaudit = aioaudit.__main__:main\n\n"
         "[opentelemetry_instrumentor]\n"
-        "aioaudit = aioaudit.exporters.instrumentor:AioauditInstrumentor\n"
+        "aioaudit = aioaudit.exporters.otel.instrumentor:AioauditInstrumentor\n"
     )
 
 

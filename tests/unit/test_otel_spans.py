@@ -34,8 +34,8 @@ from aioaudit.events import (
 )
 from aioaudit.exporter import Exporter, ExporterError
 from aioaudit.exporters.otel import OpenTelemetryExporter
-from aioaudit.exporters.otel_sending import OwnTarget
-from aioaudit.exporters.otel_spans import (
+from aioaudit.exporters.otel.sending import OwnTarget
+from aioaudit.exporters.otel.spans import (
     DEPTH,
     MOST_ENDED,
     MOST_LIVING,

@@ -35,9 +35,9 @@ from aioaudit.events import (
     TaskUncancel,
 )
 from aioaudit.exporter import ExporterError
-from aioaudit.exporters.otel_answers import Answers
-from aioaudit.exporters.otel_sending import REST, metric_exporter, number, own_resource
-from aioaudit.exporters.otel_spans import nanoseconds
+from aioaudit.exporters.otel.answers import Answers
+from aioaudit.exporters.otel.sending import REST, metric_exporter, number, own_resource
+from aioaudit.exporters.otel.spans import nanoseconds
 from aioaudit.text import describe, say
 from aioaudit.threads import Condition, Thread
 from aioaudit.version import __version__

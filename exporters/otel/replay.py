@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 from aioaudit.events import Event, ProcessEnd, ProcessStart
 from aioaudit.exporter import ExporterError
-from aioaudit.exporters.otel_answers import Answers
-from aioaudit.exporters.otel_sending import otlp_exporter
-from aioaudit.exporters.otel_spans import SpanFacts, Spans, held, nanoseconds
+from aioaudit.exporters.otel.answers import Answers
+from aioaudit.exporters.otel.sending import otlp_exporter
+from aioaudit.exporters.otel.spans import SpanFacts, Spans, held, nanoseconds
 from aioaudit.threads import Thread
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
 
-    from aioaudit.exporters.otel_tracer import Maker
+    from aioaudit.exporters.otel.tracer import Maker
 
 BATCH = 512
 """Spans in one request."""
@@ -121,7 +121,7 @@ class Collector:
     def _new_maker(self, pid: int) -> Maker:
         from opentelemetry.sdk.resources import Resource
 
-        from aioaudit.exporters.otel_tracer import Maker
+        from aioaudit.exporters.otel.tracer import Maker
 
         # Who sends is of no interest: the process is the one that wrote the log.
         own = Resource({"process.pid": held(pid)})
@@ -171,7 +171,7 @@ class _IntoBatch:
     def __init__(self, resource: Resource, batch: list[ReadableSpan]) -> None:
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-        from aioaudit.exporters.otel_tracer import Ended
+        from aioaudit.exporters.otel.tracer import Ended
 
         self.resource = resource
         self.sampler: Sampler = ALWAYS_ON

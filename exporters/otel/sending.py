@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioaudit.exporter import ExporterError
-from aioaudit.exporters.otel_answers import Answers
+from aioaudit.exporters.otel.answers import Answers
 from aioaudit.text import describe, say
 from aioaudit.threads import Condition, Thread
 from aioaudit.version import __version__
@@ -129,7 +129,7 @@ class OwnTarget:
     def __init__(
         self, exporter: SpanExporter, provider: TracerProvider, answers: Answers | None = None
     ) -> None:
-        from aioaudit.exporters.otel_tracer import Ended
+        from aioaudit.exporters.otel.tracer import Ended
 
         self.resource: Resource = provider.resource
         self.sampler: Sampler = provider.sampler

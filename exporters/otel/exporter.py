@@ -4,10 +4,9 @@ It observes and does not take part: no task's span is made current, no provider
 is set.  Where the application has a current span when it makes a task, or asks
 for a cancellation, ours is a child of it.
 
-Spans are made at the end of a task, in the exporter's thread (`otel_spans`),
-and all tasks are counted there (`otel_metrics`).  Spans are made by the SDK (`otel_tracer`)
-and given to the application's own tracing, or sent by the standard ``OTEL_*`` variables
-(`otel_sending`).
+Spans are made at the end of a task, in the exporter's thread (`spans`), and all tasks
+are counted there (`metrics`).  Spans are made by the SDK (`tracer`) and given to the
+application's own tracing, or sent by the standard ``OTEL_*`` variables (`sending`).
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from typing import TYPE_CHECKING, Any
 
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError, Notes
-from aioaudit.exporters import otel_forks
-from aioaudit.exporters.otel_metrics import Metrics
-from aioaudit.exporters.otel_sending import (
+from aioaudit.exporters.otel import forks
+from aioaudit.exporters.otel.metrics import Metrics
+from aioaudit.exporters.otel.sending import (
     Target,
     application_target,
     metric_exporter,
     own_target,
     span_exporter,
 )
-from aioaudit.exporters.otel_spans import TOUCHED, Outside, SpanFacts, Spans
+from aioaudit.exporters.otel.spans import TOUCHED, Outside, SpanFacts, Spans
 from aioaudit.session import alive
 from aioaudit.text import describe, say
 from aioaudit.wire import Item, Returned
 
 if TYPE_CHECKING:
-    from aioaudit.exporters.otel_tracer import Maker
+    from aioaudit.exporters.otel.tracer import Maker
 
 FLUSH = 1.5
 """Seconds that the end of the process waits for a collector."""
@@ -143,7 +142,7 @@ class OpenTelemetryExporter:
     def before_fork(self) -> None:
         """End what sends; it begins anew with the next span."""
         going_on = sum(target.rest() for target in self._targets()) + self._metrics.rest()
-        otel_forks.hush(going_on)
+        forks.hush(going_on)
 
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
@@ -187,7 +186,7 @@ class OpenTelemetryExporter:
             )
 
     def _maker(self) -> Maker | None:
-        from aioaudit.exporters.otel_tracer import Maker
+        from aioaudit.exporters.otel.tracer import Maker
 
         provider = self._given if self._given is not None else _application_provider()
         if provider is not None:
@@ -281,7 +280,7 @@ def _import_ahead() -> None:
     import_module("concurrent.futures.thread")  # used by it, and refuses to be imported at the end
     if any(name.startswith("opentelemetry.") for name in sys.modules):
         return
-    import_module("aioaudit.exporters.otel_tracer")
+    import_module("aioaudit.exporters.otel.tracer")
     import_module("opentelemetry.sdk.metrics.export")
     for find in (span_exporter, metric_exporter):
         with suppress(ExporterError):  # told at the first event

@@ -29,12 +29,12 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from aioaudit.exporters.otel_answers import Answers
-from aioaudit.exporters.otel_spans import SpanFacts, Trace
+from aioaudit.exporters.otel.answers import Answers
+from aioaudit.exporters.otel.spans import SpanFacts, Trace
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
-    from aioaudit.exporters.otel_sending import Sink
+    from aioaudit.exporters.otel.sending import Sink
 
 _RANDOM = 0x02
 """A flag of newer versions, which a trace keeps: its number was made at random."""

@@ -1,1 +1,0 @@
-from exporters.otel_afterwards import *

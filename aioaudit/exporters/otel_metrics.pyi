@@ -1,1 +1,0 @@
-from exporters.otel_metrics import *
