@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.pipeline import Pipeline
     from aioaudit.recorder.recorder import Recorder
-    from aioaudit.recorder.requests import Request
+    from aioaudit.state.requests import Request
 
 __all__ = ["Trail", "explain"]
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import msgspec
 
-from aioaudit.causes.code import APPLICATION
 from aioaudit.events import Event, TaskCreate, TaskDone, name_of
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
-from aioaudit.recorder.place import Place
+from aioaudit.place import Place
+from aioaudit.stack.code import APPLICATION
 from aioaudit.text import LIMIT, clean
 from aioaudit.weak import dropping
 
 if TYPE_CHECKING:
     from types import CodeType
 
-    from aioaudit.causes.code import CodeInfo
+    from aioaudit.stack.code import CodeInfo
 
 
 _Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]

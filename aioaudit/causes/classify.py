@@ -19,16 +19,17 @@ from __future__ import annotations
 from asyncio import CancelledError
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
-from aioaudit.causes.cause import Cause
-from aioaudit.causes.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
-from aioaudit.causes.frames import (
+from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.registry import ask, find_compiled
+from aioaudit.stack.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
+from aioaudit.stack.frames import (
     UNSHARED,
     bound_cancel,
-    caller,
     dropped,
     ended_argument,
     given_frame,
@@ -37,86 +38,11 @@ from aioaudit.causes.frames import (
     overrides,
     signal_name,
     signal_of,
-    suspended_in,
     was_called,
 )
-from aioaudit.chain.links import Link
-from aioaudit.recognisers.registry import ask, find_compiled
+from aioaudit.state.cause import Cause
 from aioaudit.text import describe
 from aioaudit.threads import get_ident
-
-if TYPE_CHECKING:
-    from aioaudit.events import TaskCancel
-    from aioaudit.recorder.place import Place
-    from aioaudit.recorder.recorder import Recorder
-    from aioaudit.recorder.requests import Request
-
-
-class Call(msgspec.Struct, eq=False):
-    """One call of ``cancel()``; what recognisers may ask (`aioaudit.causes.cause.Call`).
-
-    ``concluded`` says that whose error is being handled was not seen.  ``lines`` is what lines say about calls of this kind, made once for each place,
-    where nothing but the calling line has a say in it.
-    """
-
-    recorder: Recorder
-    victim: Any
-    current: Any
-    nested: Request | None
-    exception: BaseException | None
-    remembered: bool = False
-    concluded: bool = False
-    lines: dict[Place, TaskCancel] | None = None
-    message: object = None
-
-    def request_of(self, error: BaseException | None) -> Request | None:
-        """The request that the CancelledError *error* delivers."""
-        if error is None:
-            return None
-        request = self.recorder.request_of(error, self.current)
-        tie = self.recorder.tie_of(error)
-        self.concluded |= tie is not None and tie.concluded
-        return request
-
-    def caller(self, frame: FrameType | None) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of the application's frame from *frame* outwards."""
-        found = caller(self.recorder.codes, frame)
-        return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
-
-    def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of where the victim, or *task*, waits."""
-        get_coro = getattr(task or self.victim, "get_coro", None)
-        found = None if get_coro is None else suspended_in(self.recorder.codes, get_coro())
-        return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
-
-    def named(self, task: Any) -> tuple[int, str]:
-        """Number and name of *task*."""
-        return self.recorder.number(task), self.recorder.name_of_task(task)
-
-    def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
-        """The link of *task*'s failure, and the request that led to it."""
-        return self.recorder.failed(task, error)
-
-    def note_of(self, owner: Any) -> Any:
-        """What was noted when the timeout *owner* was entered."""
-        return self.recorder.timeouts.get(owner)
-
-    def obeyed_by(self, task: Any) -> Request | None:
-        """The request that ended *task*."""
-        return self.recorder.obeyed_by(task)
-
-    def made_by(self, owner: Any, task: Any) -> Request | None:
-        """The request that the object *owner* made to *task*."""
-        return self.recorder.made_by(owner, task)
-
-    def remembered_of(self, future: Any) -> Cause | None:
-        """Why *future* was cancelled, where that was asked when it was."""
-        cause = self.recorder.cause_of(future)
-        return None if cause is None else msgspec.structs.replace(cause)
-
-    def remember_timeout(self) -> None:
-        """The current task will raise TimeoutError because of this call."""
-        self.remembered = True
 
 
 class _Survey:

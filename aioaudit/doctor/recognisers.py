@@ -20,10 +20,10 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
-from aioaudit.causes.code import APPLICATION, kind_of
 from aioaudit.doctor.finding import Finding, SiteState, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 from aioaudit.recognisers import registry
+from aioaudit.stack.code import APPLICATION, kind_of
 from aioaudit.text import describe
 
 Site = tuple[str, str]

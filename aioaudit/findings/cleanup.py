@@ -8,8 +8,8 @@ import weakref
 from types import CodeType, FrameType
 from typing import Any
 
-from aioaudit.causes.code import OWN, Codes, line_of
-from aioaudit.recorder.verdict import comes_from_cancelled
+from aioaudit.stack.code import OWN, Codes, line_of
+from aioaudit.state.verdict import comes_from_cancelled
 from aioaudit.weak import dropping
 
 _NAMES = frozenset({"__aexit__", "__exit__", "__del__", "aclose", "close"})

@@ -18,19 +18,19 @@ from time import monotonic
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.causes.code import APPLICATION, STDLIB, kind_of
-from aioaudit.causes.frames import local, suspended_at, variables
 from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
-from aioaudit.recorder.waiting import waiters_of
 from aioaudit.settings import DEFAULT_SLOW_CANCEL
+from aioaudit.stack.code import APPLICATION, STDLIB, kind_of
+from aioaudit.stack.frames import local, suspended_at, variables
+from aioaudit.state.awaiters import waiters_of
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
-    from aioaudit.recorder.requests import CancelState, Request
+    from aioaudit.state.requests import CancelState, Request
     from aioaudit.wire import Created
 
 _BY_CODE = frozenset({"explicit", "thread"})

@@ -129,7 +129,7 @@ def now(
 ) -> TaskCancel:
     """The request that the task which *requests* were made to is to obey, or was.
 
-    The rule of `aioaudit.recorder.verdict`, for a log that does not tell the task's end:
+    The rule of `aioaudit.state.verdict`, for a log that does not tell the task's end:
     of those that came before the last delivery (each of the others names the first in
     ``behind``) the first that stands, or else the one that was taken back last.
 

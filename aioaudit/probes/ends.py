@@ -28,14 +28,14 @@ from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
-from aioaudit.causes.frames import local
-from aioaudit.causes.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.cpython.monitoring import Monitor
 from aioaudit.cpython.tasks import PYTHON_TASKS, all_tasks, current_task, of_c
 from aioaudit.probes.tasks import OUTSIDE, module_at
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.recorder.requests import Cleanup, comes_of
-from aioaudit.recorder.waiting import reached_by
+from aioaudit.stack.frames import local
+from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
+from aioaudit.state.awaiters import reached_by
+from aioaudit.state.requests import Cleanup, comes_of
 from aioaudit.weak import WeakIdMap, dropping
 from aioaudit.wire import Returned, one_of
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any
 
-from aioaudit.causes.frames import caller, signal_above
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Note, Recorder
-from aioaudit.recorder.requests import Request
-from aioaudit.recorder.waiting import waiters_of
+from aioaudit.stack.frames import caller, signal_above
+from aioaudit.state.awaiters import waiters_of
+from aioaudit.state.requests import Request
 from aioaudit.threads import get_ident
 
 _getframe = sys._getframe

@@ -19,9 +19,6 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from aioaudit.causes.code import APPLICATION, OWN, THIRD_PARTY
-from aioaudit.causes.frames import bound_cancel, caller, code_of, signal_above, was_called
-from aioaudit.causes.handles import context_of_signal
 from aioaudit.cpython.tasks import all_tasks
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
@@ -29,6 +26,9 @@ from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import note_given
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Note, Recorder
+from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
+from aioaudit.stack.frames import bound_cancel, caller, code_of, signal_above, was_called
+from aioaudit.stack.handles import context_of_signal
 from aioaudit.threads import get_ident
 
 _getframe = sys._getframe

@@ -13,12 +13,12 @@ from types import CodeType, CoroutineType, FrameType
 from typing import Any
 
 from aioaudit import bus
-from aioaudit.causes.code import APPLICATION, CodeInfo
-from aioaudit.causes.frames import caller
 from aioaudit.cpython.tasks import PYTHON_TASKS, of_c
 from aioaudit.events import TaskCreate, TaskUncancel
-from aioaudit.recorder.place import Place
+from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.code import APPLICATION, CodeInfo
+from aioaudit.stack.frames import caller
 from aioaudit.threads import get_ident
 from aioaudit.wire import Created, Kind, one_of, typed
 

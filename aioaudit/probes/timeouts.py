@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from aioaudit.causes.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
-from aioaudit.causes.frames import caller
 from aioaudit.recorder.recorder import Entered, Recorder
+from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
+from aioaudit.stack.frames import caller
 
 _getframe = sys._getframe
 

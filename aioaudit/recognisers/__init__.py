@@ -13,8 +13,9 @@ other packages are found under the entry-point group ``aioaudit.recognisers``
 (`aioaudit.recognisers.registry`).
 """
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
 
 __all__ = ["Call", "Cause", "Link", "local"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from asyncio import CancelledError
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import handled_by, local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.frames import handled_by, local
+from aioaudit.state.cause import Cause
 
 _REASON = "aiohappyeyeballs.race"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.stdlib import timer
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
 from aioaudit.text import describe
 
 _PROTOCOL = "aiohttp.web_protocol"

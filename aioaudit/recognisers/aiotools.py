@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.classify import Call as Asked
 from aioaudit.causes.classify import find_cause
-from aioaudit.causes.frames import caller, local
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import current_task
+from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.call import Call as Asked
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
+from aioaudit.stack.frames import caller, local
+from aioaudit.state.cause import Cause
 from aioaudit.weak import WeakIdMap
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local, signal_name
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import current_task
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import timer
+from aioaudit.stack.frames import local, signal_name
+from aioaudit.state.cause import Cause
 
 _WORKER = "arq.worker"
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called, waiting_in
 from aioaudit.recognisers.stdlib import cancel_and_wait, timer
+from aioaudit.state.cause import Cause
 
 _COMPAT = "asyncpg._asyncio_compat"
 _CONNECTION = "asyncpg.connection"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import awaited
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.frames import awaited
+from aioaudit.state.cause import Cause
 
 
 def called(

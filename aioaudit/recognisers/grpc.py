@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import awaited, local
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import all_tasks, current_task
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
+from aioaudit.stack.frames import awaited, local
+from aioaudit.state.cause import Cause
 
 _CORE = "grpc._cython.cygrpc"
 _CALL = "grpc.aio._call"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import timer
+from aioaudit.state.cause import Cause
 
 _CONTEXT = "hypercorn.asyncio.worker_context"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.causes.cause import Cause
+from aioaudit.state.cause import Cause
 
 if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
 
 
 def _disconnected(frame: FrameType, call: Call) -> Cause:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called, waiting_in
 from aioaudit.recognisers.stdlib import timer
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
 
 _CONNECTION = "redis.asyncio.connection"
 _BACKGROUND = "redis.background"

@@ -24,14 +24,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioaudit.causes.cause import Cause
-from aioaudit.causes.code import NotNowError
+from aioaudit.stack.code import NotNowError
+from aioaudit.state.cause import Cause
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from aioaudit.causes.code import Explain
+    from aioaudit.stack.code import Explain
 
 GROUP = "aioaudit.recognisers"
 """The entry-point group; each object is a table like `CALL_SITES` of our own recognisers.

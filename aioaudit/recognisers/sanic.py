@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.frames import local
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
 
 _CLOSED = "sanic.closed"
 _SHUTDOWN = "sanic.shutdown"

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
-from aioaudit.causes.cause import Call, Cause
-from aioaudit.causes.code import Explain, NotNowError
-from aioaudit.causes.frames import handled_by, local, signal_name
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_timeout
+from aioaudit.stack.code import Explain, NotNowError
+from aioaudit.stack.frames import handled_by, local, signal_name
+from aioaudit.state.cause import Cause
 
 
 def seconds(value: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.causes.cause import Call, Cause
 from aioaudit.chain.links import Link
+from aioaudit.recognisers.call import Call
+from aioaudit.state.cause import Cause
 
 _REASON = "websockets.closed"
 

@@ -26,11 +26,7 @@ from typing import Any, cast
 import msgspec
 
 from aioaudit import bus
-from aioaudit.causes.cause import Cause
-from aioaudit.causes.classify import Call, find_cause
-from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
-from aioaudit.causes.frames import code_of, error_site, handled_by, suspended_at, variables
-from aioaudit.causes.handles import is_entered
+from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import Link
 from aioaudit.cpython import tasks
 from aioaudit.events import (
@@ -47,11 +43,16 @@ from aioaudit.faults import AT_LIMITS, finalizing
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run, timestamp
 from aioaudit.pipeline import EXPORTING
+from aioaudit.place import E, Place
 from aioaudit.recognisers import loops, registry, stdlib
-from aioaudit.recorder.place import E, Place
-from aioaudit.recorder.requests import CancelState, Request, Tie
-from aioaudit.recorder.verdict import arrived, lose_propagated, take_back, verdict
-from aioaudit.recorder.waiting import waiters_of
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
+from aioaudit.stack.frames import code_of, error_site, handled_by, suspended_at, variables
+from aioaudit.stack.handles import is_entered
+from aioaudit.state.awaiters import waiters_of
+from aioaudit.state.cause import Cause
+from aioaudit.state.requests import CancelState, Request, Tie
+from aioaudit.state.verdict import arrived, lose_propagated, take_back, verdict
 from aioaudit.text import clean, describe, message_of, say
 from aioaudit.threads import ThreadLocal, get_ident, main_ident
 from aioaudit.weak import WeakIdMap, dropping, swept

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import aioaudit
-from aioaudit.causes.frames import local, variables
+from aioaudit.stack.frames import local, variables
 
 anyio = pytest.importorskip("anyio")
 

@@ -45,7 +45,7 @@ from aioaudit.exporters.otel.spans import (
     nanoseconds,
 )
 from aioaudit.identity import Run
-from aioaudit.recorder.place import Place
+from aioaudit.place import Place
 from aioaudit.wire import Batch, Created, Item, Kind, Returned, typed
 
 RUN = Run()

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from aioaudit.causes.cause import Cause
-from aioaudit.causes.classify import Call
 from aioaudit.identity import Run
 from aioaudit.recognisers import registry, stdlib
+from aioaudit.recognisers.call import Call
 from aioaudit.recorder.recorder import Entered, Recorder
+from aioaudit.state.cause import Cause
 
 Site = tuple[str, str]
 

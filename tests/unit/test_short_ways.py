@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import aioaudit
-from aioaudit.causes.code import Codes
 from aioaudit.events import TaskCreate, TaskDone
+from aioaudit.stack.code import Codes
 
 uvloop = pytest.importorskip("uvloop")
 

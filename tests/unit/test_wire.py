@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioaudit.causes.code import CodeInfo
 from aioaudit.events import AnyEvent, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
 from aioaudit.identity import Run, timestamp
-from aioaudit.recorder.place import Place
+from aioaudit.place import Place
+from aioaudit.stack.code import CodeInfo
 from aioaudit.wire import Batch, Created, Item, Kind, Returned, encode_event, encode_events, typed
 from tests.conftest import ROOT
 

@@ -72,7 +72,7 @@ class Request(msgspec.Struct, eq=False):
         """The request that a CancelledError of this one stands for now.
 
         That is the rule, and all who ask whose an error is come here (see
-        `aioaudit.recorder.verdict`): this request as long as it stands, then what
+        `aioaudit.state.verdict`): this request as long as it stands, then what
         the error went on for when it was taken back.
         """
         request = self

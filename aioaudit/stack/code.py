@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-from aioaudit.causes.callee import callee_of
+from aioaudit.stack.callee import callee_of
 from aioaudit.text import clean
 from aioaudit.weak import dropping
 
@@ -108,7 +108,7 @@ class CodeInfo:
         """By the offset of an instruction: what it surely called when it was asked last."""
 
     def callee(self, frame: FrameType) -> str | None:
-        """What *frame*, of this code, calls just now (`aioaudit.causes.callee.callee_of`)."""
+        """What *frame*, of this code, calls just now (`aioaudit.stack.callee.callee_of`)."""
         offset = frame.f_lasti
         try:
             return self._callees[offset]

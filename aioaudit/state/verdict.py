@@ -31,7 +31,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 
 from aioaudit.events import CancelOutcome, TaskCancel
-from aioaudit.recorder.requests import CancelState, Request, Tie, comes_of
+from aioaudit.state.requests import CancelState, Request, Tie, comes_of
 
 Ties = dict[int, Tie]
 

@@ -19,8 +19,8 @@ from contextvars import Context
 from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
 
-from aioaudit.causes.callee import AWAITED
-from aioaudit.causes.code import APPLICATION, CodeInfo, Codes
+from aioaudit.stack.callee import AWAITED
+from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _getsignal = _signal.getsignal

@@ -15,7 +15,7 @@ import weakref
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from aioaudit.causes.frames import variables
+from aioaudit.stack.frames import variables
 from aioaudit.text import clean
 from aioaudit.weak import dropping
 

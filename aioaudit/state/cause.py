@@ -1,17 +1,15 @@
-"""What a recogniser answers, and what it is asked with."""
+"""Why ``cancel()`` was called: what a recogniser answers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from aioaudit.chain.links import Link
     from aioaudit.events import Evidence
-    from aioaudit.recorder.requests import Request
+    from aioaudit.state.requests import Request
 
 
 class Cause(msgspec.Struct, kw_only=True):
@@ -52,50 +50,3 @@ class Cause(msgspec.Struct, kw_only=True):
     once: object | None = None
     by: tuple[int, str] | None = None
     thread: str | None = None
-
-
-class Call(Protocol):
-    """One call of ``cancel()`` as a recogniser sees it."""
-
-    victim: Any
-    """The task or future that is to be cancelled."""
-
-    exception: BaseException | None
-    """What is being handled (`sys.exception`), None where nothing is."""
-
-    def request_of(self, error: BaseException | None) -> Request | None:
-        """The request that a CancelledError delivers, None where that is not known."""
-
-    def caller(self, frame: FrameType | None) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of the application's frame from *frame* outwards."""
-        ...
-
-    def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
-        """``at`` and ``source`` of where the victim waits, in the application if it does there.
-
-        Of *task* instead, where one is given.
-        """
-        ...
-
-    def named(self, task: Any) -> tuple[int, str]:
-        """Number and name of *task*, for `Cause.by`."""
-        ...
-
-    def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
-        """The link that says that *task* failed with *error*, and where the chain goes on."""
-        ...
-
-    def note_of(self, owner: Any) -> Any:
-        """What was noted when the timeout *owner* was entered or armed."""
-
-    def obeyed_by(self, task: Any) -> Request | None:
-        """The request that ended *task*, None where none is known."""
-
-    def made_by(self, owner: Any, task: Any) -> Request | None:
-        """The request that the object *owner* (`Cause.owner`) made to *task*, None for none."""
-
-    def remembered_of(self, future: Any) -> Cause | None:
-        """Why *future* was cancelled, where it is chained to others and was asked then."""
-
-    def remember_timeout(self) -> None:
-        """Tell that the current task will raise TimeoutError because of this call."""
