@@ -15,9 +15,10 @@ import click
 
 from aioaudit.cli.terminal import Enough, complain, named, out, plural, progress, say
 from aioaudit.exporter import ExporterError
+from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.otlp_json import JsonWriter
-from aioaudit.exporters.otel.replay import Afterwards, Collector, Tell
-from aioaudit.exporters.otel.spans import SpanFacts
+from aioaudit.exporters.otel.replay import Afterwards, Tell
+from aioaudit.exporters.otel.upload import Collector
 from aioaudit.log.ordered import read_in_order
 from aioaudit.log.store import Intake
 from aioaudit.opening import PlantedError, open_to_write

@@ -217,7 +217,7 @@ def _own_exporter(name: str) -> tuple[State, str, str | None]:
 
 def _collector(text: str) -> tuple[State, str]:
     """Whether the standard ``OTEL_*`` variables name something to send spans to."""
-    from aioaudit.exporters.otel.sending import span_exporter
+    from aioaudit.exporters.otel.environment import span_exporter
 
     try:
         span_exporter()

@@ -17,26 +17,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.events import Event
-from aioaudit.exporter import ExporterError, Notes
+from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel import forks
+from aioaudit.exporters.otel.context import CurrentSpans
+from aioaudit.exporters.otel.environment import metric_exporter, span_exporter
+from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.metrics import Metrics
-from aioaudit.exporters.otel.sending import (
-    Target,
-    application_target,
-    metric_exporter,
-    own_target,
-    span_exporter,
-)
-from aioaudit.exporters.otel.spans import TOUCHED, Outside, SpanFacts, Spans
+from aioaudit.exporters.otel.sending import Target, application_target, own_target
+from aioaudit.exporters.otel.spans import TOUCHED, Spans
 from aioaudit.session import alive
 from aioaudit.text import describe, say
-from aioaudit.wire import Item, Returned
+from aioaudit.wire import Item
 
 if TYPE_CHECKING:
     from aioaudit.exporters.otel.tracer import Maker
@@ -222,44 +218,6 @@ class OpenTelemetryExporter:
             if pipeline.exporter is self:
                 pipeline.flush(FLUSH)
         self._application_over = True
-
-
-class CurrentSpans(Notes[Any]):
-    """The application's current spans at the events that may become children of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._get_current: Callable[[], Any] = self._find
-
-    def witness(self, item: Item) -> None:
-        """Keep OpenTelemetry's context at *item* where the application has a current span."""
-        if type(item) is not Returned:
-            context = self._get_current()
-            if context:  # empty for whoever traces nothing: nothing more to do
-                self.keep(item, context)
-
-    def _find(self) -> Any:
-        """OpenTelemetry's context, once the application has imported it in full."""
-        module: Any = sys.modules.get("opentelemetry.context")
-        found = getattr(module, "get_current", None)
-        if not callable(found) or "opentelemetry.trace" not in sys.modules:
-            return None
-        # Two calls on the way to a context variable are a third of what all this costs.
-        runtime = getattr(module, "_RUNTIME_CONTEXT", None)
-        variable = getattr(runtime, "_current_context", None)
-        own = type(runtime).__name__ == "ContextVarsRuntimeContext"
-        self._get_current = variable.get if own and type(variable) is ContextVar else found
-        return self._get_current()
-
-    def outside(self, seq: int) -> Outside | None:
-        """The application's span at the event with this number."""
-        context = self.take(seq)
-        if context is None:
-            return None
-        from opentelemetry.trace import get_current_span
-
-        found: Any = get_current_span(context).get_span_context()
-        return found if found.is_valid else None
 
 
 def _application_provider() -> Any:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from aioaudit.exporters.otel.spans import SpanFacts, Trace, Value, held
+from aioaudit.exporters.otel.facts import SpanFacts, Trace, Value, held
 from aioaudit.version import __version__
 
 _INTERNAL = 1

@@ -22,17 +22,12 @@ its own, with a link to its creator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from hashlib import blake2b
-from math import isfinite
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, cast
 
 import msgspec
 
-from aioaudit.chain.links import Link
-from aioaudit.chain.recent import Recent, answer, asked_for, brief
+from aioaudit.chain.recent import Recent, answer, asked_for
 from aioaudit.chain.summary import cause
 from aioaudit.events import (
     Event,
@@ -42,6 +37,23 @@ from aioaudit.events import (
     TaskCancel,
     TaskCreate,
     TaskDone,
+)
+from aioaudit.exporters.otel.attributes import (
+    class_of,
+    describe_chain,
+    function_of,
+    of_request,
+    put,
+)
+from aioaudit.exporters.otel.facts import (
+    Outside,
+    SpanFacts,
+    SpanLink,
+    Trace,
+    Value,
+    held,
+    id_of,
+    nanoseconds,
 )
 from aioaudit.wire import Batch, Created, Item, Returned, typed
 
@@ -69,77 +81,8 @@ MOST_ABANDONED = 1_000
 MOST_LINKS = 32
 """Links of one kind on one span; backends drop what is over 128 in all."""
 
-LATEST = 2**64 - 1
-"""The last nanosecond that OTLP can hold, in the year 2554."""
-
 LONGEST = 1e12
 """Seconds of the longest life that a task is told to have had."""
-
-_LEAST, _MOST = -(2**63), 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COMMON = frozenset({"event", "ts", "seq", "run", "pid", "thread", "loop"})
-
-Value: TypeAlias = "str | bool | int | float | list[str] | list[int]"
-
-
-class Outside(Protocol):
-    """A span of the application, as far as it is looked at here."""
-
-    @property
-    def trace_id(self) -> int:
-        """Its trace."""
-        ...
-
-    @property
-    def span_id(self) -> int:
-        """Its id."""
-        ...
-
-
-class Trace(msgspec.Struct, eq=False):
-    """One trace: the task that began it (a request, if negative), how many were made in it.
-
-    ``outside`` is the application's span above it; ``sampled`` is what the sampler
-    said, None until somebody asked it.
-    """
-
-    run: str
-    number: int
-    outside: Outside | None = None
-    tasks: int = 0
-    sampled: Any = None
-    known: int = 0
-
-    @property
-    def id(self) -> int:
-        """Its id, made when it is needed: most traces are never told of."""
-        if self.outside is not None:
-            return self.outside.trace_id
-        if not self.known:
-            self.known = _hash(f"{self.run} trace {self.number}", 16)
-        return self.known
-
-
-class SpanLink(NamedTuple):
-    """A link to a span, and of which kind."""
-
-    trace: Trace
-    span_id: int
-    kind: str
-
-
-class SpanFacts(NamedTuple):
-    """A finished span.  Times are nanoseconds since the epoch; *error* is a status."""
-
-    name: str
-    trace: Trace
-    span_id: int
-    parent: int | None
-    start: int
-    end: int
-    attributes: dict[str, Value]
-    links: list[SpanLink]
-    error: str | None
 
 
 class Life(msgspec.Struct, gc=False, eq=False):
@@ -344,7 +287,7 @@ class Spans:
             "aioaudit.run": self._run,
             "aioaudit.task.id": life.number,
             "aioaudit.task.name": name,
-            "code.function.name": _function(coro),
+            "code.function.name": function_of(coro),
             "thread.name": made.thread,
         }
         if isinstance(life.made, Created) and life.made.kind.runs_at is not None:
@@ -354,9 +297,9 @@ class Spans:
         if made.loop is not None:
             attributes["aioaudit.loop"] = made.loop
         if isinstance(made, TaskCreate):
-            _put(attributes, "aioaudit.create.at", made.at)
-            _put(attributes, "aioaudit.create.source", made.source)
-            _put(attributes, "aioaudit.create.task.id", made.parent)
+            put(attributes, "aioaudit.create.at", made.at)
+            put(attributes, "aioaudit.create.source", made.source)
+            put(attributes, "aioaudit.create.task.id", made.parent)
         links: list[SpanLink] = []
         creator = life.creator
         if life.cut is not None:
@@ -396,37 +339,39 @@ class Spans:
     ) -> str | None:
         """Put in how a task ended; the description of the error if it is one."""
         attributes["aioaudit.task.outcome"] = done.outcome
-        _put(attributes, "aioaudit.task.cancel_outcome", done.cancel_outcome)
-        _put(attributes, "aioaudit.task.swallowed_at", done.swallowed_at)
-        _put(attributes, "aioaudit.task.error_at", done.error_at)
+        put(attributes, "aioaudit.task.cancel_outcome", done.cancel_outcome)
+        put(attributes, "aioaudit.task.swallowed_at", done.swallowed_at)
+        put(attributes, "aioaudit.task.error_at", done.error_at)
         if done.preexisting:
             attributes["aioaudit.task.preexisting"] = True
         error = None
         if done.outcome == "raised":
             error = done.error or "unknown"
-            attributes["error.type"] = _kind(error)
+            attributes["error.type"] = class_of(error)
         steps = self._recent.ended(done)
         if not steps:
             return error
         chain = [step.link for step in steps]
         told = answer(done, steps)
-        _describe(attributes, chain, told.summary)
+        describe_chain(attributes, chain, told.summary)
         if done.cancel is not None:
             attributes["aioaudit.cancel.seq"] = done.cancel
             self._link_request(links, done.cancel, "cancelled_by")
         for link in chain:
             if link.reason is not None:
-                _put(attributes, "aioaudit.cancel.reason", link.reason)
-                _put(attributes, "aioaudit.cancel.at", link.at)
-                _put(attributes, "aioaudit.cancel.source", link.source)
-                _put(attributes, "aioaudit.cancel.by.name", link.by_name)
+                put(attributes, "aioaudit.cancel.reason", link.reason)
+                put(attributes, "aioaudit.cancel.at", link.at)
+                put(attributes, "aioaudit.cancel.source", link.source)
+                put(attributes, "aioaudit.cancel.by.name", link.by_name)
                 break
         root = chain[-1]
         if done.outcome == "cancelled" and (
             self._status == "error" or (self._status == "cause" and root.what == "failed")
         ):
             error = cause(root)
-            attributes["error.type"] = "CancelledError" if root.error is None else _kind(root.error)
+            attributes["error.type"] = (
+                "CancelledError" if root.error is None else class_of(root.error)
+            )
         return error
 
     def _asked(self, event: TaskCancel | FutureCancel) -> None:
@@ -452,7 +397,7 @@ class Spans:
         shown = [life for life in victims if life.shown]
         if self._globs and not (shown or (caller is not None and caller.shown)):
             return
-        span_id = _hash(f"{self._run} cancel {event.seq}", 8)
+        span_id = id_of(f"{self._run} cancel {event.seq}", 8)
         outside = self._outside(event.seq)
         above = caller if caller is not None and caller.shown else None
         links: list[SpanLink] = []
@@ -478,10 +423,10 @@ class Spans:
             if origin is not None:
                 self._touch(origin)
                 links.append(SpanLink(origin.trace, self._task_id(origin.number), "caused_by"))
-        attributes = _of_request(event)
+        attributes = of_request(event)
         attributes["aioaudit.run"] = self._run
         attributes["thread.name"] = event.thread
-        _describe(attributes, [step.link for step in steps], summary)
+        describe_chain(attributes, [step.link for step in steps], summary)
         _remember(self._requests, event.seq, (trace, span_id))
         told = {key: held(value) for key, value in attributes.items()}
         self._out.append(
@@ -494,7 +439,7 @@ class Spans:
             links.append(SpanLink(known[0], known[1], kind))
 
     def _task_id(self, number: int) -> int:
-        return _hash(f"{self._run} task {number}", 8)
+        return id_of(f"{self._run} task {number}", 8)
 
 
 _NAMING = ("task", "by", "parent", "origin_task")
@@ -549,110 +494,11 @@ def _without_short_lives(items: list[Item]) -> list[Item]:
     ]
 
 
-def nanoseconds(ts: str, otherwise: int = 0) -> int:
-    """Nanoseconds since the epoch of an event's ``ts``, as far as OTLP has a place for them.
-
-    *otherwise* is given where it says no time, as only a log that was tampered with has it.
-    """
-    try:
-        when = datetime.fromisoformat(ts)
-    except ValueError:
-        return otherwise
-    since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
-    ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-    return min(max(ns, 0), LATEST)
-
-
-def held(value: Value) -> Value:
-    """*value* as OTLP can hold it: what is no 64-bit integer, or no number, becomes text."""
-    if type(value) is str:
-        return value
-    if isinstance(value, list):
-        if value and type(value[0]) is str:  # then all are
-            return value
-        told = [held(each) for each in value]
-        same = all(type(now) is type(was) for now, was in zip(told, value, strict=True))
-        return cast(Value, told if same else [str(each) for each in told])
-    if isinstance(value, int) and not _LEAST <= value <= _MOST:
-        return str(value)
-    if isinstance(value, float) and not isfinite(value):
-        return str(value)
-    return value
-
-
-def _describe(attributes: dict[str, Value], chain: list[Link], summary: str) -> None:
-    """Put in a whole chain: for the eye, for a search by its root, and for programs."""
-    attributes["aioaudit.cancel.summary"] = summary
-    told = [_written(link) for link in reversed(chain)]
-    attributes["aioaudit.cancel.chain"] = [eye for eye, _ in told]
-    attributes["aioaudit.cancel.links"] = [code for _, code in told]
-    for key, value in msgspec.to_builtins(chain[-1]).items():
-        attributes[f"aioaudit.cancel.root.{key}"] = value
-
-
-@lru_cache(256)
-def _written(link: Link) -> tuple[str, str]:
-    """*link* for the eye and for programs; chains have most of theirs in common."""
-    return brief(link), msgspec.json.encode(link).decode()
-
-
-def _of_request(event: TaskCancel | FutureCancel) -> dict[str, Value]:
-    """Every fact of a request as an attribute."""
-    attributes: dict[str, Value] = {"aioaudit.cancel.seq": event.seq}
-    for key, value in msgspec.to_builtins(event).items():
-        if key in _COMMON:
-            continue
-        attributes[_NAMES.get(key) or f"aioaudit.cancel.{key.replace('origin_', 'origin.', 1)}"] = (
-            value
-        )
-    if event.origin is not None:
-        del attributes["aioaudit.cancel.origin"]  # would be a leaf and a branch in one
-        attributes["aioaudit.cancel.origin.what"] = event.origin
-    if event.source is not None:
-        attributes["code.function.name"] = _function(event.source)
-    path, _, line = (event.at or "").rpartition(":")
-    if path and line.isdigit():
-        attributes["code.file.path"] = path
-        attributes["code.line.number"] = int(line)
-    return attributes
-
-
-_NAMES = {
-    "task": "aioaudit.cancel.target.task.id",
-    "name": "aioaudit.cancel.target.task.name",
-    "coro": "aioaudit.cancel.target.coro",
-    "waiters": "aioaudit.cancel.target.task.ids",
-    "waiter_names": "aioaudit.cancel.target.task.names",
-    "by": "aioaudit.cancel.by.task.id",
-    "by_name": "aioaudit.cancel.by.name",
-}
-
-
 def _remember(known: dict[int, Any], key: int, value: object) -> None:
     if len(known) >= MOST_ENDED:
         for old in list(known)[: MOST_ENDED // 10]:
             del known[old]
     known[key] = value
-
-
-def _put(attributes: dict[str, Value], key: str, value: Value | None) -> None:
-    if value is not None:
-        attributes[key] = value
-
-
-def _function(source: str) -> str:
-    """``package.module.Class.method`` of ``package.module:Class.method``."""
-    return source.replace(":", ".", 1)
-
-
-def _kind(error: str) -> str:
-    """The class at the beginning of an event's ``error``."""
-    return error.partition(":")[0]
-
-
-def _hash(text: str, size: int) -> int:
-    """An id that is the same for the same *text*, and never zero."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=size).digest()) or 1
 
 
 def _words(text: str) -> list[str]:

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 )
 
 from aioaudit.exporters.otel.answers import Answers
-from aioaudit.exporters.otel.spans import SpanFacts, Trace
+from aioaudit.exporters.otel.facts import SpanFacts, Trace
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:

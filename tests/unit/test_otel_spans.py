@@ -34,15 +34,14 @@ from aioaudit.events import (
 )
 from aioaudit.exporter import Exporter, ExporterError
 from aioaudit.exporters.otel import OpenTelemetryExporter
+from aioaudit.exporters.otel.facts import SpanFacts, nanoseconds
 from aioaudit.exporters.otel.sending import OwnTarget
 from aioaudit.exporters.otel.spans import (
     DEPTH,
     MOST_ENDED,
     MOST_LIVING,
     MOST_TASKS,
-    SpanFacts,
     Spans,
-    nanoseconds,
 )
 from aioaudit.identity import Run
 from aioaudit.place import Place

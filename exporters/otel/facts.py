@@ -1,0 +1,114 @@
+"""What a span is here: facts in numbers that OTLP can hold, made without OpenTelemetry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+
+import msgspec
+
+LATEST = 2**64 - 1
+"""The last nanosecond that OTLP can hold, in the year 2554."""
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Value: TypeAlias = "str | bool | int | float | list[str] | list[int]"
+
+
+class Outside(Protocol):
+    """A span of the application, as far as it is looked at here."""
+
+    @property
+    def trace_id(self) -> int:
+        """Its trace."""
+        ...
+
+    @property
+    def span_id(self) -> int:
+        """Its id."""
+        ...
+
+
+class Trace(msgspec.Struct, eq=False):
+    """One trace: the task that began it (a request, if negative), how many were made in it.
+
+    ``outside`` is the application's span above it; ``sampled`` is what the sampler
+    said, None until somebody asked it.
+    """
+
+    run: str
+    number: int
+    outside: Outside | None = None
+    tasks: int = 0
+    sampled: Any = None
+    known: int = 0
+
+    @property
+    def id(self) -> int:
+        """Its id, made when it is needed: most traces are never told of."""
+        if self.outside is not None:
+            return self.outside.trace_id
+        if not self.known:
+            self.known = id_of(f"{self.run} trace {self.number}", 16)
+        return self.known
+
+
+class SpanLink(NamedTuple):
+    """A link to a span, and of which kind."""
+
+    trace: Trace
+    span_id: int
+    kind: str
+
+
+class SpanFacts(NamedTuple):
+    """A finished span.  Times are nanoseconds since the epoch; *error* is a status."""
+
+    name: str
+    trace: Trace
+    span_id: int
+    parent: int | None
+    start: int
+    end: int
+    attributes: dict[str, Value]
+    links: list[SpanLink]
+    error: str | None
+
+
+def nanoseconds(ts: str, otherwise: int = 0) -> int:
+    """Nanoseconds since the epoch of an event's ``ts``, as far as OTLP has a place for them.
+
+    *otherwise* is given where it says no time, as only a log that was tampered with has it.
+    """
+    try:
+        when = datetime.fromisoformat(ts)
+    except ValueError:
+        return otherwise
+    since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
+    ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    return min(max(ns, 0), LATEST)
+
+
+def held(value: Value) -> Value:
+    """*value* as OTLP can hold it: what is no 64-bit integer, or no number, becomes text."""
+    if type(value) is str:
+        return value
+    if isinstance(value, list):
+        if value and type(value[0]) is str:  # then all are
+            return value
+        told = [held(each) for each in value]
+        same = all(type(now) is type(was) for now, was in zip(told, value, strict=True))
+        return cast(Value, told if same else [str(each) for each in told])
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        return str(value)
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return value
+
+
+def id_of(text: str, size: int) -> int:
+    """An id that is the same for the same *text*, and never zero."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=size).digest()) or 1
