@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 grpc = pytest.importorskip("grpc")
@@ -118,7 +120,7 @@ class Receiver:
     def take(self, request: Any) -> Any:
         self.requests += 1
         if self.fault == "silent":
-            self.over.wait(30)
+            self.over.wait(PATIENCE)
         for group in request.resource_spans:
             resource = values(group.resource.attributes)
             for scoped in group.scope_spans:
@@ -155,7 +157,7 @@ class Receiver:
     def take_metrics(self, request: Any) -> Any:
         self.metric_requests += 1
         if self.fault == "silent":
-            self.over.wait(30)
+            self.over.wait(PATIENCE)
         for group in request.resource_metrics:
             resource = values(group.resource.attributes)
             for scoped in group.scope_metrics:

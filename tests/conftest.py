@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import leftovers
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.collectors import Receiver
@@ -146,7 +147,7 @@ def run_python(audited_python: str, tmp_path: Path) -> Runner:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     return run

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from aioaudit.events import AnyEvent, Event, ProcessEnd, ProcessStart, name_of
+from tests.waiting import PATIENCE, asleep, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX signals and forks")
 
@@ -157,7 +158,8 @@ def test_at_os_exit_only_the_last_moment_is_lost(run_program: RunPython, tmp_pat
     done = run_program("""
         install()
         put(3)
-        time.sleep(0.5)
+        while pipeline.written < 4:
+            time.sleep(0.01)
         put(1000)
         os._exit(5)
     """)
@@ -202,9 +204,11 @@ def test_everything_is_on_disk_at_the_default_action_of_sigterm(
 ) -> None:
     program = PRELUDE + f"install()\nput(500)\nprint('ready', flush=True)\n{waiting}\n"
     process = start(audited_python, program, tmp_path)
-    time.sleep(0.1)
+    if "while" not in waiting:
+        # A signal that comes right before a long wait is handled after it, in any program.
+        wait_until(asleep(process.pid))
     process.terminate()
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     assert read_and_close(process) == ""
     [events] = logs(tmp_path)
     assert len(events) >= 502
@@ -385,27 +389,31 @@ def test_an_exporter_that_hangs_delays_sigterm_and_a_second_one_does_not_wait(
     audited_python: str, tmp_path: Path
 ) -> None:
     program = PRELUDE + textwrap.dedent("""
-        pipeline.exporter.export = lambda events: time.sleep(60)
+        def ending(signal):
+            os.write(1, b"ending\\n")
+            pipeline.shutdown(SECONDS, signal=signal)
+
+        pipeline.exporter.export = lambda events: time.sleep(3600)
         install()
         put()
         print("ready", flush=True)
         # A signal that comes right before a long sleep is handled after it, in any program.
-        for _ in range(6000):
+        while True:
             time.sleep(0.01)
     """)
-    patient = start(audited_python, program, tmp_path)
-    hasty = start(audited_python, program, tmp_path)
+    patient = start(audited_python, program.replace("SECONDS, ", ""), tmp_path)
+    hasty = start(audited_python, program.replace("SECONDS", "3600"), tmp_path)
     began = time.monotonic()
-    patient.terminate()
-    hasty.terminate()
-    time.sleep(0.3)
+    for process in (patient, hasty):
+        process.terminate()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ending\n"
     assert hasty.poll() is None
     hasty.terminate()
-    assert hasty.wait(20) == -signal.SIGTERM
-    assert patient.poll() is None
+    assert hasty.wait(PATIENCE) == -signal.SIGTERM
     assert read_and_close(hasty) == ""
-    assert patient.wait(20) == -signal.SIGTERM
-    assert 2.9 < time.monotonic() - began < 30  # the exporter would sleep for 60
+    assert patient.wait(PATIENCE) == -signal.SIGTERM
+    assert time.monotonic() - began > 2.9  # of the hour
     assert read_and_close(patient) == (
         "aioaudit: exporter 'jsonl' did not finish within 3 s; 2 events may be lost\n"
     )
@@ -488,14 +496,14 @@ def test_a_hook_can_be_added_in_a_child_that_was_forked_while_another_thread_add
         def add():
             with bus._lock:  # as `addaudithook` does
                 holding.set()
-                over.wait(10)
+                over.wait()
         thread = threading.Thread(target=add)
         thread.start()
         holding.wait()
         warnings.simplefilter("ignore")  # of a fork while there are threads, as is meant here
         child = os.fork()
         if not child:
-            signal.alarm(5)
+            signal.alarm(200)
             aioaudit.addaudithook(lambda event, args: None)()
             os._exit(0)
         over.set()

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 LINGER = """
 import time
 time.sleep(1.2)
-print("whole", time.monotonic())
+print("whole")
 """
 
 
@@ -222,11 +221,11 @@ def test_a_protocol_that_does_not_exist_is_one_line_on_stderr(run_program: RunPy
     )
 
 
-def ended_in_time(done: subprocess.CompletedProcess[str]) -> None:
-    """The whole program ran, and its exit took a few seconds: the clock is the whole machine's."""
-    word, last = done.stdout.split()
-    assert (done.returncode, word) == (0, "whole")
-    assert time.monotonic() - float(last) < 7
+FOR_EVER = {"OTEL_EXPORTER_OTLP_TIMEOUT": "3600", "OTEL_METRIC_EXPORT_TIMEOUT": "3600000"}
+"""Whoever waits for an answer, or for the end of all tries, does so for an hour.
+
+What the pipelines wait for at the end is less: they would say so if it took the 3 s they have.
+"""
 
 
 @pytest.mark.parametrize("fault", ["503", "partial", "silent"])
@@ -234,8 +233,8 @@ def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_n
     collector: dict[str, str], receiver: Receiver, run_program: RunPython, fault: str
 ) -> None:
     receiver.fault = fault
-    done = run_program(INCIDENT + LINGER, **collector)
-    ended_in_time(done)
+    done = run_program(INCIDENT + LINGER, **FOR_EVER, **collector)
+    assert (done.returncode, done.stdout) == (0, "whole\n")
     assert receiver.requests >= 1
     said = done.stderr.splitlines()  # none of OpenTelemetry's own lines, one for each try
     assert all(line.startswith(("aioaudit: ", "    ")) for line in said)
@@ -256,8 +255,9 @@ def test_a_collector_that_fails_costs_the_program_a_few_seconds_at_its_end_and_n
 
 
 def test_a_collector_that_is_not_there_costs_no_more_either(run_program: RunPython) -> None:
-    done = run_program(INCIDENT + LINGER, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    ended_in_time(done)
+    nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = run_program(INCIDENT + LINGER, **FOR_EVER, **nobody)
+    assert (done.returncode, done.stdout) == (0, "whole\n")
     assert "aioaudit: exporter 'otel': 13 of 13 spans did not arrive\n" in done.stderr
     said = done.stderr.splitlines()
     assert all(line.startswith(("aioaudit: ", "    ")) for line in said)

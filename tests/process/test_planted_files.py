@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,11 +158,11 @@ def test_a_file_with_another_name_is_not_written_to(shared: Path, victim: Path) 
 
 @root_only
 def test_a_pipe_of_another_user_is_not_waited_for(shared: Path, run_python: Runner) -> None:
+    # To open the pipe would wait for ever.
     path = shared / "log.jsonl"
     os.mkfifo(path)
     path.chmod(0o666)
     give_away(path)
-    began = time.monotonic()
     assert "named pipe of another user (65534)" in refused(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -171,7 +170,6 @@ def test_a_pipe_of_another_user_is_not_waited_for(shared: Path, run_python: Runn
         assert os.read(reader, 1000) == b""
     finally:
         os.close(reader)
-    assert time.monotonic() - began < 60  # to open the pipe would wait for ever
 
 
 def test_a_socket_is_not_written_to(shared: Path) -> None:

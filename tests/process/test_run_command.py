@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
@@ -158,7 +160,7 @@ def test_a_program_ends_as_without_us(run_python: Runner, tmp_path: Path, ending
 def test_a_signal_from_outside_ends_the_program_as_without_us(
     audited_python: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "app.py").write_text("import time; print('up', flush=True); time.sleep(60)")
+    (tmp_path / "app.py").write_text("import time; print('up', flush=True); time.sleep(3600)")
     process = subprocess.Popen(
         [audited_python, *RUN, "app.py"],
         cwd=tmp_path,
@@ -169,7 +171,7 @@ def test_a_signal_from_outside_ends_the_program_as_without_us(
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def environ_for(python: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from aioaudit.exporters.jsonl import JsonlExporter
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
 from aioaudit.pipeline import Pipeline
+from tests.waiting import PATIENCE
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -358,7 +358,7 @@ def test_processes_that_share_a_file_never_mix_their_lines(
         subprocess.Popen([audited_python, "-c", WRITER, str(path)], env=bare_environ())
         for _ in range(4)
     ]
-    assert [each.wait(60) for each in writers] == [0, 0, 0, 0]
+    assert [each.wait(PATIENCE) for each in writers] == [0, 0, 0, 0]
     events = read(path)
     assert len(events) == 4 * 2001
     for run in {each.run for each in events}:
@@ -397,7 +397,7 @@ def test_processes_that_share_a_pipe_never_mix_their_lines(
 
     def wait_and_let_go() -> list[int]:
         try:
-            return [each.wait(120) for each in writers]
+            return [each.wait(PATIENCE) for each in writers]
         finally:
             for each in writers:
                 each.kill()
@@ -518,8 +518,7 @@ assert not pipeline.flush()
 print(os.stat(real).st_size - size)
 put(60)
 limit(resource.RLIM_INFINITY)
-deadline = time.monotonic() + 10
-while pipeline.dropped and pipeline.written < 62 and time.monotonic() < deadline:
+while pipeline.dropped and pipeline.written < 62:
     time.sleep(0.01)
 assert pipeline.shutdown()
 print(pipeline.dropped, pipeline.written)
@@ -569,10 +568,8 @@ def test_a_named_pipe_without_a_reader_does_not_hold_the_program_up(
     os.mkfifo(path)
     run = Run()
     pipeline = Pipeline(JsonlExporter(path), name="jsonl", run=run, start=run.start_event([]))
-    began = time.monotonic()
     pipeline.open_now()
-    assert not pipeline.shutdown(timeout=0.2)
-    assert time.monotonic() - began < 10  # to open the pipe would wait for ever
+    assert not pipeline.shutdown(timeout=0.2)  # to open the pipe would wait for ever
     assert "did not finish within 0.2 s" in capsys.readouterr().err
     reader = os.open(path, os.O_RDONLY)  # lets the thread come to its end
     try:
