@@ -50,6 +50,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat, starmap
 
+from aioaudit.cpython.threads import name_of_thread
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
@@ -447,8 +448,8 @@ class Pipeline:
 
     def _thread_name(self) -> str:
         """The name of the thread that plays the pipeline's part just now."""
-        known = threading._active.get(get_ident())  # type: ignore[attr-defined]  # current_thread() would register our own
-        return f"aioaudit-{self.name}" if known is None else str(known.name)
+        known = name_of_thread(get_ident())  # current_thread() would register our own
+        return f"aioaudit-{self.name}" if known is None else known
 
     def _leave(self) -> None:
         """The thread is about to end: see to it that nobody counts on it."""

@@ -24,6 +24,8 @@ from contextlib import suppress
 from types import BuiltinFunctionType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.cpython.threads import MAIN_THREAD_IDENT, acquire_again, release_fully
+
 
 def original(module: str, name: str) -> Any:
     """What the standard library's *module* calls *name*, also where somebody has replaced it."""
@@ -61,7 +63,7 @@ _start_new_thread: Callable[[Callable[..., object], tuple[object, ...]], object]
     "_thread", "start_new_thread"
 )
 _main_ident: Callable[[], int] | None = (
-    original("_thread", "_get_main_thread_ident") if sys.version_info >= (3, 13) else None
+    None if MAIN_THREAD_IDENT is None else original("_thread", MAIN_THREAD_IDENT)
 )
 _native_id: Callable[[], int] = original("_thread", "get_native_id")
 _getpid = os.getpid
@@ -197,11 +199,11 @@ class Condition:
             waiter = allocate_lock()
             waiter.acquire()
             self._waiters.append(waiter)
-            state = self._lock._release_save()
+            state = release_fully(self._lock)
             try:
                 acquire(waiter, left)
             finally:
-                self._lock._acquire_restore(state)
+                acquire_again(self._lock, state)
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
         return True

@@ -24,6 +24,9 @@ from typing import Any, cast
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.loops import RUNS_HANDLE, called_by
+from aioaudit.cpython.tasks import exception_of, fut_waiter
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_compiled
 from aioaudit.stack.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
@@ -218,7 +221,7 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
 def _waited_for(call: Call) -> Cause | None:
     """A task that was cancelled while it ran begins to await: C cancels what it awaits."""
     current = call.current
-    if getattr(current, "_fut_waiter", None) is not call.victim:
+    if fut_waiter(current) is not call.victim:
         return None
     request = call.recorder.first_open(current)
     return None if request is None else Cause(reason="awaiter", request=request, awaiter=True)
@@ -332,7 +335,9 @@ def _called_back(call: Call, frame: FrameType | None) -> str | None:
     if task.cancelled():
         return f"{callback}, which was cancelled"
     # Not task.exception(): to ask is to have retrieved it, and asyncio would not warn any more.
-    error = task._exception
+    error = exception_of(task)
+    if error is UNKNOWN:
+        return f"{callback}, which had ended"
     return f"{callback}, which " + (
         "had returned" if error is None else f"failed with {describe(error)}"
     )
@@ -342,11 +347,11 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
     """No line on the stack: a callback that the loop called, or C code."""
     recorder = call.recorder
     callback = None
-    if found.boundary is not None and found.boundary.f_code.co_qualname == "Handle._run":
+    if found.boundary is not None and found.boundary.f_code.co_qualname == RUNS_HANDLE:
         handle = local(found.boundary, "self")
-        callback = getattr(handle, "_callback", None)
-        arguments = getattr(handle, "_args", None) or ()
-        callback = bound_cancel(callback, arguments) or callback
+        given = called_by(handle)
+        if given is not UNKNOWN:
+            callback = bound_cancel(*given) or given[0]
     receiver = call.victim if found.receiver is None else found.receiver
     note, evidence = recorder.noted(callback, receiver)
     if note is not None:

@@ -25,6 +25,8 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.cpython import internals
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from importlib.machinery import ModuleSpec
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
 
 _modules = sys.modules
 """As it is now: Temporal's sandbox puts another in its place, with copies that are not meant."""
+
+
+def is_being_imported(module: ModuleType) -> bool:
+    """Whether another thread is still running the code of *module*."""
+    return bool(getattr(module.__spec__, internals.INITIALIZING.name, False))
 
 
 class AfterImport:
@@ -71,7 +78,7 @@ class AfterImport:
         """See whether one of the modules is there by now."""
         for name in list(self._wanted):
             module = _modules.get(name)
-            if module is not None and not getattr(module.__spec__, "_initializing", False):
+            if module is not None and not is_being_imported(module):
                 self._tell(name, module)
 
     def remove(self) -> None:

@@ -40,6 +40,12 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
 
+from aioaudit.cpython.behaviour import (
+    CLASSES_GET_VERSIONS,
+    VERSION,
+    VERSIONS_ARE_COUNTED,
+)
+
 IMMUTABLE: Final = 1 << 8
 """``Py_TPFLAGS_IMMUTABLETYPE``, Include/object.h."""
 
@@ -76,21 +82,21 @@ def check(*classes: type, abiflags: str = getattr(sys, "abiflags", "")) -> None:
     """
     if "t" in abiflags:
         raise UnsupportedError(
-            f"this is a free-threaded build of CPython {sys.version.split()[0]}, on which"
+            f"this is a free-threaded build of CPython {VERSION}, on which"
             " aioaudit was never tried; use the usual build"
         )
     if sys.implementation.name != "cpython":
         if any(_is_builtin(cls) for cls in classes):
             raise UnsupportedError(
                 f"aioaudit knows how to instrument asyncio on CPython, "
-                f"this is {sys.implementation.name} {sys.version.split()[0]}"
+                f"this is {sys.implementation.name} {VERSION}"
             )
         return
     for cls in classes:
         if _is_builtin(cls) and _flags_of(cls).value != cls.__flags__:
             raise UnsupportedError(
                 f"the layout of {cls.__module__}.{cls.__qualname__} in this build of "
-                f"CPython {sys.version.split()[0]} is not the one that aioaudit knows; "
+                f"CPython {VERSION} is not the one that aioaudit knows; "
                 f"nothing was patched"
             )
 
@@ -142,7 +148,7 @@ def _versions_are_counted() -> bool:
     A class of our own is changed, and what we take for its counter has to follow.
     """
     size: int = vars(type)["__basicsize__"].__get__(type)  # of `type` itself
-    if sys.version_info < (3, 13) or size < _VERSIONS_USED_OFFSET + 2:
+    if not VERSIONS_ARE_COUNTED or size < _VERSIONS_USED_OFFSET + 2:
         return False
     scratch: Any = type("Scratch", (), {})
     seen: list[int] = []
@@ -153,7 +159,7 @@ def _versions_are_counted() -> bool:
     return seen == list(range(seen[0], seen[0] + 4)) and seen[0] < 10
 
 
-_GIVES_VERSIONS: Final = sys.version_info >= (3, 12) and hasattr(
+_GIVES_VERSIONS: Final = CLASSES_GET_VERSIONS and hasattr(
     ctypes.pythonapi, "PyUnstable_Type_AssignVersionTag"
 )
 
@@ -249,7 +255,7 @@ def disguise(new: Any, original: Any) -> Any:
         new.__annotations__ = {}
         if not (text or "").startswith("($module"):
             return new  # of a method the text is enough, and `inspect` takes long to read it
-    elif sys.version_info >= (3, 14):
+    elif sys.version_info >= (3, 14):  # PEP 649; mypy understands no flag here
         new.__annotate__ = original.__annotate__
     else:
         new.__annotations__ = original.__annotations__
@@ -259,7 +265,7 @@ def disguise(new: Any, original: Any) -> Any:
 
 def _signature_of(function: Any) -> inspect.Signature:
     """The signature of *function*; names in its annotations that mean nothing (yet) stay names."""
-    if sys.version_info < (3, 14):
+    if sys.version_info < (3, 14):  # PEP 649; mypy understands no flag here
         return inspect.signature(function)
     forward = import_module("annotationlib").Format.FORWARDREF
     return inspect.signature(function, annotation_format=forward)

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.weak import dropping
 
-AVAILABLE = sys.version_info >= (3, 12)
+AVAILABLE = HAS_MONITORING
 
 CANDIDATES = (3, 4, 5, 0, 1, 2)
 """Tool ids to try: those that PEP 669 gives to no kind of tool come first."""

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 
 from aioaudit.cpython import inplace
+from aioaudit.cpython.behaviour import RELEASE
 from aioaudit.cpython.monitoring import AVAILABLE, CANDIDATES
 from aioaudit.doctor.finding import Finding, State
 from aioaudit.doctor.packages import find_spec, version_of_module
@@ -62,8 +63,7 @@ def interpreter() -> Iterator[Finding]:
         build.append(f"not supported: {error}")
     else:
         first, last = (".".join(map(str, each)) for each in TESTED)
-        here = sys.version_info[:2]
-        if not TESTED[0] <= here <= TESTED[1] or free_threaded or debug:
+        if not TESTED[0] <= RELEASE <= TESTED[1] or free_threaded or debug:
             state = "note"
             build.append(f"aioaudit is tested on CPython {first} to {last}, release builds")
     yield Finding(

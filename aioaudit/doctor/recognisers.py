@@ -20,6 +20,7 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
+from aioaudit.cpython.behaviour import VERSION
 from aioaudit.doctor.finding import Finding, SiteState, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 from aioaudit.recognisers import registry
@@ -30,7 +31,6 @@ Site = tuple[str, str]
 """A call site: a module and the qualified name of a function in it."""
 
 _STDLIB = "stdlib"
-_PYTHON = ".".join(map(str, sys.version_info[:3]))
 
 
 def recognisers() -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def _own(library: str) -> Finding:
         return Finding(section="recognisers", subject=library, state="problem", text=text)
     sites = _sites(registry.Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {})), module)
     if library == _STDLIB:
-        return _finding("asyncio", _PYTHON, sites, _versions(module), "")
+        return _finding("asyncio", VERSION, sites, _versions(module), "")
     return _library(library, sites, _versions(module), "")
 
 

@@ -10,21 +10,29 @@ A task that nobody cancels comes by here only if its loop closes before it ends.
 
 from __future__ import annotations
 
-import sys
 from asyncio import CancelledError
 from collections.abc import Callable
-from concurrent.futures import Future as ThreadFuture
 from time import monotonic
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.cpython.tasks import all_tasks
+from aioaudit.cpython.callbacks import thread_waits_for
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.groups import (
+    GROUP_EXITS,
+    GROUP_HANDS_ON,
+    TIMEOUT_ERROR_TYPE,
+    TIMEOUT_EXIT,
+    has_failed,
+)
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import all_tasks, exception_of, must_cancel, tells_of_destruction
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
 from aioaudit.settings import DEFAULT_SLOW_CANCEL
 from aioaudit.stack.code import APPLICATION, STDLIB, kind_of
-from aioaudit.stack.frames import local, suspended_at, variables
+from aioaudit.stack.frames import suspended_at, variables
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.text import describe
 
@@ -42,16 +50,10 @@ _BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
 _MOST_LEFT = 10_000
 """So many tasks that their loops left behind are remembered until they are destroyed."""
 
-_GROUP_ENDS = frozenset({"TaskGroup._aexit", "TaskGroup.__aexit__"})
-_HANDED_ON = ("propagate_cancellation_error", "pending_cancellation_error")
-"""Variables of theirs: the CancelledError that they will raise."""
-
 _BY_GROUP = (
     "asyncio.TaskGroup kept it, because its own cancel() had been called (gh-155433):"
     " later releases of Python hand it on"
 )
-
-_getframe = sys._getframe
 
 
 class Rules:
@@ -108,13 +110,15 @@ class Rules:
             self._awaited(task, request)
 
     def _cleaning_up(self) -> bool:
-        return cleaning_up(self._recorder.codes, _getframe(1))
+        return cleaning_up(self._recorder.codes, getframe(1))
 
     def _finished(self, task: Any, request: Request) -> None:
         event = request.event
         if event.reason in _BY_CODE and _in_application(event.at) and not self._cleaning_up():
-            error = task._exception
-            outcome: Outcome = "returned" if error is None else "raised"
+            error = exception_of(task)
+            outcome: Outcome | None = "returned" if error is None else "raised"
+            if error is UNKNOWN:
+                error = outcome = None
             self._tell(
                 catalogue.FINISHED,
                 task,
@@ -151,7 +155,7 @@ class Rules:
                 other_name=recorder.name_of_task(waiter),
                 other_at=suspended_at(recorder.codes, waiter.get_coro()),
             )
-        elif _thread_waits(task):
+        elif thread_waits_for(task):
             self._tell(catalogue.AWAITED, task, request, other_name="another thread")
 
     # -- on the way ---------------------------------------------------------------
@@ -251,14 +255,14 @@ class Rules:
 
     def taken_back(self, task: Any, state: CancelState, request: Request, frame: FrameType) -> None:
         """``uncancel()`` took *request* back, called by *frame*."""
-        if frame.f_code.co_qualname in _GROUP_ENDS:
+        if frame.f_code.co_qualname in GROUP_EXITS:
             self._kept_by_a_group(task, state, frame)
         if not request.taken_back or request.told:
             return
         if (
-            frame.f_code.co_qualname == "Timeout.__aexit__"
-            and local(frame, "exc_type") is None
-            and not task._must_cancel
+            frame.f_code.co_qualname == TIMEOUT_EXIT
+            and variables(frame).get(TIMEOUT_ERROR_TYPE, UNKNOWN) is None
+            and must_cancel(task) is False
             and (request.delivered or not self._recorder.deliveries_seen)
         ):
             request.told = True
@@ -280,10 +284,10 @@ class Rules:
         """
         values = variables(frame)
         group, error = values.get("self"), values.get("exc")
-        for name in _HANDED_ON:  # not by a generator, as in verdict.take_back
+        for name in GROUP_HANDS_ON:  # not by a generator, as in verdict.take_back
             if values.get(name) is not None:
                 return
-        if getattr(group, "_errors", True):
+        if has_failed(group):
             return
         if not task.cancelling() or not (error is None or isinstance(error, CancelledError)):
             return
@@ -415,7 +419,7 @@ class Rules:
         for task in all_tasks(loop):
             if not task.done():
                 state = recorder.state(task)
-                if getattr(task, "_log_destroy_pending", True):  # else nobody tells of its end
+                if tells_of_destruction(task):  # else nobody tells of its end
                     if len(self._left) >= _MOST_LEFT:  # of loops that hand nothing on
                         self._left.clear()
                     self._left.add(state.task)
@@ -536,24 +540,8 @@ def _never_felt(request: Request, task: Any, *, seen: bool) -> bool:
 
     A task group gives back what the task has felt: that was not lost.
     """
-    return request.open and not request.felt and bool(seen or task._must_cancel)
+    return request.open and not request.felt and bool(seen or must_cancel(task) is True)
 
 
 def _text(error: BaseException | None) -> str | None:
     return None if error is None or isinstance(error, CancelledError) else describe(error)
-
-
-def _thread_waits(task: Any) -> bool:
-    """Whether a thread waits for the result of *task* (``run_coroutine_threadsafe``)."""
-    for entry in task._callbacks or ():
-        callback = entry[0] if isinstance(entry, tuple) else entry
-        code = getattr(callback, "__code__", None)
-        if code is None or code.co_qualname != "_chain_future.<locals>._call_set_state":
-            continue
-        cells: tuple[Any, ...] = callback.__closure__ or ()
-        for name, cell in zip(code.co_freevars, cells, strict=False):
-            target: object = cell.cell_contents
-            if name == "destination" and isinstance(target, ThreadFuture) and not target.done():
-                condition: Any = target._condition
-                return bool(condition._waiters)
-    return False

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import dis
-import gc
 import inspect
-import sys
 import time
 import weakref
 from asyncio import CancelledError
-from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
@@ -28,9 +25,28 @@ from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
+from aioaudit.cpython import internals
+from aioaudit.cpython.callbacks import owner_of
+from aioaudit.cpython.frames import getframe, module_at
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.loops import called_by, context_of_handle, ready_handles
 from aioaudit.cpython.monitoring import Monitor
-from aioaudit.cpython.tasks import PYTHON_TASKS, all_tasks, current_task, of_c
-from aioaudit.probes.tasks import OUTSIDE, module_at
+from aioaudit.cpython.tasks import (
+    PYTHON_TASKS,
+    all_tasks,
+    callback_of,
+    callbacks_of,
+    cancelled_by,
+    code_of_result,
+    current_task,
+    exception_of,
+    fut_waiter,
+    is_gathered,
+    must_cancel,
+    of_c,
+    result_of,
+)
+from aioaudit.probes.tasks import OUTSIDE
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import local
 from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
@@ -39,12 +55,8 @@ from aioaudit.state.requests import Cleanup, comes_of
 from aioaudit.weak import WeakIdMap, dropping
 from aioaudit.wire import Returned, one_of
 
-_getframe = sys._getframe
-
-
 _WAIT_FOR = asyncio.wait_for.__code__
-
-_RESULT: CodeType = asyncio.futures._PyFuture.result.__code__  # type: ignore[attr-defined]  # the class behind the C type of the same name
+_RESULT = code_of_result()
 
 _MANY = 2000
 """So many tasks are not searched for the one that awaited another (3.11 under uvloop)."""
@@ -60,7 +72,11 @@ _Awaited = tuple[weakref.ref[CodeType], WeakIdMap[None]]
 class Monitored:
     """Ends of tasks as `sys.monitoring` shows them."""
 
-    def __init__(self, recorder: Recorder, monitor: Monitor) -> None:
+    def __init__(
+        self, recorder: Recorder, monitor: Monitor, watch_end: Callable[[Any, Any], None]
+    ) -> None:
+        """*watch_end* is called with a task whose end only the task itself can tell."""
+        self.watch_end = watch_end
         self._recorder = recorder
         self._monitor = monitor
         self._codes = monitor.codes
@@ -160,7 +176,7 @@ class Monitored:
                 return None
             if python_tasks:
                 task = current_task()
-            if task is not None and getattr(task.get_coro(), "cr_frame", None) is _getframe(1):
+            if task is not None and getattr(task.get_coro(), "cr_frame", None) is getframe(1):
                 slow(task, value)
             return None
 
@@ -175,7 +191,10 @@ class Monitored:
             state = recorder.states.get(id(task))
             if state is None and id(task) not in recorder.born and not recorder.wants("task.done"):
                 return
-            if getattr(task, "_must_cancel", False):  # QtAsyncio's have none
+            cancelled = must_cancel(task)
+            if cancelled is UNKNOWN and state is not None and state.first_open() is not None:
+                self.watch_end(task, None)  # a moment later the task itself says it
+            elif cancelled is True:
                 recorder.ended(task, "cancelled", None)
             else:
                 recorder.ended(task, "returned", None, result=value)
@@ -196,7 +215,7 @@ class Monitored:
     def _yielded(self, code: CodeType, offset: int, _value: object) -> object:
         """``PY_YIELD``: a coroutine that one of the watched tasks runs is suspended."""
         try:
-            task = self._task_of(_getframe(1))
+            task = self._task_of(getframe(1))
             _, watched = self._next[id(code)]
             found = task is not None and task in watched
             for each, _ in list(watched.items()):
@@ -207,7 +226,7 @@ class Monitored:
                 self._monitor.watch_yields(code, False)
             if found:
                 recorder = self._recorder
-                recorder.rules.waits(task, recorder.codes.of(_getframe(1)).at(offset))
+                recorder.rules.waits(task, recorder.codes.of(getframe(1)).at(offset))
         except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
             self._recorder.fault(fault)
         return None
@@ -239,7 +258,7 @@ class Monitored:
                 # As in `returned`: without a look at frames, where that can be.
                 outermost = (
                     made is not None and made.kind.runs == id(code) and module_at(2) in outside
-                ) or getattr(task.get_coro(), "cr_frame", None) is _getframe(1)
+                ) or getattr(task.get_coro(), "cr_frame", None) is getframe(1)
                 if outermost and not recorder.place_muted():
                     self._failed(task, error)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
@@ -337,7 +356,7 @@ class Monitored:
                 keeper = known_get(id(code) + offset)
                 if keeper is None:
                     keeper = keeper_of(code, offset)
-                line = keeping_line(_getframe(1), code, offset, error) if keeper[1] else keeper[2]
+                line = keeping_line(getframe(1), code, offset, error) if keeper[1] else keeper[2]
                 state.swallowed_at = line
                 if line is not None:
                     if state.cleanup is None:
@@ -391,18 +410,6 @@ def _only_by_hand(error: BaseException) -> bool:
     return False
 
 
-def _cancelled_by(task: Any) -> BaseException | None:
-    """The CancelledError that ended *task*, without taking it from the task.
-
-    The C type shows it to the garbage collector only (``task_traverse`` in
-    Modules/_asynciomodule.c); ``result()`` would raise it, and forget it.
-    """
-    for each in gc.get_referents(task):
-        if isinstance(each, CancelledError):
-            return each
-    return getattr(task, "_cancelled_exc", None)
-
-
 class CalledBack:
     """Ends of tasks as a done callback tells them: 3.11, and coroutines of other make."""
 
@@ -410,6 +417,7 @@ class CalledBack:
         """*adders* has each future class's own ``add_done_callback``."""
         self._recorder = recorder
         self._adders = adders
+        self._watched: WeakIdMap[None] = WeakIdMap()
 
     def _add(self, task: Any, context: Any) -> None:
         for cls, add in self._adders.items():
@@ -428,17 +436,18 @@ class CalledBack:
         """Be told of the end of a task that was asked to cancel, if we are not yet."""
         if id(task) in self._recorder.born or task.done():
             return
-        if self.done not in [entry[0] for entry in task._callbacks or ()]:
+        if task not in self._watched:
+            self._watched[task] = None
             self._add(task, context_of(task))
 
     def catch_up(self, loop: Any) -> None:
         """Hear the ends that *loop* has not told and never will: it runs no more."""
-        ready = getattr(loop, "_ready", None)
-        if not isinstance(ready, deque):  # uvloop does not show it
-            return
-        for handle in list(ready):
-            if not handle._cancelled and handle._callback == self.done:
-                handle._context.run(self.done, *handle._args)
+        for handle in list(ready_handles(loop) or ()):
+            call = called_by(handle)
+            if call is not UNKNOWN and call[0] == self.done and not handle.cancelled():
+                context = context_of_handle(handle)
+                if context is not None:
+                    context.run(self.done, *call[1])
 
     def done(self, task: Any) -> None:
         """The done callback."""
@@ -451,12 +460,12 @@ class CalledBack:
             if task.cancelled():
                 waiters = _about_to_wake(task)
                 known = state is not None and (state.requests or state.inherited is not None)
-                error = _cancelled_by(task)
+                error = cancelled_by(task)
                 tie = None if error is None else recorder.tie_of(error)
                 # Somebody asked whose it is while it was handled.
                 tied = tie is not None and tie.state is state and tie.request is not None
                 own = error is not None and not tied and _only_by_hand(error)
-                if own and state is not None and not task._must_cancel:
+                if own and state is not None and must_cancel(task) is False:
                     state.deliver()
                 recorder.ended(
                     task,
@@ -471,12 +480,23 @@ class CalledBack:
                     recorder.tie(error, recorder.obeyed_by(task), recorder.state(task))
                 if known and not own:
                     recorder.pass_on(waiters, recorder.obeyed_by(task))
-            elif task._exception is not None:
-                recorder.ended(task, "raised", task._exception)
             else:
-                recorder.ended(task, "returned", None, result=task._result)
+                self._ended(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
             recorder.fault(error)
+
+    def _ended(self, task: Any) -> None:
+        """*task* was not cancelled."""
+        error = exception_of(task)
+        if error is UNKNOWN:
+            self._recorder.born.pop(id(task), None)  # nothing is told rather than a guess
+        elif error is not None:
+            self._recorder.ended(task, "raised", error)
+        else:
+            result = result_of(task)
+            self._recorder.ended(
+                task, "returned", None, result=None if result is UNKNOWN else result
+            )
 
 
 def context_of(task: Any) -> Context:
@@ -490,10 +510,10 @@ def context_of(task: Any) -> Context:
         found: Context = get_context()
         return found
     # Before 3.12 what it waits for knows it.
-    waiter = getattr(task, "_fut_waiter", None)
-    for callback, context in getattr(waiter, "_callbacks", None) or ():
-        if getattr(callback, "__self__", None) is task:
-            known: Context = context
+    entries = callbacks_of(fut_waiter(task))
+    for entry in () if entries is UNKNOWN else entries or ():
+        if owner_of(callback_of(entry)) is task:
+            known: Context = entry[1]
             return known
     return Context()
 
@@ -506,24 +526,28 @@ def _about_to_wake(task: Any) -> list[Any]:
     tasks are asked what they wait for, unless they are very many.
     """
     loop = task.get_loop()
-    ready = getattr(loop, "_ready", None)
-    if not isinstance(ready, deque):
-        tasks = all_tasks(loop)
-        if len(tasks) > _MANY:
-            return []
-        return [each for each in tasks if _waits_for(each, task)]
+    ready = ready_handles(loop)
+    calls = () if ready is None else (called_by(handle) for handle in ready)
     found: list[Any] = []
-    for handle in ready:
-        args = getattr(handle, "_args", None)
+    for call in calls:
+        if call is UNKNOWN:
+            ready = None
+            break
+        callback, args = call
         if not args or args[0] is not task:
             break
-        found.extend(reached_by(handle._callback))
-    return found
+        found.extend(reached_by(callback))
+    if ready is not None:
+        return found
+    tasks = all_tasks(loop)
+    if len(tasks) > _MANY:
+        return []
+    return [each for each in tasks if _waits_for(each, task)]
 
 
 def _waits_for(task: Any, awaited: Any) -> bool:
-    waiter = getattr(task, "_fut_waiter", None)
-    if waiter is awaited or awaited in getattr(waiter, "_children", ()):
+    waiter = fut_waiter(task)
+    if waiter is awaited or is_gathered(awaited, waiter):
         return True
     # ``wait_for`` of 3.11 waits for a future of its own.
     coro = task.get_coro()
@@ -532,6 +556,6 @@ def _waits_for(task: Any, awaited: Any) -> bool:
         if frame is None:
             return False
         if frame.f_code is _WAIT_FOR:
-            return local(frame, "fut") is awaited
+            return local(frame, internals.WAIT_FOR_FUT.name) is awaited
         coro = coro.cr_await
     return False

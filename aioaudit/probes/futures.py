@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any
 
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Note, Recorder
 from aioaudit.stack.frames import caller, signal_above
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.requests import Request
 from aioaudit.threads import get_ident
-
-_getframe = sys._getframe
 
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
@@ -26,17 +26,22 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         waiters: list[Any] = []
         try:
             # What is no future, or was never begun, has none of these, or is not asked.
-            if isinstance(self, cls) and self._loop is not None and not recorder.place_muted():
-                callbacks = self._callbacks
+            if isinstance(self, cls) and is_begun(self) is not None and not recorder.place_muted():
+                callbacks = own_callbacks_of(self)
                 # A task of the Python class ends itself so (``__step`` in asyncio/tasks.py).
-                if callbacks and not self.done() and not hasattr(self, "get_coro"):
+                if (
+                    callbacks is not UNKNOWN
+                    and callbacks
+                    and not self.done()
+                    and not hasattr(self, "get_coro")
+                ):
                     stack = active.get(get_ident())
                     if not (stack and len(callbacks) == 1 and _awaited_by(callbacks, stack[-1])):
                         waiters = waiters_of(self)
                         if waiters:
-                            request = recorder.future_request(self, msg, _getframe(1), waiters)
+                            request = recorder.future_request(self, msg, getframe(1), waiters)
                         if chained.goes_on(callbacks):
-                            recorder.remember(self, recorder.asked(self, _getframe(1), msg))
+                            recorder.remember(self, recorder.asked(self, getframe(1), msg))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             recorder.fault(error)
         if request is None:
@@ -59,9 +64,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
 
 def _awaited_by(callbacks: Any, above: Request) -> bool:
     """Whether the task being cancelled is all that awaits the future: nothing to tell then."""
-    entry = callbacks[0]
-    callback = entry[0] if isinstance(entry, tuple) else entry
-    return id(getattr(callback, "__self__", None)) == above.victim
+    return id(getattr(callbacks[0][0], "__self__", None)) == above.victim
 
 
 def make_add_done_callback(
@@ -71,7 +74,7 @@ def make_add_done_callback(
 
     def add_done_callback(self: Any, fn: Any, /, *, context: Any = None) -> None:
         if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
-            note_given(recorder, fn, "given to add_done_callback()", _getframe(1), future=self)
+            note_given(recorder, fn, "given to add_done_callback()", getframe(1), future=self)
         original(self, fn, context=context)
 
     return add_done_callback

@@ -6,13 +6,12 @@ nothing on the stack says any more who asked.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.groups import is_untouched
 from aioaudit.recorder.recorder import Recorder
-
-_getframe = sys._getframe
 
 
 def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -20,9 +19,8 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
 
     def cancel(self: Any) -> None:
         try:
-            early = not (self._entered or self._cancel_on_enter)
-            if early and not recorder.place_muted():
-                cause = recorder.asked(self, _getframe(1))
+            if is_untouched(self) and not recorder.place_muted():
+                cause = recorder.asked(self, getframe(1))
                 cause.reason = "task_group"
                 recorder.remember(self, cause)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending

@@ -7,13 +7,13 @@ making a task costs nothing, because ``Task.__init__`` is left alone.
 from __future__ import annotations
 
 import asyncio
-import asyncio.base_futures
 import asyncio.events
 import asyncio.exceptions
 import asyncio.futures
 import asyncio.taskgroups
 import asyncio.tasks
 import asyncio.timeouts
+import functools
 import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
@@ -22,14 +22,21 @@ from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from aioaudit.cpython import imports, inplace, monitoring
+from aioaudit.cpython import imports, inplace, internals, monitoring
+from aioaudit.cpython.behaviour import VERSION
+from aioaudit.cpython.loops import RUNNERS, START_PROBE
+from aioaudit.cpython.tasks import (
+    CALLBACKS,
+    REPR_OF_CALLBACKS,
+    REPR_OF_FUTURES,
+    future_classes,
+    task_classes,
+)
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
-
-_RUNNERS = ("run_forever", "run_until_complete", "_run_once", "_run")
-"""The methods that run a loop, by the names that asyncio, uvloop, rloop and Qt's give them."""
+from aioaudit.text import say
 
 
 class Installation:
@@ -61,11 +68,10 @@ class Installation:
         self._boundaries: list[Any] = []
         self._kept: dict[int, CodeType] = {}
         self._libraries: imports.AfterImport | None = None
-        self._task_classes = _distinct(asyncio.tasks.Task, getattr(asyncio.tasks, "_PyTask", None))
-        self._future_classes = _distinct(
-            asyncio.futures.Future, getattr(asyncio.futures, "_PyFuture", None)
-        )
+        self._task_classes = task_classes()
+        self._future_classes = future_classes()
         inplace.check(*self._task_classes, *self._future_classes)
+        _say_missing()
         try:
             self._install()
         except BaseException:
@@ -90,6 +96,10 @@ class Installation:
         if "finding" not in self.recorder.wanted:
             seen.append(NO_FINDINGS)
         seen.append("not seen: other interpreters in the process, tasks of other frameworks")
+        seen.extend(
+            f"missing in this CPython: {each.full}; lost: {each.lost}"
+            for each in internals.missing()
+        )
         return seen
 
     def go_deaf(self) -> None:
@@ -125,7 +135,7 @@ class Installation:
                 self._monitor = monitoring.Monitor("aioaudit")
         recorder.deliveries_seen = self._monitor is not None
         if self._monitor is not None:
-            self._monitored = ends.Monitored(recorder, self._monitor)
+            self._monitored = ends.Monitored(recorder, self._monitor, called_back.watch_end)
             self._follow = self._monitored.follow
             recorder.watch = self._monitored.watch
             recorder.under_way = self._monitored.under_way
@@ -155,11 +165,10 @@ class Installation:
         if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future
             self._put_outside(group, "cancel", groups.make_cancel(recorder, vars(group)["cancel"]))
         self._lasting.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
-        self._put(
-            asyncio.events,
-            "_set_running_loop",
-            loops.make_set_running_loop(recorder, asyncio.events._set_running_loop),
-        )
+        if START_PROBE is not None:
+            module, name = START_PROBE
+            original = getattr(module, name)
+            self._put(module, name, loops.make_set_running_loop(recorder, original))
         self._install_on_loop(BaseEventLoop)
         selector = _owner(asyncio.SelectorEventLoop, "add_signal_handler")
         self._put(
@@ -249,7 +258,7 @@ class Installation:
 
     def _install_on_foreign_loop(self, cls: Any) -> None:
         """Probe a loop that is not built on asyncio's: uvloop's, also when it is imported later."""
-        for name in _RUNNERS:
+        for name in RUNNERS:
             runs = getattr(cls, name, None)
             if isinstance(runs, FunctionType):
                 self.recorder.codes.add_boundary(runs)
@@ -339,47 +348,49 @@ class Installation:
         (self._hot if hot else self._patches).replace(owner, name, probe)
 
     def _hide_callback(self, called_back: ends.CalledBack) -> None:
-        """Keep our done callback out of what ``_callbacks`` and ``repr`` show (3.11)."""
+        """Keep our done callback out of what a future's callbacks and ``repr`` show (3.11)."""
         done = called_back.done
         for cls in (*self._task_classes, *self._future_classes):
-            getset = vars(cls).get("_callbacks")
+            getset = vars(cls).get(CALLBACKS)
             if getset is not None and hasattr(getset, "__get__"):
-                self._lasting.replace(cls, "_callbacks", property(_without(getset, done)))
-        base = asyncio.base_futures
-        format_callbacks = base._format_callbacks
-        future_repr_info = base._future_repr_info
+                self._lasting.replace(cls, CALLBACKS, property(_without(getset, done)))
+        if REPR_OF_CALLBACKS is None or REPR_OF_FUTURES is None:
+            return
+        module, of_callbacks = REPR_OF_CALLBACKS
+        _, of_futures = REPR_OF_FUTURES
+        format_callbacks = getattr(module, of_callbacks)
+        future_repr_info = getattr(module, of_futures)
 
-        def _format_callbacks(cb: Any) -> Any:
+        def without_ours(cb: Any) -> Any:
             return format_callbacks([entry for entry in cb if entry[0] != done])
 
-        def _future_repr_info(future: Any) -> Any:
+        def without_none(future: Any) -> Any:
             return [part for part in future_repr_info(future) if part != "cb=[]"]
 
-        for probe in (_format_callbacks, _future_repr_info):
-            name = probe.__name__
-            inplace.disguise(probe, getattr(base, name))
+        for name, probe in ((of_callbacks, without_ours), (of_futures, without_none)):
+            inplace.disguise(probe, getattr(module, name))
             self._kept[id(probe.__code__)] = probe.__code__
-            self._lasting.replace(base, name, probe)
+            self._lasting.replace(module, name, probe)
+
+
+@functools.cache
+def _say_missing() -> None:
+    """Say what is lost because names are missing in this CPython: once, where anything is."""
+    for each in internals.missing():
+        if each.loses:
+            say(f"CPython {VERSION} has no {each.full}; not known, and not told here: {each.lost}")
 
 
 def _without(getset: Any, done: Any) -> Callable[[Any], Any]:
     """A getter of what *getset* gives, *done* taken out."""
 
-    def _callbacks(self: Any) -> Any:
+    def shown(self: Any) -> Any:
         callbacks = getset.__get__(self)
         if not callbacks:
             return callbacks
         return [entry for entry in callbacks if entry[0] != done] or None
 
-    return _callbacks
-
-
-def _distinct(*classes: Any) -> list[Any]:
-    found: list[Any] = []
-    for cls in classes:
-        if cls is not None and cls not in found:
-            found.append(cls)
-    return found
+    return shown
 
 
 def _overrides(cls: Any, name: str) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from aioaudit.cpython.tasks import all_tasks
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.tasks import all_tasks, origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
@@ -30,8 +30,6 @@ from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.stack.frames import bound_cancel, caller, code_of, signal_above, was_called
 from aioaudit.stack.handles import context_of_signal
 from aioaudit.threads import get_ident
-
-_getframe = sys._getframe
 
 
 def started(recorder: Recorder, loop: Any) -> None:
@@ -104,7 +102,7 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
 
 
 def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
-    frame = _getframe(2)
+    frame = getframe(2)
     found = None
     step = frame
     codes = recorder.codes
@@ -213,7 +211,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         due = None
         with contextlib.suppress(TypeError):  # the original will say what is wrong with it
             due = loop.time() + when if relative else when
-        frame = _getframe(2)
+        frame = getframe(2)
         name = "call_later" if frame.f_code is call_later_code else how
         given = f"given to {name}()"
         note_given(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
@@ -230,7 +228,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
                 bound = bound_cancel(callback, args[2:])
                 if bound is not None:
                     note(self, when, bound, direct=bound is callback)
-            if getattr(handle, "_source_traceback", None):
+            if origin_of(handle):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
             recorder.fault(error)
@@ -249,15 +247,15 @@ def make_call_soon_threadsafe(
             if recorder.hidden_signals:
                 recorder.used_otherwise(self, callback)
             if type(callback) is FunctionType:
-                chained.handed_over(recorder, callback, args, _getframe(1))
+                chained.handed_over(recorder, callback, args, getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
-                note_given(recorder, bound, how, _getframe(1), loop=self, direct=direct)
+                note_given(recorder, bound, how, getframe(1), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
             recorder.fault(error)
         handle = original(self, callback, *args, **keywords)
-        if getattr(handle, "_source_traceback", None):
+        if origin_of(handle):
             hide(handle)
         return handle
 
@@ -269,7 +267,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
 
     def note_signal(loop: Any, number: int, callback: Any) -> None:
         try:
-            found = caller(recorder.codes, _getframe(2))
+            found = caller(recorder.codes, getframe(2))
             note = Note(
                 at=None if found is None else found[0].at(found[1]),
                 source=None if found is None else found[0].source,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,9 @@ from types import CodeType, CoroutineType, FrameType
 from typing import Any
 
 from aioaudit import bus
-from aioaudit.cpython.tasks import PYTHON_TASKS, of_c
+from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
+from aioaudit.cpython.frames import getframe, module_at
+from aioaudit.cpython.tasks import ORIGIN_IS_SHOWN, PYTHON_TASKS, is_begun, of_c, origin_of
 from aioaudit.events import TaskCreate, TaskUncancel
 from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -35,9 +36,6 @@ we put around uvloop's methods, which says that it is of uvloop."""
 OUTSIDE = _LOOPS | {"aioaudit.probes.tasks"}
 """The modules of the functions right outside a task's own frames; the third makes eager tasks."""
 
-_getframe = sys._getframe
-module_at: Callable[[int], str | None] = getattr(sys, "_getframemodulename", lambda _depth: None)
-
 
 def make_init(
     recorder: Recorder,
@@ -56,9 +54,10 @@ def make_init(
     Who listens is built in: whenever that changes, the probes are made anew.
     """
     births = _Births(recorder, original, follow, watch_end)
-    if sys.version_info < (3, 12):
+    if not HAS_EAGER_TASKS:
         return _make_plain_init(births, original)
-    if follow is None or bus.hooks() or "task.create" not in recorder.wanted:
+    fast = ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.wanted
+    if not fast or bus.hooks():
         return _make_careful_init(births, original)
     return _make_fast_init(births, original, cls.get_name)
 
@@ -106,10 +105,11 @@ def _make_fast_init(
         else:
             original(self, coro, loop=loop, name=name)
         try:
+            # Read as it is, by exception: through `origin_of` a task's making would cost 3% more.
             if self._source_traceback is not None:
                 hide(self)
             if python_tasks:
-                return note(self, coro, loop, name, _getframe(1))
+                return note(self, coro, loop, name, getframe(1))
             try:
                 parent = born[id(current_task())]
                 if module_at(2) in makers:
@@ -117,8 +117,8 @@ def _make_fast_init(
                 elif module_at(1) in makers:  # uvloop's create_task() has no frame
                     depth = 2
                 else:
-                    return note(self, coro, loop, name, _getframe(1))
-                frame = _getframe(depth)
+                    return note(self, coro, loop, name, getframe(1))
+                frame = getframe(depth)
                 # Instructions lie inside their code, so the sum is the address of one.
                 kind = site_of(id(frame.f_code) + frame.f_lasti)
                 if kind is None:
@@ -130,9 +130,9 @@ def _make_fast_init(
                     or place is not parent.kind.place
                     or place.loop_id != id(loop)
                 ):
-                    return note(self, coro, loop, name, _getframe(1))
+                    return note(self, coro, loop, name, getframe(1))
             except (LookupError, AttributeError, RuntimeError, ValueError):
-                return note(self, coro, loop, name, _getframe(1))
+                return note(self, coro, loop, name, getframe(1))
             born[id(self)] = made = Created(
                 next_seq(),
                 next_task(),
@@ -180,7 +180,7 @@ def _make_eager(
         made = None
         try:
             parent = born[id(current_task())]
-            frame = _getframe(2)
+            frame = getframe(2)
             kind = sites[id(frame.f_code) + frame.f_lasti]
             place = kind.place
             if (
@@ -196,7 +196,7 @@ def _make_eager(
             made = None
         if made is None:
             keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-            return slow(self, coro, keywords, _getframe(2))
+            return slow(self, coro, keywords, getframe(2))
         born[id(self)] = made
         put(made)
         try:
@@ -229,7 +229,7 @@ def _make_careful_init(births: _Births, original: Callable[..., None]) -> Callab
         if coro is _MISSING:
             return original(self)
         keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-        return slow(self, coro, keywords, _getframe(1))
+        return slow(self, coro, keywords, getframe(1))
 
     return __init__
 
@@ -248,7 +248,7 @@ def _make_plain_init(births: _Births, original: Callable[..., None]) -> Callable
     ) -> None:
         if coro is _MISSING:
             return original(self)
-        return slow(self, coro, {"loop": loop, "name": name, "context": context}, _getframe(1))
+        return slow(self, coro, {"loop": loop, "name": name, "context": context}, getframe(1))
 
     return __init__
 
@@ -410,7 +410,7 @@ class _Births:
 
 def hide(recorded: Any) -> None:
     """Take our frames out of what debug mode recorded as a task's or a handle's origin."""
-    trace = recorded._source_traceback
+    trace = origin_of(recorded)
     if trace:
         trace[:] = [entry for entry in trace if not entry.filename.startswith(_OWN_FOLDER)]
 
@@ -423,8 +423,8 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         request = None
         try:
             # What is no task, or was never begun, the original is to speak about.
-            if isinstance(self, cls) and self._loop is not None and not recorder.place_muted():
-                request = recorder.request(self, msg, _getframe(1))
+            if isinstance(self, cls) and is_begun(self) is not None and not recorder.place_muted():
+                request = recorder.request(self, msg, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             recorder.fault(error)
         if request is None:
@@ -455,7 +455,7 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
     """``uncancel`` of the task class *cls* that notes which request was taken back."""
 
     def uncancel(self: Any) -> int:
-        before = isinstance(self, cls) and self._loop is not None and self.cancelling()
+        before = isinstance(self, cls) and is_begun(self) is not None and self.cancelling()
         remaining = original(self)
         try:
             if before and not recorder.place_muted():
@@ -468,7 +468,7 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
 
 
 def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
-    frame = _getframe(2)
+    frame = getframe(2)
     request = recorder.uncancelled(task, frame, remaining)
     if not recorder.wants("task.uncancel"):
         return

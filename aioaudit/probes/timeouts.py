@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.loops import running_loop
 from aioaudit.recorder.recorder import Entered, Recorder
 from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.stack.frames import caller
-
-_getframe = sys._getframe
 
 
 def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
@@ -22,7 +20,6 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
     runs out that line is on no stack.
     """
     timeouts = recorder.timeouts
-    running_loop = asyncio._get_running_loop
     known = recorder.codes.known.get
 
     def reschedule(self: Any, when: float | None) -> None:
@@ -39,7 +36,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
             if note is not None:
                 note.armed = now
                 return
-            frame = _getframe(1)
+            frame = getframe(1)
             if frame.f_code.co_name != "__aenter__":
                 return
             outer = frame.f_back

@@ -7,7 +7,6 @@ modules that they are in have been imported.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -18,7 +17,10 @@ import msgspec
 
 from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import Link
-from aioaudit.cpython.tasks import current_task
+from aioaudit.cpython.callbacks import gathered_by, owner_of
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.call import Call as Asked
 from aioaudit.recognisers.common import called
@@ -35,7 +37,6 @@ _SCOPES = "aiotools.taskscope"
 _GROUPS = "aiotools.taskgroup.persistent"
 _SCOPE = "aiotools.scope"
 _GROUP = "aiotools.group"
-_getframe = sys._getframe
 
 _entered: WeakIdMap[tuple[str | None, str | None]] = WeakIdMap()
 """The line that entered a scope with a timeout."""
@@ -155,19 +156,17 @@ def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
 def _gathered_by(task: Any) -> Any:
     """The task that waits for the ``gather`` which *task* is a part of."""
     for callback in _callbacks(task):
-        code = getattr(callback, "__code__", None)
-        if code is not None and code.co_qualname == "gather.<locals>._done_callback":
-            outer = code.co_freevars.index("outer")
-            for waiting in _callbacks(callback.__closure__[outer].cell_contents):
-                owner = getattr(waiting, "__self__", None)
-                if isinstance(owner, asyncio.Task):
-                    return owner
+        gather = gathered_by(callback)
+        for waiting in () if gather is None else _callbacks(gather[0]):
+            owner = owner_of(waiting)
+            if owner is not None:
+                return owner
     return None
 
 
 def _callbacks(future: Any) -> list[Any]:
-    entries: list[Any] = getattr(future, "_callbacks", None) or []
-    return [entry[0] for entry in entries]
+    entries = callbacks_of(future)
+    return [callback_of(entry) for entry in (() if entries is UNKNOWN else entries or ())]
 
 
 CALL_SITES = {
@@ -215,7 +214,7 @@ def _make_enter(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
     def _enter_scope(self: Any) -> Any:
         if self._timeout is not None:
             try:
-                found = caller(recorder.codes, _getframe(1))
+                found = caller(recorder.codes, getframe(1))
                 if found is not None:
                     _entered[self] = found[0].at(found[1]), found[0].source
             except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
@@ -231,7 +230,7 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
     def _cancel(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
             if self._shield and not recorder.place_muted():
-                _note_held(recorder, self, _getframe(1))
+                _note_held(recorder, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             recorder.fault(error)
         return original(self, *args, **keywords)

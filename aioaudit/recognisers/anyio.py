@@ -25,6 +25,7 @@ import msgspec
 
 from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import Link
+from aioaudit.cpython.frames import getframe
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.call import Call as Asked
 from aioaudit.recognisers.stdlib import seconds
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _BACKEND = "anyio._backends._asyncio"
 _REASON = "scope"
-_getframe = sys._getframe
 
 
 @dataclass(slots=True, eq=False)
@@ -189,7 +189,7 @@ def _make_init(recorder: Recorder, original: Callable[..., None]) -> Callable[..
         original(self, *args, **keywords)
         if self._deadline != math.inf:
             try:
-                delay = _delay(_getframe(1))
+                delay = _delay(getframe(1))
                 if delay is not None:
                     _delays[self] = self._deadline, delay
             except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
@@ -216,7 +216,7 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
         try:
             if not self._cancel_called and not recorder.place_muted():
                 reason = keywords.get("reason", args[0] if args else None)
-                _note_cancel(recorder, self, reason, _getframe(1))
+                _note_cancel(recorder, self, reason, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
             recorder.fault(error)
         return original(self, *args, **keywords)
@@ -254,7 +254,7 @@ def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[
     def _timeout(self: Any) -> Any:
         if self._deadline != math.inf:
             try:
-                _note_entered(recorder, self, _getframe(1))
+                _note_entered(recorder, self, getframe(1))
             except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
                 recorder.fault(error)
         return original(self)

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.groups import parent_of
+from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_timeout
 from aioaudit.stack.code import Explain, NotNowError
@@ -132,14 +134,17 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
         return Cause(reason="task_group", request=call.request_of(error), owner=id(group))
     if error is None:
         return None
-    origin, request = call.failed(group._parent_task, error)
+    owner = parent_of(group)
+    if owner is UNKNOWN:
+        return None
+    origin, request = call.failed(owner, error)
     return Cause(reason="task_group", origin=origin, request=request, owner=id(group))
 
 
 def group_cancelled(frame: FrameType, call: Call) -> Cause:
     """``TaskGroup.cancel`` (3.15): whoever called it ends the group, its tasks and its body."""
     group = local(frame, "self")
-    taken_back = call.victim is group._parent_task
+    taken_back = call.victim is parent_of(group)
     return Cause(
         reason="task_group",
         through=True,
@@ -155,7 +160,7 @@ _EARLY = "the group was cancelled before it was entered"
 def group_entered(frame: FrameType, call: Call) -> Cause | None:
     """``TaskGroup.__aenter__`` (3.15): does what ``cancel()`` was called for before."""
     group = local(frame, "self")
-    if call.victim is not group._parent_task:
+    if call.victim is not parent_of(group):
         return None
     cause = call.remembered_of(group)
     if cause is None:
@@ -172,14 +177,14 @@ def group_joined(frame: FrameType, call: Call) -> Cause | None:
         return None
     group = local(frame, "self")
     return Cause(
-        reason="task_group", request=call.made_by(group, group._parent_task), owner=id(group)
+        reason="task_group", request=call.made_by(group, parent_of(group)), owner=id(group)
     )
 
 
 def group_again(frame: FrameType, call: Call) -> Cause | None:
     """``TaskGroup.__aexit__`` (later ``_aexit``) gives back the request that it took with ``uncancel()``."""
     group = local(frame, "self")
-    if getattr(group, "_parent_task", None) is not call.victim:
+    if parent_of(group) is not call.victim:
         return None
     return Cause(reason="task_group", again=True, owner=id(group))
 

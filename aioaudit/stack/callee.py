@@ -10,8 +10,9 @@ at a jump backwards, at the start of a function); before, also where memory is a
 from __future__ import annotations
 
 import dis
-import sys
 from types import CodeType
+
+from aioaudit.cpython.behaviour import CODE_OF_NAMES_IS_SHIFTED
 
 SOMETHING = ""
 """The instruction calls something, or may do so, whose name does not stand there."""
@@ -76,7 +77,7 @@ _AWAITING = frozenset(
 )
 _CALLS = frozenset({"CALL", "CALL_KW", "PRECALL"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
-_SHIFT = 1 if sys.version_info >= (3, 12) else 0
+_SHIFT = 1 if CODE_OF_NAMES_IS_SHIFTED else 0
 """In the argument of ``LOAD_ATTR`` the name's index is shifted by so many bits."""
 
 _CACHE = dis.opmap["CACHE"]

@@ -5,7 +5,6 @@ Nothing here keeps a frame: what is needed becomes text at once.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal.getsignal() makes an enum of each answer, at ten times the price
 import asyncio
 import functools
 import gc
@@ -19,17 +18,19 @@ from contextvars import Context
 from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
 
+from aioaudit.cpython.behaviour import LOCALS_ARE_A_VIEW
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.threads import handler_of
 from aioaudit.stack.callee import AWAITED
 from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
-_getsignal = _signal.getsignal
 _MAX_FRAMES = 2000
 _OPTIMIZED = inspect.CO_OPTIMIZED
 _OURS_ALONE = 3  # references to a dict of variables: the frame's, ours, and that of the question
 
 
-if sys.version_info >= (3, 13):
+if LOCALS_ARE_A_VIEW:
 
     def variables(frame: FrameType) -> Mapping[str, Any]:
         """What the local variables of *frame* hold now."""
@@ -206,7 +207,7 @@ _handlers: tuple[list[Any], dict[int, tuple[CodeType, int]]] = ([], {})
 def handler_codes() -> dict[int, tuple[CodeType, int]]:
     """The code of every Python signal handler installed now, with its signal."""
     global _handlers
-    installed = list(map(_getsignal, _SIGNALS))
+    installed = list(map(handler_of, _SIGNALS))
     if installed != _handlers[0]:
         found: dict[int, tuple[CodeType, int]] = {}
         for number, handler in zip(_SIGNALS, installed, strict=True):
@@ -225,7 +226,7 @@ def _refs_of_unshared() -> int:
         return inner()
 
     def inner() -> int:
-        back = sys._getframe().f_back
+        back = getframe(0).f_back
         return sys.getrefcount(back)
 
     return min(outer() for _ in range(3))

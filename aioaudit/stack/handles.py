@@ -13,13 +13,15 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from aioaudit.cpython.loops import context_of_handle, signal_handles
+
 
 def context_of_signal(loop: Any, number: int) -> Callable[[], Context | None] | None:
     """A reference to the context that *loop* runs the callback of the signal *number* in.
 
     None where the loop does not show it, not even to the garbage collector (rloop).
     """
-    handlers = getattr(loop, "_signal_handlers", None)
+    handlers = signal_handles(loop)
     if handlers is not None:
         handle = handlers.get(number)
     else:
@@ -28,7 +30,7 @@ def context_of_signal(loop: Any, number: int) -> Callable[[], Context | None] | 
         handle = next((each for each in found if type(each).__name__ == "Handle"), None)
     if handle is None:
         return None
-    context = getattr(handle, "_context", None)
+    context = context_of_handle(handle)
     if context is None:
         inside = gc.get_referents(handle)
         context = next((each for each in inside if type(each) is Context), None)

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from typing import Any
+
+from aioaudit.cpython.callbacks import gathered_by, is_wakeup, owner_of, released_by
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import callback_of, callbacks_of
 
 
 def waiters_of(future: Any) -> list[Any]:
     """The tasks that a cancellation of *future* reaches: those that await it, or its gather."""
     found: list[Any] = []
-    for entry in getattr(future, "_callbacks", None) or ():
-        found.extend(reached_by(entry[0] if isinstance(entry, tuple) else entry))
+    entries = callbacks_of(future)
+    for entry in () if entries is UNKNOWN else entries or ():
+        found.extend(reached_by(callback_of(entry)))
     return found
 
 
 def reached_by(callback: Any) -> list[Any]:
     """The tasks that the done callback *callback* of a cancelled future ends."""
-    owner = getattr(callback, "__self__", None)
-    if owner is not None and asyncio.isfuture(owner) and hasattr(owner, "get_coro"):
-        return [owner] if getattr(callback, "__name__", "").endswith("wakeup") else []
-    if isinstance(callback, functools.partial):
-        # ``wait_for`` of 3.11 waits for a future of its own, which this releases.
-        released = getattr(callback.func, "__qualname__", None) == "_release_waiter"
-        return waiters_of(callback.args[0]) if released else []
-    code = getattr(callback, "__code__", None)
-    if code is not None and code.co_qualname == "gather.<locals>._done_callback":
-        names, cells = code.co_freevars, callback.__closure__
-        if not cells[names.index("return_exceptions")].cell_contents:
-            return waiters_of(cells[names.index("outer")].cell_contents)
-    return []
+    task = owner_of(callback)
+    if task is not None:
+        return [task] if is_wakeup(callback) else []
+    released = released_by(callback)
+    if released is not None:
+        return waiters_of(released)
+    gather = gathered_by(callback)
+    if gather is None:
+        return []
+    outer, keeps_errors = gather
+    return [] if keeps_errors else waiters_of(outer)

@@ -1,0 +1,93 @@
+"""What asyncio itself puts among the callbacks of a future, told by its code.
+
+Lib/asyncio/tasks.py and futures.py; the names are in `aioaudit.cpython.internals`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.futures
+from concurrent.futures import Future as ThreadFuture
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any
+
+from aioaudit.cpython import internals
+from aioaudit.cpython.tasks import callback_of, callbacks_of
+
+_GATHER_DONE = f"gather.<locals>.{internals.GATHER_DONE.name}"
+
+
+def _inner(name: str) -> CodeType | None:
+    """The code of the function *name* inside ``_chain_future``."""
+    chain: Any = getattr(asyncio.futures, internals.CHAIN_FUTURE.name, None)
+    codes = getattr(getattr(chain, "__code__", None), "co_consts", ())
+    return next((each for each in codes if getattr(each, "co_name", "") == name), None)
+
+
+CHAIN_SET_STATE = _inner(internals.CHAIN_SET_STATE.name)
+"""The code that a loop is handed where a future of it is to end as another did."""
+
+CHAIN_CHECK_CANCEL = _inner(internals.CHAIN_CHECK_CANCEL.name)
+"""The code that cancels what a cancelled future is chained to."""
+
+_CHAIN_CALL_SET_STATE = _inner(internals.CHAIN_CALL_SET_STATE.name)
+
+
+def owner_of(callback: Any) -> Any:
+    """The task whose method *callback* is, None where it is none of a task."""
+    owner = getattr(callback, "__self__", None)
+    if owner is None or not (asyncio.isfuture(owner) and hasattr(owner, "get_coro")):
+        return None
+    return owner
+
+
+def is_wakeup(callback: Any) -> bool:
+    """Whether *callback*, a task's method, is the one by which it goes on (C: ``task_wakeup``)."""
+    return str(getattr(callback, "__name__", "")).endswith("wakeup")
+
+
+def released_by(callback: Any) -> Any:
+    """The future of its own that ``wait_for`` of 3.11 waits for, where *callback* releases that."""
+    if not isinstance(callback, partial):
+        return None
+    name = getattr(callback.func, "__qualname__", None)
+    return callback.args[0] if name == internals.RELEASE_WAITER.name and callback.args else None
+
+
+def gathered_by(callback: Any) -> tuple[Any, bool] | None:
+    """The future of the ``gather`` that waits by means of *callback*, and its ``return_exceptions``."""
+    code = getattr(callback, "__code__", None)
+    if code is None or code.co_qualname != _GATHER_DONE:
+        return None
+    outer = _cell(callback, internals.GATHER_OUTER.name)
+    keeps = _cell(callback, internals.GATHER_RETURNS.name)
+    return None if outer is None or keeps is None else (outer, bool(keeps))
+
+
+def _cell(function: FunctionType, name: str) -> Any:
+    """What the variable *name* of a function around *function* holds; None without it."""
+    names = function.__code__.co_freevars
+    cells = function.__closure__ or ()
+    return cells[names.index(name)].cell_contents if name in names else None
+
+
+def cancels_on(callback: Any) -> bool:
+    """Whether *callback*, a future's, cancels what the future is chained to."""
+    return type(callback) is FunctionType and callback.__code__ is CHAIN_CHECK_CANCEL
+
+
+def thread_waits_for(task: Any) -> bool:
+    """Whether a thread waits for the result of *task* (``run_coroutine_threadsafe``)."""
+    entries = callbacks_of(task)
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        callback = callback_of(entry)
+        if _CHAIN_CALL_SET_STATE is None:
+            return False
+        if getattr(callback, "__code__", None) is not _CHAIN_CALL_SET_STATE:
+            continue
+        target = _cell(callback, internals.CHAIN_DESTINATION.name)
+        if isinstance(target, ThreadFuture) and not target.done():
+            condition = getattr(target, internals.FUTURE_CONDITION.name, None)
+            return bool(getattr(condition, internals.CONDITION_WAITERS.name, ()))
+    return False

@@ -1,0 +1,17 @@
+"""The stack from where one is: the frame so far outwards, and whose code that runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from aioaudit.cpython import internals
+
+getframe: Callable[[int], FrameType] = sys._getframe
+"""The frame so far outwards; 0 is the caller's own."""
+
+module_at: Callable[[int], str | None] = getattr(
+    sys, internals.GETFRAMEMODULENAME.name, lambda _depth: None
+)
+"""The module of the function so far outwards, None where that cannot be had at once."""
