@@ -1,10 +1,14 @@
-"""What ``make test``, ``make demo`` and ``make lint`` do, with nothing but Python.
+"""What ``make test``, ``make quick``, ``make demo`` and ``make lint`` do, with nothing but Python.
 
 The wheel is built through the source distribution (which catches files missing
 from it), installed into an environment for each interpreter, and tested from a
 folder that holds the tests and not the sources, so that what is tested is what
-people install.  Environments live in ``.venv/`` and are used again for as long
+what people install.  Environments live in ``.venv/`` and are used again for as long
 as their interpreter and their dependencies stay the same.
+
+The tests of one interpreter are spread over processes by pytest-xdist, and two
+interpreters are tested side by side.  What they print goes to ``.venv/logs/`` and
+is shown one interpreter after the other, the first of them while it runs.
 """
 
 from __future__ import annotations
@@ -18,9 +22,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+import time
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venv"
 OLDEST = (3, 11)
 TESTED = ("3.11", "3.12", "3.13", "3.14", "3.15")
-"""What ``PYTHONS=all`` means."""
+"""What is tested on where ``PYTHONS`` names nothing else."""
 UNPACKER = ROOT.parent / "shared" / "tools" / "cpython-from-debian"
 """Prints the path of a CPython that it unpacks; beside some checkouts, and nothing needs it."""
 SOURCES = ("aioaudit", "exporters")
@@ -47,6 +55,10 @@ EXPORTERS = [
 """What is tested with the oldest packages, too."""
 NOTHING_CHOSEN = 5
 """pytest's exit status where ``PYTEST_ARGS`` leaves none of its tests."""
+SIDE_BY_SIDE = 2
+"""So many interpreters are tested at a time: while one waits for its slowest test, another works."""
+WORKERS = max(2, os.cpu_count() or 1)
+"""Processes for the tests of one interpreter; many tests wait, more than they compute."""
 PYODIDE = "pyodide@314"
 """Of npm: CPython 3.14 for Node.js."""
 
@@ -101,37 +113,96 @@ def main(argv: list[str]) -> int:
         return 1
 
 
+@dataclass(frozen=True)
+class Run:
+    """Tests in one environment."""
+
+    title: str
+    """What is said of it: ``CPython 3.13.0``."""
+    python: Path
+    """The Python of its environment."""
+    variables: Mapping[str, str]
+    """What the tests are told, as environment variables."""
+    files: tuple[str, ...] = ()
+    """The tests; empty for all."""
+
+    @property
+    def name(self) -> str:
+        """What its log is called, without blanks."""
+        return re.sub(r"[^\w.]+", "-", self.title)
+
+
+@dataclass
+class Result:
+    """What became of a run."""
+
+    statuses: list[int] = field(default_factory=list)
+    """pytest's exit statuses, one for each of its parts."""
+    closings: list[str] = field(default_factory=list)
+    """pytest's closing lines."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether tests were run, and none failed."""
+        return set(self.statuses) <= {0, NOTHING_CHOSEN} and 0 in self.statuses
+
+    @property
+    def closing(self) -> str:
+        """The closing line of all parts, as pytest would have written it for one."""
+        counts: dict[str, int] = {}
+        seconds = 0.0
+        for line in self.closings:
+            counted, _, took = line.strip("= ").rpartition(" in ")
+            if not re.match(r"[\d.]+s", took):
+                return line  # pytest came to no end; these are its last words
+            seconds += float(took.partition("s")[0])
+            for number, what in re.findall(r"(\d+) ([a-z]+)", counted):
+                counts[what] = counts.get(what, 0) + int(number)
+        told = ", ".join(f"{number} {what}" for what, number in counts.items()) or "no tests ran"
+        minutes, rest = divmod(int(seconds), 60)
+        clock = f" ({minutes // 60}:{minutes % 60:02}:{rest:02})" if minutes else ""
+        return f" {told} in {seconds:.2f}s{clock} ".center(80, "=")
+
+
 def test() -> int:
     """Check the sources, then test the wheel on every interpreter found."""
     interpreters = find_interpreters()
     if not interpreters:
         return 1
     wheel, sdist = build(interpreters[-1])
-    clean = check_sources(interpreters[-1])
+    variables = {
+        "AIOAUDIT_TEST_WHEEL": str(wheel),
+        "AIOAUDIT_TEST_SDIST": str(sdist),
+        "AIOAUDIT_TEST_PYODIDE": str(find_pyodide()),
+        "AIOAUDIT_TEST_SUITES": str(find_suites()),
+        "AIOAUDIT_TEST_BACKENDS": str(VENVS / "backends"),  # made by the test that needs them
+    }
     copy = tested_copy(sdist)
-    pyodide = find_pyodide()
-    suites = find_suites()
-    results: list[tuple[Interpreter, int, str]] = []
-    for interpreter in interpreters:
-        python = environment(f"test-{interpreter.short}", interpreter, ["all"], ["test"], wheel)
-        say(f"pytest on CPython {interpreter.long}")
-        environ = {
-            "AIOAUDIT_TEST_WHEEL": str(wheel),
-            "AIOAUDIT_TEST_SDIST": str(sdist),
-            "AIOAUDIT_TEST_PYODIDE": str(pyodide),
-            "AIOAUDIT_TEST_SUITES": str(suites),
-            "AIOAUDIT_TEST_BACKENDS": str(VENVS / "backends"),  # made by the first who needs them
-        }
-        status, closing = pytest(python, copy, environ)
-        results.append((interpreter, status, closing))
+    say("environments")
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        linters = pool.submit(lint_environment, interpreters[-1])
+        begun = [pool.submit(whole_run, each, wheel, variables) for each in interpreters]
+        runs = [each.result() for each in begun]
+    clean = check_sources(linters.result())
+    results: dict[str, Result] = {}
+    with side_by_side(runs, copy) as under_way:
+        for run, log, to_be in under_way:
+            say(f"pytest on {run.title}")
+            show(log, to_be)
+            results[run.title] = to_be.result()
     say("summary")
     print("sources:", "clean" if clean else "FAILED, see above")
-    for interpreter, _, closing in results:
-        print(f"CPython {interpreter.long}: {closing.strip('= ')}")
-    failed = [result for result in results if result[1] != 0]
-    # Whoever reads only the end reads pytest's own words, and of a failure first.
-    print((failed or results)[-1][2], flush=True)
-    return 0 if clean and not failed else 1
+    # Whoever reads only the end reads pytest's own words, and of a failure if there is one.
+    for title, result in sorted(results.items(), key=lambda each: not each[1].passed):
+        print(f"{title}{'' if result.passed else ' FAILED, see above'}:\n{result.closing}")
+    sys.stdout.flush()
+    return 0 if clean and all(result.passed for result in results.values()) else 1
+
+
+def whole_run(interpreter: Interpreter, wheel: Path, variables: Mapping[str, str]) -> Run:
+    """All tests on *interpreter*, with the newest packages."""
+    python = environment(f"test-{interpreter.short}", interpreter, ["all"], ["test"], wheel)
+    return Run(f"CPython {interpreter.long}", python, variables)
 
 
 def demo() -> int:
@@ -148,7 +219,7 @@ def demo() -> int:
 def lint() -> int:
     """Check the sources."""
     interpreters = find_interpreters(quiet=True)
-    return 0 if interpreters and check_sources(interpreters[-1]) else 1
+    return 0 if interpreters and check_sources(lint_environment(interpreters[-1])) else 1
 
 
 def say(headline: str) -> None:
@@ -159,9 +230,11 @@ def say(headline: str) -> None:
 def find_interpreters(*, quiet: bool = False) -> list[Interpreter]:
     """Every CPython that can be tested on, oldest first, one for each minor version."""
     named = os.environ.get("PYTHONS", "").split()
-    search = _Search([*TESTED] if named == ["all"] else named)
+    search = _Search([] if named == ["all"] else named)
     search.look_at(_candidates())
-    search.look_at(_unpacked([each for each in search.wanted if each not in search.newest]))
+    search.look_at(
+        _unpacked([each for each in search.wanted or TESTED if each not in search.found])
+    )
     interpreters = sorted(search.newest.values(), key=lambda found: found.version)
     if not interpreters:
         print("no CPython >= 3.11 to work with; looked at:", file=sys.stderr)
@@ -172,26 +245,29 @@ def find_interpreters(*, quiet: bool = False) -> list[Interpreter]:
             print(f"found    {found.path}: CPython {found.long}")
         for line in search.skipped:
             print(f"skipped  {line}")
-        missing = [
-            each
-            for each in TESTED
-            if each in (search.wanted or TESTED) and each not in search.newest
-        ]
+        missing = [each for each in search.wanted or TESTED if each not in search.found]
         if missing:
-            how = "; PYTHONS=all unpacks them" if UNPACKER.exists() else ""
-            print(f"without  CPython {', '.join(missing)}: not found here{how}")
+            print(f"without  CPython {', '.join(missing)}: not found here")
         sys.stdout.flush()
     return interpreters
 
 
 class _Search:
-    """Looks at what may be a Python, and keeps the newest of each minor version of *wanted*."""
+    """Looks at what may be a Python, and keeps the newest of each minor version.
+
+    Of those that *wanted* names, if it names any.
+    """
 
     def __init__(self, wanted: list[str]) -> None:
         self.wanted = wanted
         self.newest: dict[str, Interpreter] = {}
         self.skipped: list[str] = []
         self._seen: set[str] = set()
+
+    @property
+    def found(self) -> set[str]:
+        """What was found, by both names that may have been asked for."""
+        return {name for each in self.newest.values() for name in (each.short, each.long)}
 
     def look_at(self, candidates: list[str]) -> None:
         """Keep those of *candidates* that can be tested on, and say why the others cannot."""
@@ -417,23 +493,35 @@ def _requirements(extras: list[str], groups: list[str], *, with_own: bool) -> li
     return found
 
 
-def check_sources(interpreter: Interpreter) -> bool:
+def lint_environment(interpreter: Interpreter) -> Path:
+    """The Python of the environment that holds the linters, and all that the tree imports."""
+    own = _requirements([], [], with_own=True)
+    return environment("lint", interpreter, ["all"], ["dev"], None, more=own)
+
+
+def check_sources(python: Path) -> bool:
     """Run the linter and both type checkers over the tree; whether all were content."""
     say("sources: ruff, mypy, pyright")
-    own = _requirements([], [], with_own=True)
-    python = environment("lint", interpreter, ["all"], ["dev"], None, more=own)
     commands: list[list[str]] = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["pyright", "--warnings", "--pythonpath", str(python)],
     ]
-    clean = True
-    for command in commands:
-        print(f"$ {' '.join(command)}", flush=True)
-        full = [str(python), "-m", *command]
-        clean &= subprocess.run(full, check=False, cwd=ROOT, env=clean_environ()).returncode == 0
-    return clean
+    begun = [
+        subprocess.Popen(
+            [python, "-m", *command],
+            cwd=ROOT,
+            env=clean_environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in commands
+    ]
+    for command, process in zip(commands, begun, strict=True):
+        print(f"$ {' '.join(command)}\n{process.communicate()[0]}", end="", flush=True)
+    return not any(process.returncode for process in begun)
 
 
 def find_pyodide() -> Path:
@@ -484,25 +572,71 @@ def find_suites() -> Path:
     return folder
 
 
-def pytest(
-    python: Path, copy: Path, variables: dict[str, str], files: Sequence[str] = ()
-) -> tuple[int, str]:
-    """Run the tests in *copy*, or in some *files* of it; exit status and pytest's closing line."""
-    command = [str(python.with_name("pytest")), *shlex.split(os.environ.get("PYTEST_ARGS", ""))]
-    command += files
+@contextmanager
+def side_by_side(
+    runs: Sequence[Run], copy: Path
+) -> Generator[list[tuple[Run, Path, Future[Result]]]]:
+    """Begin *runs*, a few at a time, in their order; each with its log and its result to be."""
+    logs = VENVS / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+    under_way: list[tuple[Run, Path, Future[Result]]] = []
+    for run in runs:
+        log = logs / f"{run.name}.txt"
+        log.touch()
+        under_way.append((run, log, pool.submit(pytest, run, copy, log)))
+    try:
+        yield under_way
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def show(log: Path, to_be: Future[Result]) -> None:
+    """Print what is written to *log* until the result is there."""
+    with log.open(errors="replace") as file:
+        over = False
+        while not over:
+            over = to_be.done()  # what was written until then is read once more
+            text = file.read()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            if not text and not over:
+                time.sleep(0.5)
+
+
+def pytest(run: Run, copy: Path, log: Path) -> Result:
+    """Do *run* in *copy*, a folder that holds the tests; what is printed goes to *log*.
+
+    What looks at the traces of all other tests is a part of its own, behind them.
+    """
+    result = Result()
+    base = Path(tempfile.mkdtemp(prefix="tests-"))
+    # In no folder that another interpreter uses at the same time.
+    cache = VENVS / "logs" / f"{run.name}.cache"
+    command = [str(run.python.with_name("pytest")), "-o", f"cache_dir={cache}"]
     if sys.stdout.isatty():
         command.append("--color=yes")
-    environ = clean_environ(**variables)
-    closing = ""
-    with subprocess.Popen(
-        command, cwd=copy, env=environ, stdout=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None  # it was asked for above
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            closing = line.rstrip("\n") if line.strip() else closing
-    return process.returncode, closing
+    chosen = [*shlex.split(os.environ.get("PYTEST_ARGS", "")), *run.files]
+    for part, options in (("first", ["-n", str(WORKERS), "--dist", "loadgroup"]), ("last", [])):
+        environ = clean_environ(
+            **run.variables,
+            AIOAUDIT_TEST_PART=part,
+            AIOAUDIT_TEST_LOGS=str(base / "first"),
+            HYPOTHESIS_STORAGE_DIRECTORY=str(cache / "hypothesis"),
+        )
+        words = [*command, *options, f"--basetemp={base / part}", *chosen]
+        begin = log.stat().st_size
+        with log.open("ab") as output:
+            done = subprocess.run(
+                words, check=False, cwd=copy, env=environ, stdout=output, stderr=subprocess.STDOUT
+            )
+        said = log.read_bytes()[begin:].decode(errors="replace").split("\n")
+        result.statuses.append(done.returncode)
+        result.closings.append(next((line for line in reversed(said) if line.strip()), ""))
+    if result.passed:
+        shutil.rmtree(base, ignore_errors=True)
+    return result
 
 
 if __name__ == "__main__":
