@@ -124,7 +124,7 @@ async def process_too_slow() -> None:
             sys.executable, "-S", "-c", "import time; time.sleep(60)", stdout=-1
         )
         try:
-            async with asyncio.timeout(0.05):  # LINE process
+            async with asyncio.timeout(0.5):  # LINE process
                 await process.communicate()
         finally:
             process.kill()
@@ -136,11 +136,11 @@ async def process_too_slow() -> None:
 
 # WHY process.talking: raised, absorbed
 #   cancelled process.talking timeout @process
-#   deadline @process seconds=0.05
+#   deadline @process seconds=0.5
 # WHY coro:Process._read_stream process: cancelled, obeyed
 #   cancelled * gather by=process.talking
 #   cancelled process.talking timeout @process
-#   deadline @process seconds=0.05
+#   deadline @process seconds=0.5
 
 
 async def queue_waited_for() -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import types
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +19,6 @@ from aioaudit.chain.links import Answer
 from aioaudit.events import Finding
 from aioaudit.log import Log
 from aioaudit.trail import Trail
-from tests.conftest import clean_environ
 from tests.recognising import links
 
 # -- happy eyeballs -------------------------------------------------------------------
@@ -367,36 +363,3 @@ def test_a_group_that_hands_a_cancellation_from_outside_on_is_no_finding(task_gr
 
 
 # -- python -m asyncio -----------------------------------------------------------------------
-
-TYPED = """\
-import asyncio
-def say(): asyncio.get_running_loop().call_later(0.1, lambda: print("ready", flush=True))
-
-say(); await asyncio.sleep(60)
-"""
-
-
-def test_ctrl_c_in_the_console_of_asyncio_is_a_signal(audited_python: str, tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    with subprocess.Popen(
-        [audited_python, "-m", "asyncio"],
-        env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as console:
-        assert console.stdin is not None
-        assert console.stdout is not None
-        watchdog = threading.Timer(60, console.kill)
-        watchdog.start()
-        console.stdin.write(TYPED)
-        console.stdin.flush()
-        while "ready" not in (line := console.stdout.readline()):
-            assert line, "the console has ended"
-        console.send_signal(signal.SIGINT)
-        console.communicate(timeout=60)
-        watchdog.cancel()
-    [answer] = aioaudit.load(log).why()
-    assert [link["what"] for link in links(answer)] == ["cancelled", "signal"]
-    assert (answer.root.signal, answer.outcome) == ("SIGINT", "cancelled")
