@@ -1,11 +1,12 @@
 # Each target sets itself up, in .venv/ and nowhere else: all it takes is a Python >= 3.11.
 #
 #   make test     build the wheel, check the sources, test the wheel on every CPython >= 3.11
+#   make quick    tests/unit alone, in the tree and on one Python, and the checks of the sources
 #   make demo     a small service, its incidents, and what `aioaudit why` says of each
 #   make lint     the checks of the sources alone
 #   make clean    take .venv/ and what tools leave behind away
 #
-# PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" (or PYTHONS=all) who is tested,
+# PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" who is tested (else all that are found),
 # PYTEST_ARGS="-k why" what; PYTEST_ARGS="-m 'not judge'" leaves out CPython's own tests of
 # asyncio, which take some minutes.
 
@@ -25,9 +26,9 @@ define WITH_PYTHON
 	exit 1
 endef
 
-.PHONY: test demo lint clean
+.PHONY: test quick demo lint clean
 
-test demo lint:
+test quick demo lint:
 	$(WITH_PYTHON)
 
 clean:

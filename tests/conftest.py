@@ -82,15 +82,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
 
 
-def pytest_collection_finish() -> None:
-    """Let collections look at what tests make, and not each time at all modules.
-
-    Hundreds of tests call the collector, some of them hundreds of times.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def _nothing_of_ours_is_left() -> Iterator[None]:
     """Blame a test for what it left itself, and not another one that this disturbs."""
@@ -102,16 +93,20 @@ def _nothing_of_ours_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _what_others_leave(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Connections that other people's libraries leave to the garbage collector are theirs.
+def _what_is_left_to_the_collector(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let it look at what the tests of a file make, and not at what was there before.
 
-    They go here, and not in the middle of a test of something else, which would be blamed.
+    Hundreds of tests call it, some of them hundreds of times, and each time it walked through
+    all modules and all that pytest has.  What a file leaves to it goes here, and not in the
+    middle of a test of something else, which would be blamed.  Connections that other people's
+    libraries leave are theirs.
     """
+    gc.freeze()
     yield
-    if LIBRARIES in request.path.parents:
-        with warnings.catch_warnings():
+    with warnings.catch_warnings():
+        if LIBRARIES in request.path.parents:
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+        gc.collect()
 
 
 def clean_environ(**more: str) -> dict[str, str]:

@@ -101,7 +101,7 @@ class Interpreter:
 
 def main(argv: list[str]) -> int:
     """Do what *argv* names; returns the exit status."""
-    targets = {"test": test, "demo": demo, "lint": lint}
+    targets = {"test": test, "quick": quick, "demo": demo, "lint": lint}
     if len(argv) != 1 or argv[0] not in targets:
         print(f"usage: python tools/make.py ({' | '.join(targets)})", file=sys.stderr)
         return 2
@@ -183,7 +183,7 @@ def test() -> int:
         linters = pool.submit(lint_environment, interpreters[-1])
         begun = [pool.submit(whole_run, each, wheel, variables) for each in interpreters]
         runs = [each.result() for each in begun]
-    clean = check_sources(linters.result())
+    clean = finish_checks(begin_checks(linters.result()))
     results: dict[str, Result] = {}
     with side_by_side(runs, copy) as under_way:
         for run, log, to_be in under_way:
@@ -216,10 +216,27 @@ def demo() -> int:
     return done.returncode
 
 
+def quick() -> int:
+    """Run the tests that start no process, in the tree, and check the sources meanwhile."""
+    interpreters = find_interpreters(quiet=True)
+    if not interpreters:
+        return 1
+    python = lint_environment(interpreters[-1])
+    checks = begin_checks(python)
+    say(f"tests/unit on CPython {interpreters[-1].long}")
+    chosen = shlex.split(os.environ.get("PYTEST_ARGS", ""))
+    words: list[str | Path] = [python, "-m", "pytest", "-q", *spread("load"), "tests/unit", *chosen]
+    passed = subprocess.run(words, check=False, cwd=ROOT, env=clean_environ()).returncode == 0
+    clean = finish_checks(checks)
+    return 0 if passed and clean else 1
+
+
 def lint() -> int:
     """Check the sources."""
     interpreters = find_interpreters(quiet=True)
-    return 0 if interpreters and check_sources(lint_environment(interpreters[-1])) else 1
+    if not interpreters:
+        return 1
+    return 0 if finish_checks(begin_checks(lint_environment(interpreters[-1]))) else 1
 
 
 def say(headline: str) -> None:
@@ -232,9 +249,9 @@ def find_interpreters(*, quiet: bool = False) -> list[Interpreter]:
     named = os.environ.get("PYTHONS", "").split()
     search = _Search([] if named == ["all"] else named)
     search.look_at(_candidates())
-    search.look_at(
-        _unpacked([each for each in search.wanted or TESTED if each not in search.found])
-    )
+    if named or not quiet:  # where any will do, none need be unpacked
+        missing = [each for each in search.wanted or TESTED if each not in search.found]
+        search.look_at(_unpacked(missing))
     interpreters = sorted(search.newest.values(), key=lambda found: found.version)
     if not interpreters:
         print("no CPython >= 3.11 to work with; looked at:", file=sys.stderr)
@@ -496,32 +513,42 @@ def _requirements(extras: list[str], groups: list[str], *, with_own: bool) -> li
 def lint_environment(interpreter: Interpreter) -> Path:
     """The Python of the environment that holds the linters, and all that the tree imports."""
     own = _requirements([], [], with_own=True)
-    return environment("lint", interpreter, ["all"], ["dev"], None, more=own)
+    return environment(f"lint-{interpreter.short}", interpreter, ["all"], ["dev"], None, more=own)
 
 
-def check_sources(python: Path) -> bool:
-    """Run the linter and both type checkers over the tree; whether all were content."""
-    say("sources: ruff, mypy, pyright")
+Checks = list[tuple[list[str], "subprocess.Popen[str]"]]
+
+
+def begin_checks(python: Path) -> Checks:
+    """Start the linter and both type checkers over the tree."""
     commands: list[list[str]] = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["pyright", "--warnings", "--pythonpath", str(python)],
     ]
-    begun = [
-        subprocess.Popen(
-            [python, "-m", *command],
-            cwd=ROOT,
-            env=clean_environ(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    return [
+        (
+            command,
+            subprocess.Popen(
+                [python, "-m", *command],
+                cwd=ROOT,
+                env=clean_environ(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ),
         )
         for command in commands
     ]
-    for command, process in zip(commands, begun, strict=True):
+
+
+def finish_checks(checks: Checks) -> bool:
+    """Show what *checks* say; whether all were content."""
+    say("sources: ruff, mypy, pyright")
+    for command, process in checks:
         print(f"$ {' '.join(command)}\n{process.communicate()[0]}", end="", flush=True)
-    return not any(process.returncode for process in begun)
+    return not any(process.returncode for _, process in checks)
 
 
 def find_pyodide() -> Path:
@@ -605,6 +632,11 @@ def show(log: Path, to_be: Future[Result]) -> None:
                 time.sleep(0.5)
 
 
+def spread(how: str) -> list[str]:
+    """What makes pytest spread the tests over processes."""
+    return ["-n", str(WORKERS), "--dist", how]
+
+
 def pytest(run: Run, copy: Path, log: Path) -> Result:
     """Do *run* in *copy*, a folder that holds the tests; what is printed goes to *log*.
 
@@ -618,7 +650,7 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
     if sys.stdout.isatty():
         command.append("--color=yes")
     chosen = [*shlex.split(os.environ.get("PYTEST_ARGS", "")), *run.files]
-    for part, options in (("first", ["-n", str(WORKERS), "--dist", "loadgroup"]), ("last", [])):
+    for part, options in (("first", spread("loadgroup")), ("last", [])):
         environ = clean_environ(
             **run.variables,
             AIOAUDIT_TEST_PART=part,
