@@ -64,16 +64,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put what looks at the traces of the others behind them.
 
     Among several processes nothing is behind all others, so there it is left out;
-    ``make test`` runs it afterwards, as a part of its own.
+    ``make test`` runs it afterwards, as a part of its own.  Between the oldest and the
+    newest Python ``make test`` leaves out what does not depend on it.
     """
     items.sort(key=is_last)
     part = os.environ.get("AIOAUDIT_TEST_PART")
+    left_out: list[pytest.Item] = []
     if part == "last":
-        left_out = [item for item in items if not is_last(item)]
+        left_out += [item for item in items if not is_last(item)]
     elif part == "first" or "PYTEST_XDIST_WORKER" in os.environ:
-        left_out = [item for item in items if is_last(item)]
-    else:
-        left_out = []
+        left_out += [item for item in items if is_last(item)]
+    if os.environ.get("AIOAUDIT_TEST_BETWEEN"):
+        left_out += [item for item in items if item.get_closest_marker("any_python")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

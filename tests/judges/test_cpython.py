@@ -21,7 +21,12 @@ import pytest
 from aioaudit.events import AnyEvent, Event, ProcessEnd, ProcessStart
 from tests.conftest import clean_environ
 
-pytestmark = [pytest.mark.judge, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.judge,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.xdist_group("cpython"),
+]
 
 RUN_LIMIT = 900
 """Seconds for one run of the suite; alone it takes about 100."""

@@ -21,7 +21,12 @@ from tests.conftest import ROOT, clean_environ
 
 pytest.importorskip("anyio")
 
-pytestmark = [pytest.mark.suite, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.suite,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("suites"),
+]
 
 FOLDER = Path(os.environ.get("AIOAUDIT_TEST_SUITES") or ROOT / ".venv" / "suites")
 FILE = "tests/test_taskgroups.py"

@@ -18,6 +18,8 @@ from tests.servers import postgres_server
 asyncpg = pytest.importorskip("asyncpg")
 uvloop = pytest.importorskip("uvloop")
 
+pytestmark = pytest.mark.xdist_group("asyncpg")
+
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 

@@ -28,7 +28,11 @@ import pytest
 from tests.collectors import INCIDENT, Receiver, Request, tasks, walk
 from tests.conftest import clean_environ
 
-pytestmark = pytest.mark.backend
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.any_python,
+    pytest.mark.xdist_group("backends"),
+]
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 Environment = Callable[[str], Path]

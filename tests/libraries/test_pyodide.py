@@ -23,6 +23,8 @@ import pytest
 import aioaudit
 from tests.conftest import ROOT, clean_environ
 
+pytestmark = pytest.mark.any_python
+
 FOLDER = Path(os.environ.get("AIOAUDIT_TEST_PYODIDE") or ROOT / ".venv" / "pyodide")
 NODE = shutil.which("node")
 

@@ -27,7 +27,10 @@ sanic_response = pytest.importorskip("sanic.response")
 websockets_client = pytest.importorskip("websockets.asyncio.client")
 uvloop = pytest.importorskip("uvloop")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.xdist_group("sanic"),
+]
 names = (f"site{number}" for number in itertools.count())
 
 Talk = Callable[[Any, int], Awaitable[None]]

@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import ROOT, clean_environ
 
+pytestmark = pytest.mark.xdist_group("example_exporter")
+
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PROGRAM = """

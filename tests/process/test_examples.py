@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group("examples")
+
 EXAMPLES = ROOT / "examples"
 INCIDENTS = ("hang", "reset", "scaled", "left", "swallowed", "sigterm")
 

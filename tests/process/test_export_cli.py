@@ -19,6 +19,8 @@ pytest.importorskip("click")
 
 from tests.collectors import INCIDENT, Receiver, Request, tasks, walk
 
+pytestmark = pytest.mark.any_python
+
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SPANS = 13

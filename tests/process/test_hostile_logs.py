@@ -24,6 +24,8 @@ from aioaudit.log import load
 from tests.collectors import INCIDENT, Receiver
 from tests.conftest import Runner
 
+pytestmark = pytest.mark.any_python
+
 PROGRAM = f"""
 import asyncio, os
 {INCIDENT}

@@ -29,6 +29,8 @@ from aioaudit.chain.recent import brief
 from tests.collectors import Received, Receiver, over_http, walk
 from tests.conftest import ROOT, clean_environ
 
+pytestmark = pytest.mark.xdist_group("accounts")
+
 EXAMPLES = ROOT / "examples"
 PATIENCE = 60.0
 """Seconds until something counts as not happening; nothing takes a tenth of it."""
