@@ -15,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
-
-LIBRARIES = ROOT / "tests" / "libraries"
-"""Where the tests are that run other people's libraries."""
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -79,9 +75,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
-    for item in items:
-        if LIBRARIES in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
 
 
 @pytest.fixture(autouse=True)
@@ -95,20 +88,16 @@ def _nothing_of_ours_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _what_is_left_to_the_collector(request: pytest.FixtureRequest) -> Iterator[None]:
+def _what_is_left_to_the_collector() -> Iterator[None]:
     """Let it look at what the tests of a file make, and not at what was there before.
 
     Hundreds of tests call it, some of them hundreds of times, and each time it walked through
     all modules and all that pytest has.  What a file leaves to it goes here, and not in the
-    middle of a test of something else, which would be blamed.  Connections that other people's
-    libraries leave are theirs.
+    middle of a test of something else, which would be blamed.
     """
     gc.freeze()
     yield
-    with warnings.catch_warnings():
-        if LIBRARIES in request.path.parents:
-            warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 def clean_environ(**more: str) -> dict[str, str]:

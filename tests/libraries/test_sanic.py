@@ -28,7 +28,7 @@ websockets_client = pytest.importorskip("websockets.asyncio.client")
 uvloop = pytest.importorskip("uvloop")
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.xdist_group("sanic"),
 ]
 names = (f"site{number}" for number in itertools.count())
@@ -76,6 +76,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., Trail]:
                 for connection in list(server.connections):
                     connection.abort()
                 await asyncio.sleep(0.05)
+                for client in app.ctx.staying:
+                    client.close()
                 listener.close()
                 _ = trail.events
             return trail
@@ -114,6 +116,7 @@ def add_routes(app: Any) -> None:
 
     begun, done = asyncio.Event(), asyncio.Event()
     app.ctx.begun, app.ctx.done = begun, done
+    app.ctx.staying = []
 
 
 def name_task(name: str) -> None:
@@ -205,11 +208,10 @@ def test_a_connection_that_is_closed_between_requests_is_no_disconnect(record: A
 
 def test_a_connection_that_sanic_aborts_is_no_disconnect(record: Any) -> None:
     async def talk(app: Any, port: int) -> None:
-        _, staying = await ask(port)
-        writers.append(staying)
+        _, client = await ask(port)
+        app.ctx.staying.append(client)
         await happened(app.ctx.begun)
 
-    writers: list[asyncio.StreamWriter] = []
     chain = links(record(talk).why("request"))
     assert chain[-1]["reason"] == "sanic.closed"
     assert chain[-1]["detail"] == "Sanic aborted the connection"
