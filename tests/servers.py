@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 
 def free_port() -> int:
     """A port that nobody listens on."""
@@ -29,7 +31,7 @@ def free_port() -> int:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -87,7 +89,7 @@ def postgres_server() -> Iterator[str]:
             user=run_as,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert made.returncode == 0, made.stderr
         command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1"]
@@ -103,4 +105,4 @@ def postgres_server() -> Iterator[str]:
                 yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
             finally:
                 process.send_signal(3)  # SIGQUIT: at once, and its own processes with it
-                process.wait(30)
+                process.wait(PATIENCE)

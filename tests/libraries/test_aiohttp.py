@@ -24,6 +24,7 @@ from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.recognising import about, links
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
+from tests.waiting import PATIENCE
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
@@ -54,7 +55,7 @@ class Service:
 
     async def ended(self) -> None:
         assert self.task is not None
-        await asyncio.wait([self.task], timeout=10)
+        await asyncio.wait([self.task], timeout=PATIENCE)
         assert self.task.done()
 
 
@@ -215,7 +216,7 @@ def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: An
             writer.write(b"GET /nothing-here HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             [connection] = asyncio.all_tasks() - before
-            await asyncio.wait([connection], timeout=10)
+            await asyncio.wait([connection], timeout=PATIENCE)
             writer.close()
             return connection
 
@@ -530,7 +531,7 @@ def test_what_run_app_leaves_behind_was_cancelled_by_its_end(
         assert process.stdout.readline() == "up\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     answers = {each.name: each for each in aioaudit.load(str(log)).why()}
     asked = [line for line in lines if line["event"] == "task.cancel"]

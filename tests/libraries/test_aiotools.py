@@ -12,6 +12,7 @@ import aioaudit
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
 from tests.recognising import about, links
+from tests.waiting import PATIENCE
 
 aiotools = pytest.importorskip("aiotools")
 taskscope = pytest.importorskip("aiotools.taskscope")
@@ -31,7 +32,7 @@ def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
             asyncio.get_running_loop().set_exception_handler(lambda *_: None)
             with aioaudit.recording() as trail:
                 task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=20)
+                await asyncio.wait([task], timeout=PATIENCE)
                 assert task.done()
                 if not task.cancelled() and (error := task.exception()) is not None:
                     assert isinstance(error, TimeoutError | ValueError), error

@@ -22,6 +22,7 @@ from aioaudit.trail import Trail
 from tests.conftest import Runner
 from tests.recognising import links
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
+from tests.waiting import PATIENCE
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
@@ -39,7 +40,7 @@ def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
         async def body() -> Trail:
             with aioaudit.recording() as trail:
                 task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=20)
+                await asyncio.wait([task], timeout=PATIENCE)
                 assert task.done()
                 if not task.cancelled():
                     task.exception()
@@ -134,7 +135,8 @@ def test_a_task_that_cancels_the_scope_it_is_in_gets_one_request(trail_of: Any) 
 
 
 def test_what_a_task_awaits_gets_one_request_however_often_a_scope_delivers(trail_of: Any) -> None:
-    async def stubborn() -> None:
+    async def stubborn(scope: Any) -> None:
+        asyncio.get_running_loop().call_later(0.001, scope.cancel)  # LINE later
         for _ in range(4):
             try:
                 await hang()
@@ -143,8 +145,7 @@ def test_what_a_task_awaits_gets_one_request_however_often_a_scope_delivers(trai
 
     async def scenario() -> None:
         with anyio.CancelScope() as scope:
-            asyncio.get_running_loop().call_later(0.01, scope.cancel)  # LINE later
-            await asyncio.create_task(stubborn(), name="inner")
+            await asyncio.create_task(stubborn(scope), name="inner")
             await hang()
 
     trail = trail_of(scenario)

@@ -15,6 +15,7 @@ import aioaudit
 from aioaudit.trail import Trail
 from tests.recognising import links
 from tests.servers import redis_server
+from tests.waiting import PATIENCE
 
 arq = pytest.importorskip(
     "arq", reason="arq is not installed; it does not go with this redis-py", exc_type=ImportError
@@ -69,7 +70,7 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
                 running = asyncio.create_task(worker.async_run(), name="worker")
                 worker.main_task = running
                 queued = await pool.enqueue_job("job")
-                await asyncio.wait_for(begun.wait(), 30)
+                await asyncio.wait_for(begun.wait(), PATIENCE)
                 await act(worker, queued)
                 await asyncio.wait([running], timeout=0.5)
                 running.cancel()
@@ -86,7 +87,7 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
 
 
 async def job_ended(worker: Any) -> None:
-    await asyncio.wait(list(worker.tasks.values()), timeout=30)
+    await asyncio.wait(list(worker.tasks.values()), timeout=PATIENCE)
 
 
 def test_a_job_that_takes_too_long_meets_the_deadline_of_its_worker(record: Any) -> None:

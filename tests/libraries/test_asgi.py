@@ -18,6 +18,7 @@ from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.recognising import links
+from tests.waiting import PATIENCE
 
 uvicorn = pytest.importorskip("uvicorn")
 starlette = pytest.importorskip("starlette.applications")
@@ -48,9 +49,7 @@ async def by_uvicorn(app: Application, **options: Any) -> AsyncIterator[int]:
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
-        for _ in range(500):
-            if server.started:
-                break
+        while not (server.started or serving.done()):  # noqa: ASYNC110 - nobody else tells
             await asyncio.sleep(0.01)
         try:
             yield listener.getsockname()[1]
@@ -71,7 +70,7 @@ async def by_hypercorn(app: Application) -> AsyncIterator[int]:
     serving = asyncio.create_task(
         hypercorn_asyncio.serve(app, config, shutdown_trigger=stop.wait), name="server"
     )
-    for _ in range(500):
+    while not serving.done():
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()
@@ -369,7 +368,7 @@ def test_what_uvicorn_leaves_behind_was_cancelled_by_its_end(
         env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     [answer] = aioaudit.load(str(log)).why("left")

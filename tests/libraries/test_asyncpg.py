@@ -14,6 +14,7 @@ from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
 from tests.recognising import about, links
 from tests.servers import postgres_server
+from tests.waiting import PATIENCE
 
 asyncpg = pytest.importorskip("asyncpg")
 uvloop = pytest.importorskip("uvloop")
@@ -37,7 +38,7 @@ def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
         async def body() -> Trail:
             with aioaudit.recording() as trail:
                 task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=60)
+                await asyncio.wait([task], timeout=PATIENCE)
                 assert task.done()
                 if not task.cancelled() and (error := task.exception()) is not None:
                     assert isinstance(error, TimeoutError), error
@@ -167,7 +168,7 @@ def test_what_keeps_a_pool_at_its_size_ends_where_the_pool_is_closed(
             " where backend_type = 'client backend' and pid <> $1",
             mine,
         )
-        await asyncio.wait_for(again.wait(), 30)
+        await asyncio.wait_for(again.wait(), PATIENCE)
         task = pool._maintenance_task
         task.set_name("maintenance")
         if how == "close":

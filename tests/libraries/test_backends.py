@@ -27,6 +27,7 @@ import pytest
 
 from tests.collectors import INCIDENT, Receiver, Request, tasks, walk
 from tests.conftest import clean_environ
+from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.backend,
@@ -44,8 +45,6 @@ ROTEL = "rotel==0.0.1a15"
 """A collector in Rust; its maker calls it alpha."""
 
 SPANS = 13
-PATIENCE = 60.0
-"""Seconds until something counts as not happening; nothing takes a tenth of it."""
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +85,7 @@ def _install(requirement: str, folder: Path) -> str:
                 env=clean_environ(PIP_DISABLE_PIP_VERSION_CHECK="1"),
                 capture_output=True,
                 text=True,
-                timeout=200,
+                timeout=PATIENCE,
             )
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
@@ -138,7 +137,7 @@ def _started(
                     finally:
                         process.terminate()
                         try:
-                            process.wait(10)
+                            process.wait(PATIENCE)
                         except subprocess.TimeoutExpired:
                             process.kill()
                     return

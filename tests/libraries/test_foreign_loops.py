@@ -52,7 +52,7 @@ TWISTED = """
     later.set_name("later")
     await asyncio.sleep(0)
     reactor.callLater(0.01, later.cancel)
-    await asyncio.wait([later], timeout=5)
+    await asyncio.wait([later])
     reactor.stop()
 
 from twisted.internet import asyncioreactor
@@ -69,7 +69,7 @@ TORNADO = """
     later = spawn("later")
     await asyncio.sleep(0)
     IOLoop.current().call_later(0.01, later.cancel)
-    await asyncio.wait([later], timeout=5)
+    await asyncio.wait([later])
 
 from tornado.ioloop import IOLoop
 IOLoop.current().run_sync(main)
@@ -94,7 +94,7 @@ RLOOP = """
     await asyncio.sleep(0)
     loop.add_signal_handler(signal.SIGTERM, signalled.cancel)  # LINE signalled
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait([signalled], timeout=5)
+    await asyncio.wait([signalled])
     shared = spawn("shared")
     await asyncio.sleep(0)
 
@@ -103,11 +103,11 @@ RLOOP = """
 
     loop.add_signal_handler(signal.SIGUSR1, both)
     loop.call_later(0.01, both)
-    await asyncio.wait([shared], timeout=5)
+    await asyncio.wait([shared])
     soon = spawn("soon")
     await asyncio.sleep(0)
     loop.call_soon(soon.cancel)
-    await asyncio.wait([soon], timeout=5)
+    await asyncio.wait([soon])
 
 import rloop
 loop = rloop.new_event_loop()

@@ -16,6 +16,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from tests.conftest import clean_environ
 from tests.recognising import links
+from tests.waiting import PATIENCE
 
 pytest.importorskip("grpc.aio")
 
@@ -37,7 +38,7 @@ def answers(
         env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log), GRPC_VERBOSITY="NONE"),
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "aioaudit" not in done.stderr

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytest.importorskip("opentelemetry.distro")
 pytest.importorskip("opentelemetry.instrumentation")
 
@@ -52,7 +54,7 @@ def instrument(audited_python: str, tmp_path: Path) -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     return run

@@ -22,6 +22,7 @@ import pytest
 
 import aioaudit
 from tests.conftest import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.any_python
 
@@ -152,7 +153,7 @@ def test_the_riskiest_claims_hold_on_cpython_3_14(tmp_path: Path) -> None:
         input=PROGRAM,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)

@@ -14,6 +14,7 @@ from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
 from tests.recognising import about, links
 from tests.servers import redis_server
+from tests.waiting import PATIENCE
 
 redis = pytest.importorskip("redis.asyncio")
 retry = pytest.importorskip("redis.asyncio.retry")
@@ -39,7 +40,7 @@ def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
         async def body() -> Trail:
             with aioaudit.recording() as trail:
                 task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=30)
+                await asyncio.wait([task], timeout=PATIENCE)
                 assert task.done()
                 if not task.cancelled() and isinstance(error := task.exception(), Exception):
                     assert isinstance(error, redis.RedisError), error
@@ -267,7 +268,7 @@ def test_what_runs_in_the_thread_of_redis_ends_with_its_loop() -> None:
     begun = threading.Event()
     with aioaudit.recording() as trail:
         background.run_coro_fire_and_forget(named_hang, begun)
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         end(background)
         chain = links(trail.why("in the background"))
     said = {

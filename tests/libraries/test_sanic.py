@@ -21,6 +21,7 @@ from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.recognising import links
 from tests.servers import free_port
+from tests.waiting import PATIENCE
 
 sanic = pytest.importorskip("sanic")
 sanic_response = pytest.importorskip("sanic.response")
@@ -132,7 +133,7 @@ async def ask(port: int, path: str = "/") -> tuple[asyncio.StreamReader, asyncio
 
 
 async def happened(event: asyncio.Event) -> None:
-    await asyncio.wait_for(event.wait(), 30)
+    await asyncio.wait_for(event.wait(), PATIENCE)
 
 
 def test_a_client_that_leaves_is_a_disconnect(record: Any) -> None:
@@ -231,7 +232,7 @@ def answers(
         env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "aioaudit" not in done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environ
+from tests.waiting import PATIENCE
 
 ASGI = """
 import os
@@ -61,7 +62,7 @@ def ask(port: int) -> int | None:
 def workers(port: int, process: subprocess.Popen[bytes]) -> set[int]:
     """The processes that answer on *port*, once there are two of them."""
     pids: set[int] = set()
-    until = time.monotonic() + 40
+    until = time.monotonic() + PATIENCE
     while len(pids) < 2 and time.monotonic() < until and process.poll() is None:
         pid = ask(port)
         if pid is None:
@@ -90,7 +91,7 @@ def test_each_worker_writes_a_whole_log_of_its_own(
     with process:
         pids = workers(port, process)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE)
     assert len(pids) == 2, said.decode()
     assert b"aioaudit" not in said
     starts = []

@@ -19,6 +19,7 @@ from aioaudit.events import (
 )
 from tests.conftest import clean_environ
 from tests.logs import made
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
@@ -32,7 +33,7 @@ def check(cwd: Path, *args: str, stdin: bytes = b"") -> tuple[int, str, str]:
         input=stdin,
         capture_output=True,
         env=clean_environ(PYTHONPATH=str(Path(aioaudit.__file__).parents[1]), PYTHONUTF8="1"),
-        timeout=60,
+        timeout=PATIENCE,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import aioaudit
 from tests.conftest import clean_environ
 from tests.recognising import links
+from tests.waiting import PATIENCE
 
 TYPED = """\
 import asyncio
@@ -38,7 +39,7 @@ def test_ctrl_c_in_the_console_of_asyncio_is_a_signal(audited_python: str, tmp_p
         while "ready" not in (line := console.stdout.readline()):
             assert line, "the console has ended"
         console.send_signal(signal.SIGINT)
-        console.communicate(timeout=60)
+        console.communicate(timeout=PATIENCE)
         watchdog.cancel()
     [answer] = aioaudit.load(log).why()
     assert [link["what"] for link in links(answer)] == ["cancelled", "signal"]

@@ -34,6 +34,7 @@ import pytest
 from aioaudit import events, settings
 from aioaudit.chain.links import Link
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*DOCS, ROOT / "CHANGELOG.md"]
@@ -119,7 +120,7 @@ class Reader:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert (done.returncode, done.stderr) == (0, ""), f"{program}\n{done.stdout}"
         return done.stdout

@@ -18,6 +18,7 @@ import pytest
 from aioaudit import settings
 from aioaudit.recognisers import registry
 from tests.conftest import ROOT, WHEEL, Runner, clean_environ, site_packages
+from tests.waiting import PATIENCE
 
 Finding = dict[str, Any]
 HANDLERS = "def explained(frame, call):\n    return None\n\n\n"
@@ -62,7 +63,7 @@ class World:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         found = [json.loads(line) for line in done.stdout.splitlines()]
         assert found, done.stderr

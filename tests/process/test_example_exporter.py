@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("example_exporter")
 
@@ -65,7 +66,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=clean_environ(PIP_DISABLE_PIP_VERSION_CHECK="1"),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return folder / "packages"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("examples")
 
@@ -38,7 +39,7 @@ def demo(python: str, *args: str, examples: Path = EXAMPLES) -> subprocess.Compl
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -50,7 +51,7 @@ def why(log: Path, task: str) -> dict[str, Any]:
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     [line] = done.stdout.splitlines()

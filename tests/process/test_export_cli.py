@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytest.importorskip("click")
 
 from tests.collectors import INCIDENT, Receiver, Request, tasks, walk
@@ -273,7 +275,7 @@ def test_standard_input_and_output(log: Path, export: Export, tmp_path: Path) ->
         input=log.read_bytes(),
         capture_output=True,
         env={key: value for key, value in os.environ.items() if not key.startswith("OTEL_")},
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == (tmp_path / "trace.json").read_bytes()
@@ -391,7 +393,7 @@ def test_without_opentelemetry_the_extra_is_named_and_a_file_can_be_written(
             [sys.executable, "-c", hiding, "export", str(log), *args],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     done = run("--to", "otlp")

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 SOAKING = ROOT / "tests" / "soaking.py"
 FIRST, LAST = 30, 90
@@ -25,7 +26,7 @@ def _growth(*planted: str) -> list[str]:
         env=clean_environ(PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import PATIENCE
+
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
@@ -226,7 +228,7 @@ def real(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> list[
         env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(path)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -15,6 +15,7 @@ import pytest
 
 import aioaudit
 from aioaudit.cpython.imports import AfterImport
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
@@ -140,7 +141,7 @@ class Slow:
     def find_spec(self, name: str, *_: Any) -> None:
         if name == "only_the_last_one_finds_it":
             self.asked.set()
-            assert self.go_on.wait(30)
+            assert self.go_on.wait(PATIENCE)
 
 
 class Last:
@@ -199,7 +200,7 @@ def test_an_import_in_another_thread_misses_no_finder_when_ours_goes(begin: Any)
     thread = threading.Thread(target=load)
     try:
         thread.start()
-        assert slow.asked.wait(30)
+        assert slow.asked.wait(PATIENCE)
         leave()
         slow.go_on.set()
         thread.join()

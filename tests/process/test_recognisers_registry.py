@@ -14,6 +14,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from tests.conftest import ROOT, WHEEL, Runner, clean_environ, site_packages
 from tests.recognising import links
+from tests.waiting import PATIENCE
 
 DOCUMENT = ROOT / "docs" / "write-a-recogniser.md"
 EXAMPLE = ROOT / "examples" / "recogniser_for_a_pool.py"
@@ -55,7 +56,7 @@ class World:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         return {each.name: each for each in aioaudit.load(str(log)).why()}, done.stderr

@@ -39,6 +39,7 @@ import pytest
 
 from aioaudit.events import AnyEvent, json_schema
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("scenarios")
 
@@ -234,7 +235,7 @@ def _run(python: str, program: Program, log: Path) -> Result:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     why = subprocess.run(
         [python, "-m", "aioaudit", "why", "--json", str(log)],
@@ -242,7 +243,7 @@ def _run(python: str, program: Program, log: Path) -> Result:
         cwd=log.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     written = log.read_text().splitlines() if log.exists() else []
     return Result(program, done, [json.loads(line) for line in written], why)

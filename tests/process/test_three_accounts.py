@@ -13,13 +13,14 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.waiting import PATIENCE, wait_until
 
 pytest.importorskip("opentelemetry.instrumentation.aiohttp_server")
 pytest.importorskip("structlog")
@@ -32,8 +33,6 @@ from tests.conftest import ROOT, clean_environ
 pytestmark = pytest.mark.xdist_group("accounts")
 
 EXAMPLES = ROOT / "examples"
-PATIENCE = 60.0
-"""Seconds until something counts as not happening; nothing takes a tenth of it."""
 
 
 @contextmanager
@@ -82,10 +81,7 @@ class Accounts(NamedTuple):
 
 
 def wait_until_logged(log: Path, text: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not log.exists() or text not in log.read_text():
-        assert time.monotonic() < deadline, f"{text} was not logged"
-        time.sleep(0.05)
+    wait_until(lambda: log.exists() and text in log.read_text(), text)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +115,7 @@ def accounts(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> A
             wait_until_logged(log, '"name":"reviews of kettle"')
         wait_until_logged(log, '"reason":"disconnect"')
         assert ask(port, "POST", "/orders?kind=ship")[0] == 202
-        deadline = time.monotonic() + PATIENCE
-        while not json.loads(ask(port, "GET", "/status")[1]).get("taken"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: json.loads(ask(port, "GET", "/status")[1]).get("taken"))
         process.send_signal(signal.SIGTERM)
         status = process.wait(PATIENCE)
     text = (folder / "traced_service.py.txt").read_text()
@@ -135,7 +128,7 @@ def accounts(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> A
         env=clean_environ(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     answers = [json.loads(line) for line in why.stdout.splitlines()]
     return Accounts(answers, {each["seq"]: each for each in events}, lines, receiver.spans)
@@ -327,7 +320,7 @@ def test_the_picture_is_that_of_a_trace(audited_python: str, tmp_path: Path) -> 
         env=clean_environ(),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert told_in(tmp_path / "new.svg") == told_in(ROOT / "docs" / "trace.svg")

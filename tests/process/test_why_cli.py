@@ -25,6 +25,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
+from tests.waiting import PATIENCE
 
 CLI = [sys.executable, "-m", "aioaudit"]
 
@@ -53,7 +54,7 @@ def why(cwd: Path, *args: str, stdin: bytes = b"", **env: Any) -> tuple[int, str
         input=stdin,
         capture_output=True,
         env=environment(**env),
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return result.returncode, result.stdout.decode(), result.stderr.decode()
@@ -626,7 +627,7 @@ def test_a_reader_that_had_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         complaint = process.stderr.read()
         process.stderr.close()
-        assert (process.wait(30), complaint) == (0, b"")
+        assert (process.wait(PATIENCE), complaint) == (0, b"")
 
 
 BARE = """
@@ -711,7 +712,7 @@ def on_a_terminal(
             data += piece
         os.close(ours)
         read.append(data.decode())
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     return read[0], read[1]
 
 

@@ -24,6 +24,7 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.events import LoopStop
+from tests.waiting import PATIENCE
 
 HERE = Path(__file__)
 
@@ -290,7 +291,7 @@ async def watched(setup: Setup, work: Work) -> tuple[asyncio.Task[None], str | N
         work(items, Box())
 
     innocent = asyncio.create_task(innocent_task(), name="innocent")
-    await asyncio.wait([victim], timeout=10)
+    await asyncio.wait([victim], timeout=PATIENCE)
     gc.enable()
     await innocent
     KEPT.clear()

@@ -12,6 +12,7 @@ import pytest
 import aioaudit
 from aioaudit.trail import Trail
 from tests.recognising import about, links
+from tests.waiting import PATIENCE
 
 async_timeout = pytest.importorskip("async_timeout")
 asgiref_sync = pytest.importorskip("asgiref.sync")
@@ -32,7 +33,7 @@ def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
         async def body() -> Trail:
             with aioaudit.recording() as trail:
                 task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=20)
+                await asyncio.wait([task], timeout=PATIENCE)
                 assert task.done()
                 if not task.cancelled():
                     task.exception()

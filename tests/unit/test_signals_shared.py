@@ -13,6 +13,7 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer, Link
+from tests.waiting import PATIENCE
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -38,7 +39,7 @@ def root_of(run: Run, body: Callable[[Victim], Awaitable[None]]) -> Link:
         victim: Victim = asyncio.create_task(asyncio.sleep(60), name="victim")
         await asyncio.sleep(0)
         await body(victim)
-        await asyncio.wait([victim], timeout=10)
+        await asyncio.wait([victim], timeout=PATIENCE)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             asyncio.get_running_loop().remove_signal_handler(number)
         assert victim.cancelled()

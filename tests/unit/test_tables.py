@@ -7,7 +7,6 @@ import ctypes
 import gc
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from aioaudit import session
 from aioaudit.events import LoopStart, TaskCancel, TaskCreate, TaskDone
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.weak import WeakIdMap, dropping
+from tests.waiting import wait_until
 
 PROGRAM = """
 import asyncio
@@ -347,11 +347,8 @@ def test_tasks_that_are_lost_without_a_word_are_not_counted() -> None:
         loop.close()
         del loop
         gc.collect()
-        deadline = time.monotonic() + 10
         # What was made a moment ago may still be in the making.
-        while session.alive() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert session.alive() == 0
+        wait_until(lambda: session.alive() == 0)
 
 
 def test_living_tasks_are_counted() -> None:
