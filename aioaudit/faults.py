@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from aioaudit.text import describe, say
+
 _OWN = str(Path(__file__).parent) + os.sep
 _MOST_KINDS = 100
 _OTHERS = "others"
@@ -53,6 +55,27 @@ class Faults:
         known = counts.get(kind, 0)
         counts[kind] = known + 1
         return None if known else kind
+
+    def report(self, error: BaseException) -> None:
+        """Count *error* and, once a kind, say it on stderr; the program goes on.
+
+        Whatever state the process is in, nothing is raised and nothing imported: the
+        interpreter may be going down.  What ends the log tells the faults, too.
+        """
+        try:
+            kind = self.add(error)
+            if kind is None or finalizing():
+                return
+            if isinstance(error, AT_LIMITS):
+                say(f"{kind}: the program is at its limits, the log may lack events")
+            else:
+                place = kind.partition(" at ")[2]
+                say(
+                    f"internal error, please report it: {describe(error)} at {place or kind}; "
+                    f"the program is not affected, the log may lack events"
+                )
+        except Exception:  # noqa: BLE001, S110 - out of stack or of memory, or at the very end
+            pass
 
     def since(self, known: int) -> list[str]:
         """The kinds after the first *known* ones."""

@@ -94,12 +94,11 @@ class Session:
 
     def why(self, what: Any) -> Answer | None:
         """Why the task, or the one that the CancelledError *what* came to, was cancelled."""
-        return self._explain(self.recorder, what)
+        return self._explain(self.recorder.state, what)
 
     def source(self, error: BaseException) -> str | None:
         """``module:qualname`` of the caller at the root of *error*'s chain."""
-        request = self.recorder.request_of(error, self.recorder.current_task())
-        return None if request is None else request.source
+        return self.recorder.state.cancellations.source(error)
 
     def knows(self, what: object) -> bool:
         """Whether *what* is an event of ours."""
@@ -107,22 +106,23 @@ class Session:
 
     def stamped(self, event: Event) -> Event:
         """*event* as of here and now, with a number of its own where somebody wants it."""
-        recorder = self.recorder
         name = self._names[type(event)]
         if name in ALWAYS:
             raise TypeError(f"{name} is not to be raised: exporters make it where a log needs it")
-        place = recorder.place()
+        place = self.recorder.state.places.place()
         if place.muted:
             return event
-        return replace(event, **recorder.base(name, place))
+        return replace(event, **self.recorder.sender.base(name, place))
 
     def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
         """Put *exporter* behind the bus, for *events*."""
         from aioaudit.pipeline import Pipeline
 
         # What the recorder can see depends on what is wanted, and the log says so.
-        self.recorder.wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
-        self.recorder.creations = bool({"task.create", "task.done"} & self.recorder.wanted)
+        recorder = self.recorder
+        wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
+        recorder.sender.wanted = wanted
+        recorder.state.tasks.made_seen = bool({"task.create", "task.done"} & wanted)
         pipeline = Pipeline(exporter, name=name, run=self.run, start=self.start)
         self.sinks.append((pipeline, events))
         self.apply()
@@ -136,20 +136,21 @@ class Session:
 
     def apply(self) -> None:
         """Let the recorder and its probes know who listens to what."""
-        recorder = self.recorder
         wanted: frozenset[str] = frozenset()
         for _, events in self.sinks:
             wanted |= events
         if not self.sinks:
             wanted = self.bus_events
-        recorder.wanted = wanted
-        recorder.puts = tuple(
-            _filtered(pipeline, events, wanted) for pipeline, events in self.sinks
-        )
-        recorder.skips = tuple(pipeline.skip for pipeline, _ in self.sinks)
-        recorder.urges = tuple(pipeline.urge for pipeline, _ in self.sinks)
-        recorder.openers = tuple(pipeline.open_now for pipeline, _ in self.sinks)
-        recorder.listened()
+        sinks = [
+            (
+                _filtered(pipeline, events, wanted),
+                pipeline.skip,
+                pipeline.urge,
+                pipeline.open_now,
+            )
+            for pipeline, events in self.sinks
+        ]
+        self.recorder.sender.serve(wanted, sinks)
         self.installation.refresh()
 
     def _describe_hook(self, hook: Any) -> tuple[str, tuple[Any, ...]]:
@@ -159,9 +160,10 @@ class Session:
         module = getattr(hook, "__module__", None) or type(hook).__module__
         name = getattr(hook, "__qualname__", None) or type(hook).__qualname__
         event = HookAdd(
-            **self.recorder.base("hook.add", self.recorder.place()), hook=clean(f"{module}:{name}")
+            **self.recorder.sender.base("hook.add", self.recorder.state.places.place()),
+            hook=clean(f"{module}:{name}"),
         )
-        self.recorder.tell(event)
+        self.recorder.sender.tell(event)
         return "hook.add", (event,)
 
     def _at_exit(self, signal: str | None) -> None:
@@ -255,9 +257,9 @@ def current() -> Session | None:
 def alive() -> int | None:
     """How many tasks live whose making was seen; None where nobody wants to hear of tasks."""
     session = _session
-    if session is None or not session.recorder.creations:
+    if session is None or not session.recorder.state.tasks.made_seen:
         return None
-    return session.recorder.alive()
+    return session.recorder.state.tasks.alive()
 
 
 def enable(
@@ -366,7 +368,7 @@ def recording() -> Generator[Trail, None, None]:
     exporter = MemoryExporter()
     session, pipeline, detach = _attach(exporter, "memory", frozenset(EVENT_NAMES))
     try:
-        yield Trail(exporter, pipeline, session.recorder)
+        yield Trail(exporter, pipeline, session.recorder.state)
     finally:
         detach()
 
@@ -458,7 +460,6 @@ def audit(event: str, *args: Any) -> None:
         bus.audit(event, told, *args[1:])
     except BaseException:
         if told.seq:
-            for skip in session.recorder.skips:
-                skip(told.seq)
+            session.recorder.sender.sinks.skip(told.seq)
         raise
-    session.recorder.tell(told)
+    session.recorder.sender.tell(told)

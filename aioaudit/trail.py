@@ -8,24 +8,25 @@ import msgspec
 
 from aioaudit.chain.build import answer_of, steps_of
 from aioaudit.chain.links import Answer
+from aioaudit.cpython.tasks import current_task
 from aioaudit.events import Event, FutureCancel, TaskCancel
 
 if TYPE_CHECKING:
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.pipeline import Pipeline
-    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.state.known import State
     from aioaudit.state.requests import Request
 
 __all__ = ["Trail", "explain"]
 
 
-def explain(recorder: Recorder, what: Any) -> Answer | None:
+def explain(known: State, what: Any) -> Answer | None:
     """Why the task *what* was cancelled, or the one to which the CancelledError *what* came."""
     tie = None
     if isinstance(what, BaseException):
-        current = recorder.current_task()
-        request = recorder.request_of(what, current)
-        tie = recorder.tie_of(what)
+        current = current_task()
+        request = known.cancellations.request_of(what, current)
+        tie = known.cancellations.tie_of(what)
         state = None if tie is None else tie.state
         if request is None:
             return None
@@ -35,17 +36,17 @@ def explain(recorder: Recorder, what: Any) -> Answer | None:
                 return None
             return _answer(event.task, event.name, event.coro, "pending", None, request)
         task = state.ref()
-        name = _name(recorder, task, request)
+        name = _name(known, task, request)
     else:
-        state = recorder.states.get(id(what))
-        if state is None or state.ref() is not what:
+        state = known.tasks.known(what)
+        if state is None:
             return None
         request = state.answer
         if request is None and state.outcome == "cancelled":
             request = state.inherited
         if request is None:
             return None
-        name = recorder.name_of_task(what)
+        name = known.tasks.name(what)
     outcome = state.outcome if state.ended and state.outcome != "destroyed" else "pending"
     return _answer(
         state.task,
@@ -59,9 +60,9 @@ def explain(recorder: Recorder, what: Any) -> Answer | None:
     )
 
 
-def _name(recorder: Recorder, task: Any, request: Request) -> str:
+def _name(known: State, task: Any, request: Request) -> str:
     if task is not None:
-        return recorder.name_of_task(task)
+        return known.tasks.name(task)
     event = request.event
     return event.name if isinstance(event, TaskCancel) else "?"
 
@@ -139,10 +140,10 @@ _ORIGIN_KEYS = (
 class Trail:
     """What was recorded while a `recording` block ran."""
 
-    def __init__(self, exporter: MemoryExporter, pipeline: Pipeline, recorder: Recorder) -> None:
+    def __init__(self, exporter: MemoryExporter, pipeline: Pipeline, known: State) -> None:
         self._exporter = exporter
         self._pipeline = pipeline
-        self._recorder = recorder
+        self._known = known
 
     @property
     def events(self) -> list[Event]:
@@ -164,4 +165,4 @@ class Trail:
                 log.add(event)
             answers = log.why(what)
             return answers[0] if answers else None
-        return explain(self._recorder, what)
+        return explain(self._known, what)

@@ -120,18 +120,6 @@ class Returned(msgspec.Struct, gc=False):
 Item: TypeAlias = "Event | Created | Returned"
 
 
-def one_of(puts: Sequence[Callable[[Item], None]]) -> Callable[[Item], None]:
-    """One function that gives an item to all of *puts*."""
-    if len(puts) == 1:
-        return puts[0]
-
-    def put(item: Item) -> None:
-        for each in puts:
-            each(item)
-
-    return put
-
-
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import aioaudit
 from aioaudit.exporters.jsonl import JsonlExporter
-from aioaudit.recorder.recorder import Recorder
 from aioaudit.session import current
+from aioaudit.state.tasks import Tasks
 
 PACKAGE = "aioaudit"
 
@@ -349,26 +349,28 @@ def measured() -> dict[str, int]:
 
 def plant(where: str) -> None:
     """Keep something for each task that is asked about, *where* it is named."""
-    recorder: Any = Recorder
-    original = recorder.state
+    tasks: Any = Tasks
+    original = tasks.state
     kept: dict[int, int] = {}
 
     def state(self: Any, task: Any) -> Any:
         found = original(self, task)
         if where == "set":
-            self.rules._left.add(found.task)
+            session = current()
+            assert session is not None
+            session.recorder.rules._left.add(found.task)
         elif where == "closure":
             kept[found.task] = 1
         elif where == "entries":
-            self.codes.of(sys._getframe()).calls[-found.task] = ()
+            self._codes.of(sys._getframe()).calls[-found.task] = ()
         elif where == "deque":
             self._planted.append(found.task)
         return found
 
-    state.__module__ = Recorder.__module__
+    state.__module__ = Tasks.__module__
     if where == "deque":
-        recorder._planted = deque()
-    recorder.state = state
+        tasks._planted = deque()
+    tasks.state = state
 
 
 def main(first: str, last: str, planted: str = "") -> None:

@@ -25,7 +25,7 @@ import msgspec
 
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import UNKNOWN
-from aioaudit.cpython.loops import RUNS_HANDLE, called_by
+from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
 from aioaudit.cpython.tasks import exception_of, fut_waiter
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_compiled
@@ -44,6 +44,7 @@ from aioaudit.stack.frames import (
     was_called,
 )
 from aioaudit.state.cause import Cause
+from aioaudit.state.tasks import root_frame
 from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
@@ -71,11 +72,11 @@ class _Survey:
 def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | int]) -> _Survey:
     """One walk that asks all questions: each walk costs as much as the answers."""
     found = _Survey()
-    codes = call.recorder.codes
+    codes = call.state.codes
     known = codes.known.get
     catcher = None if call.exception is None else handled_by(call.exception)
-    root = call.recorder.root_frame(call.current)
-    main = get_ident() == call.recorder.main_thread
+    root = root_frame(call.current)
+    main = get_ident() == call.state.places.main_thread
     looking = True
     info = None if frame is None else known(id(frame.f_code)) or codes.of(frame)
     last: CodeInfo | None = None
@@ -160,7 +161,7 @@ def _keep(found: _Survey, info: CodeInfo, frame: FrameType) -> None:
 
 def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
-    found = _survey(call, frame, call.recorder.probe_codes)
+    found = _survey(call, frame, call.state.probe_codes)
     cause = _cause(call, found, frame)
     if call.concluded:
         cause.evidence = "inferred"
@@ -179,7 +180,6 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
 
 
 def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
-    recorder = call.recorder
     cause = found.cause
     if found.signal is not None:
         return _by_signal(found)
@@ -194,8 +194,8 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
         awaiting = _waited_for(call) or _compiled(call, frame)
         if awaiting is not None:
             return awaiting
-    if call.current is None and recorder.running_loop() is not None:
-        given = recorder.signal_callback(found.outermost)
+    if call.current is None and running_loop() is not None:
+        given = call.state.handoffs.signal_callback(found.outermost)
         if given is not None:
             number, note, evidence = given
             at, source = _named(site) if site is not None else (note.at, note.source)
@@ -223,7 +223,7 @@ def _waited_for(call: Call) -> Cause | None:
     current = call.current
     if fut_waiter(current) is not call.victim:
         return None
-    request = call.recorder.first_open(current)
+    request = call.state.cancellations.first_open(current)
     return None if request is None else Cause(reason="awaiter", request=request, awaiter=True)
 
 
@@ -276,7 +276,7 @@ def _called(
             detail = f"while handling {describe(error)}"
     elif call.current is None:
         detail = _called_back(call, frame)
-    thread = call.recorder.foreign_thread(call.victim)
+    thread = call.state.places.foreign_thread(call.victim)
     if request is None and detail is None and thread is None:
         return _plainly_called(call, site)
     at, source = _named(site)
@@ -315,7 +315,7 @@ _BY_ITSELF = "as a finalizer: the collector ran, or a last reference went"
 
 def _by_itself(call: Call, found: _Survey) -> Cause:
     """Nothing but a finalizer of Python's own, or not even that, lies above the bystander."""
-    thread = call.recorder.foreign_thread(call.victim)
+    thread = call.state.places.foreign_thread(call.victim)
     reason = "native" if thread is None else "thread"
     return Cause(
         reason=reason,
@@ -328,10 +328,10 @@ def _by_itself(call: Call, found: _Survey) -> Cause:
 
 def _called_back(call: Call, frame: FrameType | None) -> str | None:
     """Of which ended task the loop runs a done callback, in words: what made the code act."""
-    task = ended_argument(call.recorder.codes, frame, call.victim)
+    task = ended_argument(call.state.codes, frame, call.victim)
     if task is None:
         return None
-    callback = f"in a callback of {call.recorder.name_of_task(task)}"
+    callback = f"in a callback of {call.state.tasks.name(task)}"
     if task.cancelled():
         return f"{callback}, which was cancelled"
     # Not task.exception(): to ask is to have retrieved it, and asyncio would not warn any more.
@@ -345,7 +345,6 @@ def _called_back(call: Call, frame: FrameType | None) -> str | None:
 
 def _scheduled(call: Call, found: _Survey) -> Cause:
     """No line on the stack: a callback that the loop called, or C code."""
-    recorder = call.recorder
     callback = None
     if found.boundary is not None and found.boundary.f_code.co_qualname == RUNS_HANDLE:
         handle = local(found.boundary, "self")
@@ -353,7 +352,7 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
         if given is not UNKNOWN:
             callback = bound_cancel(*given) or given[0]
     receiver = call.victim if found.receiver is None else found.receiver
-    note, evidence = recorder.noted(callback, receiver)
+    note, evidence = call.state.handoffs.noted(callback, receiver)
     if note is not None:
         if note.cause is not None:
             return msgspec.structs.replace(note.cause, evidence=evidence)

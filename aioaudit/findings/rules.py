@@ -26,6 +26,7 @@ from aioaudit.cpython.groups import (
     has_failed,
 )
 from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import all_tasks, exception_of, must_cancel, tells_of_destruction
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
@@ -34,10 +35,12 @@ from aioaudit.settings import DEFAULT_SLOW_CANCEL
 from aioaudit.stack.code import APPLICATION, STDLIB, kind_of
 from aioaudit.stack.frames import suspended_at, variables
 from aioaudit.state.awaiters import waiters_of
+from aioaudit.state.places import loop_of
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
-    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.sending import Sender
+    from aioaudit.state.known import State
     from aioaudit.state.requests import CancelState, Request
     from aioaudit.wire import Created
 
@@ -59,12 +62,13 @@ _BY_GROUP = (
 class Rules:
     """The rules of one recorder."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, known: State, sender: Sender) -> None:
         self.slow = DEFAULT_SLOW_CANCEL
         """Seconds that a task may take to obey."""
         self.watch_next: Callable[[Any], None] = lambda _task: None
         """Asks for `waits` to be called when the running task is suspended again."""
-        self._recorder = recorder
+        self._known = known
+        self._sender = sender
         self._left: set[int] = set()
 
     # -- requests -----------------------------------------------------------------
@@ -74,7 +78,7 @@ class Rules:
         try:
             self._asked(task, request)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            self._recorder.fault(error)
+            self._sender.fault(error)
 
     def _asked(self, task: Any, request: Request) -> None:
         event = request.event
@@ -87,7 +91,7 @@ class Rules:
         if not event.accepted:
             self._finished(task, request)
             return
-        recorder = self._recorder
+        known = self._known
         request.asked = monotonic()
         if event.by == event.task:
             if event.reason == "explicit" and _in_application(event.at):
@@ -95,11 +99,11 @@ class Rules:
         elif event.suspended_at is None and _not_started(task):
             careless = event.reason in _BY_CODE and not self._cleaning_up()
             request.unstarted = "finding" if careless else "note"
-        if (
-            event.reason == "thread" or recorder.running_loop() is None
-        ) and recorder.foreign_thread(task) is not None:
+        if (event.reason == "thread" or running_loop() is None) and known.places.foreign_thread(
+            task
+        ) is not None:
             self._tell(catalogue.THREAD, task, request)
-        state = recorder.state(task)
+        state = known.tasks.state(task)
         if len(state.requests) > 1:
             first = state.first_open()
             if first is request:
@@ -110,7 +114,7 @@ class Rules:
             self._awaited(task, request)
 
     def _cleaning_up(self) -> bool:
-        return cleaning_up(self._recorder.codes, getframe(1))
+        return cleaning_up(self._known.codes, getframe(1))
 
     def _finished(self, task: Any, request: Request) -> None:
         event = request.event
@@ -146,14 +150,14 @@ class Rules:
     def _awaited(self, task: Any, request: Request) -> None:
         waiter = next((each for each in waiters_of(task) if not each.done()), None)
         if waiter is not None:
-            recorder = self._recorder
+            known = self._known
             self._tell(
                 catalogue.AWAITED,
                 task,
                 request,
-                other_task=recorder.number(waiter),
-                other_name=recorder.name_of_task(waiter),
-                other_at=suspended_at(recorder.codes, waiter.get_coro()),
+                other_task=known.tasks.number(waiter),
+                other_name=known.tasks.name(waiter),
+                other_at=suspended_at(known.codes, waiter.get_coro()),
             )
         elif thread_waits_for(task):
             self._tell(catalogue.AWAITED, task, request, other_name="another thread")
@@ -163,7 +167,7 @@ class Rules:
     def gone(self, state: CancelState, request: Request) -> None:
         """The CancelledError that delivered *request* to the task of *state* is gone."""
         task: Any = state.ref()
-        if "finding" not in self._recorder.heard or task is None or request.told:
+        if "finding" not in self._sender.heard or task is None or request.told:
             return
         try:
             if request not in state.requests:
@@ -175,17 +179,17 @@ class Rules:
                 return  # compiled code keeps to itself whether it runs
             if coro.cr_suspended:
                 # Whoever resumed it held the error until it was suspended again.
-                self._went_on(task, state, suspended_at(self._recorder.codes, coro))
+                self._went_on(task, state, suspended_at(self._known.codes, coro))
             elif coro.cr_running:
                 self.watch_next(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
-            self._recorder.fault(error)
+            self._sender.fault(error)
 
     def waits(self, task: Any, at: str) -> None:
         """*task*, which was to be watched, is suspended again, at the line *at* of its own."""
         cancelling: int = task.cancelling()
-        state = self._recorder.states.get(id(task))
-        if state is None or state.ref() is not task or not cancelling:
+        state = self._known.tasks.known(task)
+        if state is None or not cancelling:
             return
         if state.errors:
             return  # it has another CancelledError to handle
@@ -246,9 +250,9 @@ class Rules:
     def went_no_further(self, request: Request, state: CancelState) -> None:
         """*request* went on to the task of *state*, which has ended otherwise: it is lost."""
         request.kept_at = state.swallowed_at
-        if "finding" not in self._recorder.heard:
+        if "finding" not in self._sender.heard:
             return
-        heir = self._recorder.state_of(request)
+        heir = self._known.tasks.state_of(request)
         task = None if heir is None else heir.ref()
         if task is not None and not task.done():
             self.watch_next(task)
@@ -263,7 +267,7 @@ class Rules:
             frame.f_code.co_qualname == TIMEOUT_EXIT
             and variables(frame).get(TIMEOUT_ERROR_TYPE, UNKNOWN) is None
             and must_cancel(task) is False
-            and (request.delivered or not self._recorder.deliveries_seen)
+            and (request.delivered or not self._known.cancellations.deliveries_seen)
         ):
             request.told = True
             self._tell(
@@ -326,7 +330,7 @@ class Rules:
             self._tell(catalogue.UNSTARTED, task, request, severity=request.unstarted)
         elif state.cancel_outcome in ("obeyed", "replaced"):
             if outcome == "raised" and _never_felt(
-                request, task, seen=self._recorder.deliveries_seen
+                request, task, seen=self._known.cancellations.deliveries_seen
             ):
                 self._lost(task, request, "finding", outcome=outcome, error=_text(error))
             else:
@@ -362,7 +366,9 @@ class Rules:
             "error": _text(error),
             "seconds": round(took, 6),
         }
-        if request.lost or _never_felt(request, task, seen=self._recorder.deliveries_seen):
+        if request.lost or _never_felt(
+            request, task, seen=self._known.cancellations.deliveries_seen
+        ):
             self._lost(task, request, severity, **facts)
         elif not _kept_by_library(task, state):
             self._tell(
@@ -415,23 +421,23 @@ class Rules:
 
     def closing(self, loop: Any) -> None:
         """*loop* is about to be closed."""
-        recorder = self._recorder
+        known = self._known
         for task in all_tasks(loop):
             if not task.done():
-                state = recorder.state(task)
+                state = known.tasks.state(task)
                 if tells_of_destruction(task):  # else nobody tells of its end
                     if len(self._left) >= _MOST_LEFT:  # of loops that hand nothing on
                         self._left.clear()
                     self._left.add(state.task)
                 if any(each.delivered for each in state.requests):
-                    self._went_on(task, state, suspended_at(recorder.codes, task.get_coro()))
+                    self._went_on(task, state, suspended_at(known.codes, task.get_coro()))
                 request = state.requests[-1] if state.requests else None
-                born = recorder.born.get(id(task))
+                born = known.tasks.born.get(id(task))
                 self._tell(catalogue.PENDING, task, request, **self._remains(task, born))
 
     def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
-            "waits_at": suspended_at(self._recorder.codes, task.get_coro()),
+            "waits_at": suspended_at(self._known.codes, task.get_coro()),
             "made_at": None if born is None else born.kind.named[1],
         }
 
@@ -447,13 +453,13 @@ class Rules:
         other: Request | None = None,
         **facts: Any,
     ) -> None:
-        recorder = self._recorder
-        state = recorder.state(task)
-        event = recorder.begin(Finding, recorder.place(_loop_of(task)))
+        known = self._known
+        state = known.tasks.state(task)
+        event = self._sender.begin(Finding, known.places.place(loop_of(task)))
         event.kind = kind
         event.severity = severity
         event.task = state.task
-        event.name = recorder.name_of_task(task)
+        event.name = known.tasks.name(task)
         event.coro = state.coro
         event.preexisting = state.preexisting
         if request is not None:
@@ -476,14 +482,7 @@ class Rules:
         for key, value in facts.items():
             if value is not None:
                 setattr(event, key, value)
-        recorder.announce(event)
-
-
-def _loop_of(task: Any) -> Any:
-    try:
-        return task.get_loop()
-    except Exception:  # noqa: BLE001 - a foreign task may answer with anything
-        return None
+        self._sender.announce(event)
 
 
 def _is_round(times: int) -> bool:

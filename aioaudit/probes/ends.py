@@ -53,7 +53,7 @@ from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.state.awaiters import reached_by
 from aioaudit.state.requests import Cleanup, comes_of
 from aioaudit.weak import WeakIdMap, dropping
-from aioaudit.wire import Returned, one_of
+from aioaudit.wire import Returned
 
 _WAIT_FOR = asyncio.wait_for.__code__
 _RESULT = code_of_result()
@@ -124,7 +124,7 @@ class Monitored:
         if monotonic() - self._quiet_since > _LINGER:
             self._monitor.switch(False, "EXCEPTION_HANDLED", "RERAISE")
             self._costly = False
-            if self._recorder.ties:  # of another thread, a moment ago
+            if self._recorder.state.cancellations.ties:  # of another thread, a moment ago
                 self.under_way(True)
 
     def _task_of(self, frame: FrameType) -> Any:
@@ -141,14 +141,14 @@ class Monitored:
         """
         recorder = self._recorder
         python_tasks = PYTHON_TASKS
-        born = recorder.born
-        states = recorder.states
-        next_seq = recorder.run.next_seq
-        remember = recorder.recent.append
+        born = recorder.state.tasks.born
+        states = recorder.state.tasks.states
+        next_seq = recorder.sender.run.next_seq
+        remember = recorder.state.tasks.recent.append
         time_ns = time.time_ns
         slow = self._returned
-        put = one_of(recorder.puts)
-        plain = "task.done" in recorder.wanted and not bus.hooks()
+        put = recorder.sender.sinks.put
+        plain = "task.done" in recorder.sender.wanted and not bus.hooks()
         outside = OUTSIDE
 
         def returned(code: CodeType, _offset: int, value: object) -> object:
@@ -185,19 +185,23 @@ class Monitored:
     def _returned(self, task: Any, value: object) -> None:
         recorder = self._recorder
         try:
-            if recorder.place_muted():
-                recorder.born.pop(id(task), None)
+            if recorder.muted():
+                recorder.state.tasks.born.pop(id(task), None)
                 return
-            state = recorder.states.get(id(task))
-            if state is None and id(task) not in recorder.born and not recorder.wants("task.done"):
+            state = recorder.state.tasks.states.get(id(task))
+            if (
+                state is None
+                and id(task) not in recorder.state.tasks.born
+                and not recorder.sender.wants("task.done")
+            ):
                 return
             cancelled = must_cancel(task)
             if cancelled is UNKNOWN and state is not None and state.first_open() is not None:
                 self.watch_end(task, None)  # a moment later the task itself says it
             elif cancelled is True:
-                recorder.ended(task, "cancelled", None)
+                recorder.on_end(task, "cancelled", None)
             else:
-                recorder.ended(task, "returned", None, result=value)
+                recorder.on_end(task, "returned", None, result=value)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a coroutine
             recorder.fault(error)
 
@@ -226,7 +230,7 @@ class Monitored:
                 self._monitor.watch_yields(code, False)
             if found:
                 recorder = self._recorder
-                recorder.rules.waits(task, recorder.codes.of(getframe(1)).at(offset))
+                recorder.rules.waits(task, recorder.state.codes.of(getframe(1)).at(offset))
         except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
             self._recorder.fault(fault)
         return None
@@ -234,8 +238,8 @@ class Monitored:
     def _make_unwound(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_UNWIND``: an exception leaves a frame, of whatever code."""
         recorder = self._recorder
-        ties = recorder.ties
-        born = recorder.born
+        ties = recorder.state.cancellations.ties
+        born = recorder.state.tasks.born
         codes = self._codes
         outside = OUTSIDE
 
@@ -247,7 +251,7 @@ class Monitored:
                     if tie.state.cleanup is not None:
                         tie.state.cleanup.leave(monotonic())
             if id(code) not in codes and (
-                recorder.creations or not code.co_flags & inspect.CO_COROUTINE
+                recorder.state.tasks.made_seen or not code.co_flags & inspect.CO_COROUTINE
             ):
                 return None
             task: Any = current_task()
@@ -259,7 +263,7 @@ class Monitored:
                 outermost = (
                     made is not None and made.kind.runs == id(code) and module_at(2) in outside
                 ) or getattr(task.get_coro(), "cr_frame", None) is getframe(1)
-                if outermost and not recorder.place_muted():
+                if outermost and not recorder.muted():
                     self._failed(task, error)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 recorder.fault(fault)
@@ -270,18 +274,18 @@ class Monitored:
     def _failed(self, task: Any, error: BaseException) -> None:
         recorder = self._recorder
         if not isinstance(error, CancelledError):
-            recorder.ended(task, "raised", error)
+            recorder.on_end(task, "raised", error)
             return
-        tie = recorder.ties.get(id(error))
+        tie = recorder.state.cancellations.ties.get(id(error))
         # One that came out of what the task awaited is tied too, but to no request.
         tied = tie is not None and tie.ref() is error and tie.request is not None
-        recorder.ended(task, "cancelled", error, by_hand=not tied and _raised_by_hand(error))
+        recorder.on_end(task, "cancelled", error, by_hand=not tied and _raised_by_hand(error))
 
     def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_THROW``: something is thrown into a coroutine, innermost first."""
         recorder = self._recorder
-        ties_get = recorder.ties.get
-        states_get = recorder.states.get
+        ties_get = recorder.state.cancellations.ties.get
+        states_get = recorder.state.tasks.states.get
 
         def thrown(_code: CodeType, _offset: int, error: BaseException) -> object:
             if not isinstance(error, CancelledError):
@@ -310,7 +314,7 @@ class Monitored:
         recorder = self._recorder
         request = None if state is None else state.deliver()
         if state is None:
-            state = recorder.state(task)
+            state = recorder.state.tasks.state(task)
         beneath = None
         if request is None:
             request = told or state.inherited
@@ -329,7 +333,7 @@ class Monitored:
         state.reaching = False
         state.swallowed_at = None
         state.cleanup = None
-        recorder.tie(error, request, state, beneath)
+        recorder.state.cancellations.tie(error, request, state, beneath)
 
     def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
         """``EXCEPTION_HANDLED``: any exception, anywhere in the process, comes to a handler.
@@ -338,7 +342,7 @@ class Monitored:
         ``finally`` or ``with``, and those that the compiler puts around each
         ``await`` and around the whole.
         """
-        ties = self._recorder.ties
+        ties = self._recorder.state.cancellations.ties
         ties_get = ties.get
         known_get = KEEPERS.get
 
@@ -370,7 +374,7 @@ class Monitored:
 
     def _make_reraised(self) -> Callable[[CodeType, int, BaseException], object]:
         """``RERAISE``: who handled the exception lets it go on."""
-        ties_get = self._recorder.ties.get
+        ties_get = self._recorder.state.cancellations.ties.get
 
         def reraised(_code: CodeType, _offset: int, error: BaseException) -> object:
             tie = ties_get(id(error))
@@ -434,7 +438,7 @@ class CalledBack:
 
     def watch(self, task: Any) -> None:
         """Be told of the end of a task that was asked to cancel, if we are not yet."""
-        if id(task) in self._recorder.born or task.done():
+        if id(task) in self._recorder.state.tasks.born or task.done():
             return
         if task not in self._watched:
             self._watched[task] = None
@@ -453,21 +457,21 @@ class CalledBack:
         """The done callback."""
         recorder = self._recorder
         try:
-            if recorder.place_muted():
-                recorder.born.pop(id(task), None)
+            if recorder.muted():
+                recorder.state.tasks.born.pop(id(task), None)
                 return
-            state = recorder.states.get(id(task))
+            state = recorder.state.tasks.states.get(id(task))
             if task.cancelled():
                 waiters = _about_to_wake(task)
                 known = state is not None and (state.requests or state.inherited is not None)
                 error = cancelled_by(task)
-                tie = None if error is None else recorder.tie_of(error)
+                tie = None if error is None else recorder.state.cancellations.tie_of(error)
                 # Somebody asked whose it is while it was handled.
                 tied = tie is not None and tie.state is state and tie.request is not None
                 own = error is not None and not tied and _only_by_hand(error)
                 if own and state is not None and must_cancel(task) is False:
                     state.deliver()
-                recorder.ended(
+                recorder.on_end(
                     task,
                     "cancelled",
                     error if own or tied else None,
@@ -477,9 +481,15 @@ class CalledBack:
                 if error is not None and not (own or tied):
                     # Whoever awaits the task gets this very error (``future_get_result`` in
                     # Modules/_asynciomodule.c).
-                    recorder.tie(error, recorder.obeyed_by(task), recorder.state(task))
+                    recorder.state.cancellations.tie(
+                        error,
+                        recorder.state.cancellations.obeyed_by(task),
+                        recorder.state.tasks.state(task),
+                    )
                 if known and not own:
-                    recorder.pass_on(waiters, recorder.obeyed_by(task))
+                    recorder.state.cancellations.pass_on(
+                        waiters, recorder.state.cancellations.obeyed_by(task)
+                    )
             else:
                 self._ended(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
@@ -489,12 +499,14 @@ class CalledBack:
         """*task* was not cancelled."""
         error = exception_of(task)
         if error is UNKNOWN:
-            self._recorder.born.pop(id(task), None)  # nothing is told rather than a guess
+            self._recorder.state.tasks.born.pop(
+                id(task), None
+            )  # nothing is told rather than a guess
         elif error is not None:
-            self._recorder.ended(task, "raised", error)
+            self._recorder.on_end(task, "raised", error)
         else:
             result = result_of(task)
-            self._recorder.ended(
+            self._recorder.on_end(
                 task, "returned", None, result=None if result is UNKNOWN else result
             )
 

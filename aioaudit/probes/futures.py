@@ -8,25 +8,26 @@ from typing import Any
 
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import is_begun, own_callbacks_of
 from aioaudit.probes import chained
-from aioaudit.recorder.recorder import Note, Recorder
+from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import caller, signal_above
 from aioaudit.state.awaiters import waiters_of
+from aioaudit.state.handoffs import Note
 from aioaudit.state.requests import Request
 from aioaudit.threads import get_ident
 
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
     """``cancel`` of the future class *cls* that finds out who calls it, where a task will feel it."""
-    active = recorder.active
+    nested = recorder.state.cancellations.nested
 
     def cancel(self: Any, msg: Any = None) -> bool:
-        request = None
         waiters: list[Any] = []
         try:
             # What is no future, or was never begun, has none of these, or is not asked.
-            if isinstance(self, cls) and is_begun(self) is not None and not recorder.place_muted():
+            if isinstance(self, cls) and is_begun(self) is not None and not recorder.muted():
                 callbacks = own_callbacks_of(self)
                 # A task of the Python class ends itself so (``__step`` in asyncio/tasks.py).
                 if (
@@ -35,36 +36,26 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                     and not self.done()
                     and not hasattr(self, "get_coro")
                 ):
-                    stack = active.get(get_ident())
-                    if not (stack and len(callbacks) == 1 and _awaited_by(callbacks, stack[-1])):
+                    above = nested()
+                    if above is None or not _awaited_by(callbacks, above):
                         waiters = waiters_of(self)
-                        if waiters:
-                            request = recorder.future_request(self, msg, getframe(1), waiters)
                         if chained.goes_on(callbacks):
-                            recorder.remember(self, recorder.asked(self, getframe(1), msg))
+                            recorder.remember(self, recorder.explain(self, getframe(1), msg))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             recorder.fault(error)
-        if request is None:
+        if not waiters or recorder.on_future_cancel(self, msg, getframe(1), waiters) is None:
             return original(self, msg)
-        recorder.ask(request.event)
-        recorder.tell(request.event)
-        recorder.pass_on(waiters, request)
-        ident = get_ident()
-        stack = active.setdefault(ident, [])
-        stack.append(request)
         try:
             return original(self, msg)
         finally:
-            stack.pop()
-            if not stack:
-                active.pop(ident, None)
+            recorder.cancel_over()
 
     return cancel
 
 
 def _awaited_by(callbacks: Any, above: Request) -> bool:
     """Whether the task being cancelled is all that awaits the future: nothing to tell then."""
-    return id(getattr(callbacks[0][0], "__self__", None)) == above.victim
+    return len(callbacks) == 1 and id(getattr(callbacks[0][0], "__self__", None)) == above.victim
 
 
 def make_add_done_callback(
@@ -95,30 +86,30 @@ def note_given(
 
     *direct* says that nothing is around it, such as a `functools.partial`.
     """
+    codes = recorder.state.codes
+    places = recorder.state.places
+    notes = recorder.state.handoffs.notes
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
         if chained.passes_on(frame):
-            cause = recorder.asked(callback.__self__, frame)
-            recorder.note(callback, Note(cause.at, cause.source, None, how, cause=cause))
+            cause = recorder.explain(callback.__self__, frame)
+            notes[callback] = Note(cause.at, cause.source, None, how, cause=cause)
             return
-        found = caller(recorder.codes, frame)
+        found = caller(codes, frame)
         if found is None:
             return  # asyncio's own doing on somebody's behalf: nobody can be named
-        running = recorder.running_loop()
+        running = running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
-        main = get_ident() == recorder.main_thread
-        recorder.note(
-            callback,
-            Note(
-                at=found[0].at(found[1]),
-                source=found[0].source,
-                thread=recorder.thread_name() if foreign else None,
-                how=how,
-                signal=signal_above(recorder.codes, frame) if main else None,
-                due=due,
-                direct=direct,
-            ),
+        main = get_ident() == places.main_thread
+        notes[callback] = Note(
+            at=found[0].at(found[1]),
+            source=found[0].source,
+            thread=places.thread_name() if foreign else None,
+            how=how,
+            signal=signal_above(codes, frame) if main else None,
+            due=due,
+            direct=direct,
         )
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a callback from being set
         recorder.fault(error)
@@ -134,8 +125,7 @@ class Source:
         if error is None:
             return self
         try:
-            request = self._recorder.request_of(error, self._recorder.current_task())
-            return None if request is None else request.source
+            return self._recorder.state.cancellations.source(error)
         except Exception as fault:  # noqa: BLE001 - to ask must never fail
             self._recorder.fault(fault)
             return None

@@ -19,8 +19,8 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
 
     def cancel(self: Any) -> None:
         try:
-            if is_untouched(self) and not recorder.place_muted():
-                cause = recorder.asked(self, getframe(1))
+            if is_untouched(self) and not recorder.muted():
+                cause = recorder.explain(self, getframe(1))
                 cause.reason = "task_group"
                 recorder.remember(self, cause)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending

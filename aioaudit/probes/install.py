@@ -89,11 +89,11 @@ class Installation:
         ]
         if monitoring.AVAILABLE and self._monitor is None:
             seen.append("sys.monitoring: not used, other tools hold all of its tool ids")
-        if not self.recorder.creations:
+        if not self.recorder.state.tasks.made_seen:
             seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
-        if not {"task.uncancel", "task.done"} <= self.recorder.wanted:
+        if not {"task.uncancel", "task.done"} <= self.recorder.sender.wanted:
             seen.append(NO_UNCANCELS)
-        if "finding" not in self.recorder.wanted:
+        if "finding" not in self.recorder.sender.wanted:
             seen.append(NO_FINDINGS)
         seen.append("not seen: other interpreters in the process, tasks of other frameworks")
         seen.extend(
@@ -107,7 +107,7 @@ class Installation:
 
         What was recorded still answers, to `aioaudit.why` and ``CancelledError.source``.
         """
-        self.recorder.deaf = True
+        self.recorder.go_deaf()
         if self._libraries is not None:
             self._libraries.remove()
         self._hot.restore()
@@ -133,15 +133,15 @@ class Installation:
         if monitoring.AVAILABLE:
             with suppress(monitoring.NoToolError):
                 self._monitor = monitoring.Monitor("aioaudit")
-        recorder.deliveries_seen = self._monitor is not None
+        recorder.state.cancellations.deliveries_seen = self._monitor is not None
         if self._monitor is not None:
             self._monitored = ends.Monitored(recorder, self._monitor, called_back.watch_end)
             self._follow = self._monitored.follow
-            recorder.watch = self._monitored.watch
-            recorder.under_way = self._monitored.under_way
+            recorder.state.cancellations.watch = self._monitored.watch
+            recorder.state.cancellations.under_way = self._monitored.under_way
             recorder.rules.watch_next = self._monitored.watch_next
         else:
-            recorder.watch = called_back.watch
+            recorder.state.cancellations.watch = called_back.watch
             self._hide_callback(called_back)
         self.refresh()
         for cls in self._task_classes:
@@ -184,7 +184,7 @@ class Installation:
             classmethod(loops.make_init_subclass(self._install_on_new_loop)),
         )
         self._versions.settle()
-        recorder.probe_codes = frozenset(self._probes)
+        recorder.state.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
         wanted["asyncio"] = self._anew
         tables = dict.fromkeys(registry.OWN, self._load_table)
@@ -234,18 +234,19 @@ class Installation:
     def refresh(self) -> None:
         """Rebuild the two hottest probes: who listens, and to what, is part of them."""
         recorder = self.recorder
-        if recorder.deaf:
+        if recorder.sender.deaf:
             return
         self._hot.restore()
-        recorder.creations = recorder.listening and bool(
-            {"task.create", "task.done"} & recorder.wanted
+        known = recorder.state.tasks
+        known.made_seen = recorder.sender.listening and bool(
+            {"task.create", "task.done"} & recorder.sender.wanted
         )
         if self._monitored is not None:
             self._monitored.refresh()
-        if not recorder.creations:
+        if not known.made_seen:
             # Of tasks that come from now on nothing is known: their addresses would mislead.
-            recorder.born.clear()
-            recorder.recent.clear()
+            known.born.clear()
+            known.recent.clear()
             self._versions.settle()
             return
         for cls in self._task_classes:
@@ -261,7 +262,7 @@ class Installation:
         for name in RUNNERS:
             runs = getattr(cls, name, None)
             if isinstance(runs, FunctionType):
-                self.recorder.codes.add_boundary(runs)
+                self.recorder.state.codes.add_boundary(runs)
         if cls.__flags__ & inplace.IMMUTABLE:
             return
         if issubclass(cls, BaseEventLoop):
@@ -342,7 +343,7 @@ class Installation:
         code = probe.__code__
         self._kept[id(code)] = code
         if boundary:
-            self.recorder.codes.mark_boundary(code)
+            self.recorder.state.codes.mark_boundary(code)
         elif name == "cancel":
             self._probes.add(id(code))
         (self._hot if hot else self._patches).replace(owner, name, probe)

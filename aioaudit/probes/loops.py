@@ -19,16 +19,17 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from aioaudit.cpython.frames import getframe
-from aioaudit.cpython.tasks import all_tasks, origin_of
+from aioaudit.cpython.tasks import all_tasks, current_task, origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import note_given
 from aioaudit.probes.tasks import hide
-from aioaudit.recorder.recorder import Note, Recorder
+from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.stack.frames import bound_cancel, caller, code_of, signal_above, was_called
 from aioaudit.stack.handles import context_of_signal
+from aioaudit.state.handoffs import Note
 from aioaudit.threads import get_ident
 
 
@@ -37,14 +38,13 @@ def started(recorder: Recorder, loop: Any) -> None:
     try:
         recorder.look_for_libraries()
         with contextlib.suppress(TypeError):  # a loop that takes no weak reference
-            recorder.runs_in[loop] = get_ident()
-        place = recorder.place(loop)
+            recorder.state.places.runs_in[loop] = get_ident()
+        place = recorder.state.places.place(loop)
         if place.muted:
             return
-        for open_now in recorder.openers:
-            open_now()
-        if recorder.wants("loop.start"):
-            recorder.announce(LoopStart(**recorder.base("loop.start", place)))
+        recorder.sender.sinks.open_now()
+        if recorder.sender.wants("loop.start"):
+            recorder.sender.announce(LoopStart(**recorder.sender.base("loop.start", place)))
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop from running
         recorder.fault(error)
 
@@ -88,14 +88,17 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
     def stop(self: Any) -> None:
         event = None
         try:
-            if isinstance(self, cls) and recorder.wants("loop.stop") and not recorder.place_muted():
+            if (
+                isinstance(self, cls)
+                and recorder.sender.wants("loop.stop")
+                and not recorder.muted()
+            ):
                 event = _stop_event(recorder, self)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop running
             if is_made(self):
                 recorder.fault(error)
         if event is not None:
-            recorder.ask(event)
-            recorder.tell(event)
+            recorder.sender.offer(event)
         original(self)
 
     return stop
@@ -105,9 +108,9 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
     frame = getframe(2)
     found = None
     step = frame
-    codes = recorder.codes
+    codes = recorder.state.codes
     info = codes.of(step)
-    current = recorder.current_task()
+    current = current_task()
     # Beyond the loop's own frames the stack only says who runs it.
     while not (info.boundary or info.kind == OWN):
         looking = found is None or found[0].kind != APPLICATION
@@ -121,14 +124,17 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
             current = None  # it only ran when the interpreter called something else
             break
         info, step = below, back
-    if threading.get_ident() == recorder.main_thread and signal_above(codes, frame) is not None:
+    if (
+        threading.get_ident() == recorder.state.places.main_thread
+        and signal_above(codes, frame) is not None
+    ):
         current = None
     return LoopStop(
-        **recorder.base("loop.stop", recorder.place(loop)),
-        source=(recorder.codes.of(frame) if found is None else found[0]).source,
+        **recorder.sender.base("loop.stop", recorder.state.places.place(loop)),
+        source=(recorder.state.codes.of(frame) if found is None else found[0]).source,
         at=None if found is None else found[0].at(found[1]),
-        by=None if current is None else recorder.number(current),
-        by_name=None if current is None else recorder.name_of_task(current),
+        by=None if current is None else recorder.state.tasks.number(current),
+        by_name=None if current is None else recorder.state.tasks.name(current),
         pending=sum(1 for task in all_tasks(loop) if not task.done()),
     )
 
@@ -140,10 +146,10 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
         closes = _before_close(recorder, self)
         original(self)
         try:
-            if closes and self.is_closed() and recorder.wants("loop.close"):
-                place = recorder.place(self)
+            if closes and self.is_closed() and recorder.sender.wants("loop.close"):
+                place = recorder.state.places.place(self)
                 if not place.muted:
-                    recorder.announce(LoopClose(**recorder.base("loop.close", place)))
+                    recorder.sender.announce(LoopClose(**recorder.sender.base("loop.close", place)))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
             recorder.fault(error)
 
@@ -152,15 +158,15 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
 
 def _before_close(recorder: Recorder, loop: Any) -> bool:
     """Look at what *loop* leaves behind; whether it is open, and not to be left alone."""
-    if recorder.deaf:
+    if recorder.sender.deaf:
         return False
     try:
-        recorder.sweep()
+        recorder.state.tasks.sweep()
         if loop.is_closed():
             return False
-        if not loop.is_running() and not recorder.place_muted():
+        if not loop.is_running() and not recorder.muted():
             recorder.catch_up(loop)
-            if recorder.wants("finding"):
+            if recorder.sender.wants("finding"):
                 recorder.rules.closing(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
         if is_made(loop):
@@ -187,11 +193,11 @@ def make_call_exception_handler(
         try:
             message = context.get("message") if isinstance(context, dict) else None
             # Whichever thread collects the garbage: an exporter's own task is not known.
-            if message == "Task was destroyed but it is pending!" and recorder.knows(
+            if message == "Task was destroyed but it is pending!" and recorder.state.tasks.knows(
                 task := context.get("task")
             ):
                 # Anybody's context is current here: exporters are to see the task's own.
-                context_of(task).copy().run(recorder.ended, task, "destroyed", None)
+                context_of(task).copy().run(recorder.on_end, task, "destroyed", None)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the program's
             recorder.fault(error)
         original(self, context)
@@ -222,8 +228,8 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
             when, callback = args[:2] if len(args) > 1 else (None, None)
-            if recorder.hidden_signals:
-                recorder.used_otherwise(self, callback)
+            if recorder.state.handoffs.hidden_signals:
+                recorder.state.handoffs.used_otherwise(self, callback)
             if type(callback) in (MethodType, partial):
                 bound = bound_cancel(callback, args[2:])
                 if bound is not None:
@@ -244,8 +250,8 @@ def make_call_soon_threadsafe(
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            if recorder.hidden_signals:
-                recorder.used_otherwise(self, callback)
+            if recorder.state.handoffs.hidden_signals:
+                recorder.state.handoffs.used_otherwise(self, callback)
             if type(callback) is FunctionType:
                 chained.handed_over(recorder, callback, args, getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
@@ -267,7 +273,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
 
     def note_signal(loop: Any, number: int, callback: Any) -> None:
         try:
-            found = caller(recorder.codes, getframe(2))
+            found = caller(recorder.state.codes, getframe(2))
             note = Note(
                 at=None if found is None else found[0].at(found[1]),
                 source=None if found is None else found[0].source,
@@ -277,12 +283,12 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 context=context_of_signal(loop, number),
             )
             if (bound := bound_cancel(callback, ())) is not None:
-                recorder.note(bound, note)
+                recorder.state.handoffs.notes[bound] = note
                 if isinstance(bound.__self__, asyncio.Future | asyncio.TaskGroup):
                     # All groups have this code: it is the object that tells.
-                    recorder.note_signal(loop, None, number, note)
+                    recorder.state.handoffs.note_signal(loop, None, number, note)
                     return
-            recorder.note_signal(loop, code_of(callback), number, note)
+            recorder.state.handoffs.note_signal(loop, code_of(callback), number, note)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
             recorder.fault(error)
 

@@ -14,14 +14,21 @@ from typing import Any
 from aioaudit import bus
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
 from aioaudit.cpython.frames import getframe, module_at
-from aioaudit.cpython.tasks import ORIGIN_IS_SHOWN, PYTHON_TASKS, is_begun, of_c, origin_of
-from aioaudit.events import TaskCreate, TaskUncancel
+from aioaudit.cpython.loops import running_loop
+from aioaudit.cpython.tasks import (
+    ORIGIN_IS_SHOWN,
+    PYTHON_TASKS,
+    current_task,
+    is_begun,
+    of_c,
+    origin_of,
+)
+from aioaudit.events import TaskCreate
 from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, CodeInfo
 from aioaudit.stack.frames import caller
-from aioaudit.threads import get_ident
-from aioaudit.wire import Created, Kind, one_of, typed
+from aioaudit.wire import Created, Kind, typed
 
 _MISSING: Any = object()
 _OWN_FOLDER = str(Path(__file__).parent) + os.sep
@@ -56,7 +63,7 @@ def make_init(
     births = _Births(recorder, original, follow, watch_end)
     if not HAS_EAGER_TASKS:
         return _make_plain_init(births, original)
-    fast = ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.wanted
+    fast = ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.sender.wanted
     if not fast or bus.hooks():
         return _make_careful_init(births, original)
     return _make_fast_init(births, original, cls.get_name)
@@ -72,16 +79,16 @@ def _make_fast_init(
     of the objects that tell whether they fit.  All else is for `_Births`.
     """
     recorder = births.recorder
-    born = recorder.born
-    sites = recorder.sites
+    born = births.tasks.born
+    sites = births.tasks.sites
     site_of = sites.get
     note = births.note
     put = births.put
     current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
-    next_task = recorder.next_task
-    next_seq = recorder.run.next_seq
+    next_task = births.tasks.next_number
+    next_seq = births.sender.run.next_seq
     makers = _MAKERS
     eager = _make_eager(births, original, get_name)
 
@@ -164,16 +171,15 @@ def _make_eager(
     Who makes it calls the class itself.  That may be a library, if no line of an
     application is behind it: if it is what the loop called.
     """
-    recorder = births.recorder
-    born = recorder.born
-    sites = recorder.direct_sites
+    born = births.tasks.born
+    sites = births.tasks.direct_sites
     slow = births.make
     put = births.put
     current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
-    next_task = recorder.next_task
-    next_seq = recorder.run.next_seq
+    next_task = births.tasks.next_number
+    next_seq = births.sender.run.next_seq
     loops = _LOOPS
 
     def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
@@ -264,11 +270,14 @@ class _Births:
         watch_end: Callable[[Any, Any], None] | None,
     ) -> None:
         self.recorder = recorder
-        self.put = one_of(recorder.puts)
+        self.sender = recorder.sender
+        self.places = recorder.state.places
+        self.tasks = recorder.state.tasks
+        self.put = recorder.sender.sinks.put
         self._original = original
         self._follow = follow
         self._watch_end = watch_end
-        self._tell = "task.create" in recorder.wanted
+        self._tell = "task.create" in recorder.sender.wanted
 
     def make(self, task: Any, coro: Any, keywords: dict[str, Any], frame: FrameType) -> None:
         """Construct *task* and note it: before it starts, where it starts at once.
@@ -289,10 +298,9 @@ class _Births:
             self._original(task, coro, **keywords)
         except BaseException:
             if made is not None:
-                self.recorder.born.pop(id(task), None)
+                self.tasks.born.pop(id(task), None)
                 if made.seq and not eager:
-                    for skip in self.recorder.skips:
-                        skip(made.seq)
+                    self.sender.sinks.skip(made.seq)
             raise
         hide(task)
         if made is None:
@@ -331,7 +339,7 @@ class _Births:
             event = typed(made)
             assert isinstance(event, TaskCreate)
             try:
-                self.recorder.ask(event)
+                self.sender.ask(event)
             except BaseException:
                 close = getattr(coro, "close", None)
                 if close is not None:
@@ -340,42 +348,41 @@ class _Births:
         return made
 
     def _created(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
-        recorder = self.recorder
-        place = recorder.place(loop if loop is not None else recorder.running_loop())
+        place = self.places.place(loop if loop is not None else running_loop())
         if place.muted:
             return None
-        current = recorder.current_task()
+        current = current_task()
         return Created(
-            recorder.seq("task.create"),
-            recorder.next_task(),
+            self.sender.seq("task.create"),
+            self.tasks.next_number(),
             time.time_ns(),
             self._kind(place, coro, frame),
             name if isinstance(name, str) else "",
-            None if current is None else recorder.number(current),
+            None if current is None else self.tasks.number(current),
         )
 
     def _forget(self, task: Any) -> None:
         """What is known of an earlier task that had the address of *task* is not about this one."""
-        self.recorder.born.pop(id(task), None)
+        self.tasks.born.pop(id(task), None)
 
     def _finish(self, task: Any, made: Created) -> None:
         if self._tell:
             self.put(made)
-        self.recorder.states.pop(id(task), None)
-        self.recorder.born[id(task)] = made
+        self.tasks.states.pop(id(task), None)
+        self.tasks.born[id(task)] = made
 
     def _kind(self, place: Place, coro: Any, frame: FrameType) -> Kind:
-        found = caller(self.recorder.codes, frame)
+        found = caller(self.recorder.state.codes, frame)
         # Cython's coroutines have a code, too, but nothing of theirs runs it.
         runs = coro.cr_code if type(coro) is CoroutineType else None
         code, offset = (None, 0) if found is None else found
         if runs is None:
             # Nothing tells one of these from another: each is a kind of its own.
-            return Kind(place, self.recorder.coro_name(coro), None, code, offset)
+            return Kind(place, self.tasks.coro_name(coro), None, code, offset)
         site = None if code is None else code.code
         direct = site is frame.f_code and offset == frame.f_lasti
         key = (code, offset, id(runs), direct)
-        kinds = self.recorder.kinds
+        kinds = self.places.kinds
         kind = kinds.get(key)
         new = kind is None or kind.place is not place
         if kind is None or new:
@@ -383,7 +390,7 @@ class _Births:
                 kinds.clear()
             if self._follow is not None:
                 self._follow(coro, runs)
-            kind = kinds[key] = Kind(place, self.recorder.coro_name(coro), runs, code, offset)
+            kind = kinds[key] = Kind(place, self.tasks.coro_name(coro), runs, code, offset)
             kind.go_with(runs, kinds, key)
         if code is None or site is None:
             return kind
@@ -402,9 +409,9 @@ class _Births:
         tables: list[dict[int, Kind]] = []
         if code.kind == APPLICATION:
             # A library's line says nothing: whose behalf it acts on, the stack tells.
-            tables.append(self.recorder.sites)
+            tables.append(self.tasks.sites)
         if direct:
-            tables.append(self.recorder.direct_sites)
+            tables.append(self.tasks.direct_sites)
         return tables
 
 
@@ -417,36 +424,18 @@ def hide(recorded: Any) -> None:
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
     """``cancel`` of the task class *cls* that finds out who calls it."""
-    active = recorder.active
+    muted = recorder.muted
 
     def cancel(self: Any, msg: Any = None) -> bool:
-        request = None
-        try:
-            # What is no task, or was never begun, the original is to speak about.
-            if isinstance(self, cls) and is_begun(self) is not None and not recorder.place_muted():
-                request = recorder.request(self, msg, getframe(1))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            recorder.fault(error)
-        if request is None:
+        # What is no task, or was never begun, the original is to speak about.
+        if not isinstance(self, cls) or is_begun(self) is None or muted():
             return original(self, msg)
-        if request.times == 1:
-            recorder.ask(request.event)
-            recorder.tell(request.event)
-        ident = get_ident()
-        stack = active.get(ident)
-        if stack is None:
-            stack = active[ident] = []
-        elif stack and request.cause is stack[-1]:
-            stack[-1].via = request
-        request.victim = id(self)
-        recorder.accept(self, request)
-        stack.append(request)
+        if recorder.on_cancel(self, msg, getframe(1)) is None:
+            return original(self, msg)
         try:
             return original(self, msg)
         finally:
-            stack.pop()
-            if not stack:
-                active.pop(ident, None)
+            recorder.cancel_over()
 
     return cancel
 
@@ -458,8 +447,8 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
         before = isinstance(self, cls) and is_begun(self) is not None and self.cancelling()
         remaining = original(self)
         try:
-            if before and not recorder.place_muted():
-                _uncancelled(recorder, self, remaining)
+            if before and not recorder.muted():
+                recorder.on_uncancel(self, getframe(1), remaining)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not change what uncancel() does
             recorder.fault(error)
         return remaining
@@ -467,35 +456,15 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
     return uncancel
 
 
-def _uncancelled(recorder: Recorder, task: Any, remaining: int) -> None:
-    frame = getframe(2)
-    request = recorder.uncancelled(task, frame, remaining)
-    if not recorder.wants("task.uncancel"):
-        return
-    state = recorder.state(task)
-    found = caller(recorder.codes, frame)
-    event = recorder.begin(TaskUncancel, recorder.place())
-    event.task = state.task
-    event.name = recorder.name_of_task(task)
-    event.coro = state.coro
-    event.preexisting = state.preexisting
-    event.remaining = remaining
-    if request is not None:
-        event.cancel = request.event.seq or None
-    if found is not None:
-        event.at = found[0].at(found[1])
-    event.source = recorder.codes.of(frame).source
-    recorder.announce(event)
-
-
 def make_set_name(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
     """``Task.set_name`` that keeps the name of what is not written yet up to date."""
-    born = recorder.born
+    tasks = recorder.state.tasks
+    born = tasks.born
 
     def set_name(self: Any, value: Any, /) -> None:
         original(self, value)
         entry = born.get(id(self))
         if entry is not None:
-            entry.name = recorder.name_of_task(self)
+            entry.name = tasks.name(self)
 
     return set_name

@@ -8,9 +8,10 @@ from typing import Any
 
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.loops import running_loop
-from aioaudit.recorder.recorder import Entered, Recorder
+from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.stack.frames import caller
+from aioaudit.state.handoffs import Entered
 
 
 def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
@@ -19,8 +20,8 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
     Only here is it known which ``async with`` line entered the timeout: when it
     runs out that line is on no stack.
     """
-    timeouts = recorder.timeouts
-    known = recorder.codes.known.get
+    timeouts = recorder.state.handoffs.timeouts
+    known = recorder.state.codes.known.get
 
     def reschedule(self: Any, when: float | None) -> None:
         # First: uvloop's clock may move on inside the original.
@@ -53,7 +54,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
 
 def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> Entered:
     """What is to be known of a timeout that *frame* has entered."""
-    codes = recorder.codes
+    codes = recorder.state.codes
     by: CodeInfo | None = None
     if frame is not None:
         by = codes.of(frame)

@@ -7,7 +7,6 @@ modules that they are in have been imported.
 
 from __future__ import annotations
 
-import sys
 from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -15,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import Link
 from aioaudit.cpython.callbacks import gathered_by, owner_of
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.call import Call as Asked
 from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
 from aioaudit.stack.frames import caller, local
@@ -214,7 +211,7 @@ def _make_enter(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
     def _enter_scope(self: Any) -> Any:
         if self._timeout is not None:
             try:
-                found = caller(recorder.codes, getframe(1))
+                found = caller(recorder.state.codes, getframe(1))
                 if found is not None:
                     _entered[self] = found[0].at(found[1]), found[0].source
             except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
@@ -229,7 +226,7 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
     def _cancel(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            if self._shield and not recorder.place_muted():
+            if self._shield and not recorder.muted():
                 _note_held(recorder, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             recorder.fault(error)
@@ -239,10 +236,10 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
 
 def _note_held(recorder: Recorder, scope: Any, frame: FrameType) -> None:
-    current = recorder.current_task()
-    cause = find_cause(Asked(recorder, scope._host_task, current, None, sys.exception()), frame)
+    current = current_task()
+    cause = recorder.cause(scope._host_task, frame)
     if current is not None and not cause.bystander:
-        cause.by = recorder.number(current), recorder.name_of_task(current)
+        cause.by = recorder.state.tasks.number(current), recorder.state.tasks.name(current)
     cause.bystander = cause.by is None
     held = _held.get(scope)
     if held is None:

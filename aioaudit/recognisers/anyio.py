@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import Link
 from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.call import Call as Asked
 from aioaudit.recognisers.stdlib import seconds
 from aioaudit.stack.frames import caller, local
 from aioaudit.state.cause import Cause
@@ -214,7 +212,7 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
     def cancel(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            if not self._cancel_called and not recorder.place_muted():
+            if not self._cancel_called and not recorder.muted():
                 reason = keywords.get("reason", args[0] if args else None)
                 _note_cancel(recorder, self, reason, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
@@ -225,9 +223,8 @@ def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[.
 
 
 def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameType) -> None:
-    current = recorder.current_task()
-    asked = Asked(recorder, scope, current, None, sys.exception(), message=reason)
-    cause = find_cause(asked, frame)
+    current = current_task()
+    cause = recorder.cause(scope, frame, reason)
     if cause.reason in ("explicit", "native", "unknown", "thread"):
         # Code of the program or of a library called: the scope is what cancels the tasks.
         if cause.reason != "thread":
@@ -244,7 +241,7 @@ def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameTyp
             )
     by = None
     if current is not None and not cause.bystander:
-        by = recorder.number(current), recorder.name_of_task(current)
+        by = recorder.state.tasks.number(current), recorder.state.tasks.name(current)
     _cancelled[scope] = _Cancelled(cause, by)
 
 
@@ -272,6 +269,6 @@ def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
     if note is not None:
         note.seconds = seconds(delay)
         return
-    found = caller(recorder.codes, frame.f_back)
+    found = caller(recorder.state.codes, frame.f_back)
     at, source = (None, None) if found is None else (found[0].at(found[1]), found[0].source)
     _entered[scope] = _Entered(at, source, seconds(delay))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aioaudit.chain.links import Link
     from aioaudit.events import TaskCancel
     from aioaudit.place import Place
-    from aioaudit.recorder.recorder import Recorder
+    from aioaudit.state.known import State
     from aioaudit.state.requests import Request
 
 
@@ -31,7 +31,7 @@ class Call(msgspec.Struct, eq=False):
     nothing but the calling line has a say in it; ``message`` is the argument of ``cancel()``.
     """
 
-    recorder: Recorder
+    state: State
     victim: Any
     current: Any
     nested: Request | None
@@ -45,14 +45,15 @@ class Call(msgspec.Struct, eq=False):
         """The request that the CancelledError *error* delivers, None where that is not known."""
         if error is None:
             return None
-        request = self.recorder.request_of(error, self.current)
-        tie = self.recorder.tie_of(error)
+        cancellations = self.state.cancellations
+        request = cancellations.request_of(error, self.current)
+        tie = cancellations.tie_of(error)
         self.concluded |= tie is not None and tie.concluded
         return request
 
     def caller(self, frame: FrameType | None) -> tuple[str | None, str | None]:
         """``at`` and ``source`` of the application's frame from *frame* outwards."""
-        found = caller(self.recorder.codes, frame)
+        found = caller(self.state.codes, frame)
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
     def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
@@ -61,32 +62,32 @@ class Call(msgspec.Struct, eq=False):
         Of *task* instead, where one is given.
         """
         get_coro = getattr(task or self.victim, "get_coro", None)
-        found = None if get_coro is None else suspended_in(self.recorder.codes, get_coro())
+        found = None if get_coro is None else suspended_in(self.state.codes, get_coro())
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
     def named(self, task: Any) -> tuple[int, str]:
         """Number and name of *task*, for `Cause.by`."""
-        return self.recorder.number(task), self.recorder.name_of_task(task)
+        return self.state.tasks.number(task), self.state.tasks.name(task)
 
     def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
         """The link that says that *task* failed with *error*, and where the chain goes on."""
-        return self.recorder.failed(task, error)
+        return self.state.failures.of(task, error)
 
     def note_of(self, owner: Any) -> Any:
         """What was noted when the timeout *owner* was entered or armed."""
-        return self.recorder.timeouts.get(owner)
+        return self.state.handoffs.timeouts.get(owner)
 
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended *task*, None where none is known."""
-        return self.recorder.obeyed_by(task)
+        return self.state.cancellations.obeyed_by(task)
 
     def made_by(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* (`Cause.owner`) made to *task*, None for none."""
-        return self.recorder.made_by(owner, task)
+        return self.state.cancellations.made_by(owner, task)
 
     def remembered_of(self, future: Any) -> Cause | None:
         """Why *future* was cancelled, where it is chained to others and was asked then."""
-        cause = self.recorder.cause_of(future)
+        cause = self.state.handoffs.remembered.get(future)
         return None if cause is None else msgspec.structs.replace(cause)
 
     def remember_timeout(self) -> None:

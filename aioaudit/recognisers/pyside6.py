@@ -36,5 +36,5 @@ def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any
 
     task = module.QAsyncioTask
     put(task, "cancel", make_cancel(recorder, task, vars(task)["cancel"]))
-    recorder.probe_codes |= {id(task.cancel.__code__)}
+    recorder.state.probe_codes |= {id(task.cancel.__code__)}
     put(task, "uncancel", make_uncancel(recorder, task, vars(task)["uncancel"]))

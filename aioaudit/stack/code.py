@@ -149,13 +149,16 @@ class Codes:
         recognised: dict[tuple[str, str], Explain],
         boundaries: set[str],
         find: Callable[[str, str], Explain | None] = lambda _module, _qualname: None,
+        fault: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
         """*recognised* has an explanation by module and qualname, *boundaries* sources.
 
-        *find* gives that of a library's code (`aioaudit.recognisers.registry.find`).
+        *find* gives that of a library's code (`aioaudit.recognisers.registry.find`), and
+        *fault* is told where it fails.
         """
         self._recognised = recognised
         self._find = find
+        self._fault = fault
         self._boundaries = boundaries
         self._marked: dict[int, CodeInfo] = {}
         self.known: dict[int, CodeInfo] = {}
@@ -208,5 +211,5 @@ class Codes:
             info.explain = look_up
             return None
         except Exception as error:  # noqa: BLE001 - without a table the request is still to be told
-            call.recorder.fault(error)
+            self._fault(error)
         return None if info.explain is None else info.explain(frame, call)

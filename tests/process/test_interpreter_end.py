@@ -254,15 +254,15 @@ from aioaudit.session import current
 async def waits(): await asyncio.sleep(60)
 
 async def main():
-    recorder = current().recorder
+    tasks = current().recorder.state.tasks
     def fails(*_): raise {error}("in a probe")
-    recorder.name_of_task = fails
+    tasks.name = fails
     for _ in range(3):
         task = asyncio.create_task(waits())
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-    del recorder.name_of_task
+    del tasks.name
     last = asyncio.create_task(waits(), name="last")
     await asyncio.sleep(0)
     last.cancel()

@@ -22,8 +22,9 @@ import pytest
 from aioaudit.identity import Run
 from aioaudit.recognisers import registry, stdlib
 from aioaudit.recognisers.call import Call
-from aioaudit.recorder.recorder import Entered, Recorder
+from aioaudit.recorder.recorder import Recorder
 from aioaudit.state.cause import Cause
+from aioaudit.state.handoffs import Entered
 
 Site = tuple[str, str]
 
@@ -183,15 +184,15 @@ def test_every_recogniser_answers_what_it_may_be_asked(
 
     async def ask() -> Any:
         loop = asyncio.get_running_loop()
-        recorder = Recorder(Run(), frozenset())
+        known = Recorder(Run(), frozenset()).state
         values: dict[str, Any] = {name: Anything() for name in names_of(asked_code)}
         values.update((name, error) for name in ("exc", "exc_val", "ex") if name in values)
         values.update((name, 1.5) for name in ("timeout", "grace", "seconds") if name in values)
         if asked_of[1] == "Timeout._on_timeout":
             values["self"] = Anything(when=loop.time)
-            recorder.timeouts[values["self"]] = Entered("app.py:3", "app:enters", 0.0, None)
+            known.handoffs.timeouts[values["self"]] = Entered("app.py:3", "app:enters", 0.0, None)
         victim = loop.create_task(asyncio.sleep(60))
-        call = Call(recorder, victim, None, None, error)
+        call = Call(known, victim, None, None, error)
         return with_frame(asked_of, asked_code, values, lambda frame: explain(frame, call))
 
     cause = asyncio.run(ask())

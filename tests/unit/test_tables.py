@@ -132,9 +132,9 @@ def test_a_loop_that_died_in_the_collector_is_not_taken_for_the_next_one(
         ended = [event for event in trail.events if isinstance(event, TaskDone)]
     assert len(started) == len(set(started)) == 300
     assert sum(event.outcome == "destroyed" for event in ended) >= 300
-    here = recorder._here.thread
+    here = recorder.state.places._here.thread
     assert here is not None
-    for table in (recorder.states, recorder._loops, here.by_loop):
+    for table in (recorder.state.tasks.states, recorder.state.places._loops, here.by_loop):
         assert len(table) <= 200
 
 
@@ -233,18 +233,18 @@ def test_nothing_is_left_of_a_loop(recorder: Recorder) -> None:
 
     run()
     gc.collect()
-    here = recorder._here.thread
+    here = recorder.state.places._here.thread
     assert here is not None
-    loops, kinds = len(recorder._loops), len(here.by_loop)
+    loops, kinds = len(recorder.state.places._loops), len(here.by_loop)
     for _ in range(5):
         run()
     gc.collect()
     # The last one is known until the next one runs in its thread.
-    assert len(recorder._loops) <= loops
+    assert len(recorder.state.places._loops) <= loops
     assert len(here.by_loop) <= kinds
-    assert len(recorder.signal_callbacks) <= 1
+    assert len(recorder.state.handoffs.signal_callbacks) <= 1
     # All loops were run by the same lines.
-    assert sum(kind.coro.endswith("child") for kind in recorder.sites.values()) == 1
+    assert sum(kind.coro.endswith("child") for kind in recorder.state.tasks.sites.values()) == 1
 
 
 def test_a_signal_has_one_callback(recorder: Recorder) -> None:
@@ -254,7 +254,7 @@ def test_a_signal_has_one_callback(recorder: Recorder) -> None:
             namespace: dict[str, Any] = {}
             exec(f"def handler_{number}(): pass", namespace)  # what the test is about
             loop.add_signal_handler(10, namespace[f"handler_{number}"])
-        callbacks = recorder.signal_callbacks.get(loop)
+        callbacks = recorder.state.handoffs.signal_callbacks.get(loop)
         assert callbacks is not None
         return len(callbacks)
 
@@ -297,13 +297,13 @@ def test_the_collector_may_ask_where_it_is_while_that_is_being_found_out(
         def __init__(self) -> None:
             if not places:
                 places.append(None)
-                places.append(recorder.place(loop))
+                places.append(recorder.state.places.place(loop))
             super().__init__()
 
     def ask() -> None:
-        places.append(recorder.place(loop))
+        places.append(recorder.state.places.place(loop))
 
-    monkeypatch.setattr("aioaudit.recorder.recorder.WeakIdMap", Collected)
+    monkeypatch.setattr("aioaudit.state.places.WeakIdMap", Collected)
     thread = threading.Thread(target=ask, name="collected")
     thread.start()
     thread.join()
@@ -317,7 +317,7 @@ def test_two_loops_that_take_turns_are_known_once(recorder: Recorder) -> None:
 
     loops = [asyncio.new_event_loop() for _ in range(2)]
     try:
-        places = {id(recorder.place(loop)) for _ in range(5) for loop in loops}
+        places = {id(recorder.state.places.place(loop)) for _ in range(5) for loop in loops}
         for _ in range(3):
             for loop in loops:
                 loop.run_until_complete(child())
@@ -372,9 +372,9 @@ def test_nothing_of_ours_is_on_a_timeout(recorder: Recorder) -> None:
         async with asyncio.timeout(9) as timeout:
             await asyncio.sleep(0)
         audited = set(vars(timeout))
-        assert len(recorder.timeouts) == 1
+        assert len(recorder.state.handoffs.timeouts) == 1
         del timeout
-        assert len(recorder.timeouts) == 0
+        assert len(recorder.state.handoffs.timeouts) == 0
         return audited, audited & {name for name in audited if "aioaudit" in name}
 
     audited, ours = asyncio.run(main())

@@ -1,0 +1,272 @@
+"""From a call of ``cancel()`` to the request that it makes: who asks, why, and the event that says so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from aioaudit.causes.classify import find_cause
+from aioaudit.cpython.tasks import current_task
+from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.identity import timestamp
+from aioaudit.recognisers.call import Call
+from aioaudit.stack.frames import suspended_at
+from aioaudit.state.places import loop_of
+from aioaudit.state.requests import CancelState, Request
+from aioaudit.text import message_of
+
+if TYPE_CHECKING:
+    from aioaudit.chain.links import Link
+    from aioaudit.place import Place
+    from aioaudit.sending import Sender
+    from aioaudit.state.cause import Cause
+    from aioaudit.state.known import State
+
+_DEEPEST = 500
+"""Maximum number of requests in a row, each the cause of the next, that are kept."""
+
+_MOST_PLACES = 20
+"""So many places have lines ready of requests that one instruction makes."""
+
+
+class Inquiry:
+    """Finds out why ``cancel()`` is called, from the stack and from what is known."""
+
+    def __init__(self, state: State, sender: Sender) -> None:
+        self._state = state
+        self._sender = sender
+
+    def cause(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
+        """Why *victim* is to be cancelled, which *frame* asks for on its own account.
+
+        For what cancels tasks later, or again and again: not inside a ``cancel()`` of another.
+        """
+        call = Call(self._state, victim, current_task(), None, sys.exception(), message=message)
+        return find_cause(call, frame)
+
+    def explain(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
+        """Why *victim* is being cancelled from *frame*, by whom: to be told once it is."""
+        nested = self._state.cancellations.nested()
+        current = current_task()
+        call = Call(self._state, victim, current, nested, sys.exception(), message=message)
+        cause = find_cause(call, frame)
+        request = cause.request
+        if request is not None and request is nested and isinstance(request.event, TaskCancel):
+            cause.by = request.event.task, request.event.name
+        elif cause.by is None and current is not None and not cause.bystander:
+            cause.by = call.named(current)
+        cause.bystander = cause.by is None
+        return cause
+
+    def of_task(self, task: Any, message: Any, frame: FrameType | None) -> Request | None:
+        """The request that ``task.cancel(message)`` makes, called from *frame*.
+
+        None means that this is no request at all; one that was made before, and
+        is asked for again, comes with ``times`` above 1.
+        """
+        known = self._state
+        cancellations = known.cancellations
+        nested = cancellations.nested()
+        current = current_task()
+        call = Call(known, task, current, nested, sys.exception(), message=message)
+        cause = find_cause(call, frame)
+        accepted = not task.done()
+        state = known.tasks.state(task)
+        if cause.again:
+            _given_back(state)
+            return None
+        if state.requests:
+            repeated = state.repeated(cause.once, nested if cause.request is nested else None)
+            if repeated is not None:
+                if not cancellations.deliveries_seen:
+                    cancellations.settle(task, state)
+                repeated.repeat()
+                return repeated
+        if not accepted and nested is not None and cause.request is nested and nested.times > 1:
+            return None  # a scope delivers again to a gather: it was too late for this child before
+        place = known.places.place(None if current is not None else loop_of(task))
+        event = self._begin(place, cause, call.lines)
+        self._tell_asker(event, cause, current, nested)
+        if not cancellations.deliveries_seen:
+            cancellations.settle(task, state)
+        earlier = state.first_open() if state.requests else None
+        event.task = state.task
+        event.name = known.tasks.name(task)
+        event.coro = state.coro
+        event.accepted = accepted
+        if state.preexisting:
+            event.preexisting = True
+        if cause.taken_back:
+            event.taken_back = True
+        if accepted and task is not current:
+            event.suspended_at = suspended_at(known.codes, task.get_coro())
+        if accepted and earlier is not None:
+            event.behind = earlier.event.seq or None
+        if message is not None:
+            event.message = message_of(message)
+        request = _request(event, cause)
+        if call.remembered and current is not None:
+            known.tasks.state(current).inherited = request
+        return request
+
+    def of_future(
+        self, future: Any, message: Any, frame: FrameType | None, waiters: list[Any]
+    ) -> Request:
+        """The request that ``future.cancel(message)`` makes: of a plain future that *waiters* await."""
+        known = self._state
+        nested = known.cancellations.nested()
+        current = current_task()
+        call = Call(known, future, current, nested, sys.exception(), message=message)
+        cause = find_cause(call, frame)
+        event = self._sender.begin(FutureCancel, known.places.place(loop_of(future)))
+        _tell_cause(event, cause)
+        self._tell_asker(event, cause, current, nested)
+        event.waiters = [known.tasks.number(task) for task in waiters]
+        event.waiter_names = [known.tasks.name(task) for task in waiters]
+        event.message = message_of(message)
+        return _made(event, cause)
+
+    # -- the event ----------------------------------------------------------------
+
+    def _begin(
+        self, place: Place, cause: Cause, lines: dict[Place, TaskCancel] | None
+    ) -> TaskCancel:
+        """A new event of a request that says why; *lines* has those that say the same, by place."""
+        if lines is None:
+            event = self._sender.begin(TaskCancel, place)
+            _tell_cause(event, cause)
+            return event
+        known = lines.get(place)
+        if known is None:
+            for each in [each for each in list(lines) if each.loop_ref() is None]:
+                lines.pop(each, None)  # its loop is gone; where there was none, it is made anew
+            if len(lines) > _MOST_PLACES:
+                lines.clear()
+            known = lines[place] = place.blank(TaskCancel)
+            _tell_cause(known, cause)
+        event = cast(TaskCancel, cast(Any, known).__copy__())
+        event.ts = timestamp(time.time_ns())
+        sender = self._sender
+        event.seq = sender.run.next_seq() if "task.cancel" in sender.heard else 0
+        return event
+
+    def _tell_asker(
+        self,
+        event: TaskCancel | FutureCancel,
+        cause: Cause,
+        current: Any,
+        nested: Request | None,
+    ) -> None:
+        """Put who asked, and because of which request, into *event*."""
+        tasks = self._state.tasks
+        request = cause.request
+        origin = cause.origin
+        if cause.reason == "thread" and cause.thread is not None:
+            event.by_name = cause.thread
+            if cause.by is not None:
+                event.by = cause.by[0]
+            elif current is not None and not cause.bystander:
+                event.by = tasks.number(current)
+        elif request is not None and request is nested and isinstance(request.event, TaskCancel):
+            event.by, event.by_name = request.event.task, request.event.name
+        elif cause.by is not None:
+            event.by, event.by_name = cause.by
+        elif current is not None and not cause.bystander:
+            event.by = tasks.number(current)
+            event.by_name = tasks.name(current)
+        elif origin is not None and origin.by_name is not None:
+            event.by_name = origin.by_name
+        if request is not None:
+            logged = request.logged()
+            if logged is not None:
+                event.cause = logged.event.seq
+            elif origin is None:
+                origin = root_link(request)
+                if origin is not None:
+                    _tell_origin(event, origin)
+        if origin is not None and origin.by_name is None and origin.what == "called":
+            event.origin_by_name = event.by_name
+
+
+def _given_back(state: CancelState) -> None:
+    """The group took somebody's request with ``uncancel()`` and gives it back."""
+    for request in state.requests:
+        if request.stands:
+            request.delivered = False
+
+
+def _made(event: TaskCancel | FutureCancel, cause: Cause) -> Request:
+    """The request that *event* tells, tied to those that led to it."""
+    request = Request(event, cause.request, cause.owner, cause.origin)
+    if cause.request is not None:
+        request.depth = cause.request.depth + 1
+        if request.depth > _DEEPEST:
+            # Each end of a task may be the cause of another's for ever.  The log has them all;
+            # in memory the chain goes from here to its root.
+            root = root_link(cause.request)
+            request.cause, request.depth = None, 0
+            if root is not None:
+                request.origin = msgspec.structs.replace(root, detail=_by_way_of(root.detail))
+    return request
+
+
+def _by_way_of(detail: str | None) -> str:
+    way = f"by way of more than {_DEEPEST} others, which the log tells"
+    return way if detail is None or detail.endswith(way) else f"{detail}; {way}"
+
+
+def _request(event: TaskCancel, cause: Cause) -> Request:
+    request = _made(event, cause)
+    if cause.taken_back:
+        request.taken_back = True
+    if cause.once is not None:
+        request.once = cause.once
+    if cause.awaiter and cause.request is not None:
+        cause.request.via = request
+    return request
+
+
+def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
+    """Put what *cause* says of itself into *event*."""
+    event.reason = cause.reason
+    event.evidence = cause.evidence
+    event.at = cause.at
+    event.source = cause.source
+    if cause.detail is not None:
+        event.detail = cause.detail
+    if cause.origin is not None:
+        _tell_origin(event, cause.origin)
+
+
+def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
+    """Put what the link *origin* says into *event*, where it says something: to set is to pay."""
+    event.origin = origin.what
+    event.origin_reason = origin.reason
+    event.origin_source = origin.source
+    event.origin_at = origin.at
+    if origin.task is not None:
+        event.origin_task = origin.task
+    if origin.name is not None:
+        event.origin_name = origin.name
+    if origin.error is not None:
+        event.origin_error = origin.error
+    if origin.signal is not None:
+        event.origin_signal = origin.signal
+    if origin.seconds is not None:
+        event.origin_seconds = origin.seconds
+    if origin.detail is not None:
+        event.origin_detail = origin.detail
+    if origin.by_name is not None:
+        event.origin_by_name = origin.by_name
+
+
+def root_link(request: Request) -> Link | None:
+    """The root of *request*'s chain, for a line whose causes are no lines."""
+    step: Request = request
+    while step.cause is not None:  # at most `_DEEPEST` times
+        step = step.cause
+    return step.origin

@@ -1,0 +1,261 @@
+"""Requests to cancel on their way: which are being made, which error delivers which of them.
+
+What a request is, and what a task keeps of those made to it, is in
+`aioaudit.state.requests`; whose an error is and which request an end obeyed, in
+`aioaudit.state.verdict`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from aioaudit.cpython.behaviour import HAS_MONITORING
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.tasks import current_task
+from aioaudit.events import TaskCancel
+from aioaudit.stack.frames import handled_by
+from aioaudit.state.awaiters import waiters_of
+from aioaudit.state.places import reference
+from aioaudit.state.requests import CancelState, Request, Tie
+from aioaudit.state.verdict import arrived
+from aioaudit.threads import get_ident
+
+if TYPE_CHECKING:
+    from aioaudit.state.tasks import Tasks
+
+
+class _KeyedRef(weakref.ref[Any]):
+    """A weak reference that knows the key of the entry that is to go with its object."""
+
+    __slots__ = ("key",)
+
+    key: int
+
+
+def _keyed(target: Any, callback: Callable[[_KeyedRef], None], key: int) -> _KeyedRef:
+    ref = _KeyedRef(target, callback)
+    ref.key = key
+    return ref
+
+
+def _nobody(_argument: Any) -> None:
+    """Stands for whoever is to be told, where nobody is yet."""
+
+
+def _nobody_of(_state: CancelState, _request: Request) -> None:
+    """The same, of what has two arguments."""
+
+
+class Cancellations:
+    """The requests that are being made, and the errors that deliver those that were."""
+
+    deliveries_seen: bool = HAS_MONITORING
+    """Whether it is seen when a CancelledError is delivered: not without `sys.monitoring`."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self.active: dict[int, list[Request]] = {}
+        """By thread: the requests whose ``cancel()`` runs, each inside the one before it."""
+        self.ties: dict[int, Tie] = {}
+        """By the `id` of a CancelledError: what it delivers.  Look at it through `tie_of`."""
+        self.changes = 0
+        """Counts ends, deliveries and what is taken back."""
+        self.over = False
+        """Whether the interpreter may be going down: nothing more can be relied on then."""
+        self.watch: Callable[[Any], None] = _nobody
+        """Is to see the end of a task that was asked to cancel."""
+        self.under_way: Callable[[bool], None] = _nobody
+        """Is told when the first CancelledError is on its way, and when none is any more."""
+        self.gone: Callable[[CancelState, Request], None] = _nobody_of
+        """Is told when an error that delivered a request is gone, of a task that lives."""
+        ties = self.ties
+
+        # One function for all: a closure for each error would cost as much as its tie.
+        def forget_tie(ref: _KeyedRef) -> None:
+            entry = ties.get(ref.key)
+            if entry is not None and entry.ref is ref:
+                del ties[ref.key]
+                if not ties and not self.over:
+                    self.under_way(False)
+                state = entry.state
+                if state is not None and not self.over:
+                    state.errors -= 1
+                    if entry.request is not None and not state.ended:
+                        self.gone(state, entry.request)
+
+        self._forget_tie = forget_tie
+
+    def forked(self) -> None:
+        """This is a forked child: the parent's other threads are not there."""
+        self.active.clear()
+
+    # -- inside cancel() ----------------------------------------------------------
+
+    def nested(self) -> Request | None:
+        """The request in whose ``cancel()`` this thread is."""
+        stack = self.active.get(get_ident())
+        return stack[-1] if stack else None
+
+    def enter(self, request: Request, *, goes_on: bool = False) -> None:
+        """*request* is made: its ``cancel()`` begins in this thread.
+
+        *goes_on* says that the one around it, if that is its cause, has become this one.
+        """
+        ident = get_ident()
+        stack = self.active.get(ident)
+        if stack is None:
+            self.active[ident] = [request]
+            return
+        if goes_on and stack and request.cause is stack[-1]:
+            stack[-1].via = request
+        stack.append(request)
+
+    def leave(self) -> None:
+        """The ``cancel()`` that began last in this thread is over."""
+        ident = get_ident()
+        stack = self.active.get(ident)
+        if stack:  # else it has forked inside
+            stack.pop()
+        if not stack:
+            self.active.pop(ident, None)
+
+    # -- errors -------------------------------------------------------------------
+
+    def tie_of(self, error: BaseException) -> Tie | None:
+        """What ties the CancelledError *error* to a request, None where nothing does."""
+        tie = self.ties.get(id(error))
+        return tie if tie is not None and tie.ref() is error else None
+
+    def tie(
+        self,
+        error: BaseException,
+        request: Request | None,
+        state: CancelState | None,
+        beneath: Request | None = None,
+    ) -> None:
+        """Remember that *error* delivers *request*, as long as *error* lives."""
+        self.changes += 1
+        key = id(error)
+        known = self.ties.get(key)
+        if known is not None and known.ref() is error:
+            if known.state is not None:
+                known.state.errors -= 1
+            known.request, known.state, known.beneath = request, state, beneath
+            known.timeout, known.concluded = None, False
+            if state is not None:
+                state.errors += 1
+            return
+        ties = self.ties
+        try:
+            ref = _keyed(error, self._forget_tie, key)
+        except TypeError:
+            return
+        ties[key] = Tie(ref, request, state, beneath)
+        if state is not None:
+            state.errors += 1
+        if len(ties) == 1:
+            self.under_way(True)
+
+    def request_of(self, error: BaseException, task: Any = None) -> Request | None:
+        """The request that the CancelledError *error* stands for now, None where unknown.
+
+        *task* is the one that handles it: before 3.12 nothing ties the two, and
+        the request that was on its way to that task is the answer.
+        """
+        tie = self.tie_of(error)
+        told = None if tie is None else tie.now
+        if self.deliveries_seen or task is None or not isinstance(error, CancelledError):
+            return told
+        if not _is_handled_here(error):
+            return told  # never raised, or kept by whom it was delivered to
+        state = self._tasks.known(task)
+        if state is None:
+            return told
+        if tie is not None and tie.state is state:
+            return told
+        request = arrived(state, told)
+        if request is None:
+            return None
+        self.tie(error, request, state)
+        self.ties[id(error)].concluded = state.concluded
+        return request.now
+
+    def source(self, error: BaseException) -> str | None:
+        """``module:qualname`` of the caller at the root of the chain that led to *error*."""
+        request = self.request_of(error, current_task())
+        return None if request is None else request.source
+
+    # -- requests -----------------------------------------------------------------
+
+    def obeyed_by(self, task: Any) -> Request | None:
+        """The request that ended the task or future *task*."""
+        state = self._tasks.known(task)
+        return None if state is None else state.answer or state.inherited
+
+    def made_by(self, owner: Any, task: Any) -> Request | None:
+        """The last request that the object *owner* made to *task*."""
+        state = self._tasks.known(task)
+        if state is None:
+            return None
+        return next((each for each in reversed(state.requests) if each.owner == id(owner)), None)
+
+    def first_open(self, task: Any) -> Request | None:
+        """The request that *task* has not felt yet."""
+        state = self._tasks.known(task)
+        return None if state is None else state.first_open()
+
+    def accept(self, task: Any, request: Request) -> None:
+        """*request* goes ahead: from now on the task's end may be its doing."""
+        event = request.event
+        if not (isinstance(event, TaskCancel) and event.accepted):
+            return
+        state = self._tasks.states[id(task)]  # there since the request was made
+        if request.times == 1:
+            state.add(request)
+            if id(task) not in self._tasks.born:  # else its end is seen already
+                self.watch(task)
+        if not self.deliveries_seen:
+            waiter = getattr(task, "_fut_waiter", None)
+            request.waited = None if waiter is None else reference(waiter)
+            if request.times == 1:
+                # Those that await it already wake up before we hear of its end.
+                self.pass_on(waiters_of(task), request)
+
+    def pass_on(self, waiters: Iterable[Any], request: Request | None) -> None:
+        """What *waiters* await was cancelled by *request*: it will reach them."""
+        if request is None:
+            return
+        for task in waiters:
+            state = self._tasks.state(task)
+            if not self.deliveries_seen:
+                self.settle(task, state)
+            state.inherited = request
+            state.reaching = True
+            if request.heirs is None:
+                request.heirs = []
+            request.heirs.append(state)
+            self.watch(task)
+
+    def settle(self, task: Any, state: CancelState) -> None:
+        """Before 3.12 no delivery is seen: tell from what the task waits for now."""
+        first = state.first_open()
+        if first is None or getattr(task, "_must_cancel", False):
+            return
+        waiter = getattr(task, "_fut_waiter", None)
+        if waiter is None or first.waited is None or first.waited() is not waiter:
+            state.deliver()
+
+
+def _is_handled_here(error: BaseException) -> bool:
+    """Whether a frame below the caller handles *error*, or has let it through."""
+    handler = handled_by(error)
+    frame: FrameType | None = getframe(1)
+    while handler is not None and frame is not None:
+        if frame is handler:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,176 @@
+"""What was handed to a loop, to be done later, when no stack says any more who wanted it.
+
+A bound ``cancel`` given to a loop or a future, the callback of a signal, a timeout that was
+entered, a future that another one will follow: each is remembered with who gave it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioaudit.cpython.loops import running_loop
+from aioaudit.stack.frames import code_of
+from aioaudit.stack.handles import is_entered
+from aioaudit.weak import WeakIdMap
+
+if TYPE_CHECKING:
+    from aioaudit.events import Evidence
+    from aioaudit.stack.code import CodeInfo
+    from aioaudit.state.cause import Cause
+
+
+@dataclass(slots=True, frozen=True)
+class Note:
+    """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
+
+    ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
+    ``direct`` says that the loop was given the method itself, and not something around it;
+    ``context`` refers to what a signal's callback runs in, where the loop shows that.
+    """
+
+    at: str | None
+    source: str | None
+    thread: str | None
+    how: str
+    signal: int | None = None
+    due: float | None = None
+    cause: Cause | None = None
+    direct: bool = False
+    context: Callable[[], Context | None] | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the loop runs the signal's callback just now, as far as it shows."""
+        return self.context is not None and is_entered(self.context())
+
+
+class Entered(msgspec.Struct, gc=False, eq=False):
+    """Where a timeout was entered, and when it was armed last (the loop's time).
+
+    ``by`` is the library's code that entered it, None where the application's did.
+    """
+
+    at: str | None
+    source: str | None
+    armed: float
+    by: CodeInfo | None
+
+
+class Handoffs:
+    """What loops and futures were given, as long as it is there."""
+
+    def __init__(self) -> None:
+        self.notes: WeakIdMap[Note] = WeakIdMap()
+        """By the bound ``cancel`` that was given."""
+        self.timeouts: WeakIdMap[Entered] = WeakIdMap()
+        self.remembered: WeakIdMap[Cause] = WeakIdMap()
+        """Why a future was cancelled that another one will follow."""
+        self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Note]]]] = WeakIdMap()
+        """By loop: the codes that it runs for signals, and for which."""
+        self.hidden_signals = False
+        """Whether a loop has a signal's callback of which it does not show when it runs."""
+
+    def noted(self, callback: Any, victim: Any) -> tuple[Note | None, Evidence]:
+        """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
+        if callback is not None:
+            return self.notes.get(callback), "observed"
+        of_victim = [(each, note) for each, note in self.notes.items() if each.__self__ is victim]
+        signalled = [note for _, note in of_victim if note.runs]
+        if signalled:
+            return signalled[0], "observed"
+        now = running_loop()
+        # rloop's handles do not hold once more what they call: of its timers their time says it.
+        by_time = type(now).__module__.startswith("rloop.")
+        found = [
+            note
+            for bound, note in of_victim
+            if note.context is None
+            and not (
+                note.direct
+                and sys.getrefcount(bound) <= _WAITING
+                and not (by_time and note.due is not None)
+            )
+            and (note.due is None or now is None or now.time() >= note.due - 0.002)
+        ]
+        return (found[0], "inferred") if len(found) == 1 else (None, "observed")
+
+    # -- signals ------------------------------------------------------------------
+
+    def note_signal(self, loop: Any, code: CodeType | None, number: int, note: Note) -> None:
+        """Remember that *loop* runs *code* for the signal *number*, None for what has no own."""
+        callbacks = self.signal_callbacks.get(loop)
+        if callbacks is None:
+            self.signal_callbacks[loop] = callbacks = {}
+        for key, (_, notes) in list(callbacks.items()):
+            # A signal has one callback: what it had before is no longer its.
+            notes.pop(number, None)
+            if not notes:
+                callbacks.pop(key, None)
+        if code is not None:
+            self.hidden_signals |= note.context is None
+            callbacks.setdefault(id(code), (code, {}))[1][number] = note
+
+    def signal_callback(
+        self, outermost: CodeType | None
+    ) -> tuple[int | None, Note, Evidence] | None:
+        """The signal for which the loop runs the callback whose code is *outermost*.
+
+        The context that is current tells it.  rloop does not show that of its handles: there
+        it is inferred from the function, if that has no other use that is known, and
+        which signal it was stays open if it serves several.
+        """
+        loop = running_loop()
+        if outermost is None:
+            return None
+        callbacks = self.signal_callbacks.get(loop)
+        entry = None if callbacks is None else callbacks.get(id(outermost))
+        if entry is None or entry[0] is not outermost:
+            return None
+        notes = entry[1]
+        for number, note in notes.items():
+            if note.runs:
+                return number, note, "observed"
+        hidden = {number: note for number, note in notes.items() if note.context is None}
+        if not hidden:
+            return None
+        number, note = next(iter(hidden.items()))
+        return (number if len(hidden) == 1 else None), note, "inferred"
+
+    def used_otherwise(self, loop: Any, callback: Any) -> None:
+        """*loop* is given *callback* for something else: it is no sign of a signal any more.
+
+        Only of loops that do not show which callback they run for a signal.
+        """
+        callbacks = self.signal_callbacks.get(loop)
+        code = code_of(callback) if callbacks else None
+        if callbacks and code is not None and id(code) in callbacks:
+            notes = callbacks[id(code)][1]
+            for number, note in list(notes.items()):
+                if note.context is None:
+                    del notes[number]
+            if not notes:
+                del callbacks[id(code)]
+
+
+def _refs_of_waiting() -> int:
+    """What `sys.getrefcount` says in `Handoffs.noted` of a method that only its handle holds."""
+
+    class Victim:
+        def cancel(self) -> None: ...
+
+    notes: WeakIdMap[None] = WeakIdMap()
+    handle = [Victim().cancel]
+    notes[handle[0]] = None
+    return max(sys.getrefcount(bound) for bound, _ in notes.items())
+
+
+_WAITING = _refs_of_waiting()
+"""A method with more references is perhaps being called: uvloop's handle holds what it calls
+once more for as long as it does (``Handle._run`` in its cbhandles.pyx), and others may hold it."""

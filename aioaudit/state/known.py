@@ -1,0 +1,39 @@
+"""All that is known right now, in one piece: what causes, findings and answers read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType
+
+from aioaudit.identity import Run
+from aioaudit.stack.code import Codes
+from aioaudit.state.cancellations import Cancellations
+from aioaudit.state.failures import Failures
+from aioaudit.state.handoffs import Handoffs
+from aioaudit.state.places import Places
+from aioaudit.state.tasks import Tasks
+
+
+class State:
+    """The state of auditing in this process.
+
+    Nothing in here touches CPython or calls anybody who asks; the probes
+    (`aioaudit.probes`) see what happens, and the recorder (`aioaudit.recorder`) enters it.
+    """
+
+    def __init__(self, run: Run, codes: Codes, muted: Callable[[], bool]) -> None:
+        """*muted* says whether what happens in this thread is heard by nobody."""
+        self.codes = codes
+        self.probe_codes: frozenset[CodeType | int] = frozenset()
+        """The `id` of the code of each probe that stands in a stack where ``cancel()`` is called."""
+        self.places = Places(run, muted)
+        self.tasks = Tasks(codes, self.places)
+        self.cancellations = Cancellations(self.tasks)
+        self.failures = Failures(codes, self.tasks, self.cancellations)
+        self.handoffs = Handoffs()
+
+    def forked(self, run: Run) -> None:
+        """This is a forked child, with a run of its own."""
+        self.places.forked(run)
+        self.tasks.forked()
+        self.cancellations.forked()

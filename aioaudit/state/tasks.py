@@ -1,0 +1,191 @@
+"""Tasks: who was made and lives, its number, its name, what it runs.
+
+Tasks are known by `id` in tables of our own: an attribute on the task would cost 344
+bytes each on 3.13, and would show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import weakref
+from collections import deque
+from functools import partial
+from operator import attrgetter
+from types import CoroutineType, FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+from aioaudit.cpython import tasks
+from aioaudit.events import TaskCancel
+from aioaudit.state.requests import CancelState, Request
+from aioaudit.text import clean
+from aioaudit.weak import swept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioaudit.stack.code import Codes
+    from aioaudit.state.places import Places
+    from aioaudit.wire import Created, Kind, Returned
+
+_RECENT = 4096
+
+_SWEEP = 1000
+"""So many tasks, and twice those that were left the last time, are looked through for lost ones."""
+
+_SETTLED = 1_000_000_000
+"""Nanoseconds after which a task has been made, whatever its maker is still doing."""
+
+_ref_of: Callable[[CancelState], weakref.ref[Any]] = attrgetter("ref")
+
+
+class Tasks:
+    """The tasks of this process, as far as anything is known of them."""
+
+    def __init__(self, codes: Codes, places: Places) -> None:
+        self._codes = codes
+        self._places = places
+        self.made_seen = False
+        """Whether it is seen when a task is made."""
+        self.born: dict[int, Created] = {}
+        """The tasks that live, by `id`, whose making was seen."""
+        self.sites: dict[int, Kind] = {}
+        """By the address of an instruction of the application: what it made last."""
+        self.direct_sites: dict[int, Kind] = {}
+        """The same of instructions, also a library's, that call the class of tasks itself."""
+        self.recent: deque[Returned] = deque(maxlen=_RECENT)
+        self.states: dict[int, CancelState] = {}
+        """What cancellations did to a task, by its `id`: look at it through `known`."""
+        self.next_number = itertools.count(1).__next__
+        self._pop_state = self.states.pop
+        self._states_room = 0
+        self._sweep_at = _SWEEP
+
+    def forked(self) -> None:
+        """This is a forked child: what was made before says that it happened in the parent."""
+        self.sites.clear()
+        self.direct_sites.clear()
+
+    # -- one task -----------------------------------------------------------------
+
+    def known(self, task: Any) -> CancelState | None:
+        """What cancellations did to *task*, None where nothing was asked about it yet."""
+        state = self.states.get(id(task))
+        return state if state is not None and state.ref() is task else None
+
+    def state(self, task: Any) -> CancelState:
+        """What cancellations did to *task*; made at the first question."""
+        key = id(task)
+        states = self.states
+        state = states.get(key)
+        if state is not None and state.ref() is task:
+            return state
+        born = self.born.get(key)
+        preexisting = False
+        if born is not None:
+            number, coro = born.task, born.coro
+        else:
+            number, coro = self._ended_number(key)
+            if number == 0:
+                number = self.next_number()
+                preexisting = self.made_seen
+                coro = "?" if task.done() else self.coro_name(task.get_coro())
+
+        if len(states) >= self._states_room:
+            self._states_room = swept(states, _ref_of)
+        # `dropping`, written out: a storm of cancellations comes by here.
+        ref = weakref.ref(task, partial(self._pop_state, key))
+        state = CancelState(ref, number, coro, preexisting)
+        states[key] = state
+        return state
+
+    def state_of(self, request: Request) -> CancelState | None:
+        """The state of the task that *request* was made to, if that is still known."""
+        state = self.states.get(request.victim)
+        event = request.event
+        if state is None or not isinstance(event, TaskCancel) or state.task != event.task:
+            return None
+        return state
+
+    def number(self, task: Any) -> int:
+        """The task's number."""
+        born = self.born.get(id(task))
+        return born.task if born is not None else self.state(task).task
+
+    def _ended_number(self, key: int) -> tuple[int, str]:
+        """Number and coroutine of a task that returned lately and is asked about again."""
+        for returned in reversed(list(self.recent)):  # tasks of other threads end meanwhile
+            if returned.key == key:
+                return returned.born.task, returned.born.coro
+        return 0, ""
+
+    def knows(self, task: Any) -> bool:
+        """Whether *task* has been heard of."""
+        return id(task) in self.born or self.known(task) is not None
+
+    def name(self, task: Any) -> str:
+        """The task's name now."""
+        try:
+            name = task.get_name()
+            return clean(name if type(name) is str else str(name))
+        except Exception:  # noqa: BLE001 - a subclass may answer with anything
+            return "?"
+
+    def coro_name(self, coro: Any) -> str:
+        """``module:qualname`` of *coro*, as far as it can be known."""
+        frame = getattr(coro, "cr_frame", None)
+        if frame is not None:
+            return self._codes.of(frame).source
+        code = getattr(coro, "cr_code", None)
+        if code is not None:
+            known = self._codes.known.get(id(code))
+            if known is not None:
+                return known.source
+            module = "?" if type(coro) is CoroutineType else coro.__module__
+            return clean(f"{module}:{code.co_qualname}")
+        kind = type(coro)
+        name = getattr(coro, "__qualname__", None) or kind.__qualname__
+        return clean(f"{kind.__module__}:{name}")
+
+    # -- all of them --------------------------------------------------------------
+
+    def alive(self) -> int:
+        """How many tasks live whose making was seen."""
+        if len(self.born) < _SWEEP:
+            self._sweep()
+        else:
+            self.sweep()
+        return len(self.born)
+
+    def sweep(self) -> None:
+        """Forget tasks that are gone, once they may be many."""
+        if len(self.born) >= self._sweep_at:
+            self._sweep()
+            self._sweep_at = max(_SWEEP, 2 * len(self.born))
+
+    def _sweep(self) -> None:
+        """Forget tasks of which nobody told that they are gone.
+
+        One that is destroyed while it is pending tells its loop, unless ``gather`` or
+        whoever else took away its ``_log_destroy_pending``.
+        """
+        born = self.born
+        before = time.time_ns() - _SETTLED
+        old = [(key, made) for key, made in list(born.items()) if made.ns < before]
+        living = tasks.living(self._places.loops()) if old else None
+        if living is None:
+            return
+        for key, made in old:
+            # What is not run by Python code may be done, and tells of it a moment later.
+            if key not in living and made.kind.runs is not None and born.get(key) is made:
+                del born[key]
+
+
+def root_frame(task: Any) -> FrameType | None:
+    """The outermost frame of what *task* runs."""
+    if task is None:
+        return None
+    try:
+        return cast("FrameType | None", task.get_coro().cr_frame)  # only compared with others
+    except AttributeError:
+        return None
