@@ -27,6 +27,8 @@ from tests.waiting import PATIENCE
 if TYPE_CHECKING:
     from tests.collectors import Receiver
 
+pytest.register_assert_rewrite("tests.random_trees")  # whose asserts are those of the judges
+
 ROOT = Path(__file__).resolve().parent.parent
 WHEEL = os.environ.get("AIOAUDIT_TEST_WHEEL", "")
 

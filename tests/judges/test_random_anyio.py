@@ -1,6 +1,6 @@
 """Random programs that mix asyncio with anyio, with one known culprit: every chain ends at it.
 
-The trees are those of `tests/judges/test_random_trees.py`, with cancel scopes, deadlines, shields
+The trees are those of `tests/random_trees.py`, with cancel scopes, deadlines, shields
 and task groups of anyio in them, and culprits that act through a scope.
 """
 
@@ -24,8 +24,8 @@ import aioaudit
 from aioaudit.chain.links import Link
 from aioaudit.events import Event, TaskCancel
 from aioaudit.exporters.memory import MemoryExporter
-from tests.judges import test_random_trees as trees
-from tests.judges.test_random_trees import RUNS, SMALL, Node, Plan, World, answers_of, in_ci
+from tests import random_trees as trees
+from tests.random_trees import RUNS, SMALL, Node, Plan, World, answers_of, in_ci
 
 anyio = pytest.importorskip("anyio")
 

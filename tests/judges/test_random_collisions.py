@@ -38,7 +38,7 @@ from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
 from aioaudit.events import Event
 from aioaudit.exporters.memory import MemoryExporter
-from tests.judges.test_random_trees import RUNS, SMALL, answers_of, is_open
+from tests.random_trees import RUNS, SMALL, answers_of, is_open
 
 anyio = pytest.importorskip("anyio")
 

@@ -18,7 +18,7 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
-from tests.judges.test_random_trees import RUNS, answers_of
+from tests.random_trees import RUNS, answers_of
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
