@@ -140,6 +140,8 @@ class Result:
     """pytest's exit statuses, one for each of its parts."""
     closings: list[str] = field(default_factory=list)
     """pytest's closing lines."""
+    kept: Path | None = None
+    """What the tests wrote, if one failed."""
 
     @property
     def passed(self) -> bool:
@@ -158,10 +160,15 @@ class Result:
             seconds += float(took.partition("s")[0])
             for number, what in re.findall(r"(\d+) ([a-z]+)", counted):
                 counts[what] = counts.get(what, 0) + int(number)
-        told = ", ".join(f"{number} {what}" for what, number in counts.items()) or "no tests ran"
+        counts.pop("deselected", None)  # each part leaves out the tests of the other
+        failures = ("failed", "error", "errors")
+        told = ", ".join(
+            f"{counts[what]} {what}"
+            for what in sorted(counts, key=lambda what: what not in failures)
+        )
         minutes, rest = divmod(int(seconds), 60)
         clock = f" ({minutes // 60}:{minutes % 60:02}:{rest:02})" if minutes else ""
-        return f" {told} in {seconds:.2f}s{clock} ".center(80, "=")
+        return f" {told or 'no tests ran'} in {seconds:.2f}s{clock} ".center(80, "=")
 
 
 def test() -> int:
@@ -206,7 +213,8 @@ def test() -> int:
     print("sources:", "clean" if clean else "FAILED, see above")
     # Whoever reads only the end reads pytest's own words, and of a failure if there is one.
     for title, result in sorted(results.items(), key=lambda each: not each[1].passed):
-        print(f"{title}{'' if result.passed else ' FAILED, see above'}:\n{result.closing}")
+        failed = f" FAILED, see above; what its tests wrote is in {result.kept}"
+        print(f"{title}{'' if result.passed else failed}\n{result.closing}")
     sys.stdout.flush()
     return 0 if clean and all(result.passed for result in results.values()) else 1
 
@@ -680,6 +688,8 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
         result.closings.append(next((line for line in reversed(said) if line.strip()), ""))
     if result.passed:
         shutil.rmtree(base, ignore_errors=True)
+    else:
+        result.kept = base
     return result
 
 
