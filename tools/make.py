@@ -666,7 +666,8 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
     base = Path(tempfile.mkdtemp(prefix="tests-"))
     # In no folder that another interpreter uses at the same time.
     cache = VENVS / "logs" / f"{run.name}.cache"
-    command = [str(run.python.with_name("pytest")), "-o", f"cache_dir={cache}"]
+    # Unbuffered, so that who watches sees it as it comes.
+    command = [str(run.python), "-u", "-m", "pytest", "-o", f"cache_dir={cache}"]
     if sys.stdout.isatty():
         command.append("--color=yes")
     chosen = [*shlex.split(os.environ.get("PYTEST_ARGS", "")), *run.files]
