@@ -51,6 +51,18 @@ def message_of(value: object) -> str | None:
         return f"<{type(value).__name__}, its __repr__ raised>"
 
 
+def path_and_line(at: str | None) -> tuple[str, int] | None:
+    """*at*, as events have it (``path:line``), in two; None where it is not of that form.
+
+    Events may come from a log, and so from anybody: CPython counts lines in 32 bits (``co_lines``),
+    and what is no such number is none, be it a digit of another script or 5,000 digits.
+    """
+    path, _, line = (at or "").rpartition(":")
+    if path and len(line) < 11 and line.isascii() and line.isdigit():
+        return path, int(line)
+    return None
+
+
 def say(message: str, more: str = "") -> None:
     """One line on stderr; *more*, if there is any, on a second, indented.
 

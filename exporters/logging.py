@@ -14,6 +14,7 @@ from datetime import datetime
 
 from aioaudit.events import Event
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
+from aioaudit.text import path_and_line
 from aioaudit.wire import Item
 
 
@@ -58,12 +59,15 @@ class LoggingExporter:
         keys = line.keys
         extra = {TAKEN_BY_LOGGING.get(key, key): value for key, value in keys.items()}
         extra["event"] = line.event
-        path, _, number = str(keys.get("at") or keys.get("error_at") or "").rpartition(":")
+        path, number = path_and_line(keys.get("at") or keys.get("error_at")) or (
+            "(unknown file)",
+            0,
+        )
         record = self._logger.makeRecord(
             self._logger.name,
             line.level,
-            path or "(unknown file)",
-            int(number) if number.isdigit() else 0,
+            path,
+            number,
             f"{line.event}: %s" if line.sentence else line.event,
             (line.sentence,) if line.sentence else (),
             None,

@@ -10,6 +10,7 @@ from aioaudit.chain.links import Link
 from aioaudit.chain.recent import brief
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.exporters.otel.facts import Value
+from aioaudit.text import path_and_line
 
 _COMMON = frozenset({"event", "ts", "seq", "run", "pid", "thread", "loop"})
 
@@ -44,10 +45,9 @@ def of_request(event: TaskCancel | FutureCancel) -> dict[str, Value]:
         attributes["aioaudit.cancel.origin.what"] = event.origin
     if event.source is not None:
         attributes["code.function.name"] = function_of(event.source)
-    path, _, line = (event.at or "").rpartition(":")
-    if path and line.isdigit():
-        attributes["code.file.path"] = path
-        attributes["code.line.number"] = int(line)
+    where = path_and_line(event.at)
+    if where is not None:
+        attributes["code.file.path"], attributes["code.line.number"] = where
     return attributes
 
 

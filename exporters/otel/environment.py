@@ -107,4 +107,5 @@ def own_resource() -> Resource:
 def number(variable: str, otherwise: int) -> int:
     """The positive number that *variable* holds; *otherwise* where it holds none."""
     value = os.environ.get(variable, "").strip()
-    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else otherwise
+    plain = value.isascii() and value.isdigit() and len(value) < 19  # of what fits into 64 bits
+    return int(value) if plain and int(value) > 0 else otherwise
