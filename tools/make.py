@@ -245,7 +245,16 @@ def quick() -> int:
     checks = begin_checks(python)
     say(f"tests/unit on CPython {interpreters[-1].long}")
     chosen = shlex.split(os.environ.get("PYTEST_ARGS", ""))
-    words: list[str | Path] = [python, "-m", "pytest", "-q", *spread("load"), "tests/unit", *chosen]
+    words: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        str(WORKERS),
+        "tests/unit",
+        *chosen,
+    ]
     passed = subprocess.run(words, check=False, cwd=ROOT, env=clean_environ()).returncode == 0
     clean = finish_checks(checks)
     return 0 if passed and clean else 1
@@ -652,11 +661,6 @@ def show(log: Path, to_be: Future[Result]) -> None:
                 time.sleep(0.5)
 
 
-def spread(how: str) -> list[str]:
-    """What makes pytest spread the tests over processes."""
-    return ["-n", str(WORKERS), "--dist", how]
-
-
 def pytest(run: Run, copy: Path, log: Path) -> Result:
     """Do *run* in *copy*, a folder that holds the tests; what is printed goes to *log*.
 
@@ -671,7 +675,7 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
     if sys.stdout.isatty():
         command.append("--color=yes")
     chosen = [*shlex.split(os.environ.get("PYTEST_ARGS", "")), *run.files]
-    for part, options in (("first", spread("loadgroup")), ("last", [])):
+    for part, options in (("first", ["-n", str(WORKERS)]), ("last", [])):
         environ = clean_environ(
             **run.variables,
             AIOAUDIT_TEST_PART=part,

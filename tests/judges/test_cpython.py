@@ -21,12 +21,7 @@ import pytest
 from aioaudit.events import AnyEvent, Event, ProcessEnd, ProcessStart
 from tests.conftest import clean_environ
 
-pytestmark = [
-    pytest.mark.judge,
-    pytest.mark.slow,
-    pytest.mark.timeout(1500),
-    pytest.mark.xdist_group("cpython"),
-]
+pytestmark = [pytest.mark.judge, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RUN_LIMIT = 900
 """Seconds for one run of the suite; alone it takes about 100."""

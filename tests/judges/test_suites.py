@@ -21,12 +21,7 @@ from tests.conftest import ROOT, clean_environ
 
 pytest.importorskip("anyio")
 
-pytestmark = [
-    pytest.mark.suite,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("suites"),
-]
+pytestmark = [pytest.mark.suite, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOLDER = Path(os.environ.get("AIOAUDIT_TEST_SUITES") or ROOT / ".venv" / "suites")
 FILE = "tests/test_taskgroups.py"

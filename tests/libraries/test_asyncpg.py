@@ -19,8 +19,6 @@ from tests.waiting import PATIENCE
 asyncpg = pytest.importorskip("asyncpg")
 uvloop = pytest.importorskip("uvloop")
 
-pytestmark = pytest.mark.xdist_group("asyncpg")
-
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 

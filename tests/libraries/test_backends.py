@@ -32,7 +32,6 @@ from tests.waiting import PATIENCE
 pytestmark = [
     pytest.mark.backend,
     pytest.mark.any_python,
-    pytest.mark.xdist_group("backends"),
 ]
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -20,8 +20,6 @@ from tests.waiting import PATIENCE
 
 pytest.importorskip("grpc.aio")
 
-pytestmark = pytest.mark.xdist_group("grpc")
-
 PROGRAM = Path(__file__).parent / "recognised" / "grpc_calls.py"
 LEFT = "the client cancelled the call, or its connection was lost"
 STOPPING = "while its server was being stopped"

@@ -21,8 +21,6 @@ retry = pytest.importorskip("redis.asyncio.retry")
 backoff = pytest.importorskip("redis.backoff")
 uvloop = pytest.importorskip("uvloop")
 
-pytestmark = pytest.mark.xdist_group("redis")
-
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 

@@ -30,7 +30,6 @@ uvloop = pytest.importorskip("uvloop")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.xdist_group("sanic"),
 ]
 names = (f"site{number}" for number in itertools.count())
 

@@ -16,8 +16,6 @@ import pytest
 from tests.conftest import ROOT, clean_environ
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("example_exporter")
-
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PROGRAM = """

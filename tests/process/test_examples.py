@@ -16,8 +16,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("examples")
-
 EXAMPLES = ROOT / "examples"
 INCIDENTS = ("hang", "reset", "scaled", "left", "swallowed", "sigterm")
 

@@ -41,8 +41,6 @@ from aioaudit.events import AnyEvent, json_schema
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("scenarios")
-
 PROGRAMS = ROOT / "tests" / "scenarios"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SMALL = "task.cancel,future.cancel"

@@ -30,8 +30,6 @@ from aioaudit.chain.recent import brief
 from tests.collectors import Received, Receiver, over_http, walk
 from tests.conftest import ROOT, clean_environ
 
-pytestmark = pytest.mark.xdist_group("accounts")
-
 EXAMPLES = ROOT / "examples"
 
 
