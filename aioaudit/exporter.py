@@ -1,7 +1,7 @@
 """What an exporter is: the three verbs, and how it says that it is in trouble.
 
 An exporter takes events somewhere: into a file, a logging library, a tracer.
-It stands behind a queue and runs in a thread of its own (`aioaudit.pipeline`),
+It stands behind a queue and runs in a thread of its own (`aioaudit.delivery.pipeline`),
 so it may take its time and it may fail; neither is felt by the program.
 
 Write one by giving a class these three methods, and register it under the
@@ -27,8 +27,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from aioaudit.delivery.records import Item, run_of, seq_of
 from aioaudit.events import Event, ProcessStart
-from aioaudit.wire import Item, run_of, seq_of
 
 Note = TypeVar("Note")
 
@@ -85,7 +85,7 @@ class Witness(Exporter, Protocol):
         """See *item* happen: in the thread and the context of the event, before it is queued.
 
         *item* is the event, or what it will be made of later: it has ``seq``,
-        and `aioaudit.wire.item_name` tells what it is called; nothing else is to
+        and `aioaudit.delivery.records.item_name` tells what it is called; nothing else is to
         be relied on.  Events that were filtered out are not witnessed.
 
         The program waits for this, at every task that it makes: it must be done

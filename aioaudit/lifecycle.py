@@ -31,7 +31,7 @@ Daemon threads may go on recording after the end; that is lost as well.
 
 **Forks.**  `os.register_at_fork` cannot be undone, so its functions stay and
 look whether somebody is interested.  Those who have threads are told before a
-fork as well: see `aioaudit.pipeline` for why they must be gone by then.  A
+fork as well: see `aioaudit.delivery.pipeline` for why they must be gone by then.  A
 child made by C code that calls fork() itself is not noticed, and one that was
 forked in another thread than the main one ends with that thread: nothing runs
 at its end.

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from aioaudit import bus
+from aioaudit.delivery.pipeline import EXPORTING
+from aioaudit.delivery.records import Item
 from aioaudit.events import NAMES, Event, TaskCancel, name_of
 from aioaudit.identity import Run, timestamp
-from aioaudit.pipeline import EXPORTING
 from aioaudit.place import E, Place
 from aioaudit.threads import get_ident
-from aioaudit.wire import Item
 
 T = TypeVar("T")
 

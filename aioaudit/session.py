@@ -21,9 +21,9 @@ from aioaudit.threads import allocate_rlock
 
 if TYPE_CHECKING:
     from aioaudit.chain.links import Answer
+    from aioaudit.delivery.pipeline import Pipeline
     from aioaudit.events import Event, ProcessStart
     from aioaudit.exporter import Exporter
-    from aioaudit.pipeline import Pipeline
     from aioaudit.probes.install import Installation
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.trail import Trail
@@ -62,8 +62,8 @@ class Session:
     def begin(self) -> None:
         """Listen to the ends and forks of the process and to changes of the bus."""
         from aioaudit import lifecycle
+        from aioaudit.delivery.pipeline import Pipeline
         from aioaudit.events import NAMES
-        from aioaudit.pipeline import Pipeline
         from aioaudit.trail import explain
 
         self._names = NAMES
@@ -81,7 +81,7 @@ class Session:
     def end(self) -> None:
         """Take everything out and close the exporters."""
         from aioaudit import lifecycle
-        from aioaudit.pipeline import Pipeline
+        from aioaudit.delivery.pipeline import Pipeline
 
         self.installation.remove()
         bus.describe_with(None)
@@ -116,7 +116,7 @@ class Session:
 
     def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
         """Put *exporter* behind the bus, for *events*."""
-        from aioaudit.pipeline import Pipeline
+        from aioaudit.delivery.pipeline import Pipeline
 
         # What the recorder can see depends on what is wanted, and the log says so.
         recorder = self.recorder
@@ -214,7 +214,7 @@ def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]
     put = pipeline.put if witness is None else _witnessed(pipeline, witness)
     if events >= wanted:
         return put
-    from aioaudit.wire import item_name
+    from aioaudit.delivery.records import item_name
 
     skip = pipeline.skip
 

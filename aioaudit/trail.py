@@ -12,8 +12,8 @@ from aioaudit.cpython.tasks import current_task
 from aioaudit.events import Event, FutureCancel, TaskCancel
 
 if TYPE_CHECKING:
+    from aioaudit.delivery.pipeline import Pipeline
     from aioaudit.exporters.memory import MemoryExporter
-    from aioaudit.pipeline import Pipeline
     from aioaudit.state.known import State
     from aioaudit.state.requests import Request
 

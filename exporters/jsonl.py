@@ -31,11 +31,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
+from aioaudit.delivery.encoding import encode_events
 from aioaudit.events import Event, ProcessStart
 from aioaudit.exporter import ExporterError, NotTakenError
 from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.threads import allocate_lock
-from aioaudit.wire import encode_events
 
 # Bound now: a program, or its tests, may put something else in their place later,
 # and the log is not what that is meant for.

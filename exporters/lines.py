@@ -28,6 +28,8 @@ from aioaudit.chain.links import Link
 from aioaudit.chain.plain import harmless
 from aioaudit.chain.recent import Recent, answer, asked_for, brief
 from aioaudit.chain.summary import is_known, who
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.records import Created, Item, Returned, typed
 from aioaudit.events import (
     Event,
     Finding,
@@ -43,7 +45,6 @@ from aioaudit.events import (
 from aioaudit.exporter import Notes
 from aioaudit.findings.words import sentence
 from aioaudit.text import describe, say
-from aioaudit.wire import Batch, Created, Item, Returned, typed
 
 DEBUG = logging.DEBUG
 INFO = logging.INFO

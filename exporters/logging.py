@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from aioaudit.delivery.records import Item
 from aioaudit.events import Event
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
 from aioaudit.text import path_and_line
-from aioaudit.wire import Item
 
 
 class LoggingExporter:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from aioaudit.delivery.records import Item
 from aioaudit.events import Event
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
-from aioaudit.wire import Item
 
 _METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning"}
 

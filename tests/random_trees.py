@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 import aioaudit
 from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
+from aioaudit.delivery.encoding import encode_events
 from aioaudit.events import Event
-from aioaudit.wire import encode_events
 
 uvloop = pytest.importorskip("uvloop")
 

@@ -39,10 +39,10 @@ from aioaudit.state.places import loop_of
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
+    from aioaudit.delivery.records import Created
     from aioaudit.sending import Sender
     from aioaudit.state.known import State
     from aioaudit.state.requests import CancelState, Request
-    from aioaudit.wire import Created
 
 _BY_CODE = frozenset({"explicit", "thread"})
 """Reasons of requests that a line of code made, and not a construct on its behalf."""

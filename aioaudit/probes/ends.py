@@ -46,6 +46,7 @@ from aioaudit.cpython.tasks import (
     of_c,
     result_of,
 )
+from aioaudit.delivery.records import Returned
 from aioaudit.probes.tasks import OUTSIDE
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import local
@@ -53,7 +54,6 @@ from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.state.awaiters import reached_by
 from aioaudit.state.requests import Cleanup, comes_of
 from aioaudit.weak import WeakIdMap, dropping
-from aioaudit.wire import Returned
 
 _WAIT_FOR = asyncio.wait_for.__code__
 _RESULT = code_of_result()

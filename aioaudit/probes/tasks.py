@@ -23,12 +23,12 @@ from aioaudit.cpython.tasks import (
     of_c,
     origin_of,
 )
+from aioaudit.delivery.records import Created, Kind, typed
 from aioaudit.events import TaskCreate
 from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, CodeInfo
 from aioaudit.stack.frames import caller
-from aioaudit.wire import Created, Kind, typed
 
 _MISSING: Any = object()
 _OWN_FOLDER = str(Path(__file__).parent) + os.sep

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.delivery.records import lifetime as lifetime_of
 from aioaudit.events import Outcome, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
@@ -29,12 +30,11 @@ from aioaudit.state.known import State
 from aioaudit.state.places import loop_of
 from aioaudit.state.verdict import lose_propagated, take_back, verdict
 from aioaudit.text import describe
-from aioaudit.wire import lifetime as lifetime_of
 
 if TYPE_CHECKING:
+    from aioaudit.delivery.records import Created
     from aioaudit.state.cause import Cause
     from aioaudit.state.requests import CancelState, Request
-    from aioaudit.wire import Created
 
 _SCOPES = "anyio._backends._asyncio:CancelScope."
 """How ``module:qualname`` begins for what anyio's scopes do."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from aioaudit.cpython.loops import running_loop, thread_of
 from aioaudit.cpython.threads import name_of_thread
+from aioaudit.delivery.records import Kind, KindKey
 from aioaudit.identity import Run
 from aioaudit.place import Place
 from aioaudit.text import clean
 from aioaudit.threads import ThreadLocal, get_ident, main_ident
 from aioaudit.weak import WeakIdMap
-from aioaudit.wire import Kind, KindKey
 
 _Scene = tuple[Place, dict[KindKey, Kind]]
 """A place, and the kinds of tasks that were made there."""

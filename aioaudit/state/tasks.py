@@ -24,9 +24,9 @@ from aioaudit.weak import swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioaudit.delivery.records import Created, Kind, Returned
     from aioaudit.stack.code import Codes
     from aioaudit.state.places import Places
-    from aioaudit.wire import Created, Kind, Returned
 
 _RECENT = 4096
 

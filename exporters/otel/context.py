@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from aioaudit.delivery.records import Item, Returned
 from aioaudit.exporter import Notes
 from aioaudit.exporters.otel.facts import Outside
-from aioaudit.wire import Item, Returned
 
 
 class CurrentSpans(Notes[Any]):

@@ -10,6 +10,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.records import Created, Item, Returned
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -26,7 +28,6 @@ from aioaudit.events import (
 )
 from aioaudit.exporters.otel.facts import nanoseconds
 from aioaudit.version import __version__
-from aioaudit.wire import Batch, Created, Item, Returned
 
 MOST_DURATIONS = 10_000
 """Durations that wait for a provider."""

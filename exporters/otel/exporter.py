@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.delivery.records import Item
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel import forks
@@ -32,7 +33,6 @@ from aioaudit.exporters.otel.sending import Target, application_target, own_targ
 from aioaudit.exporters.otel.spans import TOUCHED, Spans
 from aioaudit.session import alive
 from aioaudit.text import describe, say
-from aioaudit.wire import Item
 
 if TYPE_CHECKING:
     from aioaudit.exporters.otel.tracer import Maker

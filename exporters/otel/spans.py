@@ -29,6 +29,8 @@ import msgspec
 
 from aioaudit.chain.recent import Recent, answer, asked_for
 from aioaudit.chain.summary import cause
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.records import Created, Item, Returned, typed
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -55,7 +57,6 @@ from aioaudit.exporters.otel.facts import (
     id_of,
     nanoseconds,
 )
-from aioaudit.wire import Batch, Created, Item, Returned, typed
 
 TOUCHED = "touched"
 ALL = "all"

@@ -132,7 +132,7 @@ import json, os, resource, signal, sys, time
 from aioaudit.events import LoopStart
 from aioaudit.exporters.jsonl import JsonlExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 def limit(size):
     # Past the limit a write is cut short, and the next fails: as on a full disk.

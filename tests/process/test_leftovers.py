@@ -15,7 +15,7 @@ from tests import leftovers
 from aioaudit.events import LoopStart
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 leftovers.PATIENCE = 0.01  # what is left here stays
 

@@ -27,7 +27,7 @@ from aioaudit import lifecycle
 from aioaudit.events import LoopStart
 from aioaudit.exporters.jsonl import JsonlExporter
 from aioaudit.identity import Run, timestamp
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 run = Run()
 pipeline = Pipeline(

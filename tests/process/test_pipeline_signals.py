@@ -12,7 +12,7 @@ BLOCKED = """
 import os, signal
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 run = Run()
 pipeline = Pipeline(MemoryExporter(), name="memory", run=run, start=run.start_event([]))
@@ -36,7 +36,7 @@ SLOW_TO_BEGIN = """
 import os, signal, sys, time
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 signals = {signal.SIGUSR1, signal.SIGTERM}
 for each in signals:
@@ -73,7 +73,7 @@ import atexit, sys
 from aioaudit.events import LoopStart
 from aioaudit.exporters.jsonl import JsonlExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
+from aioaudit.delivery.pipeline import Pipeline
 
 run = Run()
 pipeline = Pipeline(JsonlExporter(sys.stdout), name="jsonl", run=run, start=run.start_event([]))

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from aioaudit.delivery.pipeline import Pipeline
 from aioaudit.events import AnyEvent, TaskCancel
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.exporters.jsonl import JsonlExporter
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
 from tests.logs import read
 
 RUN = Run()

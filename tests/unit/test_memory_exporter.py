@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.pipeline import Pipeline
 from aioaudit.events import Event, LoopStart
 from aioaudit.exporter import Exporter
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
-from aioaudit.wire import Batch
 
 RUN = Run()
 

@@ -24,6 +24,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
     InMemorySpanExporter,
 )
 
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.records import Created, Item, Kind, Returned, typed
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -45,7 +47,6 @@ from aioaudit.exporters.otel.spans import (
 )
 from aioaudit.identity import Run
 from aioaudit.place import Place
-from aioaudit.wire import Batch, Created, Item, Kind, Returned, typed
 
 RUN = Run()
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

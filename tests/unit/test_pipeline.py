@@ -16,7 +16,8 @@ from statistics import median
 
 import pytest
 
-import aioaudit.pipeline
+import aioaudit.delivery.pipeline
+from aioaudit.delivery.pipeline import Pipeline
 from aioaudit.events import (
     Event,
     LoopClose,
@@ -29,7 +30,6 @@ from aioaudit.events import (
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
-from aioaudit.pipeline import Pipeline
 from tests.waiting import PATIENCE, wait_until
 
 
@@ -103,7 +103,7 @@ def clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pipelines, where time itself is what is tested; gone before they end."""
     made = Clock()
     for name in ("monotonic", "sleep", "acquire"):
-        monkeypatch.setattr(aioaudit.pipeline, name, getattr(made, name))
+        monkeypatch.setattr(aioaudit.delivery.pipeline, name, getattr(made, name))
     return made
 
 

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioaudit.delivery.encoding import Batch, encode_event, encode_events
+from aioaudit.delivery.records import Created, Item, Kind, Returned, typed
 from aioaudit.events import AnyEvent, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
 from aioaudit.identity import Run, timestamp
 from aioaudit.place import Place
 from aioaudit.stack.code import CodeInfo
-from aioaudit.wire import Batch, Created, Item, Kind, Returned, encode_event, encode_events, typed
 from tests.conftest import ROOT
 
 NASTY = {

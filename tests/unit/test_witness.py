@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import aioaudit
+from aioaudit.delivery.records import Item, item_name
 from aioaudit.events import Event, TaskDone, name_of
 from aioaudit.exporter import Exporter, Notes, Witness
 from aioaudit.identity import Run
 from aioaudit.session import current
-from aioaudit.wire import Item, item_name
 
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody")
 

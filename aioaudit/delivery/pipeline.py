@@ -51,12 +51,13 @@ from dataclasses import dataclass
 from itertools import repeat, starmap
 
 from aioaudit.cpython.threads import name_of_thread
+from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.records import Item, item_name, seq_of
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
 from aioaudit.text import describe
 from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic, sleep
-from aioaudit.wire import Batch, Item, item_name, seq_of
 
 PERIOD = 0.02
 """Seconds between two looks at the queue while events are coming."""

@@ -1,0 +1,186 @@
+"""What a probe puts into the queue: typed events, and records of the two that every task has.
+
+That a task was made, and that it returned, is queued as a small struct of numbers and
+references, and becomes a typed event only where somebody looks at it: making the typed
+event costs the loop more than all the rest of the probe.  Everything else is queued
+typed.  Whatever is queued has a ``seq``.
+
+The structs are invisible to the garbage collector (``gc=False``): they refer to
+nothing that refers back, and thousands of them in a queue must not make it run.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import msgspec
+
+from aioaudit.events import Event, TaskCreate, TaskDone, name_of
+from aioaudit.identity import timestamp
+from aioaudit.place import Place
+from aioaudit.stack.code import APPLICATION
+from aioaudit.text import clean
+from aioaudit.weak import dropping
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from aioaudit.stack.code import CodeInfo
+
+
+Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]
+
+KindKey: TypeAlias = "tuple[CodeInfo | None, int, int, bool]"
+"""Who makes tasks (code, offset, whether it calls the class itself), and the `id` of what they run."""
+
+
+class Kind:
+    """What all tasks have in common that one line, in one loop, makes to run one coroutine.
+
+    ``coro`` names the coroutine and ``runs`` is the `id` of its code, None where it is
+    not made of Python code, and ``runs_at`` that code's file and first line; ``code`` and
+    ``offset`` (of the instruction) say who makes the tasks, None where nobody can be named.
+
+    No code is kept: one that the program compiled as it ran may go.
+    """
+
+    __slots__ = (
+        "_refs",
+        "by_application",
+        "code",
+        "coro",
+        "named",
+        "offset",
+        "pieces",
+        "place",
+        "runs",
+        "runs_at",
+    )
+
+    def __init__(
+        self, place: Place, coro: str, runs: CodeType | None, code: CodeInfo | None, offset: int
+    ) -> None:
+        self.place = place
+        self.coro = coro
+        self.runs = None if runs is None else id(runs)
+        self.runs_at = None if runs is None else (runs.co_filename, runs.co_firstlineno)
+        self._refs: list[object] = []
+        self.code = code
+        self.offset = offset
+        self.by_application = code is not None and code.kind == APPLICATION
+        at, source = (None, None) if code is None else (code.at(offset), code.source)
+        self.named = coro, at, source
+        """What the lines say of it: ``coro``, ``at``, ``source``."""
+        self.pieces: Pieces | None = None
+        """The same as parts of lines, once there was a line."""
+
+    def go_with(self, code: CodeType, table: dict[Any, Any], key: object) -> None:
+        """Be taken out of *table*, where it stands at *key*, when *code* goes."""
+        self._refs.append(dropping(code, table, key))
+
+
+class Created(msgspec.Struct, gc=False):
+    """A task was made; at the same time all that is kept of a living task.
+
+    ``name`` may change until the line is written (``set_name`` after the
+    construction is how factories give names up to 3.13.0).  ``task`` is the
+    task's number, ``ns`` the time since the epoch, ``parent`` the number of the
+    task that made it.
+    """
+
+    seq: int
+    task: int
+    ns: int
+    kind: Kind
+    name: str
+    parent: int | None
+
+    @property
+    def place(self) -> Place:
+        """Where it was made."""
+        return self.kind.place
+
+    @property
+    def coro(self) -> str:
+        """``module:qualname`` of what it runs."""
+        return self.kind.coro
+
+
+class Returned(msgspec.Struct, gc=False):
+    """A task returned; ``key`` was its `id` while it lived."""
+
+    seq: int
+    ns: int
+    born: Created
+    key: int
+
+
+Item: TypeAlias = "Event | Created | Returned"
+
+
+seq_of = attrgetter("seq")
+"""The item's place in the order of the run."""
+
+
+def run_of(item: Item) -> str:
+    """The id of the run that the item belongs to."""
+    if isinstance(item, Created):
+        return item.kind.place.run.id
+    return item.born.kind.place.run.id if isinstance(item, Returned) else item.run
+
+
+def item_name(item: Item) -> str:
+    """The name of the event that the item is or will be."""
+    kind = type(item)
+    if kind is Created:
+        return "task.create"
+    if kind is Returned:
+        return "task.done"
+    return name_of(cast(Event, item))
+
+
+def lifetime(ns: int) -> float:
+    """Seconds, to the microsecond; a clock that was set back makes no negative life."""
+    return max(0, ns // 1000) / 1e6
+
+
+def typed(item: Item) -> Event:
+    """The typed event of *item*."""
+    kind = type(item)
+    if kind is Created:
+        made = cast(Created, item)
+        coro, at, source = made.kind.named
+        place = made.place
+        return TaskCreate(
+            ts=timestamp(made.ns),
+            seq=made.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(made.name),
+            coro=coro,
+            parent=made.parent,
+            at=at,
+            source=source,
+        )
+    if kind is Returned:
+        ended = cast(Returned, item)
+        made = ended.born
+        place = made.place
+        return TaskDone(
+            ts=timestamp(ended.ns),
+            seq=ended.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(made.name),
+            coro=made.coro,
+            outcome="returned",
+            lifetime=lifetime(ended.ns - made.ns),
+        )
+    return cast(Event, item)
