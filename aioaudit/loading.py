@@ -18,7 +18,7 @@ from aioaudit.settings import (
     bad_value,
     suggestion,
 )
-from aioaudit.text import describe
+from aioaudit.text import describe, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,7 +122,7 @@ def load_exporter(name: str, settings: Settings) -> Exporter:
     except BaseException as error:  # a module that calls sys.exit() must not end the program
         text = str(error) if isinstance(error, ExporterError) else describe(error)
         raise SettingsError(
-            f"exporter {name!r} ({point.value}) cannot be loaded: {' '.join(text.split())}"
+            f"exporter {name!r} ({point.value}) cannot be loaded: {one_line(text)}"
         ) from error
     missing = [verb for verb in ("export", "flush", "shutdown") if not hasattr(made, verb)]
     if missing:

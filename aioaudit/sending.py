@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from aioaudit import bus
-from aioaudit.delivery.pipeline import EXPORTING
 from aioaudit.delivery.records import Item
+from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NAMES, Event, TaskCancel, name_of
 from aioaudit.identity import Run, timestamp
 from aioaudit.place import E, Place

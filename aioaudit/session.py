@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 import aioaudit
 from aioaudit import bus
+from aioaudit.loading import BRIDGE
 from aioaudit.settings import ALWAYS, EVENT_NAMES, Settings, SettingsError, build
 from aioaudit.text import say
 from aioaudit.threads import allocate_rlock
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.trail import Trail
 
-_BRIDGE = "sys"
 _lock = allocate_rlock()
 _session: Session | None = None
 
@@ -309,7 +309,7 @@ def enable(
         session.recorder.rules.slow = settings.slow_cancel
         if not session.sinks:
             session.bus_events = settings.events
-        if _BRIDGE in wanted:
+        if BRIDGE in wanted:
             _bridge(session)
         session.apply()
 
@@ -329,7 +329,7 @@ def enable_from_settings(
                 say(f"{error}; the program runs on, unaudited by it")
         if not session.sinks:
             session.bus_events = settings.events
-        if _BRIDGE in settings.exporters:
+        if BRIDGE in settings.exporters:
             _bridge(session)
         session.apply()
 
@@ -415,7 +415,7 @@ def _open(names: Iterable[str], settings: Settings) -> list[tuple[str, Exporter]
     return [
         (name, load_exporter(name, settings))
         for name in names
-        if name != _BRIDGE and name not in present
+        if name != BRIDGE and name not in present
     ]
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from aioaudit.cpython.imports import AfterImport
 from aioaudit.settings import VARIABLE, Settings, SettingsError, from_environ
-from aioaudit.text import say
+from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,12 +124,11 @@ def _activate(settings: Settings) -> None:
     except KeyboardInterrupt:
         raise  # meant for the program, which is running by now
     except BaseException as error:  # noqa: BLE001 - auditing must never stop a program
-        complain(_one_line(error))
+        complain(_words(error))
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, SettingsError) else f"{type(error).__name__}: {text}"
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, SettingsError) else describe(error)
 
 
 class _Watch(AfterImport):
@@ -147,7 +146,7 @@ class _Watch(AfterImport):
         """Say it: nobody knows when the next import will be."""
         complain(
             f"{name} comes from a {type(loader).__name__}, which cannot be watched"
-            f" ({_one_line(error)}); call aioaudit.enable() instead"
+            f" ({_words(error)}); call aioaudit.enable() instead"
         )
         stop_waiting()
 

@@ -1,8 +1,12 @@
-"""Foreign text made safe to keep: names, messages and reprs of any program.
+"""Foreign text made safe to keep and to show: names, messages and reprs of any program.
 
-Everything that ends in an event passes through here, at the moment the event
+Everything that ends in an event passes through `clean`, at the moment the event
 is made: the text is short, holds no lone surrogates (JSON in UTF-8 has no
 place for them), and asking for it can neither raise nor run for long.
+
+Everything that is shown, in a sentence, in a log, on a terminal, passes through
+`harmless`: a name may come from whoever talks to the program, and hold a newline, an
+escape sequence or a mark that turns the direction of writing.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ LIMIT = 200
 """Longest text kept, in characters, the mark not counted."""
 
 MARK = "…"
+
+MOST_SHOWN = 10_000
+"""Characters that are shown of a text; what an event holds is a tenth of it, unless it is a lie."""
 
 
 def clean(text: str, limit: int = LIMIT) -> str:
@@ -63,17 +70,38 @@ def path_and_line(at: str | None) -> tuple[str, int] | None:
     return None
 
 
+def harmless(text: str) -> str:
+    r"""*text* with every character that is not plainly visible escaped.
+
+    ``harmless("a\nb")`` is ``a``, a backslash, ``n``, ``b``.  What is visible
+    already comes back unchanged, in whatever alphabet, up to `MOST_SHOWN` characters.
+    """
+    if len(text) > MOST_SHOWN:
+        text = text[:MOST_SHOWN] + MARK
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
+def one_line(text: str) -> str:
+    """`harmless` *text* on one line, its words with a blank between them."""
+    return harmless(" ".join(text.split()))
+
+
 def say(message: str, more: str = "") -> None:
-    """One line on stderr; *more*, if there is any, on a second, indented.
+    """One harmless line on stderr; *more*, if there is any, on a second, indented.
 
     Whatever stands there: a closed file, nothing, an object of anybody's.
     """
     try:
         stderr = sys.stderr
         if stderr is not None:  # None under pythonw and the like
-            text = f"aioaudit: {' '.join(message.split())}\n"
+            text = f"aioaudit: {one_line(message)}\n"
             if more:
-                text += f"    {' '.join(more.split())}\n"
+                text += f"    {one_line(more)}\n"
             stderr.write(text)
             stderr.flush()
     except Exception:  # noqa: BLE001, S110 - there is nobody to tell

@@ -25,7 +25,6 @@ import msgspec
 
 from aioaudit.chain.build import Step
 from aioaudit.chain.links import Link
-from aioaudit.chain.plain import harmless
 from aioaudit.chain.recent import Recent, answer, asked_for, brief
 from aioaudit.chain.summary import is_known, who
 from aioaudit.delivery.encoding import Batch
@@ -44,7 +43,7 @@ from aioaudit.events import (
 )
 from aioaudit.exporter import Notes
 from aioaudit.findings.words import sentence
-from aioaudit.text import describe, say
+from aioaudit.text import describe, harmless, say
 
 DEBUG = logging.DEBUG
 INFO = logging.INFO

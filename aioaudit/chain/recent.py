@@ -18,9 +18,9 @@ from aioaudit.chain.build import (
     steps_of,
 )
 from aioaudit.chain.links import Answer, Link
-from aioaudit.chain.plain import harmless
 from aioaudit.chain.summary import summarise
 from aioaudit.events import Event, FutureCancel, ProcessStart, TaskCancel, TaskDone
+from aioaudit.text import harmless
 
 MOST_REQUESTS = 10_000
 """So many requests are kept."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from aioaudit.chain.links import LEFT_OUT, Link
-from aioaudit.chain.plain import harmless
+from aioaudit.text import harmless
 
 Show: TypeAlias = Callable[[str], str]
 

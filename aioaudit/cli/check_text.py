@@ -6,12 +6,12 @@ from collections import Counter
 
 from rich import text as rich_text
 
-from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, write
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Log
+from aioaudit.text import harmless
 
 MOST_GROUPS = 1_000
 """So many groups are told of; more are counted."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aioaudit.chain.plain import harmless
 from aioaudit.cli import lacking
 from aioaudit.cli.terminal import as_json, console, out, plural, write
+from aioaudit.text import harmless
 
 if TYPE_CHECKING:
     from aioaudit.doctor.finding import Finding

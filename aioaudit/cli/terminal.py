@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.chain.plain import harmless
+from aioaudit import text
+from aioaudit.text import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -114,8 +115,8 @@ def _escaped(character: str) -> str:
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(f"aioaudit: {harmless(message)}\n")
+    """One line on stderr, in which nothing of *message* is left out."""
+    text.say(harmless(message))
 
 
 def complain(log: Intake) -> None:

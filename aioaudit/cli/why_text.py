@@ -20,11 +20,11 @@ from rich.tree import Tree
 from aioaudit.chain import summary
 from aioaudit.chain.build import Step, inferred
 from aioaudit.chain.links import Asked, Became, Link
-from aioaudit.chain.plain import harmless
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
+from aioaudit.text import harmless
 
 MOST_STEPS = 12
 """Of a longer chain only the two ends are shown."""

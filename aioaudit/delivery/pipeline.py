@@ -1,69 +1,33 @@
 """Between the bus and one exporter: a queue that never makes the program wait.
 
-Wish: whatever an exporter does, be slow, fail or hang, the program neither
+Goal: whatever an exporter does, be slow, fail or hang, the program neither
 waits for it nor notices it, and no event is lost in silence.
 
-Each exporter has one `Pipeline`: a deque, and one daemon thread that empties
-it.  `put` is called from inside every task that the program makes, so it is a
-closure that compares a length, appends, and looks at one flag.  It takes no
-lock: the interpreter makes the append atomic, and a signal handler may run
-between any two steps of it.
-
-- The thread sleeps for good while there is nothing to do; the first event wakes
-  it, and from then on it looks every `PERIOD` until nothing more comes.
-- A busy program may starve the thread of the GIL.  A thread that waits for it asks
-  for it when `sys.getswitchinterval` has passed without a change of hands; each time
-  that somebody lets it go for a moment, as a loop does at every ``epoll_wait``, the
-  waiting one is woken, finds it taken again, and waits anew (``take_gil`` in
-  CPython's Python/ceval_gil.c).  Measured: up to two seconds for one ``os.write``.
-  Who puts events therefore looks at the clock now and then, and where the thread is
-  behind sleeps for a moment (`_WAY`) without the GIL: that is the thread's chance.  What it does
-  with it is small portions, so nobody waits long; where it does not come forward, slow,
-  hanging, or robbed by other threads, there is ever longer before the next try.
-- Events are numbered before they are put, by several threads, so what is taken
-  from the queue may have a gap whose event is about to come.  What follows a
-  gap waits for at most `HOLD`; a number that will never come (`skip`) is no
-  gap.  An event that comes later still is counted as lost: the numbers in a
-  log rise, always.
-- What could not be kept is counted by name in counters that need no lock (see
-  `_Losses`), and told by a `ProcessDropped` as soon as there is room again.
-- Whoever wants something done (`flush`, `shutdown`) leaves a `_Request` and
-  waits for it with a timeout.  Nothing is locked while waiting, so it may be
-  called from anywhere: inside the loop, from several threads, from a signal
-  handler that interrupted this module itself.
-- Where no thread can be started any more (the interpreter is going down) the
-  caller does the thread's work.
-- Before a fork the thread ends, after it the next event starts a new one.  A
-  thread that lives across a fork leaves the child its locks in whatever state
-  they were, and from CPython 3.12 on its mere existence makes `os.fork` warn.
+Each exporter has one `Pipeline`, made of a queue (`queue`), a thread that empties it
+(`worker`) and to which a busy program gives way (`pace`), the order of numbers
+(`ordering`), and the count of what could not be kept (`losses`), which a
+`ProcessDropped` tells as soon as there is room again.  Here they come together, with
+the exporter and its troubles.
 """
 
 from __future__ import annotations
 
-import itertools
-import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import repeat, starmap
 
-from aioaudit.cpython.threads import name_of_thread
 from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Item, item_name, seq_of
+from aioaudit.delivery.losses import Losses
+from aioaudit.delivery.ordering import HOLD, Ordering
+from aioaudit.delivery.pace import Pace
+from aioaudit.delivery.queue import Queue
+from aioaudit.delivery.records import Item
+from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
-from aioaudit.text import describe
-from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic, sleep
-
-PERIOD = 0.02
-"""Seconds between two looks at the queue while events are coming."""
-
-HOLD = 0.25
-"""Seconds that what follows a gap waits for the event that is missing."""
+from aioaudit.text import describe, one_line, say
+from aioaudit.threads import monotonic, sleep
 
 TIMEOUT = 3.0
 """Seconds that `Pipeline.flush` and `Pipeline.shutdown` wait unless told otherwise."""
@@ -72,23 +36,7 @@ _STEP = 0.01  # between two looks while waiting for a missing number
 _GLANCE = 0.001  # between two looks for a missing number while somebody waits...
 _GLANCES = 5  # ... and how many of them there are
 _RETRY = 0.25  # between two tries while the exporter cannot take events
-_QUIET_LOOKS = 5  # looks that find nothing before the thread sleeps for good
 _CHUNK = 1_000  # events given to the exporter at once: for so long it may keep the GIL
-_LATE = 0.03  # seconds since the thread's last look after which it is behind...
-_LATE_FOR_NEWS = 0.02  # ... and where somebody waits for the event: see `urge`
-_WAY = 50e-6  # seconds that giving way to the thread takes...
-_MOST_WAY = 800e-6  # ... and where it did not help, as on a busy machine, twice as long up to this
-_WAY_PAUSE = 1e-3  # the least time before it is done again...
-_WAY_SHARE = 20  # ... and where it did not help, so many times as long as it took...
-_MOST_PAUSE = 1.0  # ... but not longer than that
-_MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
-_OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
-_FORK_WAIT = 0.2  # how long a fork may wait for the thread to end
-
-_MAIN = threading.main_thread()
-
-EXPORTING: set[int] = set()
-"""The threads in which an exporter works just now: what happens there is not heard."""
 
 
 class Pipeline:
@@ -122,105 +70,30 @@ class Pipeline:
         self.name = name
         self.capacity = capacity
         self.hold = hold
-        self._queue: deque[Item] = deque()
-        self._look_again: Callable[[], None]
-        self._set_idle: Callable[[bool], None]
-        self._set_open: Callable[[bool], None]
+        self.pace = Pace(self._has_thread)
+        self.queue = Queue(capacity, wake_up=self.wake_up, lose=self._lose, look=self.pace.keep)
+        self.put = self.queue.put
+        self.set_idle = self.queue.set_idle
         self._begin(run, start)
-        self._make_put()
 
     def _begin(self, run: Run, start: ProcessStart) -> None:
         """The state of a new run; nothing of an earlier one is looked at."""
         self._run = run
-        self._backlog: list[Item] = [start]  # taken from the queue, not yet exported
-        self._losses = _Losses()
+        self._losses = Losses()
+        self.ordering = Ordering(start, self._losses, self.hold)
+        self.worker = Worker(self, self.name)
+        self.pace.begin()
         self._faults_told = 0  # how many kinds of internal faults the exporter knows of
-        self._skipped: deque[int] = deque()
-        self._missing: set[int] = set()  # numbers known never to come, not yet passed
-        self._last = start.seq - 1  # the last number that the exporter was given
-        self._lost_upto = 0  # the highest number among the losses at `put`
-        self._gap: _Gap | None = None
         self._written = 0
         self._trouble = False
         self._retry_at = 0.0
         self._used = False  # an item came, or `open_now`
-        self._closing = False
+        self.closing = False
         self._signal: str | None = None
         self._fault: Exception | None = None  # for which the exporter is to go out of service
-        self._failed = False  # out of service
-        self._over = False  # out of service or shut down: the exporter is not called again
+        self.failed = False  # out of service
+        self.over = False  # out of service or shut down: the exporter is not called again
         self._given_up = False  # somebody waited in vain for the end
-        self._pausing = False  # for a fork
-        self._unstartable = False
-        self._looked = 0.0  # when the thread looked last
-        self._due = 0.0  # ... or when it was woken for the first event
-        self._steps = 0  # how often it came forward
-        self._way_after = 0.0  # giving way makes no sense before
-        self._way_pause = _WAY_PAUSE
-        self._way = _WAY
-        self._thread: Thread | None = None
-        self._starter: int | None = None
-        self._start_lock = allocate_lock()
-        self._work_lock = allocate_lock()  # held by whoever plays the thread's part
-        self._worker: int | None = None
-        self._wake = allocate_lock()  # as a signal: who waits acquires, who wakes releases
-        self._wake.acquire()
-        self._requests: deque[_Request] = deque()
-
-    def _make_put(self) -> None:
-        queue = self._queue
-        append = queue.append
-        wake_up = self._wake_up
-        lose = self._lose
-        keep_pace = self._keep_pace
-        capacity = self.capacity
-        room = 0  # `put` only appends where less waits than that, else it looks around
-        closed = idle = True
-        step = 1  # so many are put before the next look...
-        before = 0.0  # ... and this was the last one
-
-        def put(item: Item) -> None:
-            if len(queue) < room:
-                append(item)
-                if idle:
-                    wake_up()
-            else:
-                look(item)
-
-        def look(item: Item) -> None:
-            nonlocal room, step, before
-            if closed or len(queue) >= capacity:
-                lose(item)
-                return
-            append(item)
-            if idle:
-                wake_up()
-            now = monotonic()
-            step = min(2 * step, _MOST_UNSEEN) if now - before < _OFTEN * step else 1
-            before = now
-            room = min(len(queue) + step, capacity)
-            if closed:  # by another thread, meanwhile
-                room = 0
-            keep_pace(now)
-
-        def look_again() -> None:
-            nonlocal room
-            room = 0
-
-        def set_idle(value: bool) -> None:
-            nonlocal idle
-            idle = value
-
-        def set_open(value: bool) -> None:
-            nonlocal closed, room
-            closed = not value
-            room = 0
-
-        self.put = put
-        self._look_again = look_again
-        self._set_idle = set_idle
-        self._set_open = set_open
-        set_open(True)
 
     # -- what others may ask ---------------------------------------------------
 
@@ -236,24 +109,24 @@ class Pipeline:
 
     def skip(self, seq: int) -> None:
         """*seq* was drawn but no item with it will come: nothing need wait for it."""
-        self._skipped.append(seq)
+        self.ordering.skip(seq)
 
     def open_now(self) -> None:
         """Let the exporter have the `ProcessStart` now, although no item came yet."""
-        self._wake_up()
+        self.wake_up()
 
     def fail(self, error: Exception) -> None:
         """Take the exporter out of service, because of what it did outside its thread."""
         if self._fault is None:
             self._fault = error
-            self._wake_up()
+            self.wake_up()
 
     def urge(self) -> None:
         """What was put last is waited for: see to it that the thread comes soon."""
         now = monotonic()
-        if now - self._looked > _LATE_FOR_NEWS and now >= self._way_after:
-            self._release_wake()
-            self._give_way(now)
+        if self.pace.is_late_for_news(now):
+            self.worker.signal()
+            self.pace.give_way(now)
 
     def flush(self, timeout: float = TIMEOUT) -> bool:
         """Have everything that was put before exported and flushed.
@@ -278,8 +151,8 @@ class Pipeline:
     def flush_all(pipelines: Iterable[Pipeline], timeout: float = TIMEOUT) -> bool:
         """`flush` for all *pipelines* at once, *timeout* seconds in all."""
         deadline = monotonic() + timeout
-        asked = [(each, each._ask()) for each in pipelines if each._used]
-        answers = [each._await(request, deadline) for each, request in asked]  # wait for each
+        asked = [(each, each.worker.ask()) for each in pipelines if each._used]
+        answers = [each.worker.wait(done, deadline) for each, done in asked]  # wait for each
         return all(answers)
 
     @staticmethod
@@ -290,16 +163,16 @@ class Pipeline:
         deadline = monotonic() + timeout
         well = True
         asked = [(each, each._ask_for_end(signal)) for each in pipelines]
-        for pipeline, request in asked:
-            if pipeline._given_up and not pipeline._over:
+        for pipeline, done in asked:
+            if pipeline._given_up and not pipeline.over:
                 well = False  # once was enough
                 continue
-            if pipeline._await(request, deadline):
+            if pipeline.worker.wait(done, deadline):
                 continue
             well = False
-            if not (pipeline._over or pipeline._worker == get_ident()):
+            if not (pipeline.over or pipeline.worker.is_here()):
                 pipeline._given_up = True
-                left = len(pipeline._queue) + len(pipeline._backlog)
+                left = len(pipeline.queue) + len(pipeline.ordering.waiting)
                 # How much it holds itself, and has not sent yet, only the exporter knows.
                 lost = f"{left:,} events" if left else "what it had taken"
                 say(
@@ -308,16 +181,23 @@ class Pipeline:
                 )
         return well
 
+    def _ask_for_end(self, signal: str | None) -> Completion | None:
+        if not self.closing:
+            self._signal = signal
+            self.closing = True
+        if self._used:
+            return self.worker.ask()
+        # The exporter was never given anything: there is no thread to do it.
+        self.over = True
+        self.queue.set_open(False)
+        self._guarded(self.exporter.shutdown)
+        return Completion.answered(not self.failed)
+
     # -- forks ------------------------------------------------------------------
 
-    def before_fork(self, timeout: float = _FORK_WAIT) -> None:
-        """End the thread, after it exported what there is; waits *timeout* seconds at most."""
-        thread = self._thread
-        if thread is None or get_ident() == self._worker:
-            return
-        self._pausing = True
-        self._release_wake()
-        thread.join(timeout)
+    def before_fork(self) -> None:
+        """End the thread, after it exported what there is, without waiting for long."""
+        self.worker.pause()
 
     def after_fork_in_parent(self) -> None:
         """Go on after `before_fork`.
@@ -325,12 +205,7 @@ class Pipeline:
         The next event starts a new thread; only what was put during the fork
         starts one at once.
         """
-        self._pausing = False
-        if self._over or self._thread is not None:
-            return
-        self._set_idle(True)
-        if self._has_work():
-            self._wake_up()
+        self.worker.resume()
 
     def after_fork(self, run: Run, start: ProcessStart) -> None:
         """In the child: forget the parent's events, locks and thread; begin as *run*.
@@ -338,186 +213,71 @@ class Pipeline:
         The exporter gets *start* first, and nothing at all before an event is
         put or `open_now` is called.
         """
-        failed = self._failed
-        self._queue.clear()
+        failed = self.failed
+        self.queue.clear()
         EXPORTING.clear()
         self._begin(run, start)
         if failed:
-            self._failed = self._over = True  # not tried, and reported, once more
+            self.failed = self.over = True  # not tried, and reported, once more
             return
-        self._set_open(True)
-        self._set_idle(True)
+        self.queue.set_open(True)
+        self.queue.set_idle(True)
 
-    # -- the slow ways out of `put` -----------------------------------------------
+    # -- what the thread asks, see `worker.Job` -----------------------------------------
 
-    def _wake_up(self) -> None:
+    def wake_up(self) -> None:
+        """There is something to do."""
         self._used = True
-        self._due = monotonic()
-        self._set_idle(False)
-        if self._thread is not None:
-            self._release_wake()
-        elif not (self._pausing or self._over):
-            self._start_thread()
+        self.pace.woken()
+        self.queue.set_idle(False)
+        self.worker.wake_up()
 
-    def _release_wake(self) -> None:
-        with suppress(RuntimeError):  # not locked: somebody woke the thread already
-            self._wake.release()
+    def has_work(self) -> bool:
+        """Whether something waits to be exported."""
+        return bool(self.queue or (self.ordering.waiting and self._used))
 
-    def _keep_pace(self, now: float) -> None:
-        """Give way to the thread if it is behind at the time *now*."""
-        if now - self._due > _LATE and now >= self._way_after:
-            self._give_way(now)
-
-    def _give_way(self, now: float) -> None:
-        """Let the thread have the GIL: see the module's text for why it may be starved of it."""
-        if self._thread is None or self._pausing or self._over:
-            return
-        steps = self._steps
-        sleep(self._way)
-        then = monotonic()
-        took = then - now
-        if self._steps != steps:
-            self._way = _WAY
-            self._way_pause = pause = max(_WAY_PAUSE, took)
-        else:  # it did not wake up in time, is slow, or hangs; or other threads took the GIL
-            self._way = min(2 * self._way, _MOST_WAY)
-            pause = max(2 * self._way_pause, _WAY_SHARE * took)
-            self._way_pause = pause = min(pause, _MOST_PAUSE)
-        self._way_after = then + pause
-
-    def _lose(self, item: Item) -> None:
-        self._losses.add(item_name(item))
-        self._lost_upto = max(self._lost_upto, seq_of(item))
-
-    # -- the thread -----------------------------------------------------------------
-
-    def _start_thread(self) -> bool:
-        """Whether there is a thread, or is about to be one."""
-        if not self._start_lock.acquire(blocking=False):
-            return True  # somebody else is at it
-        try:
-            self._starter = get_ident()
-            if self._thread is not None:
-                return True
-            wake = self._wake
-            thread = Thread(lambda: self._work(wake))
-            self._thread = thread
-            try:
-                thread.start()
-            except RuntimeError as error:
-                self._thread = None
-                if not (self._unstartable or sys.is_finalizing() or "shutdown" in str(error)):
-                    self._unstartable = True
-                    say(
-                        f"exporter {self.name!r} has no thread ({error}); events are "
-                        "exported at the end only"
-                    )
-                return False
-            return True
-        finally:
-            if self._thread is not None and not self._thread.started:
-                self._thread = None  # a handler of the program's raised just now
-            self._starter = None
-            self._start_lock.release()
-
-    def _work(self, wake: threading.Lock) -> None:
-        quiet = 0
-        rest = False  # whether to wait before the next look
-        while True:
-            if rest and not (self._requests or self._closing or self._pausing):
-                wake.acquire(timeout=self._time_to_rest())
-            rest = True
-            pausing = self._pausing
-            with self._work_lock:
-                busy = self._turn()
-                if self._over or pausing:
-                    self._leave()
-                    return
-            quiet = 0 if busy else quiet + 1
-            if quiet < _QUIET_LOOKS:
-                continue
-            quiet = 0
-            if threading.main_thread() is not _MAIN:
-                # A child that was forked in another thread ends when its last
-                # thread does: waiting here would keep it alive for good.
-                self._leave()
-                return
-            self._set_idle(True)
-            if not (self._queue or self._requests or self._closing or self._pausing):
-                wake.acquire()
-            self._set_idle(False)
-
-    def _thread_name(self) -> str:
-        """The name of the thread that plays the pipeline's part just now."""
-        known = name_of_thread(get_ident())  # current_thread() would register our own
-        return f"aioaudit-{self.name}" if known is None else known
-
-    def _leave(self) -> None:
-        """The thread is about to end: see to it that nobody counts on it."""
-        self._thread = None
-        if self._over:
-            self._answer_all()
-            return
-        self._set_idle(True)
-        # Whoever forked may have gone on already, without waiting for this.
-        if not self._pausing and self._has_work():
-            self._wake_up()
-
-    def _has_work(self) -> bool:
-        return bool(self._queue or self._requests or (self._backlog and self._used))
-
-    def _time_to_rest(self) -> float:
+    def time_to_rest(self) -> float:
+        """Seconds until the next look at the queue."""
         if self._trouble:
             return _RETRY
-        return _STEP if self._gap is not None else PERIOD
+        return _STEP if self.ordering.has_gap else PERIOD
 
-    def _turn(self) -> bool:
-        """One look at everything there is to do; whether there was anything."""
-        self._worker = ident = get_ident()
-        self._looked = self._due = monotonic()
-        self._steps += 1
-        EXPORTING.add(ident)
-        requests = self._take_requests()
-        try:
-            busy = bool(requests or self._queue or self._backlog or self._trouble)
-            closing = self._closing
-            asked = bool(requests) or closing or self._pausing
-            if closing:
-                self._set_open(False)
-            if self._fault is not None and not self._over:
-                self._fail(self._fault)
-            elif asked:
-                self._export_all()
-            elif not self._trouble or monotonic() >= self._retry_at:
-                self._export_ready()
-            if requests and not self._over:
-                self._guarded(self.exporter.flush)
-            if closing and not self._over:
-                self._finish()
-            return busy
-        finally:
-            for request in requests:
-                request.answer(not (self._trouble or self._failed))
-            self._worker = None
-            EXPORTING.discard(ident)
+    def went_well(self) -> bool:
+        """Whether the exporter takes events."""
+        return not (self._trouble or self.failed)
 
-    def _take_requests(self) -> list[_Request]:
-        taken: list[_Request] = []
-        with suppress(IndexError):  # empty, perhaps because another thread took them
-            while True:
-                taken.append(self._requests.popleft())
-        return taken
+    def turn(self, *, everything: bool, flush: bool) -> bool:
+        """Export what there is; whether there was anything."""
+        self.pace.looked()
+        busy = bool(self.queue or self.ordering.waiting or self._trouble)
+        closing = self.closing
+        if closing:
+            self.queue.set_open(False)
+        if self._fault is not None and not self.over:
+            self._fail(self._fault)
+        elif everything or closing:
+            self._export_all()
+        elif not self._trouble or monotonic() >= self._retry_at:
+            self._export_ready()
+        if flush and not self.over:
+            self._guarded(self.exporter.flush)
+        if closing and not self.over:
+            self._finish()
+        return busy
 
-    def _answer_all(self) -> None:
-        """Answer requests that came when the work was over already."""
-        for request in self._take_requests():
-            request.answer(not self._failed)
+    def _has_thread(self) -> bool:
+        return self.worker.has_thread()
+
+    # -- exporting ----------------------------------------------------------------------
+
+    def _lose(self, item: Item) -> None:
+        self._losses.add_unqueued(item)
 
     def _export_all(self) -> None:
         """Export whatever was put before this call."""
         for _ in range(_GLANCES):
             self._export_ready()
-            if self._gap is None or self._trouble or self._over:
+            if not self.ordering.has_gap or self._trouble or self.over:
                 return
             sleep(_GLANCE)  # who drew the missing number puts its event in a moment
         self._export_ready(everything=True)
@@ -525,95 +285,46 @@ class Pipeline:
     def _export_ready(self, *, everything: bool = False) -> None:
         if self._trouble:
             # The queue keeps what comes meanwhile, so that `capacity` bounds it.
-            self._offer(self._count_ready(everything=everything))
+            self._offer(self.ordering.count_ready(everything=everything))
         now = monotonic()
-        waiting = len(self._queue)  # what comes meanwhile is for the next look
-        while not (self._trouble or self._over):
+        waiting = len(self.queue)  # what comes meanwhile is for the next look
+        while not (self._trouble or self.over):
             # In small portions, each of which is over before somebody misses the GIL.
             portion = waiting if everything else min(waiting, _CHUNK)
             waiting -= portion
             self._drain(portion)
             # What is missing may be in the next portion: only after the last one it is not there.
-            self._offer(self._count_ready(everything=everything, now=0.0 if waiting else now))
+            upto = 0.0 if waiting else now
+            self._offer(self.ordering.count_ready(everything=everything, now=upto))
             if not waiting:
                 return
 
     def _drain(self, count: int) -> None:
         if count:
-            self._backlog += starmap(self._queue.popleft, repeat((), count))
-            self._look_again()
+            self.ordering.add(self.queue.take(count))
+            self.queue.took()
         lost = self._losses.take()
         run = self._run
         faults = run.faults.since(self._faults_told)
         if lost is not None or faults:
             count, names = lost or (0, [])
             self._faults_told += len(faults)
-            self._backlog.append(
-                ProcessDropped(
-                    ts=timestamp(time.time_ns()),
-                    seq=run.next_seq(),
-                    run=run.id,
-                    pid=run.pid,
-                    thread=self._thread_name(),
-                    count=count,
-                    events=names,
-                    faults=faults,
-                )
+            dropped = ProcessDropped(
+                ts=timestamp(time.time_ns()),
+                seq=run.next_seq(),
+                run=run.id,
+                pid=run.pid,
+                thread=self.worker.thread_name(),
+                count=count,
+                events=names,
+                faults=faults,
             )
-
-    def _count_ready(self, *, everything: bool, now: float = 0.0) -> int:
-        """How many items at the head of the backlog, sorted by now, may be exported.
-
-        All that was put before *now* is in it.  Takes from it whatever came too late.
-        """
-        backlog = self._backlog
-        numbers = list(map(seq_of, backlog))
-        expected = self._last + 1
-        if numbers == list(range(expected, expected + len(numbers))):  # the usual case
-            self._gap = None
-            return len(backlog)
-        backlog.sort(key=seq_of)
-        self._drop_late()
-        while self._skipped:
-            self._missing.add(self._skipped.popleft())
-        limit = sys.maxsize if everything else self._lost_upto
-        gap = self._gap
-        if gap is not None and now >= gap.until:
-            limit = max(limit, gap.upto)
-        ready = 0
-        for item in backlog:
-            seq = seq_of(item)
-            while expected < seq and expected in self._missing:
-                expected += 1
-            if seq != expected and seq > limit:
-                break
-            expected = seq + 1
-            ready += 1
-        if self._missing:
-            self._missing = {number for number in self._missing if number >= expected}
-        if ready == len(backlog):
-            self._gap = None
-        elif gap is None or gap.number != expected:
-            self._gap = _Gap(expected, seq_of(backlog[-1]), monotonic() + self.hold)
-        return ready
-
-    def _drop_late(self) -> None:
-        """Count what can no longer be exported in order, or is there twice, as lost."""
-        last = self._last
-        kept: list[Item] = []
-        for item in self._backlog:
-            seq = seq_of(item)
-            if seq <= last:
-                self._losses.add(item_name(item))
-            else:
-                kept.append(item)
-                last = seq
-        self._backlog[:] = kept
+            self.ordering.add((dropped,))
 
     def _offer(self, ready: int) -> None:
-        """Give the first *ready* items of the backlog to the exporter."""
+        """Give the first *ready* items of those that wait to the exporter."""
         while ready:
-            chunk = self._backlog[: min(ready, _CHUNK)]
+            chunk = self.ordering.waiting[: min(ready, _CHUNK)]
             try:
                 self.exporter.export(Batch(chunk))
             except NotTakenError as error:
@@ -627,24 +338,23 @@ class Pipeline:
                 self._fail(error)
                 return
             self._trouble = False
-            self._steps += 1
+            self.pace.stepped()
             self._took(chunk)
             ready -= len(chunk)
 
     def _complain(self, trouble: str) -> None:
         """Say once, at its begin, what *trouble* means, also if it never ends."""
+        waiting = len(self.ordering.waiting)
         what = (
-            f"the last {len(self._backlog):,} events are lost unless it does at once"
-            if self._closing
+            f"the last {waiting:,} events are lost unless it does at once"
+            if self.closing
             else f"up to {self.capacity:,} wait until it does, or are lost with the end of the program"
         )
         say(f"exporter {self.name!r} takes no events for now: {trouble}; {what}")
 
     def _took(self, items: list[Item]) -> None:
-        if items:
-            del self._backlog[: len(items)]
-            self._written += len(items)
-            self._last = seq_of(items[-1])
+        self.ordering.passed(items)
+        self._written += len(items)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
@@ -657,32 +367,30 @@ class Pipeline:
         text = str(error) if isinstance(error, ExporterError) else describe(error)
         # Said before it is over: whoever waits for the end may let the process end.
         say(f"exporter {self.name!r} failed and is out of service: {one_line(text)}")
-        self._failed = self._over = True
-        self._set_open(False)
+        self.failed = self.over = True
+        self.queue.set_open(False)
         self._lose_everything()
         with suppress(BaseException):  # it failed already and was reported
             self.exporter.shutdown()
 
     def _lose_everything(self) -> None:
-        while self._queue:
-            self._backlog.append(self._queue.popleft())
-        for item in self._backlog:
-            self._losses.add(item_name(item))
-        self._backlog.clear()
+        while self.queue:
+            self.ordering.add(self.queue.take(1))
+        self.ordering.lose_all()
 
     def _finish(self) -> None:
         """The last events, and the end of the exporter."""
         self._export_all()  # losses noticed a moment ago
         if self._trouble:
             self._lose_everything()  # what was said when the trouble began tells it
-        if not self._over and self._written:
+        if not self.over and self._written:
             run = self._run
             end = ProcessEnd(
                 ts=timestamp(time.time_ns()),
                 seq=run.next_seq(),
                 run=run.id,
                 pid=run.pid,
-                thread=self._thread_name(),
+                thread=self.worker.thread_name(),
                 written=self.written,
                 dropped=self.dropped,
                 signal=self._signal,
@@ -695,132 +403,6 @@ class Pipeline:
                 pass  # reported when the trouble began
             except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
                 self._fail(error)
-        if not self._over:
+        if not self.over:
             self._guarded(self.exporter.shutdown)
-            self._over = True
-
-    # -- asking the thread, or doing its work -----------------------------------------
-
-    def _ask_for_end(self, signal: str | None) -> _Request | None:
-        if not self._closing:
-            self._signal = signal
-            self._closing = True
-        if self._used:
-            return self._ask()
-        # The exporter was never given anything: there is no thread to do it.
-        self._over = True
-        self._set_open(False)
-        self._guarded(self.exporter.shutdown)
-        return _Request.answered(not self._failed)
-
-    def _ask(self) -> _Request | None:
-        """Leave a request for the thread; None if the caller has to do the work."""
-        request = _Request()
-        self._requests.append(request)
-        if self._over:
-            self._answer_all()  # the thread may have gone without seeing it
-        elif self._starter == get_ident():
-            return None  # in a signal handler that interrupted the start of the thread
-        elif self._thread is not None:
-            self._release_wake()
-        elif self._pausing or not self._start_thread():
-            return None
-        return request
-
-    def _await(self, request: _Request | None, deadline: float) -> bool:
-        if get_ident() == self._worker:
-            return False  # called by the exporter, or by a handler that interrupted its work
-        left = max(deadline - monotonic(), 0.0)
-        if request is not None:
-            return request.wait(left)
-        if not acquire(self._work_lock, left):
-            return False
-        try:
-            self._turn()
-        finally:
-            self._work_lock.release()
-        return not (self._trouble or self._failed)
-
-
-@dataclass(slots=True, frozen=True)
-class _Gap:
-    """*number* is missing: all *upto* that number goes on without it at time *until*."""
-
-    number: int
-    upto: int
-    until: float
-
-
-class _Request:
-    """Something that a caller waits for: a locked lock that the thread releases."""
-
-    __slots__ = ("_lock", "_well")
-
-    def __init__(self) -> None:
-        self._lock = allocate_lock()
-        self._lock.acquire()
-        self._well = False
-
-    @classmethod
-    def answered(cls, well: bool) -> _Request:
-        request = cls()
-        request.answer(well)
-        return request
-
-    def answer(self, well: bool) -> None:
-        self._well = well
-        self._lock.release()
-
-    def wait(self, timeout: float) -> bool:
-        return acquire(self._lock, timeout) and self._well
-
-
-class _Losses:
-    """Counts by name, exact although several threads count and none locks."""
-
-    def __init__(self) -> None:
-        self._counters: dict[str, itertools.count[int]] = {}
-        self._told: dict[str, int] = {}
-
-    def add(self, name: str) -> None:
-        """One event called *name* is lost."""
-        counter = self._counters.get(name)
-        if counter is None:
-            counter = self._counters.setdefault(name, itertools.count())
-        next(counter)
-
-    def _values(self) -> dict[str, int]:
-        # ``count(7)``: its repr is the one way to read a count without stepping on.
-        return {name: int(repr(each)[6:-1]) for name, each in list(self._counters.items())}
-
-    def total(self) -> int:
-        """How many were lost so far."""
-        return sum(self._values().values())
-
-    def take(self) -> tuple[int, list[str]] | None:
-        """How many were lost since the last call, and their names; None if none was."""
-        if not self._counters:
-            return None
-        values = self._values()
-        names = sorted(name for name, value in values.items() if value > self._told.get(name, 0))
-        if not names:
-            return None
-        count = sum(values.values()) - sum(self._told.values())
-        self._told = values
-        return count, names
-
-
-def say(text: str) -> None:
-    """One line on stderr, whatever state that is in."""
-    try:
-        if sys.stderr is not None:  # None under pythonw and the like
-            sys.stderr.write(f"aioaudit: {text}\n")
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        pass  # closed or gone: there is nobody to tell
-
-
-def one_line(text: str) -> str:
-    """*text* on one line, nothing in it that a terminal would obey."""
-    joined = " ".join(text.split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in joined)
+            self.over = True

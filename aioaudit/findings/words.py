@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aioaudit.chain.plain import harmless
 from aioaudit.chain.summary import Show, who
 from aioaudit.events import Finding
 from aioaudit.findings import catalogue
+from aioaudit.text import harmless
 
 _AGAIN = {"returned": "returned", "raised": "raised", "cancelled": "was cancelled"}
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioaudit.chain.links import Link
-from aioaudit.chain.plain import harmless
 from aioaudit.chain.summary import is_known, summarise, who
+from aioaudit.text import harmless
 
 OWN = Link(what="cancelled", task=7, name="Task-7", reason="task_group")
 

@@ -16,7 +16,6 @@ from statistics import median
 
 import pytest
 
-import aioaudit.delivery.pipeline
 from aioaudit.delivery.pipeline import Pipeline
 from aioaudit.events import (
     Event,
@@ -102,8 +101,10 @@ class Clock:
 def clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pipelines, where time itself is what is tested; gone before they end."""
     made = Clock()
-    for name in ("monotonic", "sleep", "acquire"):
-        monkeypatch.setattr(aioaudit.delivery.pipeline, name, getattr(made, name))
+    for part in ("ordering", "pace", "pipeline", "queue", "worker"):
+        module = sys.modules[f"aioaudit.delivery.{part}"]
+        for name in {"monotonic", "sleep", "acquire"} & vars(module).keys():
+            monkeypatch.setattr(module, name, getattr(made, name))
     return made
 
 
@@ -233,9 +234,9 @@ def test_what_follows_a_gap_waits_for_the_missing_event(bench: Bench) -> None:
     exporter = Recorder()
     pipeline = bench.pipeline(exporter, hold=PATIENCE)
     pipeline.put(bench.event(3))
-    wait_until(lambda: pipeline._gap is not None)
-    looks = pipeline._steps
-    wait_until(lambda: pipeline._steps > looks + 5)
+    wait_until(lambda: pipeline.ordering.has_gap)
+    looks = pipeline.pace.steps
+    wait_until(lambda: pipeline.pace.steps > looks + 5)
     assert seqs(exporter.events) == [1]
     pipeline.put(bench.event(2))
     wait_until(lambda: len(exporter.events) == 3)
@@ -350,7 +351,7 @@ def test_what_is_missing_is_looked_for_in_all_that_waits_before_it_is_given_up(
     exporter = Recorder()
     pipeline = bench.pipeline(exporter, hold=1.0)
     pipeline.put(bench.event(3))
-    wait_until(lambda: pipeline._gap is not None)
+    wait_until(lambda: pipeline.ordering.has_gap)
     for seq in (*range(4, 3000), 2):
         pipeline.put(bench.event(seq))
     clock.now += 1.1  # the time is up before the thread, which has no GIL, looks again
@@ -373,8 +374,8 @@ def test_an_exporter_that_hangs_costs_who_puts_next_to_nothing(bench: Bench, clo
         pipeline.urge()
         clock.now += 20e-6
         puts += 1
-        if pipeline._way_after != tries[-1]:
-            tries.append(pipeline._way_after)
+        if pipeline.pace.next_try != tries[-1]:
+            tries.append(pipeline.pace.next_try)
     # It gave way a few times, ever more rarely, since that did not help.
     assert 3 < len(tries) < 20
     assert puts * 20e-6 > 2 * 0.99
@@ -671,7 +672,7 @@ def test_the_exporter_works_in_the_one_thread_that_the_pipeline_names(bench: Ben
 
     class Curious(Recorder):
         def export(self, events: Sequence[Event]) -> None:
-            seen.append(pipeline._worker)
+            seen.append(pipeline.worker.ident)
             super().export(events)
 
     exporter = Curious()
@@ -680,7 +681,7 @@ def test_the_exporter_works_in_the_one_thread_that_the_pipeline_names(bench: Ben
     assert pipeline.shutdown()
     assert set(seen) == exporter.idents
     assert threading.get_ident() not in exporter.idents
-    assert pipeline._worker is None
+    assert pipeline.worker.ident is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
