@@ -1,7 +1,7 @@
 """What an exporter is: the three verbs, and how it says that it is in trouble.
 
 An exporter takes events somewhere: into a file, a logging library, a tracer.
-It stands behind a queue and runs in a thread of its own (`aioaudit.delivery.pipeline`),
+It stands behind a queue and runs in a thread of its own (`aioaudit.delivery`),
 so it may take its time and it may fail; neither is felt by the program.
 
 Write one by giving a class these three methods, and register it under the
@@ -15,6 +15,12 @@ help to know:
 - In a forked child the same object is used on, from a new thread and for a new
   run.  One that holds locks, threads or connections compares `os.getpid`.
 
+What is exported comes as a `Batch`: a sequence of typed events, and on request of
+`Record`s.  That a task was made (`Created`) and that one returned (`Returned`) is most of
+what happens, and a typed event of it is made when somebody looks at it.  Who only counts
+them, or leaves most of them aside, looks at the records instead (`records_of`), and has
+an event made of one where it needs it (`event_of`).
+
 Two things are optional.  What can only be known where and while an event
 happens, the values of context variables above all, a method ``witness`` takes
 down (see `Witness`), and `Notes` brings it to the exporter's thread.  What has
@@ -27,8 +33,33 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from aioaudit.delivery.records import Item, run_of, seq_of
+from aioaudit.delivery.encoding import Batch, encode_events
+from aioaudit.delivery.records import (
+    Created,
+    Record,
+    Returned,
+    event_name,
+    event_of,
+    run_of,
+    seq_of,
+)
 from aioaudit.events import Event, ProcessStart
+
+__all__ = [
+    "Batch",
+    "Created",
+    "Exporter",
+    "ExporterError",
+    "NotTakenError",
+    "Notes",
+    "Record",
+    "Returned",
+    "Witness",
+    "encode_events",
+    "event_name",
+    "event_of",
+    "records_of",
+]
 
 Note = TypeVar("Note")
 
@@ -81,17 +112,21 @@ class Exporter(Protocol):
 class Witness(Exporter, Protocol):
     """An exporter that is also called where an event happens."""
 
-    def witness(self, item: Item) -> None:
-        """See *item* happen: in the thread and the context of the event, before it is queued.
+    def witness(self, record: Record) -> None:
+        """See *record* happen: in the thread and the context of the event, before it is queued.
 
-        *item* is the event, or what it will be made of later: it has ``seq``,
-        and `aioaudit.delivery.records.item_name` tells what it is called; nothing else is to
-        be relied on.  Events that were filtered out are not witnessed.
+        `event_name` tells what the event is called.  A task's name may not be known yet.
+        Events that were filtered out are not witnessed.
 
         The program waits for this, at every task that it makes: it must be done
         in some hundred nanoseconds, take no lock and leave asyncio alone.  If it
         raises, the exporter is taken out of service; the program notices nothing.
         """
+
+
+def records_of(events: Sequence[Event]) -> Sequence[Record]:
+    """*events* as records, so that none need be made typed."""
+    return events.records if isinstance(events, Batch) else events
 
 
 class Notes(Generic[Note]):
@@ -106,13 +141,13 @@ class Notes(Generic[Note]):
 
     def __init__(self, most: int = MOST_NOTES) -> None:
         self._most = most
-        self._seen: deque[tuple[Item, Note]] = deque(maxlen=most)
+        self._seen: deque[tuple[Record, Note]] = deque(maxlen=most)
         self._waiting: dict[int, Note] = {}
         self._run = ""
 
-    def keep(self, item: Item, note: Note) -> None:
-        """Keep *note* until the event that *item* is or will be is taken."""
-        self._seen.append((item, note))
+    def keep(self, record: Record, note: Note) -> None:
+        """Keep *note* until the event that *record* is or will be is taken."""
+        self._seen.append((record, note))
 
     def collect(self, events: Sequence[Event]) -> None:
         """To be called with each batch before its events are taken."""
@@ -130,9 +165,9 @@ class Notes(Generic[Note]):
                 for seq in [seq for seq in waiting if seq < upto]:
                     del waiting[seq]
         for _ in range(len(self._seen)):
-            item, note = self._seen.popleft()
-            if run_of(item) == self._run:
-                waiting[seq_of(item)] = note
+            record, note = self._seen.popleft()
+            if run_of(record) == self._run:
+                waiting[seq_of(record)] = note
 
     def take(self, seq: int) -> Note | None:
         """What was noted of the event with this number, None where nothing was; once only."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from aioaudit import bus
-from aioaudit.delivery.records import Item
+from aioaudit.delivery.records import Record
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NAMES, Event, TaskCancel, name_of
 from aioaudit.identity import Run, timestamp
@@ -16,7 +16,9 @@ from aioaudit.threads import get_ident
 
 T = TypeVar("T")
 
-Sink = tuple[Callable[[Item], None], Callable[[int], None], Callable[[], None], Callable[[], None]]
+Sink = tuple[
+    Callable[[Record], None], Callable[[int], None], Callable[[], None], Callable[[], None]
+]
 """What one exporter can be asked: ``put``, ``skip``, ``urge``, ``open_now`` of `Sinks`."""
 
 
@@ -29,7 +31,7 @@ class Sinks:
         each = list(sinks)
         self.some = bool(each)
         """Whether there is any."""
-        self.put: Callable[[Item], None] = _all_with([sink[0] for sink in each])
+        self.put: Callable[[Record], None] = _all_with([sink[0] for sink in each])
         """Takes what happened."""
         self.skip: Callable[[int], None] = _all_with([sink[1] for sink in each])
         """Takes the number of an event that did not come to happen."""

@@ -214,12 +214,12 @@ def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]
     put = pipeline.put if witness is None else _witnessed(pipeline, witness)
     if events >= wanted:
         return put
-    from aioaudit.delivery.records import item_name
+    from aioaudit.delivery.records import event_name
 
     skip = pipeline.skip
 
     def put_wanted(item: Any) -> None:
-        if item_name(item) in events:
+        if event_name(item) in events:
             put(item)
         else:
             skip(item.seq)

@@ -31,9 +31,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from aioaudit.delivery.encoding import encode_events
 from aioaudit.events import Event, ProcessStart
-from aioaudit.exporter import ExporterError, NotTakenError
+from aioaudit.exporter import ExporterError, NotTakenError, encode_events
 from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.threads import allocate_lock
 

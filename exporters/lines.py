@@ -27,8 +27,6 @@ from aioaudit.chain.build import Step
 from aioaudit.chain.links import Link
 from aioaudit.chain.recent import Recent, answer, asked_for, brief
 from aioaudit.chain.summary import is_known, who
-from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, Item, Returned, typed
 from aioaudit.events import (
     Event,
     Finding,
@@ -41,7 +39,7 @@ from aioaudit.events import (
     TaskUncancel,
     name_of,
 )
-from aioaudit.exporter import Notes
+from aioaudit.exporter import Created, Notes, Record, Returned, event_of, records_of
 from aioaudit.findings.words import sentence
 from aioaudit.text import describe, harmless, say
 
@@ -197,7 +195,7 @@ class Contexts(Notes[Context]):
         self.lives = True
         """Whether tasks that are made and return are logged at all."""
 
-    def witness(self, item: Item) -> None:
+    def witness(self, item: Record) -> None:
         """Keep the context that *item* happens in."""
         kind = type(item)
         if self.lives or not (kind is Created or kind is Returned):
@@ -206,13 +204,10 @@ class Contexts(Notes[Context]):
 
 def _without_lives(events: Sequence[Event]) -> Iterator[Event]:
     """*events* without those of tasks that are made and return, which are the most by far."""
-    if not isinstance(events, Batch):
-        yield from events
-        return
-    for item in events.items:
-        kind = type(item)
+    for record in records_of(events):
+        kind = type(record)
         if not (kind is Created or kind is Returned):
-            yield typed(item)
+            yield event_of(record)
 
 
 class Emitter:

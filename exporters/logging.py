@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from aioaudit.delivery.records import Item
 from aioaudit.events import Event
+from aioaudit.exporter import Record
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
 from aioaudit.text import path_and_line
 
@@ -34,7 +34,7 @@ class LoggingExporter:
     (``task.cancel``) and of the task that ended (``task.done``).
     """
 
-    witness: Callable[[Item], None]
+    witness: Callable[[Record], None]
     """Called where an event happens, before it is queued: keeps its context."""
 
     def __init__(self, logger: logging.Logger | None = None) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from aioaudit.delivery.records import Item
 from aioaudit.events import Event
+from aioaudit.exporter import Record
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
 
 _METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning"}
@@ -47,7 +47,7 @@ class StructlogExporter:
         self._emitter = Emitter("structlog")
         self.witness = self._emitter.contexts.witness
 
-    witness: Callable[[Item], None]
+    witness: Callable[[Record], None]
     """Called where an event happens, before it is queued: keeps its context."""
 
     def export(self, events: Sequence[Event]) -> None:

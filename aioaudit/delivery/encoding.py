@@ -7,7 +7,7 @@ from typing import Any, cast, overload
 
 import msgspec
 
-from aioaudit.delivery.records import Created, Item, Kind, Pieces, Returned, typed
+from aioaudit.delivery.records import Created, Kind, Pieces, Record, Returned, event_of
 from aioaudit.events import Event, TaskCreate, TaskDone
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
 from aioaudit.text import LIMIT, clean
@@ -38,10 +38,10 @@ def _harmless(value: object) -> object:
 class Batch(Sequence[Event]):
     """Events in order, made typed one by one as somebody looks at them."""
 
-    __slots__ = ("items",)
+    __slots__ = ("records",)
 
-    def __init__(self, items: list[Item]) -> None:
-        self.items = items
+    def __init__(self, items: list[Record]) -> None:
+        self.records = items
 
     @overload
     def __getitem__(self, index: int) -> Event: ...
@@ -49,18 +49,18 @@ class Batch(Sequence[Event]):
     def __getitem__(self, index: slice) -> Batch: ...
     def __getitem__(self, index: int | slice) -> Event | Batch:
         if isinstance(index, slice):
-            return Batch(self.items[index])
-        return typed(self.items[index])
+            return Batch(self.records[index])
+        return event_of(self.records[index])
 
     def __iter__(self) -> Iterator[Event]:
-        return map(typed, self.items)
+        return map(event_of, self.records)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.records)
 
     def encode(self) -> bytes:
         """The batch as whole lines."""
-        return _encode_items(self.items)
+        return _encode_items(self.records)
 
 
 def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
@@ -122,7 +122,7 @@ def _pieces_of(kind: Kind) -> Pieces:
     return pieces
 
 
-def _encode_items(items: list[Item]) -> bytes:
+def _encode_items(items: list[Record]) -> bytes:
     """Lines of *items*, those of the two frequent ones by the shortest way there is.
 
     Most of such a line is the same for all tasks of its `Kind`, and copied.
@@ -130,10 +130,10 @@ def _encode_items(items: list[Item]) -> bytes:
     try:
         return _encode_lines(_lines_of(items))
     except UnicodeEncodeError:  # a lone surrogate in somebody's own event
-        return b"".join(encode_event(typed(item)) for item in items)
+        return b"".join(encode_event(event_of(item)) for item in items)
 
 
-def _lines_of(items: list[Item]) -> list[Any]:
+def _lines_of(items: list[Record]) -> list[Any]:
     lines: list[Any] = []
     append = lines.append
     create, done, created, returned, tails = _create_line, _done_line, Created, Returned, TAILS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from aioaudit.delivery.records import Item, item_name, seq_of
+from aioaudit.delivery.records import Record, event_name, seq_of
 
 
 class Losses:
@@ -19,15 +19,15 @@ class Losses:
         self._counters: dict[str, itertools.count[int]] = {}
         self._told: dict[str, int] = {}
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Record) -> None:
         """*item* is lost, after it was queued."""
-        name = item_name(item)
+        name = event_name(item)
         counter = self._counters.get(name)
         if counter is None:
             counter = self._counters.setdefault(name, itertools.count())
         next(counter)
 
-    def add_unqueued(self, item: Item) -> None:
+    def add_unqueued(self, item: Record) -> None:
         """*item* is lost and was never queued: nothing need wait for its number."""
         self.add(item)
         self.upto = max(self.upto, seq_of(item))

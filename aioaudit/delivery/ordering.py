@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aioaudit.delivery.losses import Losses
-from aioaudit.delivery.records import Item, seq_of
+from aioaudit.delivery.records import Record, seq_of
 from aioaudit.threads import monotonic
 
 HOLD = 0.25
@@ -31,8 +31,8 @@ class Ordering:
         hold: Seconds that what follows a gap waits for the missing event.
     """
 
-    def __init__(self, first: Item, losses: Losses, hold: float) -> None:
-        self.waiting: list[Item] = [first]
+    def __init__(self, first: Record, losses: Losses, hold: float) -> None:
+        self.waiting: list[Record] = [first]
         """In order after `count_ready`."""
         self._losses = losses
         self._hold = hold
@@ -50,11 +50,11 @@ class Ordering:
         """*seq* was drawn but no item with it will come; may be called in any thread."""
         self._skipped.append(seq)
 
-    def add(self, items: Iterable[Item]) -> None:
+    def add(self, items: Iterable[Record]) -> None:
         """Take what came from the queue."""
         self.waiting += items
 
-    def passed(self, items: list[Item]) -> None:
+    def passed(self, items: list[Record]) -> None:
         """The first of those that wait, these *items*, were exported."""
         if items:
             del self.waiting[: len(items)]
@@ -105,7 +105,7 @@ class Ordering:
     def _drop_late(self) -> None:
         """Count what can no longer be exported in order, or is there twice, as lost."""
         last = self._last
-        kept: list[Item] = []
+        kept: list[Record] = []
         for item in self.waiting:
             seq = seq_of(item)
             if seq <= last:

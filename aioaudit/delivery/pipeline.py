@@ -21,7 +21,7 @@ from aioaudit.delivery.losses import Losses
 from aioaudit.delivery.ordering import HOLD, Ordering
 from aioaudit.delivery.pace import Pace
 from aioaudit.delivery.queue import Queue
-from aioaudit.delivery.records import Item
+from aioaudit.delivery.records import Record
 from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
@@ -53,7 +53,7 @@ class Pipeline:
         hold: Seconds that what follows a gap waits for the missing event.
     """
 
-    put: Callable[[Item], None]
+    put: Callable[[Record], None]
     """Queue an item.  Never blocks and never raises; a full queue counts a loss."""
 
     def __init__(
@@ -270,7 +270,7 @@ class Pipeline:
 
     # -- exporting ----------------------------------------------------------------------
 
-    def _lose(self, item: Item) -> None:
+    def _lose(self, item: Record) -> None:
         self._losses.add_unqueued(item)
 
     def _export_all(self) -> None:
@@ -352,7 +352,7 @@ class Pipeline:
         )
         say(f"exporter {self.name!r} takes no events for now: {trouble}; {what}")
 
-    def _took(self, items: list[Item]) -> None:
+    def _took(self, items: list[Record]) -> None:
         self.ordering.passed(items)
         self._written += len(items)
 

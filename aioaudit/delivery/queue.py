@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat, starmap
 
-from aioaudit.delivery.records import Item
+from aioaudit.delivery.records import Record
 from aioaudit.threads import monotonic
 
 _MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
@@ -29,7 +29,7 @@ class Queue:
         look: Called with the time now and then, after an item was put.
     """
 
-    put: Callable[[Item], None]
+    put: Callable[[Record], None]
     """Queue an item.  Never blocks and never raises."""
 
     set_idle: Callable[[bool], None]
@@ -45,16 +45,16 @@ class Queue:
         capacity: int,
         *,
         wake_up: Callable[[], None],
-        lose: Callable[[Item], None],
+        lose: Callable[[Record], None],
         look: Callable[[float], None],
     ) -> None:
-        self._items: deque[Item] = deque()
+        self._items: deque[Record] = deque()
         self._make_put(capacity, wake_up, lose, look)
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def take(self, count: int) -> Iterator[Item]:
+    def take(self, count: int) -> Iterator[Record]:
         """The oldest *count* items, taken out one by one as somebody looks at them."""
         return starmap(self._items.popleft, repeat((), count))
 
@@ -70,7 +70,7 @@ class Queue:
         self,
         capacity: int,
         wake_up: Callable[[], None],
-        lose: Callable[[Item], None],
+        lose: Callable[[Record], None],
         keep_pace: Callable[[float], None],
     ) -> None:
         queue = self._items
@@ -80,7 +80,7 @@ class Queue:
         step = 1  # so many are put before the next look...
         before = 0.0  # ... and this was the last one
 
-        def put(item: Item) -> None:
+        def put(item: Record) -> None:
             if len(queue) < room:
                 append(item)
                 if idle:
@@ -88,7 +88,7 @@ class Queue:
             else:
                 look(item)
 
-        def look(item: Item) -> None:
+        def look(item: Record) -> None:
             nonlocal room, step, before
             if closed or len(queue) >= capacity:
                 lose(item)

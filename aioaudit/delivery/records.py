@@ -83,10 +83,14 @@ class Kind:
 class Created(msgspec.Struct, gc=False):
     """A task was made; at the same time all that is kept of a living task.
 
-    ``name`` may change until the line is written (``set_name`` after the
-    construction is how factories give names up to 3.13.0).  ``task`` is the
-    task's number, ``ns`` the time since the epoch, ``parent`` the number of the
-    task that made it.
+    Attributes:
+        seq: Its place in the order of the run.
+        task: The task's number.
+        ns: When it was made, in nanoseconds since the epoch.
+        name: The task's name.  It may change until the line is written (``set_name``
+            after the construction is how factories give names up to 3.13.0).
+        parent: The number of the task that made it.
+        kind: What it has in common with others; the recorder's own.
     """
 
     seq: int
@@ -98,7 +102,7 @@ class Created(msgspec.Struct, gc=False):
 
     @property
     def place(self) -> Place:
-        """Where it was made."""
+        """Where it was made; the recorder's own."""
         return self.kind.place
 
     @property
@@ -106,9 +110,21 @@ class Created(msgspec.Struct, gc=False):
         """``module:qualname`` of what it runs."""
         return self.kind.coro
 
+    @property
+    def runs_at(self) -> tuple[str, int] | None:
+        """File and first line of what it runs, where that is made of Python code."""
+        return self.kind.runs_at
+
 
 class Returned(msgspec.Struct, gc=False):
-    """A task returned; ``key`` was its `id` while it lived."""
+    """A task returned.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        ns: When it returned, in nanoseconds since the epoch.
+        born: That it was made.
+        key: Its `id` while it lived; the recorder's own.
+    """
 
     seq: int
     ns: int
@@ -116,28 +132,29 @@ class Returned(msgspec.Struct, gc=False):
     key: int
 
 
-Item: TypeAlias = "Event | Created | Returned"
+Record: TypeAlias = "Event | Created | Returned"
+"""What is queued, and what an exporter finds in a `Batch`."""
 
 
 seq_of = attrgetter("seq")
-"""The item's place in the order of the run."""
+"""The record's place in the order of the run."""
 
 
-def run_of(item: Item) -> str:
-    """The id of the run that the item belongs to."""
-    if isinstance(item, Created):
-        return item.kind.place.run.id
-    return item.born.kind.place.run.id if isinstance(item, Returned) else item.run
+def run_of(record: Record) -> str:
+    """The id of the run that the record belongs to."""
+    if isinstance(record, Created):
+        return record.kind.place.run.id
+    return record.born.kind.place.run.id if isinstance(record, Returned) else record.run
 
 
-def item_name(item: Item) -> str:
-    """The name of the event that the item is or will be."""
-    kind = type(item)
+def event_name(record: Record) -> str:
+    """The name of the event that the record is or will be."""
+    kind = type(record)
     if kind is Created:
         return "task.create"
     if kind is Returned:
         return "task.done"
-    return name_of(cast(Event, item))
+    return name_of(cast(Event, record))
 
 
 def lifetime(ns: int) -> float:
@@ -145,11 +162,11 @@ def lifetime(ns: int) -> float:
     return max(0, ns // 1000) / 1e6
 
 
-def typed(item: Item) -> Event:
-    """The typed event of *item*."""
-    kind = type(item)
+def event_of(record: Record) -> Event:
+    """The typed event of *record*."""
+    kind = type(record)
     if kind is Created:
-        made = cast(Created, item)
+        made = cast(Created, record)
         coro, at, source = made.kind.named
         place = made.place
         return TaskCreate(
@@ -167,7 +184,7 @@ def typed(item: Item) -> Event:
             source=source,
         )
     if kind is Returned:
-        ended = cast(Returned, item)
+        ended = cast(Returned, record)
         made = ended.born
         place = made.place
         return TaskDone(
@@ -183,4 +200,4 @@ def typed(item: Item) -> Event:
             outcome="returned",
             lifetime=lifetime(ended.ns - made.ns),
         )
-    return cast(Event, item)
+    return cast(Event, record)

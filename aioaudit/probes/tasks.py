@@ -23,7 +23,7 @@ from aioaudit.cpython.tasks import (
     of_c,
     origin_of,
 )
-from aioaudit.delivery.records import Created, Kind, typed
+from aioaudit.delivery.records import Created, Kind, event_of
 from aioaudit.events import TaskCreate
 from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
@@ -336,7 +336,7 @@ class _Births:
             self.recorder.fault(error)
             return None
         if made is not None and self._tell and bus.hooks():
-            event = typed(made)
+            event = event_of(made)
             assert isinstance(event, TaskCreate)
             try:
                 self.sender.ask(event)

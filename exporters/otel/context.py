@@ -7,8 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from aioaudit.delivery.records import Item, Returned
-from aioaudit.exporter import Notes
+from aioaudit.exporter import Notes, Record, Returned
 from aioaudit.exporters.otel.facts import Outside
 
 
@@ -19,7 +18,7 @@ class CurrentSpans(Notes[Any]):
         super().__init__()
         self._get_current: Callable[[], Any] = self._find
 
-    def witness(self, item: Item) -> None:
+    def witness(self, item: Record) -> None:
         """Keep OpenTelemetry's context at *item* where the application has a current span."""
         if type(item) is not Returned:
             context = self._get_current()

@@ -10,8 +10,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, Item, Returned
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -26,6 +24,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
+from aioaudit.exporter import Created, Returned, records_of
 from aioaudit.exporters.otel.facts import nanoseconds
 from aioaudit.version import __version__
 
@@ -60,7 +59,7 @@ class Counts:
 
     def take(self, events: Sequence[Event], request_of: RequestOf) -> bool:
         """Count *events*, if any is to be; *request_of* gives the request with a number."""
-        items: Sequence[Item] = events.items if isinstance(events, Batch) else events
+        items = records_of(events)
         kinds: Counter[Any] = Counter(map(type, items))
         self.created += kinds.pop(Created, 0)
         returned = kinds.pop(Returned, 0)

@@ -21,9 +21,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.delivery.records import Item
 from aioaudit.events import Event
-from aioaudit.exporter import ExporterError
+from aioaudit.exporter import ExporterError, Record
 from aioaudit.exporters.otel import forks
 from aioaudit.exporters.otel.context import CurrentSpans
 from aioaudit.exporters.otel.environment import metric_exporter, span_exporter
@@ -60,7 +59,7 @@ class OpenTelemetryExporter:
         ModuleNotFoundError: opentelemetry-sdk is not installed.
     """
 
-    witness: Callable[[Item], None]
+    witness: Callable[[Record], None]
     """Called where an event happens, before it is queued: keeps the current span."""
 
     def __init__(

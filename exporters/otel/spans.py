@@ -21,7 +21,7 @@ its own, with a link to its creator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -29,8 +29,6 @@ import msgspec
 
 from aioaudit.chain.recent import Recent, answer, asked_for
 from aioaudit.chain.summary import cause
-from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, Item, Returned, typed
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -40,6 +38,7 @@ from aioaudit.events import (
     TaskCreate,
     TaskDone,
 )
+from aioaudit.exporter import Created, Record, Returned, event_of, records_of
 from aioaudit.exporters.otel.attributes import (
     class_of,
     describe_chain,
@@ -142,10 +141,10 @@ class Spans:
 
     def take(self, events: Sequence[Event]) -> list[SpanFacts]:
         """The spans that are finished with *events*."""
-        items: Iterable[Item] = events.items if isinstance(events, Batch) else events
+        items = records_of(events)
         plain = not (self._all or self._globs)
-        if plain and isinstance(events, Batch):
-            items = _without_short_lives(events.items)
+        if plain and items is not events:
+            items = _without_short_lives(items)
         living = self._living
         for item in items:
             # What every task comes to is told apart by its very class: this is the hot path.
@@ -280,8 +279,8 @@ class Spans:
             return
         life.told = True
         _remember(self._ended, life.number, life)
-        done = typed(ended) if ended is not None else None
-        made = typed(life.made)
+        done = event_of(ended) if ended is not None else None
+        made = event_of(life.made)
         name = str(getattr(done or made, "name", ""))
         coro = str(getattr(made, "coro", ""))
         attributes: dict[str, Value] = {
@@ -291,8 +290,9 @@ class Spans:
             "code.function.name": function_of(coro),
             "thread.name": made.thread,
         }
-        if isinstance(life.made, Created) and life.made.kind.runs_at is not None:
-            path, line = life.made.kind.runs_at
+        runs_at = life.made.runs_at if isinstance(life.made, Created) else None
+        if runs_at is not None:
+            path, line = runs_at
             attributes["code.file.path"] = path
             attributes["code.line.number"] = line
         if made.loop is not None:
@@ -447,7 +447,7 @@ _NAMING = ("task", "by", "parent", "origin_task")
 """Keys of events that name a task."""
 
 
-def _without_short_lives(items: list[Item]) -> list[Item]:
+def _without_short_lives(items: Sequence[Record]) -> Sequence[Record]:
     """*items* without the tasks of which nothing can ever be told.
 
     Those are made and return within *items*, are named in no event among them,

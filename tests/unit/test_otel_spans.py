@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
 )
 
 from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, Item, Kind, Returned, typed
+from aioaudit.delivery.records import Created, Kind, Record, Returned, event_of
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -224,7 +224,7 @@ def test_lives_that_are_left_out_at_once_change_nothing_of_what_is_told(seed: in
     place = Place(RUN, "MainThread", 1, 1, lambda: None)
     kind = Kind(place, "app:work", None, None, 0)
     story = Story()
-    items: list[Item] = [story.events[0]]
+    items: list[Record] = [story.events[0]]
     living: list[Created] = []
     numbers = itertools.count(1)
 
@@ -272,7 +272,9 @@ def test_lives_that_are_left_out_at_once_change_nothing_of_what_is_told(seed: in
     spans = Spans("touched", "cause", lambda _seq: None)
     for start in range(0, len(items), 20):
         by_batch += spans.take(Batch(items[start : start + 20]))
-    one_by_one = Spans("touched", "cause", lambda _seq: None).take([typed(item) for item in items])
+    one_by_one = Spans("touched", "cause", lambda _seq: None).take(
+        [event_of(item) for item in items]
+    )
     assert facts(by_batch) == facts(one_by_one)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioaudit.delivery.encoding import Batch, encode_event, encode_events
-from aioaudit.delivery.records import Created, Item, Kind, Returned, typed
+from aioaudit.delivery.records import Created, Kind, Record, Returned, event_of
 from aioaudit.events import AnyEvent, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
 from aioaudit.identity import Run, timestamp
 from aioaudit.place import Place
@@ -56,22 +56,22 @@ def a_kind(place: Place, coro: str = "shop.orders:refresh", *, known: bool = Tru
     return Kind(place, coro, None, CodeInfo(here(), "shop", {}) if known else None, 4)
 
 
-def a_task(kind: Kind, name: str, *, ns: int = BEGAN, lived: int = 1_234_567) -> list[Item]:
+def a_task(kind: Kind, name: str, *, ns: int = BEGAN, lived: int = 1_234_567) -> list[Record]:
     made = Created(2, 1, ns, kind, name, 7)
     return [made, Returned(3, ns + lived, made, 1)]
 
 
-def check(items: list[Item]) -> list[dict[str, Any]]:
+def check(items: list[Record]) -> list[dict[str, Any]]:
     """The lines of *items*, once each was found to be that of its typed event."""
     data = Batch(items).encode()
     lines = data.splitlines(keepends=True)
-    assert lines == [encode_event(typed(item)) for item in items]
+    assert lines == [encode_event(event_of(item)) for item in items]
     for item, line in zip(items, lines, strict=True):
         assert line.endswith(b"}\n")
         found = json.loads(line)
         SCHEMA.validate(found)
         if not isinstance(item, Event):
-            assert READ.decode(line) == typed(item)
+            assert READ.decode(line) == event_of(item)
     return [json.loads(line) for line in lines]
 
 
@@ -139,7 +139,7 @@ def test_kinds_and_times_may_follow_one_another_in_any_order() -> None:
     chance = random.Random(5)
     places = [a_place(), a_place("worker", 2), a_place("plain", None)]
     kinds = [a_kind(place, f"shop:c{n}", known=n != 2) for place in places for n in range(3)]
-    items: list[Item] = []
+    items: list[Record] = []
     for number in range(500):
         ns = BEGAN + chance.choice([-1, 1]) * chance.randrange(10 ** chance.randrange(1, 13))
         name = chance.choice(list(NASTY.values()))
@@ -175,7 +175,7 @@ def test_text_that_is_no_utf_8_in_somebodys_own_event_is_escaped_and_loses_no_li
     dropped = ProcessDropped(
         ts=own.ts, seq=9, run=own.run, pid=own.pid, thread="\udcff", count=1, events=["\udcfe"]
     )
-    items: list[Item] = [*a_task(a_kind(place), "half \ud83d too"), own, dropped]
+    items: list[Record] = [*a_task(a_kind(place), "half \ud83d too"), own, dropped]
     lines = [json.loads(line) for line in encode_events(Batch(items)).splitlines()]
     assert [line.get("name") for line in lines] == [
         "half \\ud83d too",
@@ -202,8 +202,8 @@ def test_a_batch_shows_typed_events() -> None:
     create, done = a_task(a_kind(a_place()), "Task-1")
     batch = Batch([create, done])
     assert [type(event) for event in batch] == [TaskCreate, TaskDone]
-    assert batch[1] == typed(done)
-    assert list(batch[:1]) == [typed(create)]
+    assert batch[1] == event_of(done)
+    assert list(batch[:1]) == [event_of(create)]
     assert len(batch) == 2
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aioaudit
-from aioaudit.delivery.records import Item, item_name
+from aioaudit.delivery.records import Record, event_name
 from aioaudit.events import Event, TaskDone, name_of
 from aioaudit.exporter import Exporter, Notes, Witness
 from aioaudit.identity import Run
@@ -30,8 +30,8 @@ class Seeing:
         self.told: list[tuple[str, str, str, int]] = []
         self.seen: list[str] = []
 
-    def witness(self, item: Item) -> None:
-        self.seen.append(item_name(item))
+    def witness(self, item: Record) -> None:
+        self.seen.append(event_name(item))
         self.notes.keep(item, (WHO.get(), threading.get_ident()))
 
     def export(self, events: Sequence[Event]) -> None:
@@ -178,7 +178,7 @@ def test_a_witness_that_raises_takes_its_exporter_out_of_service_and_hurts_nobod
             super().__init__()
             self.shut = 0
 
-        def witness(self, item: Item) -> None:
+        def witness(self, item: Record) -> None:
             super().witness(item)
             if len(self.seen) == 3:
                 raise LookupError("no such thing")
@@ -201,7 +201,7 @@ def test_a_program_at_its_limits_is_no_failure_of_the_exporter(
     capsys: pytest.CaptureFixture[str], limit: type[Exception]
 ) -> None:
     class Deep(Seeing):
-        def witness(self, item: Item) -> None:
+        def witness(self, item: Record) -> None:
             super().witness(item)
             if len(self.seen) == 3:
                 raise limit
