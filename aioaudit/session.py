@@ -22,7 +22,7 @@ from aioaudit.threads import allocate_rlock
 
 if TYPE_CHECKING:
     from aioaudit.chain.links import Answer
-    from aioaudit.delivery.pipeline import Pipeline
+    from aioaudit.delivery.journal import Journal
     from aioaudit.events import Event, ProcessStart
     from aioaudit.exporter import Exporter
     from aioaudit.probes.install import Installation
@@ -44,7 +44,7 @@ class Session:
 
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
-        self.sinks: list[tuple[Pipeline, frozenset[str]]] = []
+        self.sinks: list[tuple[Journal, frozenset[str]]] = []
         self.undo_bridge: Any = None
         self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
         self._start: ProcessStart | None = None
@@ -62,13 +62,13 @@ class Session:
     def begin(self) -> None:
         """Listen to the ends and forks of the process and to changes of the bus."""
         from aioaudit import lifecycle
-        from aioaudit.delivery.pipeline import Pipeline
+        from aioaudit.delivery.journal import shutdown_all
         from aioaudit.events import NAMES
         from aioaudit.trail import explain
 
         self._names = NAMES
         self._explain = explain
-        self._shut_down = Pipeline.shutdown_all  # at the end nothing may have to be imported
+        self._shut_down = shutdown_all  # at the end nothing may have to be imported
         lifecycle.install(
             self._in_forked_child,
             self._at_exit,
@@ -81,7 +81,7 @@ class Session:
     def end(self) -> None:
         """Take everything out and close the exporters."""
         from aioaudit import lifecycle
-        from aioaudit.delivery.pipeline import Pipeline
+        from aioaudit.delivery.journal import shutdown_all
 
         self.installation.remove()
         bus.describe_with(None)
@@ -89,7 +89,7 @@ class Session:
             self.undo_bridge()
             self.undo_bridge = None
         lifecycle.uninstall()
-        Pipeline.shutdown_all([pipeline for pipeline, _ in self.sinks])
+        shutdown_all([journal for journal, _ in self.sinks])
         self.sinks.clear()
 
     def why(self, what: Any) -> Answer | None:
@@ -114,7 +114,7 @@ class Session:
             return event
         return replace(event, **self.recorder.sender.base(name, place))
 
-    def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Pipeline:
+    def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Journal:
         """Put *exporter* behind the bus, for *events*."""
         from aioaudit.delivery.pipeline import Pipeline
 
@@ -123,16 +123,18 @@ class Session:
         wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
         recorder.sender.wanted = wanted
         recorder.state.tasks.made_seen = bool({"task.create", "task.done"} & wanted)
-        pipeline = Pipeline(exporter, name=name, run=self.run, start=self.start)
-        self.sinks.append((pipeline, events))
+        journal = Pipeline(exporter, name=name, run=self.run, start=self.start)
+        self.sinks.append((journal, events))
         self.apply()
-        return pipeline
+        return journal
 
-    def remove(self, pipeline: Pipeline) -> None:
-        """Close *pipeline* and take it away."""
-        self.sinks = [sink for sink in self.sinks if sink[0] is not pipeline]
+    def remove(self, journal: Journal) -> None:
+        """Close *journal* and take it away."""
+        from aioaudit.delivery.journal import shutdown_all
+
+        self.sinks = [sink for sink in self.sinks if sink[0] is not journal]
         self.apply()
-        pipeline.shutdown()
+        shutdown_all([journal])
 
     def apply(self) -> None:
         """Let the recorder and its probes know who listens to what."""
@@ -143,12 +145,12 @@ class Session:
             wanted = self.bus_events
         sinks = [
             (
-                _filtered(pipeline, events, wanted),
-                pipeline.skip,
-                pipeline.urge,
-                pipeline.open_now,
+                _filtered(journal, events, wanted),
+                journal.skip,
+                journal.urge,
+                journal.open_now,
             )
-            for pipeline, events in self.sinks
+            for journal, events in self.sinks
         ]
         self.recorder.sender.serve(wanted, sinks)
         self.installation.refresh()
@@ -170,7 +172,7 @@ class Session:
         try:
             if signal is None:
                 self.recorder.last_words()
-            self._shut_down([pipeline for pipeline, _ in self.sinks], signal=signal)
+            self._shut_down([journal for journal, _ in self.sinks], signal=signal)
         finally:
             # What the interpreter still runs while it goes down (a loop's `__del__`, tasks
             # that are destroyed) must not come back to us: the modules that our probes
@@ -180,21 +182,21 @@ class Session:
                 bus.over()
 
     def _before_fork(self) -> None:
-        for pipeline, _ in self.sinks:
+        for journal, _ in self.sinks:
             try:
-                pipeline.before_fork()
+                journal.before_fork()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not show at a fork
                 self.recorder.fault(error)
-            own = getattr(pipeline.exporter, "before_fork", None)
+            own = getattr(journal.exporter, "before_fork", None)
             if own is not None:
                 try:
                     own()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on
-                    pipeline.fail(error)
+                    journal.fail(error)
 
     def _after_fork_in_parent(self) -> None:
-        for pipeline, _ in self.sinks:
-            pipeline.after_fork_in_parent()
+        for journal, _ in self.sinks:
+            journal.after_fork_in_parent()
 
     def _in_forked_child(self) -> None:
         global _lock
@@ -203,20 +205,20 @@ class Session:
         self.run = type(self.run)(forked_from=self.run)
         self._start = None
         self.recorder.forked(self.run)
-        for pipeline, _ in self.sinks:
-            pipeline.after_fork(self.run, self.start)
+        for journal, _ in self.sinks:
+            journal.after_fork(self.run, self.start)
         self.apply()
 
 
-def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]) -> Any:
-    """``put`` of *pipeline*, for those of the *wanted* events that it asked for."""
-    witness = getattr(pipeline.exporter, "witness", None)
-    put = pipeline.put if witness is None else _witnessed(pipeline, witness)
+def _filtered(journal: Journal, events: frozenset[str], wanted: frozenset[str]) -> Any:
+    """``put`` of *journal*, for those of the *wanted* events that it asked for."""
+    witness = getattr(journal.exporter, "witness", None)
+    put = journal.put if witness is None else _witnessed(journal, witness)
     if events >= wanted:
         return put
     from aioaudit.delivery.records import event_name
 
-    skip = pipeline.skip
+    skip = journal.skip
 
     def put_wanted(item: Any) -> None:
         if event_name(item) in events:
@@ -227,9 +229,9 @@ def _filtered(pipeline: Pipeline, events: frozenset[str], wanted: frozenset[str]
     return put_wanted
 
 
-def _witnessed(pipeline: Pipeline, witness: Callable[[Any], object]) -> Any:
-    """``put`` of *pipeline*, after its exporter's *witness* has seen the item."""
-    put = pipeline.put
+def _witnessed(journal: Journal, witness: Callable[[Any], object]) -> Any:
+    """``put`` of *journal*, after its exporter's *witness* has seen the item."""
+    put = journal.put
 
     def put_witnessed(item: Any) -> None:
         nonlocal witness
@@ -239,7 +241,7 @@ def _witnessed(pipeline: Pipeline, witness: Callable[[Any], object]) -> Any:
             pass  # the program is at its limits; the event goes without what would be noted of it
         except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on
             witness = _see_nothing
-            pipeline.fail(error)
+            journal.fail(error)
         put(item)
 
     return put_witnessed
@@ -304,7 +306,7 @@ def enable(
         for name, exporter in opened:
             session.add(exporter, name, settings.events)
         for exporter in objects:
-            if not any(pipeline.exporter is exporter for pipeline, _ in session.sinks):
+            if not any(journal.exporter is exporter for journal, _ in session.sinks):
                 session.add(exporter, type(exporter).__name__, settings.events)
         session.recorder.rules.slow = settings.slow_cancel
         if not session.sinks:
@@ -366,29 +368,29 @@ def recording() -> Generator[Trail, None, None]:
     from aioaudit.trail import Trail
 
     exporter = MemoryExporter()
-    session, pipeline, detach = _attach(exporter, "memory", frozenset(EVENT_NAMES))
+    session, journal, detach = _attach(exporter, "memory", frozenset(EVENT_NAMES))
     try:
-        yield Trail(exporter, pipeline, session.recorder.state)
+        yield Trail(exporter, journal, session.recorder.state)
     finally:
         detach()
 
 
 def _attach(
     exporter: Exporter, name: str, events: frozenset[str]
-) -> tuple[Session, Pipeline, Callable[[], None]]:
+) -> tuple[Session, Journal, Callable[[], None]]:
     with _lock:
         was_off = _session is None
         session = _begin()
-        pipeline = session.add(exporter, name, events)
+        journal = session.add(exporter, name, events)
 
     def detach() -> None:
         with _lock:
-            if session is _session and any(each is pipeline for each, _ in session.sinks):
-                session.remove(pipeline)
+            if session is _session and any(each is journal for each, _ in session.sinks):
+                session.remove(journal)
                 if was_off and not session.sinks:
                     disable()
 
-    return session, pipeline, detach
+    return session, journal, detach
 
 
 def _say_anew() -> None:
@@ -411,7 +413,7 @@ def _open(names: Iterable[str], settings: Settings) -> list[tuple[str, Exporter]
     """The exporters of these names that are not there yet."""
     from aioaudit.loading import load_exporter
 
-    present = set() if _session is None else {pipeline.name for pipeline, _ in _session.sinks}
+    present = set() if _session is None else {journal.name for journal, _ in _session.sinks}
     return [
         (name, load_exporter(name, settings))
         for name in names

@@ -9,10 +9,11 @@ import msgspec
 from aioaudit.chain.build import answer_of, steps_of
 from aioaudit.chain.links import Answer
 from aioaudit.cpython.tasks import current_task
+from aioaudit.delivery.journal import flush_all
 from aioaudit.events import Event, FutureCancel, TaskCancel
 
 if TYPE_CHECKING:
-    from aioaudit.delivery.pipeline import Pipeline
+    from aioaudit.delivery.journal import Journal
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.state.known import State
     from aioaudit.state.requests import Request
@@ -140,15 +141,15 @@ _ORIGIN_KEYS = (
 class Trail:
     """What was recorded while a `recording` block ran."""
 
-    def __init__(self, exporter: MemoryExporter, pipeline: Pipeline, known: State) -> None:
+    def __init__(self, exporter: MemoryExporter, journal: Journal, known: State) -> None:
         self._exporter = exporter
-        self._pipeline = pipeline
+        self._journal = journal
         self._known = known
 
     @property
     def events(self) -> list[Event]:
         """All events so far, the oldest first."""
-        self._pipeline.flush()
+        flush_all([self._journal])
         return self._exporter.events
 
     def why(self, what: Any) -> Answer | None:

@@ -13,10 +13,11 @@ the exporter and its troubles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 from aioaudit.delivery.encoding import Batch
+from aioaudit.delivery.journal import TIMEOUT, Waiting, flush_all, shutdown_all
 from aioaudit.delivery.losses import Losses
 from aioaudit.delivery.ordering import HOLD, Ordering
 from aioaudit.delivery.pace import Pace
@@ -28,9 +29,6 @@ from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
 from aioaudit.text import describe, one_line, say
 from aioaudit.threads import monotonic, sleep
-
-TIMEOUT = 3.0
-"""Seconds that `Pipeline.flush` and `Pipeline.shutdown` wait unless told otherwise."""
 
 _STEP = 0.01  # between two looks while waiting for a missing number
 _GLANCE = 0.001  # between two looks for a missing number while somebody waits...
@@ -135,7 +133,14 @@ class Pipeline:
         belongs; False if time ran out, if the exporter is out of service or
         cannot take events just now, or if it is called by the exporter itself.
         """
-        return Pipeline.flush_all([self], timeout)
+        return flush_all([self], timeout)
+
+    def begin_flush(self) -> Waiting:
+        """Ask for `flush`; what is given waits for it until a time, and says how it went."""
+        if not self._used:
+            return lambda _deadline: True
+        done = self.worker.ask()
+        return lambda deadline: self.worker.wait(done, deadline)
 
     def shutdown(self, timeout: float = TIMEOUT, *, signal: str | None = None) -> bool:
         """Export what is left and a `ProcessEnd`, then close the exporter.
@@ -145,41 +150,29 @@ class Pipeline:
         process.  Whatever is put later is counted as lost.  Doing it again
         changes nothing.  True if all of it was done.
         """
-        return Pipeline.shutdown_all([self], timeout, signal=signal)
+        return shutdown_all([self], timeout, signal=signal)
 
-    @staticmethod
-    def flush_all(pipelines: Iterable[Pipeline], timeout: float = TIMEOUT) -> bool:
-        """`flush` for all *pipelines* at once, *timeout* seconds in all."""
-        deadline = monotonic() + timeout
-        asked = [(each, each.worker.ask()) for each in pipelines if each._used]
-        answers = [each.worker.wait(done, deadline) for each, done in asked]  # wait for each
-        return all(answers)
+    def begin_shutdown(self, timeout: float, *, signal: str | None = None) -> Waiting:
+        """Ask for `shutdown`; what is given waits for it until a time, and says how it went."""
+        done = self._ask_for_end(signal)
 
-    @staticmethod
-    def shutdown_all(
-        pipelines: Iterable[Pipeline], timeout: float = TIMEOUT, *, signal: str | None = None
-    ) -> bool:
-        """`shutdown` for all *pipelines* at once, *timeout* seconds in all."""
-        deadline = monotonic() + timeout
-        well = True
-        asked = [(each, each._ask_for_end(signal)) for each in pipelines]
-        for pipeline, done in asked:
-            if pipeline._given_up and not pipeline.over:
-                well = False  # once was enough
-                continue
-            if pipeline.worker.wait(done, deadline):
-                continue
-            well = False
-            if not (pipeline.over or pipeline.worker.is_here()):
-                pipeline._given_up = True
-                left = len(pipeline.queue) + len(pipeline.ordering.waiting)
+        def wait(deadline: float) -> bool:
+            if self._given_up and not self.over:
+                return False  # once was enough
+            if self.worker.wait(done, deadline):
+                return True
+            if not (self.over or self.worker.is_here()):
+                self._given_up = True
+                left = len(self.queue) + len(self.ordering.waiting)
                 # How much it holds itself, and has not sent yet, only the exporter knows.
                 lost = f"{left:,} events" if left else "what it had taken"
                 say(
-                    f"exporter {pipeline.name!r} did not finish within {timeout:g} s; "
+                    f"exporter {self.name!r} did not finish within {timeout:g} s; "
                     f"{lost} may be lost"
                 )
-        return well
+            return False
+
+        return wait
 
     def _ask_for_end(self, signal: str | None) -> Completion | None:
         if not self.closing:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioaudit.cpython import tasks
 from aioaudit.events import TaskCancel
+from aioaudit.state.lives import Lives
 from aioaudit.state.requests import CancelState, Request
 from aioaudit.text import clean
 from aioaudit.weak import swept
@@ -47,7 +48,8 @@ class Tasks:
         self._places = places
         self.made_seen = False
         """Whether it is seen when a task is made."""
-        self.born: dict[int, Created] = {}
+        born: dict[int, Created] = {}
+        self.born: Lives = born
         """The tasks that live, by `id`, whose making was seen."""
         self.sites: dict[int, Kind] = {}
         """By the address of an instruction of the application: what it made last."""

@@ -16,6 +16,7 @@ from statistics import median
 
 import pytest
 
+from aioaudit.delivery.journal import flush_all, shutdown_all
 from aioaudit.delivery.pipeline import Pipeline
 from aioaudit.events import (
     Event,
@@ -101,7 +102,7 @@ class Clock:
 def clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pipelines, where time itself is what is tested; gone before they end."""
     made = Clock()
-    for part in ("ordering", "pace", "pipeline", "queue", "worker"):
+    for part in ("journal", "ordering", "pace", "pipeline", "queue", "worker"):
         module = sys.modules[f"aioaudit.delivery.{part}"]
         for name in {"monotonic", "sleep", "acquire"} & vars(module).keys():
             monkeypatch.setattr(module, name, getattr(made, name))
@@ -600,9 +601,9 @@ def test_several_pipelines_share_one_timeout(
     for exporter in exporters:
         assert exporter.reached.wait(PATIENCE)
     began = clock.now
-    assert not Pipeline.flush_all(pipelines, 0.2)
+    assert not flush_all(pipelines, 0.2)
     assert clock.now - began == pytest.approx(0.2)
-    assert not Pipeline.shutdown_all(pipelines, 0.2)
+    assert not shutdown_all(pipelines, 0.2)
     assert clock.now - began == pytest.approx(0.4)
     assert len(capsys.readouterr().err.splitlines()) == 3
 
