@@ -6,7 +6,7 @@ tests elsewhere.
 
 from __future__ import annotations
 
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # tells no types
 
 ALONE = ("tests/process/", "tests/judges/")
 """Folders whose tests are given out one by one; those of others by the file."""
@@ -22,7 +22,7 @@ TOGETHER = {
 """Files in those folders whose tests stay together nevertheless, and why: they ..."""
 
 
-class Scheduling(LoadScopeScheduling):
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it tells no types
     """Gives out what takes long to begin with, as it was collected: the judges are first."""
 
     def schedule(self) -> None:
