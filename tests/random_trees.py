@@ -12,13 +12,12 @@ import contextlib
 import random
 import re
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 
@@ -27,14 +26,9 @@ from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
 from aioaudit.delivery.encoding import encode_events
 from aioaudit.events import Event
-
-uvloop = pytest.importorskip("uvloop")
+from tests.loops import BY_NAME
 
 SMALL = "task.cancel,future.cancel"
-RUNS: dict[str, Callable[[Coroutine[Any, Any, Any]], Any]] = {
-    "asyncio": asyncio.run,
-    "uvloop": uvloop.run,
-}
 
 in_ci = settings(
     derandomize=True,
@@ -321,7 +315,7 @@ def perform(plan: Plan, loop: str) -> World:
         worlds.append(world)
         await world.main()
 
-    RUNS[loop](main())
+    BY_NAME[loop].run(main())
     return worlds[0]
 
 

@@ -25,7 +25,8 @@ from aioaudit.chain.links import Link
 from aioaudit.events import Event, TaskCancel
 from aioaudit.exporters.memory import MemoryExporter
 from tests import random_trees as trees
-from tests.random_trees import RUNS, SMALL, Node, Plan, World, answers_of, in_ci
+from tests.loops import BY_NAME, needs_uvloop
+from tests.random_trees import SMALL, Node, Plan, World, answers_of, in_ci
 
 anyio = pytest.importorskip("anyio")
 
@@ -216,7 +217,7 @@ def perform(plan: Plan, loop: str) -> AnyioWorld:
         worlds.append(world)
         await world.main()
 
-    RUNS[loop](main())
+    BY_NAME[loop].run(main())
     return worlds[0]
 
 
@@ -245,6 +246,7 @@ def test_every_victim_in_a_random_mix_is_traced_to_the_culprit(plan: Plan) -> No
     check(plan, "asyncio")
 
 
+@needs_uvloop
 @settings(in_ci, max_examples=50)
 @given(plans)
 def test_every_victim_in_a_random_mix_on_uvloop_is_traced_to_the_culprit(plan: Plan) -> None:
@@ -252,7 +254,7 @@ def test_every_victim_in_a_random_mix_on_uvloop_is_traced_to_the_culprit(plan: P
 
 
 @settings(in_ci, max_examples=50)
-@given(plans, st.sampled_from(sorted(RUNS)))
+@given(plans, st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_of_a_mix_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
     note(str(plan))
     exporter = MemoryExporter()

@@ -38,7 +38,8 @@ from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
 from aioaudit.events import Event
 from aioaudit.exporters.memory import MemoryExporter
-from tests.random_trees import RUNS, SMALL, answers_of, is_open
+from tests.loops import BY_NAME, NAMES
+from tests.random_trees import SMALL, answers_of, is_open
 
 anyio = pytest.importorskip("anyio")
 
@@ -677,7 +678,7 @@ class Program:
             worlds.append(world)
             await self.main(world)
 
-        RUNS[loop](main())
+        BY_NAME[loop].run(main())
         return worlds[0]
 
     def label(self, code: CodeType, number: int) -> str | None:
@@ -939,7 +940,7 @@ def test_the_referee_knows(plan: Plan, points: dict[str, str], end: str) -> None
     assert says(*([book.ended_by] if book.ended_by else book.lived_through)) == {end}
 
 
-@pytest.mark.parametrize("loop", sorted(RUNS))
+@pytest.mark.parametrize("loop", NAMES)
 @as_many_as_wanted
 @given(plan=plans)
 def test_whose_an_error_is_when_requests_collide(plan: Plan, loop: str) -> None:
@@ -948,7 +949,7 @@ def test_whose_an_error_is_when_requests_collide(plan: Plan, loop: str) -> None:
 
 
 @settings(as_many_as_wanted, max_examples=PROGRAMS or 40)
-@given(plan=plans, loop=st.sampled_from(sorted(RUNS)))
+@given(plan=plans, loop=st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_alone_name_nobody_else_when_requests_collide(plan: Plan, loop: str) -> None:
     """A log of cancels has no ends, so it may know less; what it names was asked of that task."""
     program = Program.of(plan)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import aioaudit
 from aioaudit.exporters.memory import MemoryExporter
+from tests.loops import BY_NAME, needs_uvloop
 from tests.random_trees import (
     CULPRITS,
-    RUNS,
     SMALL,
     Node,
     Plan,
@@ -32,6 +32,7 @@ def test_every_victim_of_a_random_tree_is_traced_to_the_culprit(plan: Plan) -> N
     check(plan, "asyncio")
 
 
+@needs_uvloop
 @settings(in_ci, max_examples=60)
 @given(plans)
 def test_every_victim_of_a_random_tree_on_uvloop_is_traced_to_the_culprit(plan: Plan) -> None:
@@ -39,7 +40,7 @@ def test_every_victim_of_a_random_tree_on_uvloop_is_traced_to_the_culprit(plan: 
 
 
 @settings(in_ci, max_examples=60)
-@given(plans, st.sampled_from(sorted(RUNS)))
+@given(plans, st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
     note(str(plan))
     exporter = MemoryExporter()

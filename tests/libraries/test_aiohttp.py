@@ -22,16 +22,13 @@ from aioaudit.chain.links import Answer
 from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
+from tests.loops import every_loop
 from tests.recognising import about, links
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
-uvloop = pytest.importorskip("uvloop")
-
-RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
-every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
 
 PROTOCOL = "aiohttp/web_protocol.py"
 

@@ -11,19 +11,19 @@ import pytest
 import aioaudit
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
+from tests.loops import RUNS
 from tests.recognising import about, links
 from tests.waiting import PATIENCE
 
 aiotools = pytest.importorskip("aiotools")
 taskscope = pytest.importorskip("aiotools.taskscope")
 timeouts = pytest.importorskip("aiotools.timeouts")
-uvloop = pytest.importorskip("uvloop")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use aiotools:DeprecationWarning")
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
     """Runs a scenario as the task ``host`` and gives what was recorded."""
 

@@ -20,6 +20,7 @@ from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import Runner
+from tests.loops import RUNS
 from tests.recognising import links
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
@@ -27,12 +28,11 @@ from tests.waiting import PATIENCE
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
 from_thread = pytest.importorskip("anyio.from_thread")
-uvloop = pytest.importorskip("uvloop")
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
     """Runs a scenario as the task ``host`` and gives what was recorded."""
 

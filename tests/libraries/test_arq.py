@@ -13,6 +13,7 @@ import pytest
 
 import aioaudit
 from aioaudit.trail import Trail
+from tests.loops import RUNS
 from tests.recognising import links
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
@@ -22,7 +23,6 @@ arq = pytest.importorskip(
 )
 arq_connections = pytest.importorskip("arq.connections")
 arq_worker = pytest.importorskip("arq.worker")
-uvloop = pytest.importorskip("uvloop")
 
 Act = Callable[[Any, Any], Awaitable[None]]
 
@@ -42,7 +42,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(level)
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
     """Runs a worker with one job, acts on both in the task ``host``, gives what was recorded."""
 

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import aioaudit
 from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
+from tests.loops import RUNS
 from tests.recognising import links
 from tests.waiting import PATIENCE
 
@@ -25,7 +26,6 @@ starlette = pytest.importorskip("starlette.applications")
 responses = pytest.importorskip("starlette.responses")
 routing = pytest.importorskip("starlette.routing")
 middleware = pytest.importorskip("starlette.middleware.base")
-uvloop = pytest.importorskip("uvloop")
 quart = pytest.importorskip("quart")
 hypercorn = pytest.importorskip("hypercorn")
 hypercorn_asyncio = pytest.importorskip("hypercorn.asyncio")
@@ -83,14 +83,11 @@ async def by_hypercorn(app: Application) -> AsyncIterator[int]:
         await asyncio.wait([serving])  # it ends with its lifespan, cancelled if that was
 
 
-RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
-
-
 staying: list[asyncio.StreamWriter] = []
 """Clients that stay until their server has ended."""
 
 
-@pytest.fixture(params=RUNS, ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def record(request: pytest.FixtureRequest) -> Record:
     """Serves an application, talks to it, and gives what was recorded."""
 

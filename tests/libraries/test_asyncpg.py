@@ -12,12 +12,12 @@ import pytest
 import aioaudit
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
+from tests.loops import RUNS
 from tests.recognising import about, links
 from tests.servers import postgres_server
 from tests.waiting import PATIENCE
 
 asyncpg = pytest.importorskip("asyncpg")
-uvloop = pytest.importorskip("uvloop")
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -28,7 +28,7 @@ def address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
     """Runs a scenario as the task ``host`` and gives what was recorded."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Runner
+from tests.loops import NAMES
 
 pytest.importorskip("blockbuster")
 
@@ -85,7 +86,7 @@ async def main():
 """
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", NAMES)
 def test_nothing_of_ours_blocks_a_loop(run_python: Runner, tmp_path: Path, loop: str) -> None:
     # A process that has threads warns when it forks; that none of them is ours, others test.
     quiet = ("-W", "ignore::DeprecationWarning")

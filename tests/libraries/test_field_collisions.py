@@ -18,14 +18,15 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer, Link
 from aioaudit.chain.summary import is_known
-from tests.random_trees import RUNS, answers_of
+from tests.loops import BY_NAME, NAMES, needs_uvloop
+from tests.random_trees import answers_of
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
 anyio = pytest.importorskip("anyio")
 
-every_loop = pytest.mark.parametrize("loop", sorted(RUNS))
+every_loop = pytest.mark.parametrize("loop", NAMES)
 
 SEEN = sys.version_info >= (3, 12)
 """Whether the arrival of a CancelledError is seen."""
@@ -103,7 +104,7 @@ def test_the_siblings_are_told_the_request_that_keeps_the_error_going(
         await asyncio.wait(helped)
 
     with aioaudit.recording() as trail:
-        RUNS[loop](main())
+        BY_NAME[loop].run(main())
         answers = by_name(answers_of(trail.events))
     assert answers.keys() == {"victim", "background", "helped"}
     for answer in answers.values():
@@ -184,7 +185,7 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
         assert victim.exception() is None
 
     with aioaudit.recording() as trail:
-        RUNS[loop](main())
+        BY_NAME[loop].run(main())
         answers = by_name(answers_of(trail.events))
     assert answers.keys() == {"victim", "inside", "outside", "afterwards"}
     assert as_seen(answers["inside"], "called", "the_scope"), answers["inside"].chain
@@ -297,9 +298,9 @@ else:
     ("library", "loop"),
     [
         ("httpx", "asyncio"),
-        ("httpx", "uvloop"),
+        pytest.param("httpx", "uvloop", marks=needs_uvloop),
         ("anyio", "asyncio"),
-        ("anyio", "uvloop"),
+        pytest.param("anyio", "uvloop", marks=needs_uvloop),
         ("asyncio", "asyncio"),  # uvloop has no happy eyeballs
     ],
 )

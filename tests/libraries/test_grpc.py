@@ -15,6 +15,7 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer
 from tests.conftest import clean_environ
+from tests.loops import NAMES
 from tests.recognising import links
 from tests.waiting import PATIENCE
 
@@ -25,7 +26,7 @@ LEFT = "the client cancelled the call, or its connection was lost"
 STOPPING = "while its server was being stopped"
 
 
-@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+@pytest.fixture(scope="module", params=NAMES)
 def answers(
     request: pytest.FixtureRequest, audited_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Answer]:

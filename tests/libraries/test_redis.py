@@ -12,6 +12,7 @@ import pytest
 import aioaudit
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
+from tests.loops import RUNS
 from tests.recognising import about, links
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
@@ -19,7 +20,6 @@ from tests.waiting import PATIENCE
 redis = pytest.importorskip("redis.asyncio")
 retry = pytest.importorskip("redis.asyncio.retry")
 backoff = pytest.importorskip("redis.backoff")
-uvloop = pytest.importorskip("uvloop")
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -30,7 +30,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
     """Runs a scenario as the task ``host`` and gives what was recorded."""
 

@@ -19,6 +19,7 @@ from aioaudit.chain.links import Answer
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
+from tests.loops import NAMES, RUNS
 from tests.recognising import links
 from tests.servers import free_port
 from tests.waiting import PATIENCE
@@ -26,7 +27,6 @@ from tests.waiting import PATIENCE
 sanic = pytest.importorskip("sanic")
 sanic_response = pytest.importorskip("sanic.response")
 websockets_client = pytest.importorskip("websockets.asyncio.client")
-uvloop = pytest.importorskip("uvloop")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def record(request: pytest.FixtureRequest) -> Callable[..., Trail]:
     """Serves a site, talks to it in the task ``host``, and gives what was recorded."""
 
@@ -220,7 +220,7 @@ def test_a_connection_that_sanic_aborts_is_no_disconnect(record: Any) -> None:
 SITE = Path(__file__).parent / "recognised" / "sanic_site.py"
 
 
-@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+@pytest.fixture(scope="module", params=NAMES)
 def answers(
     request: pytest.FixtureRequest, audited_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Answer]:

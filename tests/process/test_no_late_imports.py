@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioaudit
+from tests.loops import NAMES
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
@@ -111,7 +112,7 @@ print(bad)
 """
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", NAMES)
 def test_no_event_needs_an_import(run_python: Runner, tmp_path: Path, loop: str) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
     done = run_python("-W", "ignore", "app.py", "log.jsonl", loop)

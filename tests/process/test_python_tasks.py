@@ -20,17 +20,13 @@ import pytest
 import aioaudit
 from aioaudit.events import Event, TaskCancel, TaskCreate, TaskDone
 from aioaudit.log import Log
+from tests.loops import BY_NAME, NAMES
 
 if TYPE_CHECKING:
     from tests.conftest import Runner
 
 PYTHON: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]  # it has no public name
 C: Any = asyncio.Task
-uvloop = pytest.importorskip("uvloop")
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks before Python 3.12")
 
 
@@ -92,7 +88,10 @@ async def program() -> None:
 
 def told(make: Any, loop: str) -> tuple[list[dict[str, Any]], list[Any]]:
     """The events of `program`, without what differs each time, and what ``why`` makes of them."""
-    with aioaudit.recording() as trail, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with (
+        aioaudit.recording() as trail,
+        asyncio.Runner(loop_factory=BY_NAME[loop].new_event_loop) as runner,
+    ):
 
         def factory(loop: Any, coro: Any, **keywords: Any) -> Any:
             return make(coro, loop=loop, **({"name": coro.__qualname__} | keywords))
@@ -111,7 +110,7 @@ def told(make: Any, loop: str) -> tuple[list[dict[str, Any]], list[Any]]:
     return found, [msgspec.to_builtins(answer) for answer in log.why()]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", NAMES)
 def test_the_whole_log_is_that_of_tasks_of_c(loop: str) -> None:
     of_c, of_python = told(C, loop), told(PYTHON, loop)
     assert {answer["name"] for answer in of_c[1]} >= {"inner", "outer", "kept", "late", "handing"}

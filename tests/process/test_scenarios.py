@@ -38,6 +38,7 @@ import msgspec
 import pytest
 
 from aioaudit.events import AnyEvent, json_schema
+from tests import loops
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
@@ -206,7 +207,7 @@ def runs(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     with ThreadPoolExecutor(2) as pool:
         for name in NAMES:
-            for loop in LOOPS:
+            for loop in loops.BY_NAME:
                 for small in (False, True):
                     program = Program(PROGRAMS / f"{name}.py", loop, small)
                     log = folder / f"{name}-{loop}-{small}.jsonl"
@@ -451,7 +452,7 @@ def _check_swallowed(result: Result, label: str, task: int) -> None:
 # -- the claims ------------------------------------------------------------------------
 
 every_program = pytest.mark.parametrize("name", NAMES)
-every_loop = pytest.mark.parametrize("loop", LOOPS)
+every_loop = pytest.mark.parametrize("loop", loops.NAMES)
 every_size = pytest.mark.parametrize("small", [False, True], ids=["full", "small"])
 
 

@@ -18,8 +18,6 @@ from concurrent.futures import Future as ThreadFuture
 from pathlib import Path
 from typing import Any, Self
 
-import anyio
-import anyio.from_thread
 import pytest
 
 import aioaudit
@@ -34,13 +32,9 @@ from aioaudit.findings.groups import grouped, told
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.session import current
 from tests.logs import made
-
-uvloop = pytest.importorskip("uvloop")
+from tests.loops import MAKERS, every_loop, uvloop
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-RUNS: list[Run] = [asyncio.run, uvloop.run]
-every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
-
 SEEN = sys.version_info >= (3, 12)
 """Whether the arrival of a CancelledError is seen."""
 
@@ -564,7 +558,7 @@ def test_cancelling_left_above_zero_at_the_end_is_found(run: Run) -> None:
 # -- what is left behind ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("make", MAKERS)
 def test_tasks_that_are_pending_when_their_loop_closes_are_found(make: Any) -> None:
     kept: list[Any] = []
 
@@ -675,6 +669,8 @@ def test_a_scope_that_spins_is_found() -> None:
             turns += 1
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(3600)
+
+    anyio = pytest.importorskip("anyio")
 
     async def main() -> None:
         with anyio.move_on_after(0.01):  # LINE scope
@@ -872,7 +868,7 @@ async def _streams() -> None:
     server = await asyncio.start_server(answer, "localhost", 0)
     port = server.sockets[0].getsockname()[1]
     eyes: dict[str, Any] = {"happy_eyeballs_delay": 0.01}
-    if isinstance(asyncio.get_running_loop(), uvloop.Loop):
+    if uvloop is not None and isinstance(asyncio.get_running_loop(), uvloop.Loop):
         eyes = {}  # it has eyes of its own
     reader, writer = await asyncio.open_connection("localhost", port, **eyes)
     writer.write(b"hello\n")
@@ -903,11 +899,11 @@ async def _generators() -> None:
 
 
 async def _anyio() -> None:
+    anyio = pytest.importorskip("anyio")
     with anyio.move_on_after(0.001):
         await anyio.sleep(3600)
-    with contextlib.suppress(TimeoutError):
-        with anyio.fail_after(0.001):
-            await anyio.sleep(3600)
+    with contextlib.suppress(TimeoutError), anyio.fail_after(0.001):
+        await anyio.sleep(3600)
     async with anyio.create_task_group() as group:
         group.start_soon(anyio.sleep, 3600)
         group.start_soon(anyio.sleep, 3600)
@@ -960,9 +956,11 @@ def test_a_healthy_program_has_no_finding_and_no_note(run: Run, program: Any) ->
 
 
 def test_a_blocking_portal_has_no_finding_and_no_note() -> None:
+    anyio_from_thread = pytest.importorskip("anyio.from_thread")
+
     def run(_: None) -> None:
-        with anyio.from_thread.start_blocking_portal() as portal:
-            future = portal.start_task_soon(anyio.sleep, 3600)
+        with anyio_from_thread.start_blocking_portal() as portal:
+            future = portal.start_task_soon(asyncio.sleep, 3600)
             portal.call(steps)
             future.cancel()
 

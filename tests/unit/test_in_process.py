@@ -29,11 +29,7 @@ from aioaudit.events import (
     name_of,
 )
 from aioaudit.exporters.memory import MemoryExporter
-
-uvloop = pytest.importorskip("uvloop")
-
-RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
-every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
+from tests.loops import BY_NAME, every_loop, uvloop
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +87,6 @@ TOUCHED: list[Any] = [
     asyncio.BaseEventLoop,
     asyncio.SelectorEventLoop,
     type(asyncio.get_event_loop_policy()) if sys.version_info < (3, 14) else object,
-    uvloop.Loop,
-    uvloop.Loop.__mro__[1],
     asyncio,
     asyncio.base_events,
     asyncio.base_futures,
@@ -108,7 +102,7 @@ TOUCHED: list[Any] = [
     gc,
     sys,
     threading,
-    uvloop,
+    *((uvloop, uvloop.Loop, uvloop.Loop.__mro__[1]) if uvloop else ()),
 ]
 
 
@@ -194,7 +188,7 @@ def by_recording() -> None:
 def by_enabling() -> None:
     aioaudit.enable(MemoryExporter())
     aioaudit.enable(MemoryExporter())
-    uvloop.run(_use())
+    (uvloop or asyncio).run(_use())
     aioaudit.disable()
     aioaudit.disable()
 
@@ -860,7 +854,7 @@ def test_what_an_exporter_does_with_asyncio_is_not_heard() -> None:
 
 def test_several_loops_in_several_threads_are_kept_apart() -> None:
     def work(number: int) -> None:
-        run = RUNS[number % 2]
+        run = (uvloop if uvloop and number % 2 else asyncio).run
 
         async def main() -> None:
             task = asyncio.current_task()
@@ -936,7 +930,7 @@ def test_turning_it_on_and_off_from_threads_while_loops_run_harms_nobody() -> No
         except BaseException as error:  # noqa: BLE001 - whatever it is, the test wants to know
             failures.append(error)
 
-    threads = [threading.Thread(target=loop, args=(run,)) for run in RUNS]
+    threads = [threading.Thread(target=loop, args=(each.run,)) for each in BY_NAME.values()]
     before = portrait()
     for thread in threads:
         thread.start()
@@ -1100,4 +1094,4 @@ def test_a_recorder_keeps_nothing_of_what_is_over() -> None:
 
     with aioaudit.recording():
         asyncio.run(long())
-        uvloop.run(long())
+        (uvloop or asyncio).run(long())

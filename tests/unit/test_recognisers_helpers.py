@@ -11,6 +11,7 @@ import pytest
 
 import aioaudit
 from aioaudit.trail import Trail
+from tests.loops import RUNS
 from tests.recognising import about, links
 from tests.waiting import PATIENCE
 
@@ -20,12 +21,11 @@ asgiref_timeout = pytest.importorskip("asgiref.timeout")
 aiojobs = pytest.importorskip("aiojobs")
 websockets_server = pytest.importorskip("websockets.asyncio.server")
 websockets_client = pytest.importorskip("websockets.asyncio.client")
-uvloop = pytest.importorskip("uvloop")
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 
-@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=RUNS)
 def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
     """Runs a scenario as the task ``host`` and gives what was recorded."""
 

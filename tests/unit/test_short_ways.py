@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +15,8 @@ import pytest
 import aioaudit
 from aioaudit.events import TaskCreate, TaskDone
 from aioaudit.stack.code import Codes
+from tests.loops import every_loop
 
-uvloop = pytest.importorskip("uvloop")
-
-RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
-every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
 eagerly = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="eager tasks came with CPython 3.12"
 )

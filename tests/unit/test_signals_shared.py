@@ -13,12 +13,10 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer, Link
+from tests.loops import every_loop
 from tests.waiting import PATIENCE
 
-uvloop = pytest.importorskip("uvloop")
-
 HERE = Path(__file__)
-every_loop = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Victim = asyncio.Task[None]
 

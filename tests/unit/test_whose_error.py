@@ -11,12 +11,8 @@ import pytest
 import aioaudit
 from aioaudit.events import TaskCancel, TaskDone, TaskUncancel
 from aioaudit.log import Log
+from tests.loops import every_loop
 from tests.recognising import links
-
-uvloop = pytest.importorskip("uvloop")
-
-RUNS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
-every_loop = pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"])
 
 MANY = 300
 """More requests than a task keeps."""
