@@ -27,9 +27,10 @@ from aioaudit.exporters.otel import forks
 from aioaudit.exporters.otel.context import CurrentSpans
 from aioaudit.exporters.otel.environment import metric_exporter, span_exporter
 from aioaudit.exporters.otel.facts import SpanFacts
+from aioaudit.exporters.otel.lives import TOUCHED
 from aioaudit.exporters.otel.metrics import Metrics
 from aioaudit.exporters.otel.sending import Target, application_target, own_target
-from aioaudit.exporters.otel.spans import TOUCHED, Spans
+from aioaudit.exporters.otel.spans import Spans
 from aioaudit.session import alive
 from aioaudit.text import describe, say
 

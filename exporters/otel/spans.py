@@ -13,19 +13,12 @@ Which tasks are told is decided at their end (``touched``): those that a
 cancellation or an error touched, those that asked for one, and the creators of
 them all.  A creator that has ended is kept for as long as a task that it made
 is alive, because that one may still be touched.
-
-Traces stay small: a task that is made by one that has lived for long, or far
-down in a line of creators, or in a trace that has many tasks, begins a trace of
-its own, with a link to its creator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, cast
-
-import msgspec
+from typing import cast
 
 from aioaudit.chain.recent import Recent, answer, asked_for
 from aioaudit.chain.summary import cause
@@ -38,7 +31,7 @@ from aioaudit.events import (
     TaskCreate,
     TaskDone,
 )
-from aioaudit.exporter import Created, Record, Returned, event_of, records_of
+from aioaudit.exporter import Created, Returned, event_of, records_of
 from aioaudit.exporters.otel.attributes import (
     class_of,
     describe_chain,
@@ -56,59 +49,16 @@ from aioaudit.exporters.otel.facts import (
     id_of,
     nanoseconds,
 )
-
-TOUCHED = "touched"
-ALL = "all"
-
-AGE = 60_000_000_000
-"""Nanoseconds after which what a task makes belongs to another trace."""
-
-DEPTH = 50
-"""Longest line of creators in one trace."""
-
-MOST_TASKS = 1_000
-"""Tasks that are made in one trace."""
-
-MOST_LIVING = 200_000
-"""Living tasks that are known; more can only be where ends are not recorded."""
-
-MOST_ENDED = 10_000
-"""Spans of ended tasks and of requests whose ids are known, to be linked to."""
+from aioaudit.exporters.otel.lives import Life, Lives, remember, without_short_lives
 
 MOST_ABANDONED = 1_000
 """Tasks without incident that are told when the process ends before them."""
 
-MOST_LINKS = 32
-"""Links of one kind on one span; backends drop what is over 128 in all."""
-
 LONGEST = 1e12
 """Seconds of the longest life that a task is told to have had."""
 
-
-class Life(msgspec.Struct, gc=False, eq=False):
-    """What is kept of a task; the reference to its creator keeps that one as well."""
-
-    number: int
-    made: Created | Event
-    ns: int
-    trace: Trace
-    creator: Life | None
-    depth: int
-    shown: bool
-    cut: int | None = None
-    """Number of the creator, where a trace begins with this task."""
-    under: int | None = None
-    """Id of the application's span that was current when the task was made."""
-    touched: bool = False
-    told: bool = False
-    asked: list[int] | None = None
-    ended: Returned | TaskDone | None = None
-
-    def ask(self, seq: int) -> None:
-        """It was asked to end, by the request with this number."""
-        if self.asked is None:
-            self.asked = []
-        self.asked.append(seq)
+MOST_LINKS = 32
+"""Links of one kind on one span; backends drop what is over 128 in all."""
 
 
 class Spans:
@@ -122,9 +72,7 @@ class Spans:
     """
 
     def __init__(self, tasks: str, status: str, outside: Callable[[int], Outside | None]) -> None:
-        self._all = tasks == ALL
-        self._globs = () if tasks in (ALL, TOUCHED) else tuple(_words(tasks))
-        self._matching: dict[str, bool] = {}
+        self.lives = Lives(tasks, self._give_up)
         self._status = status
         self._outside = outside
         self.begin("")
@@ -133,8 +81,7 @@ class Spans:
         """Forget what was; the next events are those of *run*."""
         self._run = run
         self._recent = Recent()
-        self._living: dict[int, Life] = {}
-        self._ended: dict[int, Life] = {}
+        self.lives.begin(run)
         self._requests: dict[int, tuple[Trace, int]] = {}
         self._out: list[SpanFacts] = []
         self._now = 0
@@ -142,16 +89,17 @@ class Spans:
     def take(self, events: Sequence[Event]) -> list[SpanFacts]:
         """The spans that are finished with *events*."""
         items = records_of(events)
-        plain = not (self._all or self._globs)
+        lives = self.lives
+        plain = lives.plain
         if plain and items is not events:
-            items = _without_short_lives(items)
-        living = self._living
+            items = without_short_lives(items)
+        living = lives.living
         for item in items:
             # What every task comes to is told apart by its very class: this is the hot path.
             kind = type(item)
             if kind is Created:
                 made = cast(Created, item)
-                self._made(made.task, made, made.parent, made.ns, made.seq)
+                lives.make(made.task, made, made.parent, made.ns, self._outside(made.seq))
             elif kind is Returned:
                 ended = cast(Returned, item)
                 life = living.pop(ended.born.task, None)
@@ -161,7 +109,7 @@ class Spans:
                         self._over(life, ended)
             else:
                 self._see(cast(Event, item))
-                living = self._living
+                living = lives.living
         out, self._out = self._out, []
         return out
 
@@ -178,9 +126,9 @@ class Spans:
         self._recent.add(event)
         if isinstance(event, TaskCreate):
             ns = self._time(event.ts)
-            self._made(event.task, event, event.parent, ns, event.seq)
+            self.lives.make(event.task, event, event.parent, ns, self._outside(event.seq))
         elif isinstance(event, TaskDone):
-            life = self._living.pop(event.task, None) or self._unmade(event)
+            life = self.lives.living.pop(event.task, None) or self._unmade(event)
             if event.outcome != "returned" or event.cancel_outcome is not None:
                 self._touch(life)
             self._over(life, event)
@@ -193,51 +141,13 @@ class Spans:
 
     # -- lives -------------------------------------------------------------------
 
-    def _made(
-        self, number: int, made: Created | TaskCreate, parent: int | None, ns: int, seq: int
-    ) -> None:
-        creator = None if parent is None else self._living.get(parent)
-        if creator is not None and not creator.shown:
-            creator = creator.creator
-        shown = not self._globs or self._matches(made.coro)
-        cut = None
-        if creator is not None and (
-            ns - creator.ns > AGE or creator.depth >= DEPTH or creator.trace.tasks >= MOST_TASKS
-        ):
-            cut, creator = creator.number, None
-        depth = 0 if creator is None else creator.depth + 1
-        outside = self._outside(seq)
-        if outside is not None:
-            trace = Trace(self._run, number, outside)
-        elif creator is None:
-            trace = Trace(self._run, number)
-        else:
-            trace = creator.trace
-        trace.tasks += 1
-        if len(self._living) >= MOST_LIVING:
-            for old in list(self._living)[: MOST_LIVING // 10]:
-                self._give_up(self._living.pop(old), ns)
-        under = None if outside is None else outside.span_id
-        self._living[number] = Life(number, made, ns, trace, creator, depth, shown, cut, under)
-
     def _unmade(self, event: TaskCancel | TaskDone) -> Life:
         """The life of a task whose creation was not told."""
         ns = self._time(event.ts)
         if isinstance(event, TaskDone):
             lived = min(max(event.lifetime or 0, 0), LONGEST)
             ns = max(ns - int(lived * 1_000_000) * 1000, 0)
-        shown = not self._globs or self._matches(event.coro)
-        trace = Trace(self._run, event.task)
-        return Life(event.task, event, ns, trace, None, 0, shown)
-
-    def _matches(self, coro: str) -> bool:
-        known = self._matching.get(coro)
-        if known is None:
-            if len(self._matching) > 50_000:
-                self._matching.clear()
-            known = any(fnmatchcase(coro, glob) for glob in self._globs)
-            self._matching[coro] = known
-        return known
+        return self.lives.unmade(event, ns)
 
     def _touch(self, life: Life | None) -> None:
         """Let *life* and its creators be told; what has ended already is told now."""
@@ -246,22 +156,17 @@ class Spans:
             if life.ended is not None and not life.told:
                 self._tell(life, life.ended)
             if life.cut is not None:
-                self._touch(self._living.get(life.cut))
+                self._touch(self.lives.living.get(life.cut))
             life = life.creator
 
     def _over(self, life: Life, ended: Returned | TaskDone) -> None:
         life.ended = ended
-        if self._wanted(life):
+        if self.lives.wanted(life):
             self._tell(life, ended)
-
-    def _wanted(self, life: Life) -> bool:
-        return life.shown and (life.touched or self._all or bool(self._globs))
 
     def abandon(self, ns: int) -> list[SpanFacts]:
         """The process ends: tell of all that have not, those that were touched first."""
-        lives = sorted(self._living.values(), key=lambda life: not life.touched)
-        self._living = {}
-        for index, life in enumerate(lives):
+        for index, life in enumerate(self.lives.abandon()):
             if life.touched or index < MOST_ABANDONED:
                 self._touch(life.creator)
                 life.touched = True
@@ -269,7 +174,7 @@ class Spans:
         return self._out
 
     def _give_up(self, life: Life, ns: int) -> None:
-        if self._wanted(life):
+        if self.lives.wanted(life):
             self._tell(life, None, ns)
 
     # -- spans -------------------------------------------------------------------
@@ -277,8 +182,7 @@ class Spans:
     def _tell(self, life: Life, ended: Returned | TaskDone | None, ns: int = 0) -> None:
         if not life.shown:
             return
-        life.told = True
-        _remember(self._ended, life.number, life)
+        self.lives.tell(life)
         done = event_of(ended) if ended is not None else None
         made = event_of(life.made)
         name = str(getattr(done or made, "name", ""))
@@ -304,7 +208,7 @@ class Spans:
         links: list[SpanLink] = []
         creator = life.creator
         if life.cut is not None:
-            creator = self._living.get(life.cut) or self._ended.get(life.cut)
+            creator = self.lives.find(life.cut)
         if creator is not None and (life.cut is not None or life.under is not None):
             links.append(SpanLink(creator.trace, self._task_id(creator.number), "created_by"))
         error = None
@@ -380,23 +284,23 @@ class Spans:
         ns = self._time(event.ts)
         victims: list[Life] = []
         if isinstance(event, FutureCancel):
-            victims = [life for each in event.waiters if (life := self._living.get(each))]
+            victims = [life for each in event.waiters if (life := self.lives.living.get(each))]
             names = ", ".join(event.waiter_names)
             summary = f"a future that {names or 'nobody known'} awaited was cancelled"
         else:
             summary = asked_for(event, steps)
             if event.accepted:
-                life = self._living.get(event.task)
+                life = self.lives.living.get(event.task)
                 if life is None:
-                    life = self._living[event.task] = self._unmade(event)
+                    life = self.lives.living[event.task] = self._unmade(event)
                 life.ask(event.seq)
                 victims = [life]
-        caller = None if event.by is None else self._living.get(event.by)
+        caller = None if event.by is None else self.lives.living.get(event.by)
         for life in victims:
             self._touch(life)
         self._touch(caller)
         shown = [life for life in victims if life.shown]
-        if self._globs and not (shown or (caller is not None and caller.shown)):
+        if self.lives.chosen and not (shown or (caller is not None and caller.shown)):
             return
         span_id = id_of(f"{self._run} cancel {event.seq}", 8)
         outside = self._outside(event.seq)
@@ -420,7 +324,7 @@ class Spans:
         if event.cause is not None:
             self._link_request(links, event.cause, "caused_by")
         if event.origin_task is not None:
-            origin = self._living.get(event.origin_task) or self._ended.get(event.origin_task)
+            origin = self.lives.find(event.origin_task)
             if origin is not None:
                 self._touch(origin)
                 links.append(SpanLink(origin.trace, self._task_id(origin.number), "caused_by"))
@@ -428,7 +332,7 @@ class Spans:
         attributes["aioaudit.run"] = self._run
         attributes["thread.name"] = event.thread
         describe_chain(attributes, [step.link for step in steps], summary)
-        _remember(self._requests, event.seq, (trace, span_id))
+        remember(self._requests, event.seq, (trace, span_id))
         told = {key: held(value) for key, value in attributes.items()}
         self._out.append(
             SpanFacts("asyncio.cancel", trace, span_id, parent, ns, ns, told, links, None)
@@ -441,66 +345,3 @@ class Spans:
 
     def _task_id(self, number: int) -> int:
         return id_of(f"{self._run} task {number}", 8)
-
-
-_NAMING = ("task", "by", "parent", "origin_task")
-"""Keys of events that name a task."""
-
-
-def _without_short_lives(items: Sequence[Record]) -> Sequence[Record]:
-    """*items* without the tasks of which nothing can ever be told.
-
-    Those are made and return within *items*, are named in no event among them,
-    and made no task that is told or goes on.  In a busy program that is most of
-    them, and to leave them out here is all that they cost.
-    """
-    raw = cast("list[Any]", items)
-    returned: set[int] = {item.born.task for item in raw if type(item) is Returned}
-    made: dict[int, Created] = {}
-    named: set[int | None] = set()
-    for item in raw:
-        kind = type(item)
-        if kind is Created:
-            made[item.task] = item
-        elif kind is Returned:
-            pass
-        elif kind is TaskDone and item.outcome == "returned" and item.cancel_outcome is None:
-            returned.add(item.task)  # how it is told before Python 3.12
-        else:
-            named.update(getattr(item, key, None) for key in _NAMING)
-            named.update(getattr(item, "waiters", ()))
-    short = returned & made.keys()
-    # What is told or goes on keeps its creators.
-    stack: list[int | None] = [
-        *named,
-        *(each.parent for task, each in made.items() if task not in short),
-    ]
-    while stack:
-        number = stack.pop()
-        if number is not None and number in short:
-            short.discard(number)
-            stack.append(made[number].parent)
-    if not short:
-        return items
-    if 2 * len(short) == len(items):
-        return []
-    return [
-        item
-        for item in raw
-        if not (
-            ((kind := type(item)) is Created and item.task in short)
-            or (kind is Returned and item.born.task in short)
-            or (kind is TaskDone and item.task in short)
-        )
-    ]
-
-
-def _remember(known: dict[int, Any], key: int, value: object) -> None:
-    if len(known) >= MOST_ENDED:
-        for old in list(known)[: MOST_ENDED // 10]:
-            del known[old]
-    known[key] = value
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (part.strip() for part in text.split(",")) if word]

@@ -37,14 +37,9 @@ from aioaudit.events import (
 from aioaudit.exporter import Exporter, ExporterError
 from aioaudit.exporters.otel import OpenTelemetryExporter
 from aioaudit.exporters.otel.facts import SpanFacts, nanoseconds
+from aioaudit.exporters.otel.lives import DEPTH, MOST_ENDED, MOST_LIVING, MOST_TASKS
 from aioaudit.exporters.otel.sending import OwnTarget
-from aioaudit.exporters.otel.spans import (
-    DEPTH,
-    MOST_ENDED,
-    MOST_LIVING,
-    MOST_TASKS,
-    Spans,
-)
+from aioaudit.exporters.otel.spans import Spans
 from aioaudit.identity import Run
 from aioaudit.place import Place
 
@@ -307,8 +302,8 @@ def test_what_is_kept_is_bounded() -> None:
         story.end(10 * MOST_LIVING + task, "raised", error="E")
         story.cancel(5, accepted=False)
     spans.take(story.events)
-    assert len(spans._living) <= MOST_LIVING
-    assert len(spans._ended) <= MOST_ENDED
+    assert len(spans.lives.living) <= MOST_LIVING
+    assert len(spans.lives.ended) <= MOST_ENDED
     assert len(spans._requests) <= MOST_ENDED
 
 
