@@ -7,11 +7,8 @@ making a task costs nothing, because ``Task.__init__`` is left alone.
 from __future__ import annotations
 
 import asyncio
-import asyncio.events
 import asyncio.exceptions
-import asyncio.futures
 import asyncio.taskgroups
-import asyncio.tasks
 import asyncio.timeouts
 import functools
 import sys
