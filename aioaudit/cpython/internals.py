@@ -46,14 +46,15 @@ class Internal(NamedTuple):
     ``where`` is ``module``, ``module:Class`` or ``module:function``.  An attribute may be one
     that the methods of the class set.  A variable is one of the function; functions inside of
     others have names of the form ``outer.<locals>.inner``.  ``lost`` says what is not
-    told, or what shows, where the name is missing.
+    told, or what shows, where the name is missing.  ``since`` and ``until`` are of CPython, in a
+    recogniser's table of its library.
     """
 
     name: str
     where: str
     use: str
     lost: str
-    since: Version = (3, 11)
+    since: Version = ()
     until: Version | None = None
     sort: Sort = "attribute"
 

@@ -140,8 +140,13 @@ def _inner(one: Any, other: Any) -> Any:
 
 # -- what is inside of a task or a future ----------------------------------------------
 
-fut_waiter: Callable[[Any], Any] = reader(internals.FUT_WAITER, asyncio.Task)
-"""The future that a task waits for, None while it waits for none, or `UNKNOWN`."""
+fut_waiter: Callable[[Any], Any] = reader(
+    internals.FUT_WAITER, asyncio.Task, None if has(internals.FUT_WAITER, asyncio.Task) else UNKNOWN
+)
+"""The future that a task waits for, None while it waits for none, or `UNKNOWN`.
+
+Of a task of another make that has no such thing (QtAsyncio's) it is None, too.
+"""
 
 exception_of: Callable[[Any], BaseException | Unknown | None] = reader(
     internals.EXCEPTION, asyncio.Future

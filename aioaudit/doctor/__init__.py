@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aioaudit.doctor import activation, interpreter, recognisers
+from aioaudit.doctor import activation, internals, interpreter, recognisers
 from aioaudit.doctor.finding import Finding
 
 
 def examine() -> Iterator[Finding]:
     """Every finding, section by section, as it is found."""
     yield from interpreter.interpreter()
+    yield from internals.of_python()
     yield from interpreter.monitoring()
     yield from interpreter.loops()
     yield from activation.start_up()

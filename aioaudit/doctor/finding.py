@@ -24,7 +24,8 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
 
     ``section`` groups findings, ``subject`` is what was looked at, ``text`` says what
     was seen.  ``version`` is that of a library or package, ``call_sites`` has what
-    became of each place that a recogniser knows, as ``module:qualname``.
+    became of each place that a recogniser knows, as ``module:qualname``, and ``names`` what
+    became of each private name that is relied on, as ``module.Class.name``.
     """
 
     section: str
@@ -33,3 +34,4 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     text: str
     version: str | None = None
     call_sites: Mapping[str, SiteState] | None = None
+    names: Mapping[str, SiteState] | None = None

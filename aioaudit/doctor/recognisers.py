@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import CodeType
@@ -21,6 +21,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
 from aioaudit.cpython.behaviour import VERSION
+from aioaudit.cpython.internals import Internal
+from aioaudit.doctor import internals
 from aioaudit.doctor.finding import Finding, SiteState, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 from aioaudit.recognisers import registry
@@ -36,21 +38,21 @@ _STDLIB = "stdlib"
 def recognisers() -> Iterator[Finding]:
     """Our own recognisers, then those of other packages."""
     for library in (_STDLIB, *sorted(registry.OWN)):
-        yield _own(library)
+        yield from _own(library)
     for point in sorted(set(entry_points(group=registry.GROUP))):
         yield from _foreign(point)
 
 
-def _own(library: str) -> Finding:
+def _own(library: str) -> list[Finding]:
     try:
         module = import_module(registry.module_of(library))
     except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
         text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
-        return Finding(section="recognisers", subject=library, state="problem", text=text)
+        return [Finding(section="recognisers", subject=library, state="problem", text=text)]
     sites = _sites(registry.Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {})), module)
     if library == _STDLIB:
-        return _finding("asyncio", VERSION, sites, _versions(module), "")
-    return _library(library, sites, _versions(module), "")
+        return [_finding("asyncio", VERSION, sites, _versions(module), "", {})]
+    return list(_library(library, sites, module, ""))
 
 
 def _foreign(point: EntryPoint) -> Iterator[Finding]:
@@ -67,7 +69,7 @@ def _foreign(point: EntryPoint) -> Iterator[Finding]:
     sites = _sites(tables, module)
     for library in dict.fromkeys(name.partition(".")[0] for name, _ in sites):
         inside = [site for site in sites if site[0].partition(".")[0] == library]
-        yield _library(library, inside, _versions(module), f"; {by}")
+        yield from _library(library, inside, module, f"; {by}")
 
 
 def _sites(tables: registry.Tables, module: Any) -> list[Site]:
@@ -87,28 +89,53 @@ def _versions(module: Any) -> Mapping[Site, str]:
     return found
 
 
-def _library(library: str, sites: list[Site], versions: Mapping[Site, str], by: str) -> Finding:
+def _library(library: str, sites: list[Site], module: Any, by: str) -> Iterator[Finding]:
     spec = find_spec(library)
     if spec is None:
         text = f"not installed{by}"
-        return Finding(section="recognisers", subject=library, state="none", text=text)
+        yield Finding(section="recognisers", subject=library, state="none", text=text)
+        return
     version = version_of_module(library)
     origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     if kind_of(origin) == APPLICATION:
-        return Finding(
+        yield Finding(
             section="recognisers",
             subject=library if version is None else f"{library} {version}",
             state="warning",
             text=f"not used: {origin} is in no site-packages, so it counts as the program's own{by}",
             version=version,
         )
-    return _finding(library, version, sites, versions, by)
+        return
+    names = _names(library, module)
+    yield _finding(library, version, sites, _versions(module), by, names)
+    yield from internals.missing_in(library if version is None else f"{library} {version}", names)
+
+
+def _names(library: str, module: Any) -> dict[Internal, SiteState]:
+    """What became of the private names that the recogniser in *module* reads."""
+    found: dict[Internal, SiteState] = {}
+    table = [each for each in getattr(module, "INTERNALS", ()) if isinstance(each, Internal)]
+    for of in dict.fromkeys(map(_library_of, table)):
+        rows = tuple(each for each in table if _library_of(each) == of)
+        # A recogniser may read another library's, Starlette's those of anyio.
+        if of == library or registry.module_of(library) == getattr(module, "__name__", ""):
+            found.update(internals.of_library(rows, version_of_module(of), _codes))
+    return found
+
+
+def _library_of(each: Internal) -> str:
+    return each.where.partition(":")[0].partition(".")[0]
 
 
 def _finding(
-    library: str, version: str | None, sites: list[Site], versions: Mapping[Site, str], by: str
+    library: str,
+    version: str | None,
+    sites: list[Site],
+    versions: Mapping[Site, str],
+    by: str,
+    names: Mapping[Internal, SiteState],
 ) -> Finding:
-    """What became of *sites* in the *version* of *library* that is installed."""
+    """What became of *sites* and *names* in the *version* of *library* that is installed."""
     became: dict[Site, SiteState] = {
         site: _look(site, version, versions.get(site)) for site in sites
     }
@@ -116,6 +143,9 @@ def _finding(
     counts = Counter(became.values())
     expected = len(sites) - counts["not in this version"]
     text = f"{counts['there']} of {expected} call sites there"
+    meant = [each for each in names.values() if each != "not in this version"]
+    if meant:
+        text += f", {meant.count('there')} of {len(meant)} private names"
     state: State = "ok"
     if counts["cannot be checked"]:
         state = "note"
@@ -132,6 +162,7 @@ def _finding(
         text=text + by,
         version=version,
         call_sites=named,
+        names={each.full: state for each, state in names.items()} or None,
     )
 
 
@@ -139,7 +170,7 @@ def _look(site: Site, version: str | None, only: str | None) -> SiteState:
     """What became of *site* in *version*, where *only* versions need have it."""
     module, qualname = site
     try:
-        names = _qualnames(module)
+        names = _codes(module)
     except Exception:  # noqa: BLE001 - whatever a foreign loader or a damaged file raises
         return "cannot be checked"
     if names is None:
@@ -160,11 +191,11 @@ def _meant(version: str | None, only: str | None) -> bool:
 
 
 @functools.cache
-def _qualnames(module: str) -> Collection[str] | None:
-    """The qualified names of all functions in *module*; None where it cannot be looked into."""
+def _codes(module: str) -> Mapping[str, CodeType] | None:
+    """The codes in *module* by their qualified names; None where it cannot be looked into."""
     spec = find_spec(module)
     if spec is None:
-        return ()
+        return {}
     get_code = getattr(spec.loader, "get_code", None)
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
@@ -173,11 +204,11 @@ def _qualnames(module: str) -> Collection[str] | None:
         sys.dont_write_bytecode = written
     if code is None:
         return None
-    found = {code.co_qualname}
+    found = {code.co_qualname: code}
     left: list[CodeType] = [code]
     while left:
         for constant in left.pop().co_consts:
             if isinstance(constant, CodeType):
-                found.add(constant.co_qualname)
+                found[constant.co_qualname] = constant
                 left.append(constant)
     return found

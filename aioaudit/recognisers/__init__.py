@@ -14,8 +14,9 @@ other packages are found under the entry-point group ``aioaudit.recognisers``
 """
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
-__all__ = ["Call", "Cause", "Link", "local"]
+__all__ = ["Call", "Cause", "Internal", "Link", "local"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.stdlib import timer
 from aioaudit.stack.frames import local
@@ -117,3 +118,13 @@ CALL_SITES = {
 
 TIMEOUTS = {(_PROTOCOL, "RequestHandler.shutdown"): grace}
 """The function that enters a timeout, by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_timeout",
+        "aiohttp.helpers:TimeoutHandle",
+        "the seconds of a timeout",
+        "the seconds of the total timeout of a client's request",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

@@ -17,7 +17,7 @@ import msgspec
 from aioaudit.chain.links import Link
 from aioaudit.cpython.callbacks import gathered_by, owner_of
 from aioaudit.cpython.frames import getframe
-from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.internals import UNKNOWN, Internal
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
@@ -178,6 +178,40 @@ CALL_SITES = {
 }
 """Call sites by module and qualified name."""
 
+INTERNALS = (
+    Internal(
+        "_host_task",
+        f"{_SCOPES}:TaskScope",
+        "the task that a scope belongs to",
+        "who ended a scope",
+    ),
+    Internal(
+        "_timeout",
+        f"{_SCOPES}:TaskScope",
+        "the seconds that a scope has",
+        "where a scope with a timeout was entered",
+    ),
+    Internal(
+        "_shield",
+        f"{_SCOPES}:TaskScope",
+        "whether a scope holds cancellations back",
+        "who cancelled the host of a shielded scope",
+    ),
+    Internal(
+        "_cancel_requests",
+        f"{_SCOPES}:TaskScope",
+        "how many cancellations a scope holds back",
+        "who cancelled the host of a shielded scope",
+    ),
+    Internal(
+        "_parent_task",
+        f"{_GROUPS}:PersistentTaskGroup",
+        "the task that a group belongs to",
+        "why a group shut down",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""
+
 
 # -- the probes ------------------------------------------------------------------------
 
@@ -209,13 +243,13 @@ def _make_enter(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
     """``TaskScope._enter_scope`` that notes the line."""
 
     def _enter_scope(self: Any) -> Any:
-        if self._timeout is not None:
-            try:
+        try:
+            if self._timeout is not None:
                 found = caller(recorder.state.codes, getframe(1))
                 if found is not None:
                     _entered[self] = found[0].at(found[1]), found[0].source
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
-                recorder.fault(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
+            recorder.fault(error)
         return original(self)
 
     return _enter_scope

@@ -24,9 +24,11 @@ import msgspec
 
 from aioaudit.chain.links import Link
 from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.stdlib import seconds
+from aioaudit.recognisers.uncancels import CANCELLING_AT_ENTER
 from aioaudit.stack.frames import caller, local
 from aioaudit.state.cause import Cause
 from aioaudit.text import clean
@@ -157,6 +159,29 @@ CALL_SITES = {
 }
 """Call sites by module and qualified name."""
 
+INTERNALS = (
+    Internal(
+        "_host_task",
+        f"{_BACKEND}:CancelScope",
+        "the task that a scope belongs to",
+        "which requests of scopes their tasks take back",
+    ),
+    Internal(
+        "_deadline",
+        f"{_BACKEND}:CancelScope",
+        "when a scope's time is over",
+        "where a scope with a deadline was entered, and its seconds",
+    ),
+    Internal(
+        "_cancel_called",
+        f"{_BACKEND}:CancelScope",
+        "whether a scope was cancelled already",
+        "who cancelled a scope",
+    ),
+    CANCELLING_AT_ENTER,
+)
+"""The attributes that are read here, which the library promises nobody."""
+
 
 # -- the probes ------------------------------------------------------------------------
 
@@ -185,13 +210,13 @@ def _make_init(recorder: Recorder, original: Callable[..., None]) -> Callable[..
 
     def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807 - it takes the place of one
         original(self, *args, **keywords)
-        if self._deadline != math.inf:
-            try:
+        try:
+            if self._deadline != math.inf:
                 delay = _delay(getframe(1))
                 if delay is not None:
                     _delays[self] = self._deadline, delay
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
-                recorder.fault(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
+            recorder.fault(error)
 
     return __init__
 
@@ -249,11 +274,11 @@ def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[
     """``CancelScope._timeout``, which is called on entering, by a new deadline, by the timer."""
 
     def _timeout(self: Any) -> Any:
-        if self._deadline != math.inf:
-            try:
+        try:
+            if self._deadline != math.inf:
                 _note_entered(recorder, self, getframe(1))
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
-                recorder.fault(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
+            recorder.fault(error)
         return original(self)
 
     return _timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
@@ -76,3 +77,13 @@ CALL_SITES = {
 
 TIMEOUTS = {(_WORKER, "Worker.run_job"): job_timed_out}
 """The function that enters a timeout, by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_job_completion_wait",
+        f"{_WORKER}:Worker",
+        "the seconds that jobs have to end by themselves",
+        "how long jobs had to end by themselves when a signal came",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

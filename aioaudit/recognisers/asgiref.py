@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -26,3 +27,13 @@ def timed_out(frame: FrameType, _call: Call) -> Cause:
 
 CALL_SITES = {("asgiref.timeout", "timeout._cancel_task"): timed_out}
 """Call sites by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_timeout",
+        "asgiref.timeout:timeout",
+        "the seconds of a timeout",
+        "the seconds of asgiref's own timeout",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
@@ -203,3 +204,13 @@ CALL_SITES = {
     ("grpc.aio._channel", "Channel._close"): channel_closed,
 }
 """Call sites by module and qualified name; the first is a coroutine of compiled code."""
+
+INTERNALS = (
+    Internal(
+        "_server",
+        "grpc.aio._server:Server",
+        "the compiled server inside of one",
+        "who stopped a server",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
 from aioaudit.stack.frames import local
@@ -97,3 +98,13 @@ CALL_SITES = {
     (_IMPL, "WebsocketImplProtocol.recv_burst"): receive_ended,
 }
 """Call sites by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_http",
+        "sanic.server.protocols.http_protocol:HttpProtocol",
+        "what a connection is doing",
+        "whether a connection that was lost waited for a request",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -128,3 +129,19 @@ CALL_SITES = {
     ("starlette.requests", "Request.is_disconnected"): polled,
 }
 """Call sites by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_tasks",
+        "anyio._backends._asyncio:CancelScope",
+        "the tasks inside of a scope",
+        "whether a file was sent or its client went away",
+    ),
+    Internal(
+        "_child_scopes",
+        "anyio._backends._asyncio:CancelScope",
+        "the scopes inside of a scope",
+        "whether a file was sent or its client went away",
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

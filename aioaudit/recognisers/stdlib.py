@@ -132,11 +132,10 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
     error = local(outer, "exc") or local(outer, "ex") or call.exception
     if isinstance(error, CancelledError):
         return Cause(reason="task_group", request=call.request_of(error), owner=id(group))
-    if error is None:
-        return None
     owner = parent_of(group)
-    if owner is UNKNOWN:
-        return None
+    if error is None or owner is UNKNOWN:
+        # It ends, and why is not known: the line that entered it has not asked for it.
+        return Cause(reason="task_group", owner=id(group))
     origin, request = call.failed(owner, error)
     return Cause(reason="task_group", origin=origin, request=request, owner=id(group))
 

@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.cpython.groups import TIMEOUT_ERROR
 from aioaudit.delivery.records import lifetime as lifetime_of
 from aioaudit.events import Outcome, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
+from aioaudit.recognisers.uncancels import OWN_ONLY, SCOPES, asked_since
 from aioaudit.recorder.inquiry import Inquiry
 from aioaudit.sending import Sender
 from aioaudit.stack.code import APPLICATION, Codes
@@ -35,18 +37,6 @@ if TYPE_CHECKING:
     from aioaudit.delivery.records import Created
     from aioaudit.state.cause import Cause
     from aioaudit.state.requests import CancelState, Request
-
-_SCOPES = "anyio._backends._asyncio:CancelScope."
-"""How ``module:qualname`` begins for what anyio's scopes do."""
-
-_OWN_ONLY = frozenset(
-    {
-        "asyncio.timeouts:Timeout.__aexit__",
-        "asyncio.taskgroups:TaskGroup.__aexit__",
-        "asyncio.taskgroups:TaskGroup._aexit",
-    }
-)
-"""What calls ``uncancel()`` for a request of its own, or to give back what it took at once."""
 
 
 class Recorder:
@@ -175,12 +165,9 @@ class Recorder:
         if info.kind != APPLICATION:
             values = variables(frame)
             owner = values.get("self")
-            own_only = info.source in _OWN_ONLY
-            if own_only:
-                since = remaining - getattr(owner, "_cancelling", 0)
-            elif info.source.startswith(_SCOPES):
-                scope = True
-                since = remaining - getattr(owner, "_cancelling_at_enter", 0)
+            own_only = info.source in OWN_ONLY
+            scope = info.source.startswith(SCOPES)
+            since = asked_since(info.source, owner, remaining)
         request = take_back(
             state, None if owner is None else id(owner), known=own_only, scope=scope, since=since
         )
@@ -188,7 +175,7 @@ class Recorder:
             return None
         if since is not None and since <= 0 and request.timed_out and request.owner == id(owner):
             # Nothing else was asked: Timeout.__aexit__ raises a TimeoutError in its place.
-            error = values.get("exc_val")
+            error = values.get(TIMEOUT_ERROR)
             tie = None if error is None else cancellations.tie_of(error)
             if (
                 tie is None

@@ -18,6 +18,7 @@ from contextvars import Context
 from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
 from typing import Any
 
+from aioaudit.cpython import internals
 from aioaudit.cpython.behaviour import LOCALS_ARE_A_VIEW
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.threads import handler_of
@@ -272,7 +273,7 @@ def signal_of(frame: FrameType) -> int | None:
     return None
 
 
-_GIVES_FRAMES = frozenset({"_getframe", "currentframe", "f_back"})
+_GIVES_FRAMES = frozenset({internals.GETFRAME.name, "currentframe", "f_back"})
 """What a function uses that gives its own frame to another one."""
 
 

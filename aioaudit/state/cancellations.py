@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.cpython.frames import getframe
-from aioaudit.cpython.tasks import current_task
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import current_task, fut_waiter, must_cancel
 from aioaudit.events import TaskCancel
 from aioaudit.stack.frames import handled_by
 from aioaudit.state.awaiters import waiters_of
@@ -219,8 +220,8 @@ class Cancellations:
             if id(task) not in self._tasks.born:  # else its end is seen already
                 self.watch(task)
         if not self.deliveries_seen:
-            waiter = getattr(task, "_fut_waiter", None)
-            request.waited = None if waiter is None else reference(waiter)
+            waiter = fut_waiter(task)
+            request.waited = None if waiter is None or waiter is UNKNOWN else reference(waiter)
             if request.times == 1:
                 # Those that await it already wake up before we hear of its end.
                 self.pass_on(waiters_of(task), request)
@@ -243,9 +244,11 @@ class Cancellations:
     def settle(self, task: Any, state: CancelState) -> None:
         """Before 3.12 no delivery is seen: tell from what the task waits for now."""
         first = state.first_open()
-        if first is None or getattr(task, "_must_cancel", False):
+        if first is None or must_cancel(task) is not False:
             return
-        waiter = getattr(task, "_fut_waiter", None)
+        waiter = fut_waiter(task)
+        if waiter is UNKNOWN:
+            return
         if waiter is None or first.waited is None or first.waited() is not waiter:
             state.deliver()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.tasks import exception_of
 from aioaudit.stack.frames import error_site
 from aioaudit.state.places import reference
 from aioaudit.text import clean, describe
@@ -104,7 +105,7 @@ class Failures:
         """The task that ended with *error* first, None where it is not known or gone."""
         entry = self._first.get(id(error))
         other = None if entry is None else entry[0]()
-        return other if getattr(other, "_exception", None) is error else None
+        return other if other is not None and exception_of(other) is error else None
 
     def _request_behind(self, task: Any, error: BaseException) -> Request | None:
         """The request on *task* whose consequence *error* is: a timeout's, a group's."""

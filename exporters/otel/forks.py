@@ -12,10 +12,11 @@ what it uses (queue, connection, exporter) is made anew in a child.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import warnings
 from typing import Any
+
+from aioaudit.cpython.behaviour import FORK_WARNS_OF_THREADS
 
 
 class _OneWarning:
@@ -41,7 +42,7 @@ _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 
 def hush(ours: int) -> None:
     """Keep back the warning of the fork that follows, if *ours* are its only threads beside one."""
-    _warning.armed = sys.version_info >= (3, 12) and ours > 0 and _threads() - ours <= 1
+    _warning.armed = FORK_WARNS_OF_THREADS and ours > 0 and _threads() - ours <= 1
     if _warning.armed and _filter not in warnings.filters:
         # Not by `filterwarnings`: that forgets which warnings were shown once already.
         filters: Any = warnings.filters

@@ -80,7 +80,8 @@ def said(found: list[Finding], subject: str, section: str = "") -> tuple[str, st
     [each] = [
         each
         for each in found
-        if each["subject"].split()[0] == subject and section in ("", each["section"])
+        if subject in (each["subject"], each["subject"].split()[0])
+        and section in ("", each["section"])
     ]
     return each["state"], each["text"]
 
@@ -136,6 +137,9 @@ def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
     assert sites["aiohttp.web_protocol:RequestHandler.connection_lost"] == "there"
     assert libraries["anyio"]["call_sites"]["anyio._backends._asyncio:CancelScope.cancel"]
     assert libraries["asyncio"]["call_sites"]["asyncio.events:Handle._run"] == "there"
+    assert set(libraries["anyio"]["names"].values()) == {"there"}
+    [python] = [each for each in found if each["subject"] == "private names"]
+    assert set(python["names"].values()) == {"there"}
     assert {each["section"] for each in found} == {
         "interpreter",
         "loops",
@@ -211,6 +215,67 @@ def test_a_call_site_that_an_update_removed_is_a_warning(world: World) -> None:
         "2 of 5 call sites there; gone, and told unexplained: pool:Pool._reap, pool.inner:close,"
         " pool:Pool.stop; pool_audit:CALL_SITES of pool-audit 7",
     )
+
+
+def test_a_private_name_that_a_library_has_no_more_is_a_warning_that_says_what_is_lost(
+    world: World,
+) -> None:
+    library = (
+        "class Pool:\n"
+        "    __slots__ = ('_limit',)\n"
+        "    def __init__(self, size):\n"
+        "        self._size = size\n"
+        "    def close(self, job):\n"
+        "        grace = self._limit\n"
+    )
+    world.install("pool", "2.1", pool=library)
+    world.recogniser(
+        "from aioaudit.recognisers import Internal\n"
+        "CALL_SITES = {('pool', 'Pool.close'): explained}\n"
+        "INTERNALS = (\n"
+        "    Internal('_size', 'pool:Pool', 'how many', 'how many there were'),\n"
+        "    Internal('_limit', 'pool:Pool', 'how long', 'how long they had'),\n"
+        "    Internal('_old', 'pool:Pool', 'whether', 'whether it was'),\n"
+        "    Internal('_new', 'pool:Pool', 'whether', 'whether it is', since=(3,)),\n"
+        "    Internal('grace', 'pool:Pool.close', '', '', sort='variable'),\n"
+        "    Internal('hours', 'pool:Pool.close', '', 'how late it was', sort='variable'),\n"
+        "    'no such thing',\n"
+        ")\n"
+    )
+    status, found, stderr = world.doctor()
+    assert (status, stderr) == (1, "")
+    [each] = [each for each in found if each["subject"] == "pool 2.1"]
+    assert each["names"] == {
+        "pool.Pool._size": "there",
+        "pool.Pool._limit": "there",
+        "pool.Pool._old": "gone",
+        "pool.Pool._new": "not in this version",
+        "grace of pool.Pool.close": "there",
+        "hours of pool.Pool.close": "gone",
+    }
+    assert each["text"].startswith("1 of 1 call sites there, 3 of 5 private names; ")
+    text = "missing in pool 2.1; lost: whether it was"
+    assert said(found, "pool.Pool._old") == ("warning", text)
+    text = "missing in pool 2.1; lost: how late it was"
+    assert said(found, "hours of pool.Pool.close") == ("warning", text)
+
+
+def test_a_private_name_that_python_has_no_more_is_a_warning_that_says_what_is_lost(
+    world: World,
+) -> None:
+    (world.packages / "sitecustomize.py").write_text(
+        "import asyncio.base_futures, asyncio.tasks\n"
+        "del asyncio.tasks._PyTask, asyncio.base_futures._future_repr_info\n"
+    )
+    _, found, _ = world.doctor()
+    state, text = said(found, "private names")
+    there, total = map(int, re.findall(r"\d+", text))
+    assert (state, there) == ("warning", total - 3)  # its method is gone with the class
+    version = sys.version.split()[0]
+    text = f"missing in CPython {version}; lost: tasks of the Python class"
+    assert said(found, "asyncio.tasks._PyTask") == ("warning", text)
+    state, text = said(found, "asyncio.base_futures._future_repr_info")
+    assert (state, "lost: nothing; " in text) == ("note", True)
 
 
 def test_what_is_compiled_cannot_be_checked_and_is_no_warning(world: World) -> None:
