@@ -115,6 +115,8 @@ def sparse(tmp_path: Path, bare_environment: Callable[[Path], Path]) -> World:
 def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
     run_python: Runner, tmp_path: Path
 ) -> None:
+    for needed in ("structlog", "opentelemetry.sdk", "uvloop", "aiohttp", "anyio"):
+        pytest.importorskip(needed)
     done = run_python("-m", "aioaudit", "doctor", "--json", AIOAUDIT="jsonl,structlog,otel")
     said_all = [json.loads(line) for line in done.stdout.splitlines()]
     # arq does not go with the redis-py that is tested on newer Pythons, PySide6 is very large.
@@ -154,6 +156,7 @@ def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
 
 
 def test_people_get_columns_and_a_verdict(run_python: Runner) -> None:
+    pytest.importorskip("aiohttp")
     done = run_python("-m", "aioaudit", "doctor")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
@@ -446,6 +449,7 @@ def test_an_exporter_whose_packages_are_missing_names_its_extra(sparse: World) -
 
 
 def test_otel_is_asked_where_it_would_send(world: World) -> None:
+    pytest.importorskip("opentelemetry.sdk")
     environ = {"AIOAUDIT": "otel", "OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"}
     state, text = world.about("otel", **environ)
     assert (state, "OTEL_EXPORTER_OTLP_PROTOCOL='pigeon'" in text) == ("problem", True)

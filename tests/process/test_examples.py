@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
+pytest.importorskip("aiohttp")
+
 EXAMPLES = ROOT / "examples"
 INCIDENTS = ("hang", "reset", "scaled", "left", "swallowed", "sigterm")
 

@@ -114,6 +114,8 @@ print(bad)
 
 @pytest.mark.parametrize("loop", NAMES)
 def test_no_event_needs_an_import(run_python: Runner, tmp_path: Path, loop: str) -> None:
+    for needed in ("uvloop", "anyio"):
+        pytest.importorskip(needed)
     (tmp_path / "app.py").write_text(PROGRAM)
     done = run_python("-W", "ignore", "app.py", "log.jsonl", loop)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
@@ -136,6 +138,7 @@ def test_no_event_needs_an_import(run_python: Runner, tmp_path: Path, loop: str)
 def test_the_tables_of_libraries_are_there_once_the_libraries_are(
     run_python: Runner, tmp_path: Path
 ) -> None:
+    pytest.importorskip("aiojobs")
     (tmp_path / "app.py").write_text(
         "import aiojobs, sys, aioaudit\n"
         "def tables(): return sorted(m for m in sys.modules if m.startswith('aioaudit.recognisers.'))\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from aioaudit.events import AnyEvent, FutureCancel, ProcessEnd, TaskCancel
 
@@ -172,6 +173,7 @@ def scrubbed(text: str) -> str:
 
 
 def test_what_is_called_wrongly_answers_as_without_us(run_python: Runner, tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
     (tmp_path / "app.py").write_text(PROGRAM)
     plain = run_python("app.py")
     audited = run_python("app.py", AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
