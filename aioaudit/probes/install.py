@@ -31,6 +31,7 @@ from aioaudit.cpython.tasks import (
 )
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
+from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.text import say
@@ -215,7 +216,7 @@ class Installation:
         def probe(module: ModuleType) -> None:
             try:
                 recogniser = import_module(registry.module_of(library))
-                recogniser.install(module, self.recorder, self._put_outside)
+                recogniser.install(module, LibraryProbes(self.recorder, self._put_outside))
                 self._versions.settle()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
                 self.recorder.fault(error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -21,13 +21,11 @@ from aioaudit.cpython.internals import UNKNOWN, Internal
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import called
+from aioaudit.recognisers.probing import Probing
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
-from aioaudit.stack.frames import caller, local
+from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.weak import WeakIdMap
-
-if TYPE_CHECKING:
-    from aioaudit.recorder.recorder import Recorder
 
 _TIMEOUTS = "aiotools.timeouts"
 _SCOPES = "aiotools.taskscope"
@@ -224,56 +222,53 @@ PROBES = (
 """What `install` replaces."""
 
 
-def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
-    """Probe the timeouts or the scopes of aiotools, whichever *module* has, with *put*."""
+def install(module: ModuleType, probing: Probing) -> None:
+    """Probe the timeouts or the scopes of aiotools, whichever *module* has."""
     if module.__name__ == _TIMEOUTS:
-        from aioaudit.probes.timeouts import make_reschedule
-
-        timeout = module.Timeout
-        put(timeout, "reschedule", make_reschedule(recorder, vars(timeout)["reschedule"]))
+        probing.put_timeout(module.Timeout)
         return
     _entered.clear()
     _held.clear()
     scope = module.TaskScope
-    put(scope, "_enter_scope", _make_enter(recorder, vars(scope)["_enter_scope"]))
-    put(scope, "_cancel", _make_cancel(recorder, vars(scope)["_cancel"]))
+    probing.put(scope, "_enter_scope", _make_enter(probing, vars(scope)["_enter_scope"]))
+    probing.put(scope, "_cancel", _make_cancel(probing, vars(scope)["_cancel"]))
 
 
-def _make_enter(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _make_enter(probing: Probing, original: Callable[..., Any]) -> Callable[..., Any]:
     """``TaskScope._enter_scope`` that notes the line."""
 
     def _enter_scope(self: Any) -> Any:
         try:
             if self._timeout is not None:
-                found = caller(recorder.state.codes, getframe(1))
+                found = probing.caller(getframe(1))
                 if found is not None:
-                    _entered[self] = found[0].at(found[1]), found[0].source
+                    _entered[self] = found
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
-            recorder.fault(error)
+            probing.fault(error)
         return original(self)
 
     return _enter_scope
 
 
-def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[..., Any]:
     """``TaskScope._cancel``, which stands in for its host's ``cancel``, that notes what it holds back."""
 
     def _cancel(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            if self._shield and not recorder.muted():
-                _note_held(recorder, self, getframe(1))
+            if self._shield and not probing.muted():
+                _note_held(probing, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            recorder.fault(error)
+            probing.fault(error)
         return original(self, *args, **keywords)
 
     return _cancel
 
 
-def _note_held(recorder: Recorder, scope: Any, frame: FrameType) -> None:
+def _note_held(probing: Probing, scope: Any, frame: FrameType) -> None:
     current = current_task()
-    cause = recorder.cause(scope._host_task, frame)
+    cause = probing.cause(scope._host_task, frame)
     if current is not None and not cause.bystander:
-        cause.by = recorder.state.tasks.number(current), recorder.state.tasks.name(current)
+        cause.by = probing.named(current)
     cause.bystander = cause.by is None
     held = _held.get(scope)
     if held is None:

@@ -18,7 +18,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -27,15 +27,13 @@ from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.probing import Probing
 from aioaudit.recognisers.stdlib import seconds
 from aioaudit.recognisers.uncancels import CANCELLING_AT_ENTER
-from aioaudit.stack.frames import caller, local
+from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.text import clean
 from aioaudit.weak import WeakIdMap
-
-if TYPE_CHECKING:
-    from aioaudit.recorder.recorder import Recorder
 
 _BACKEND = "anyio._backends._asyncio"
 _REASON = "scope"
@@ -190,18 +188,18 @@ PROBES = ((_BACKEND, "CancelScope.cancel"), (_BACKEND, "CancelScope._timeout"))
 """What `install` replaces."""
 
 
-def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
-    """Probe the scopes of anyio's asyncio backend, which is *module*, with *put*."""
+def install(module: ModuleType, probing: Probing) -> None:
+    """Probe the scopes of anyio's asyncio backend, which is *module*."""
     _cancelled.clear()
     _entered.clear()
     _delays.clear()
     scope = module.CancelScope
-    put(scope, "__init__", _make_init(recorder, vars(scope)["__init__"]))
-    put(scope, "cancel", _make_cancel(recorder, vars(scope)["cancel"]))
-    put(scope, "_timeout", _make_timeout(recorder, vars(scope)["_timeout"]))
+    probing.put(scope, "__init__", _make_init(probing, vars(scope)["__init__"]))
+    probing.put(scope, "cancel", _make_cancel(probing, vars(scope)["cancel"]))
+    probing.put(scope, "_timeout", _make_timeout(probing, vars(scope)["_timeout"]))
 
 
-def _make_init(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
+def _make_init(probing: Probing, original: Callable[..., None]) -> Callable[..., None]:
     """``CancelScope.__init__``: where the seconds still stand as the program wrote them.
 
     Later there is only the deadline: less the time when the scope is entered, it is short
@@ -216,7 +214,7 @@ def _make_init(recorder: Recorder, original: Callable[..., None]) -> Callable[..
                 if delay is not None:
                     _delays[self] = self._deadline, delay
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
-            recorder.fault(error)
+            probing.fault(error)
 
     return __init__
 
@@ -232,24 +230,24 @@ def _delay(frame: FrameType | None) -> float | None:
     return None
 
 
-def _make_cancel(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[..., Any]:
     """``CancelScope.cancel`` that finds out who calls it."""
 
     def cancel(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            if not self._cancel_called and not recorder.muted():
+            if not self._cancel_called and not probing.muted():
                 reason = keywords.get("reason", args[0] if args else None)
-                _note_cancel(recorder, self, reason, getframe(1))
+                _note_cancel(probing, self, reason, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
-            recorder.fault(error)
+            probing.fault(error)
         return original(self, *args, **keywords)
 
     return cancel
 
 
-def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameType) -> None:
+def _note_cancel(probing: Probing, scope: Any, reason: object, frame: FrameType) -> None:
     current = current_task()
-    cause = recorder.cause(scope, frame, reason)
+    cause = probing.cause(scope, frame, reason)
     if cause.reason in ("explicit", "native", "unknown", "thread"):
         # Code of the program or of a library called: the scope is what cancels the tasks.
         if cause.reason != "thread":
@@ -266,25 +264,25 @@ def _note_cancel(recorder: Recorder, scope: Any, reason: object, frame: FrameTyp
             )
     by = None
     if current is not None and not cause.bystander:
-        by = recorder.state.tasks.number(current), recorder.state.tasks.name(current)
+        by = probing.named(current)
     _cancelled[scope] = _Cancelled(cause, by)
 
 
-def _make_timeout(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _make_timeout(probing: Probing, original: Callable[..., Any]) -> Callable[..., Any]:
     """``CancelScope._timeout``, which is called on entering, by a new deadline, by the timer."""
 
     def _timeout(self: Any) -> Any:
         try:
             if self._deadline != math.inf:
-                _note_entered(recorder, self, getframe(1))
+                _note_entered(probing, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
-            recorder.fault(error)
+            probing.fault(error)
         return original(self)
 
     return _timeout
 
 
-def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
+def _note_entered(probing: Probing, scope: Any, frame: FrameType) -> None:
     if frame.f_code.co_name not in ("__enter__", "deadline"):
         return  # the timer
     deadline, delay = _delays.pop(scope) or (None, 0.0)
@@ -294,6 +292,6 @@ def _note_entered(recorder: Recorder, scope: Any, frame: FrameType) -> None:
     if note is not None:
         note.seconds = seconds(delay)
         return
-    found = caller(recorder.state.codes, frame.f_back)
-    at, source = (None, None) if found is None else (found[0].at(found[1]), found[0].source)
+    found = probing.caller(frame.f_back)
+    at, source = (None, None) if found is None else found
     _entered[scope] = _Entered(at, source, seconds(delay))

@@ -6,14 +6,11 @@ that they are in has been imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aioaudit.recognisers.probing import Probing
 from aioaudit.state.cause import Cause
-
-if TYPE_CHECKING:
-    from aioaudit.recorder.recorder import Recorder
 
 _TASKS = "PySide6.QtAsyncio.tasks"
 
@@ -30,11 +27,6 @@ PROBES = ((_TASKS, "QAsyncioTask.cancel"), (_TASKS, "QAsyncioTask.uncancel"))
 """What `install` replaces."""
 
 
-def install(module: ModuleType, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
-    """Probe the tasks of QtAsyncio, which *module* has, with *put*."""
-    from aioaudit.probes.tasks import make_cancel, make_uncancel
-
-    task = module.QAsyncioTask
-    put(task, "cancel", make_cancel(recorder, task, vars(task)["cancel"]))
-    recorder.state.probe_codes |= {id(task.cancel.__code__)}
-    put(task, "uncancel", make_uncancel(recorder, task, vars(task)["uncancel"]))
+def install(module: ModuleType, probing: Probing) -> None:
+    """Probe the tasks of QtAsyncio, which *module* has."""
+    probing.put_task(module.QAsyncioTask)
