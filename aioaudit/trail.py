@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from aioaudit.chain.build import answer_of, steps_of
-from aioaudit.chain.links import Answer
+from aioaudit.chain.build import Chains, answer_of, completed, from_task
+from aioaudit.chain.links import Answer, Link
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.journal import flush_all
 from aioaudit.events import Event, FutureCancel, TaskCancel
@@ -79,15 +77,8 @@ def _answer(
     *,
     concluded: bool = False,
 ) -> Answer:
-    chain = _numbered(request)
-    by_seq = {event.seq: event for event in chain}
-    steps = steps_of(
-        task,
-        name,
-        chain[0],
-        lambda event: None if event.cause is None else by_seq.get(event.cause),
-        concluded=concluded,
-    )
+    steps = Chains(InMemory()).of(request).steps()
+    steps = from_task(task, name, request.event, steps, concluded=concluded)
     return answer_of(
         task=task,
         name=name,
@@ -99,43 +90,28 @@ def _answer(
     )
 
 
-def _numbered(request: Request) -> list[TaskCancel | FutureCancel]:
-    """The events of a chain, told as if all of them had been logged."""
-    chain: list[Request] = []
-    step: Request | None = request
-    while step is not None and len(chain) < 10_000:
-        chain.append(step)
-        step = step.cause
-    events: list[TaskCancel | FutureCancel] = []
-    for index, each in enumerate(chain):
-        origin = each.origin
-        fields: dict[str, Any] = {f"origin_{key}": None for key in _ORIGIN_KEYS}
-        if origin is not None:
-            fields = {f"origin_{key}": getattr(origin, key) for key in _ORIGIN_KEYS}
-        events.append(
-            msgspec.structs.replace(
-                each.event,
-                seq=index + 1,
-                cause=index + 2 if index + 1 < len(chain) else None,
-                origin=None if origin is None else origin.what,
-                **fields,
-            )
-        )
-    return events
+class InMemory:
+    """Requests as the recorder keeps them; more is known of them than their lines say."""
 
+    def key(self, request: Request) -> int:
+        """They live as long as the one that is asked about."""
+        return id(request)
 
-_ORIGIN_KEYS = (
-    "task",
-    "name",
-    "reason",
-    "source",
-    "at",
-    "by_name",
-    "error",
-    "signal",
-    "seconds",
-    "detail",
-)
+    def event(self, request: Request) -> TaskCancel | FutureCancel:
+        """What is told of it, or would be."""
+        return request.event
+
+    def origin(self, request: Request) -> Link | None:
+        """The next link, where that is no request."""
+        return None if request.origin is None else completed(request.origin, request.event)
+
+    def cause(self, request: Request) -> Request | None:
+        """The request that led to it, whether that is a line or not."""
+        return request.cause
+
+    def missing(self, _request: Request) -> int | None:
+        """None is missing."""
+        return None
 
 
 class Trail:

@@ -22,16 +22,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Asked, Link
+from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Asked, Link, unflatten
 from aioaudit.chain.summary import summarise
 from aioaudit.events import FutureCancel, TaskCancel
 
 Request: TypeAlias = TaskCancel | FutureCancel
 """An event that asks for a cancellation."""
+
+R = TypeVar("R")
+"""A request, in whatever form it is kept."""
 
 Resolve: TypeAlias = Callable[[Request], Request | None]
 """Gives the request that the given one names as its ``cause``; None if it is not known."""
@@ -68,64 +71,83 @@ def own_link(request: Request) -> Link:
 
 
 def origin_link(request: Request) -> Link | None:
-    """The link that *request* carries as its origin, None if it carries none.
+    """The link that *request* carries as its origin, None if it carries none."""
+    origin = unflatten(request)
+    return None if origin is None else completed(origin, request)
+
+
+def completed(origin: Link, request: Request) -> Link:
+    """*origin* of *request*, with what it leaves out because *request* says it.
 
     Plain code that called is the same call as the request, so a ``called``
     origin that leaves something out repeats it from the request.
     """
-    if request.origin is None:
-        return None
-    reason, source = request.origin_reason, request.origin_source
-    at, by_name = request.origin_at, request.origin_by_name
-    if request.origin == "called":
-        reason = reason or request.reason
-        if source is None and at is None:
-            source, at = request.source, request.at
-        by_name = by_name or request.by_name
-    return Link(
-        what=request.origin,
-        task=request.origin_task,
-        name=request.origin_name,
-        reason=reason,
+    if origin.what != "called":
+        return origin
+    source, at = origin.source, origin.at
+    if source is None and at is None:
+        source, at = request.source, request.at
+    return msgspec.structs.replace(
+        origin,
+        reason=origin.reason or request.reason,
         source=source,
         at=at,
-        by_name=by_name,
-        error=request.origin_error,
-        signal=request.origin_signal,
-        seconds=request.origin_seconds,
-        detail=request.origin_detail,
+        by_name=origin.by_name or request.by_name,
     )
 
 
+class Reading(Protocol[R]):
+    """How to read requests, whatever they are: lines of a log, or what is kept in memory."""
+
+    def key(self, request: R) -> int:
+        """A number that is *request*'s alone."""
+        ...
+
+    def event(self, request: R) -> Request:
+        """The event that tells *request*."""
+        ...
+
+    def origin(self, request: R) -> Link | None:
+        """The link that *request* carries as its origin, None if it carries none."""
+
+    def cause(self, request: R) -> R | None:
+        """The request that led to *request*, None where there is none, or where it is missing."""
+
+    def missing(self, request: R) -> int | None:
+        """The ``seq`` of the line that tells that request, should it be missing; None for none."""
+
+
+class Logged:
+    """Requests that are their own events, as a log has them."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        """*resolve* gives the request that the given one names as its cause."""
+        self._resolve = resolve
+
+    def key(self, request: Request) -> int:
+        """The line's number."""
+        return request.seq
+
+    def event(self, request: Request) -> Request:
+        """The line itself."""
+        return request
+
+    def origin(self, request: Request) -> Link | None:
+        """What the line says of it."""
+        return origin_link(request)
+
+    def cause(self, request: Request) -> Request | None:
+        """The line that this one names, if it is there."""
+        return None if request.cause is None else self._resolve(request)
+
+    def missing(self, request: Request) -> int | None:
+        """The number that this line names."""
+        return request.cause
+
+
 def walk(request: Request, resolve: Resolve) -> list[Step]:
-    """The steps from *request* to its root cause; at least one, the request's own."""
-    steps = [Step(own_link(request), request, True)]
-    seen = {id(request)}
-    shown = True  # whether the current request's own link is the last step
-    while True:
-        cause = None if request.cause is None else resolve(request)
-        if cause is not None and id(cause) in seen:
-            cause = None
-        origin = origin_link(request)
-        if origin is not None:
-            steps.append(Step(origin, request, False))
-            if request.cause is None:
-                return steps
-            if cause is None:
-                gap = Link(what="cancelled", reason="unknown", detail=missing(request.cause))
-                steps.append(Step(gap, None, False))
-                return steps
-        elif cause is None:
-            if not shown:  # knowledge ends at this request, so it has to be seen
-                steps.append(Step(own_link(request), request, True))
-            if request.cause is not None:
-                steps[-1] = Step(_ends(steps[-1].link, request.cause), request, True)
-            return steps
-        else:
-            steps.append(Step(own_link(cause), cause, True))
-        shown = origin is None
-        seen.add(id(cause))
-        request = cause
+    """The steps from *request* of a log to its root cause; at least one, the request's own."""
+    return Chains[Request](Logged(resolve)).of(request).steps()
 
 
 class Chain:
@@ -168,54 +190,62 @@ class Chain:
             chain = chain.rest
 
 
-class Chains:
-    """The chains of many requests, each step made once: what `walk` gives, for all of them.
+class Chains(Generic[R]):
+    """The chains of many requests, each step made once for all of them.
+
+    This is the walk from a request to its root: of a log and of what is in memory alike.
 
     Args:
-        resolve: Gives the request that a request names as its cause.
+        reading: How the requests are read.
     """
 
-    def __init__(self, resolve: Resolve) -> None:
-        self._resolve = resolve
+    def __init__(self, reading: Reading[R]) -> None:
+        self._reading = reading
         self._known: dict[tuple[int, bool], Chain] = {}
 
     def clear(self) -> None:
         """Forget them: the requests have changed."""
         self._known.clear()
 
-    def of(self, request: Request) -> Chain:
+    def of(self, request: R) -> Chain:
         """The chain from *request* to its root cause."""
+        reading = self._reading
         known = self._known
-        path: dict[int, tuple[Request, bool]] = {}
-        step: Request | None = request
-        shown = True
+        path: dict[int, tuple[R, Link | None, bool]] = {}
+        step: R | None = request
+        shown = True  # whether the step's own link is to be told
         rest: Chain | None = None
+        # Forth, as far as nothing is known yet.
         while step is not None:
-            rest = known.get((step.seq, shown))
-            if rest is not None or step.seq in path:  # a circle: it ends as if this was missing
+            key = reading.key(step)
+            rest = known.get((key, shown))
+            if rest is not None or key in path:  # a circle: it ends as if this was missing
                 break
-            path[step.seq] = (step, shown)
-            shown = origin_link(step) is None
-            step = None if step.cause is None else self._resolve(step)
-        for each, own in reversed(path.values()):
-            rest = self._extended(each, own, rest)
-            known[each.seq, own] = rest
+            origin = reading.origin(step)
+            path[key] = step, origin, shown
+            # The origin tells the step to the cause better than the cause's own link.
+            shown = origin is None
+            step = reading.cause(step)
+        # And back: each step is put before what follows it.
+        for key, (each, origin, own) in reversed(path.items()):
+            rest = known[key, own] = self._before(rest, each, origin, own)
         assert rest is not None
         return rest
 
-    def _extended(self, request: Request, shown: bool, rest: Chain | None) -> Chain:
-        """The chain of *request*, whose cause has the chain *rest*."""
-        own = Step(own_link(request), request, True)
-        origin = origin_link(request)
+    def _before(self, rest: Chain | None, request: R, origin: Link | None, shown: bool) -> Chain:
+        """The chain of *request*, which carries *origin*, and whose cause has the chain *rest*."""
+        event = self._reading.event(request)
+        lost = self._reading.missing(request) if rest is None else None
+        own = Step(own_link(event), event, True)
         if origin is not None:
-            if rest is None and request.cause is not None:
-                gap = Link(what="cancelled", reason="unknown", detail=missing(request.cause))
+            if lost is not None:
+                gap = Link(what="cancelled", reason="unknown", detail=missing(lost))
                 rest = Chain(Step(gap, None, False), None)
-            rest = Chain(Step(origin, request, False), rest)
+            rest = Chain(Step(origin, event, False), rest)
             return Chain(own, rest) if shown else rest
-        if rest is None:
-            if request.cause is not None:
-                own = Step(_ends(own.link, request.cause), request, True)
+        if rest is None:  # knowledge ends at this request, so it has to be seen
+            if lost is not None:
+                own = Step(_ends(own.link, lost), event, True)
             return Chain(own, None)
         return Chain(own, rest) if shown else rest
 

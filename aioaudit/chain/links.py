@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from aioaudit.events import What
+from aioaudit.events import FutureCancel, TaskCancel, What
 
 AnswerOutcome = Literal["returned", "raised", "cancelled", "pending"]
 
@@ -35,6 +35,50 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     signal: str | None = None
     seconds: float | None = None
     detail: str | None = None
+
+
+def flatten(link: Link, event: TaskCancel | FutureCancel) -> None:
+    """Put what *link* says into the ``origin_*`` keys of *event*, which has nothing in them yet.
+
+    A key that says nothing is left alone: to set one is to pay for it, at every request.
+    """
+    event.origin = link.what
+    event.origin_reason = link.reason
+    event.origin_source = link.source
+    event.origin_at = link.at
+    if link.task is not None:
+        event.origin_task = link.task
+    if link.name is not None:
+        event.origin_name = link.name
+    if link.error is not None:
+        event.origin_error = link.error
+    if link.signal is not None:
+        event.origin_signal = link.signal
+    if link.seconds is not None:
+        event.origin_seconds = link.seconds
+    if link.detail is not None:
+        event.origin_detail = link.detail
+    if link.by_name is not None:
+        event.origin_by_name = link.by_name
+
+
+def unflatten(event: TaskCancel | FutureCancel) -> Link | None:
+    """The link that `flatten` put into *event*, None where it put none."""
+    if event.origin is None:
+        return None
+    return Link(
+        what=event.origin,
+        task=event.origin_task,
+        name=event.origin_name,
+        reason=event.origin_reason,
+        source=event.origin_source,
+        at=event.origin_at,
+        by_name=event.origin_by_name,
+        error=event.origin_error,
+        signal=event.origin_signal,
+        seconds=event.origin_seconds,
+        detail=event.origin_detail,
+    )
 
 
 Became = Literal[

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from aioaudit.chain.build import (
     Chains,
+    Logged,
     Request,
     Step,
     answer_of,
@@ -40,7 +41,7 @@ class Recent:
     def __init__(self, most: int = MOST_REQUESTS) -> None:
         self._most = most
         self._requests: dict[int, Request] = {}
-        self._chains = Chains(self.resolve)
+        self._chains = Chains[Request](Logged(self.resolve))
 
     def add(self, event: Event) -> None:
         """Take note of *event*: to be called with every one, in order."""

@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.chain.build import Chains, Request, Step, answer_of, from_task, steps_of
+from aioaudit.chain.build import Chains, Logged, Request, Step, answer_of, from_task, steps_of
 from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
 from aioaudit.events import (
     NO_FINDINGS,
@@ -92,7 +92,7 @@ class Run:
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
-        self.chains = Chains(self.resolve)
+        self.chains = Chains[Request](Logged(self.resolve))
         self._index: _Index | None = None
 
     def resolve(self, request: Request) -> Request | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from aioaudit.causes.classify import find_cause
+from aioaudit.chain.links import flatten
 from aioaudit.cpython.tasks import current_task
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.identity import timestamp
@@ -20,7 +21,6 @@ from aioaudit.state.requests import CancelState, Request
 from aioaudit.text import message_of
 
 if TYPE_CHECKING:
-    from aioaudit.chain.links import Link
     from aioaudit.place import Place
     from aioaudit.sending import Sender
     from aioaudit.state.cause import Cause
@@ -185,9 +185,9 @@ class Inquiry:
             if logged is not None:
                 event.cause = logged.event.seq
             elif origin is None:
-                origin = root_link(request)
+                origin = request.root.origin
                 if origin is not None:
-                    _tell_origin(event, origin)
+                    flatten(origin, event)
         if origin is not None and origin.by_name is None and origin.what == "called":
             event.origin_by_name = event.by_name
 
@@ -207,7 +207,7 @@ def _made(event: TaskCancel | FutureCancel, cause: Cause) -> Request:
         if request.depth > _DEEPEST:
             # Each end of a task may be the cause of another's for ever.  The log has them all;
             # in memory the chain goes from here to its root.
-            root = root_link(cause.request)
+            root = cause.request.root.origin
             request.cause, request.depth = None, 0
             if root is not None:
                 request.origin = msgspec.structs.replace(root, detail=_by_way_of(root.detail))
@@ -239,34 +239,4 @@ def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
     if cause.detail is not None:
         event.detail = cause.detail
     if cause.origin is not None:
-        _tell_origin(event, cause.origin)
-
-
-def _tell_origin(event: TaskCancel | FutureCancel, origin: Link) -> None:
-    """Put what the link *origin* says into *event*, where it says something: to set is to pay."""
-    event.origin = origin.what
-    event.origin_reason = origin.reason
-    event.origin_source = origin.source
-    event.origin_at = origin.at
-    if origin.task is not None:
-        event.origin_task = origin.task
-    if origin.name is not None:
-        event.origin_name = origin.name
-    if origin.error is not None:
-        event.origin_error = origin.error
-    if origin.signal is not None:
-        event.origin_signal = origin.signal
-    if origin.seconds is not None:
-        event.origin_seconds = origin.seconds
-    if origin.detail is not None:
-        event.origin_detail = origin.detail
-    if origin.by_name is not None:
-        event.origin_by_name = origin.by_name
-
-
-def root_link(request: Request) -> Link | None:
-    """The root of *request*'s chain, for a line whose causes are no lines."""
-    step: Request = request
-    while step.cause is not None:  # at most `_DEEPEST` times
-        step = step.cause
-    return step.origin
+        flatten(cause.origin, event)

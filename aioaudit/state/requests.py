@@ -105,13 +105,19 @@ class Request(msgspec.Struct, eq=False):
         return request
 
     @property
+    def root(self) -> Request:
+        """The request at the root of this one's chain."""
+        request = self
+        while request.cause is not None:  # their number is bounded (`aioaudit.recorder.inquiry`)
+            request = request.cause
+        return request
+
+    @property
     def source(self) -> str | None:
         """``module:qualname`` of the caller at the root of this request's chain."""
-        request = self
-        while request.cause is not None:
-            request = request.cause
-        origin = None if request.origin is None else request.origin.source
-        return origin or request.event.source
+        root = self.root
+        origin = None if root.origin is None else root.origin.source
+        return origin or root.event.source
 
 
 def comes_of(request: Request, cause: Request) -> bool:

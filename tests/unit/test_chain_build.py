@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioaudit.chain.build import Chains, Request, answer_of, inferred, steps_of, walk
-from aioaudit.chain.links import Answer, Link
+from aioaudit.chain.build import (
+    Chains,
+    Logged,
+    Request,
+    Resolve,
+    Step,
+    answer_of,
+    inferred,
+    missing,
+    origin_link,
+    own_link,
+    steps_of,
+    walk,
+)
+from aioaudit.chain.links import Answer, Link, flatten, unflatten
 from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.state.requests import Request as Kept
+from aioaudit.trail import InMemory
 
 BASE: dict[str, Any] = {
     "ts": "2026-11-22T14:02:11.873000Z",
@@ -270,6 +286,42 @@ def test_a_request_that_was_concluded_to_have_ended_the_task_makes_the_answer_pr
         assert inferred(steps) is concluded
 
 
+def step_by_step(request: Request, resolve: Resolve) -> list[Step]:
+    """What the chain of one request is, said plainly: the rule that the real walk is held to."""
+    steps = [Step(own_link(request), request, True)]
+    seen = {id(request)}
+    shown = True  # whether the current request's own link is the last step
+    while True:
+        cause = None if request.cause is None else resolve(request)
+        if cause is not None and id(cause) in seen:
+            cause = None
+        origin = origin_link(request)
+        if origin is not None:
+            steps.append(Step(origin, request, False))
+            if request.cause is None:
+                return steps
+            if cause is None:
+                gap = Link(what="cancelled", reason="unknown", detail=missing(request.cause))
+                steps.append(Step(gap, None, False))
+                return steps
+        elif cause is None:
+            if not shown:  # knowledge ends at this request, so it has to be seen
+                steps.append(Step(own_link(request), request, True))
+            if request.cause is not None:
+                steps[-1] = Step(ended(steps[-1].link, request.cause), request, True)
+            return steps
+        else:
+            steps.append(Step(own_link(cause), cause, True))
+        shown = origin is None
+        seen.add(id(cause))
+        request = cause
+
+
+def ended(link: Link, seq: int) -> Link:
+    detail = missing(seq) if link.detail is None else f"{link.detail}; {missing(seq)}"
+    return msgspec.structs.replace(link, detail=detail)
+
+
 @given(st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), max_size=12))
 def test_chains_that_share_their_ends_are_those_of_each_request_alone(
     made: list[tuple[int, bool, bool]],
@@ -281,11 +333,11 @@ def test_chains_that_share_their_ends_are_those_of_each_request_alone(
             more |= {"origin": "called", "origin_at": f"app.py:{seq}"}
         # A cause comes before what it causes, or its line is missing.
         known[seq] = cancel(seq, seq, cause=cause if cause < seq and cause else cause + 100, **more)
-    chains = Chains(lambda request: known.get(request.cause or 0))
+    chains = Chains[Request](Logged(lambda request: known.get(request.cause or 0)))
     for request in reversed(known.values()):
-        alone = walk(request, lambda each: known.get(each.cause or 0))
+        alone = step_by_step(request, lambda each: known.get(each.cause or 0))
         chain = chains.of(request)
-        assert chain.steps() == alone
+        assert chain.steps() == alone == walk(request, lambda each: known.get(each.cause or 0))
         assert (chain.length, chain.root) == (len(alone), alone[-1])
         assert (chain.guess is not None) == inferred(alone)
         short = chain.steps(4)
@@ -293,7 +345,35 @@ def test_chains_that_share_their_ends_are_those_of_each_request_alone(
         assert inferred(short) == inferred(alone)
 
 
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=12))
+def test_what_is_in_memory_has_the_chain_that_its_lines_have(made: list[tuple[int, bool]]) -> None:
+    logged: dict[int, Request] = {}
+    kept: dict[int, Kept] = {}
+    for seq, (cause, failed) in enumerate(made, 1):
+        above = kept.get(cause)
+        origin = Link(what="failed", task=seq, name=f"T{seq}") if failed or above is None else None
+        event = cancel(seq, seq, cause=None if above is None else cause)
+        kept[seq] = Kept(event, above, None, origin)
+        if origin is not None:
+            flatten(origin, event)
+        logged[seq] = event
+    chains = Chains(InMemory())
+    for seq, request in kept.items():
+        steps = walk(logged[seq], lambda each: logged.get(each.cause or 0))
+        assert chains.of(request).steps() == steps
+
+
+@pytest.mark.parametrize("key", [key for key in Link.__struct_fields__ if key != "what"])
+def test_a_link_lies_flat_in_an_event_and_is_read_back(key: str) -> None:
+    said: Any = {"task": 7, "seconds": 0.5}.get(key, "said")
+    link = Link(what="failed", **{key: said})
+    event = cancel(1, 1)
+    flatten(link, event)
+    assert getattr(event, f"origin_{key}") == said
+    assert unflatten(event) == link
+
+
 def test_a_circle_of_causes_ends() -> None:
     known = {seq: cancel(seq, seq, cause=seq % 3 + 1) for seq in (1, 2, 3)}
-    chains = Chains(lambda request: known.get(request.cause or 0))
+    chains = Chains[Request](Logged(lambda request: known.get(request.cause or 0)))
     assert [chains.of(request).length for request in known.values()] == [3, 2, 1]
