@@ -5,32 +5,17 @@
 
 from types import FrameType
 
-from aioaudit.recognisers import Call, Cause, Link, local
+from aioaudit.recognisers import Call, Cause, local
 
 
 def too_old(frame: FrameType, call: Call) -> Cause:
     """``Pool._reap``, which a timer calls: the job has been running for too long."""
-    at, source = call.waiting()
-    seconds = local(frame, "self").max_age
-    return Cause(
-        reason="workpool.too_old",
-        origin=Link(
-            what="deadline", reason="workpool.too_old", at=at, source=source, seconds=seconds
-        ),
-        at=at,
-        source=source,
-    )
+    return call.by_deadline("workpool.too_old", local(frame, "self").max_age)
 
 
 def closed(frame: FrameType, call: Call) -> Cause:
     """``Pool.close``: somebody closes the pool; the line that does is the application's."""
-    at, source = call.caller(frame)
-    return Cause(
-        reason="workpool.closed",
-        origin=Link(what="called", reason="workpool.closed", at=at, source=source),
-        at=at,
-        source=source,
-    )
+    return call.by_caller("workpool.closed", frame)
 
 
 CALL_SITES = {

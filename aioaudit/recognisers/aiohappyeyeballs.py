@@ -9,7 +9,6 @@ from __future__ import annotations
 from asyncio import CancelledError
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import handled_by, local
 from aioaudit.state.cause import Cause
@@ -21,18 +20,10 @@ def race_left(frame: FrameType, call: Call) -> Cause | None:
     """``staggered_race``: one attempt won, or whoever waited for it was cancelled."""
     error = call.exception
     if isinstance(error, CancelledError) and handled_by(error) is frame:
-        return Cause(reason="awaiter", request=call.request_of(error))
+        return call.by_request("awaiter", error)
     if not local(frame, "winner"):
         return None
-    at, source = call.caller(frame)
-    detail = "another attempt to connect was faster"
-    return Cause(
-        reason=_REASON,
-        origin=Link(what="called", reason=_REASON, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-    )
+    return call.by_caller(_REASON, frame, "another attempt to connect was faster")
 
 
 CALL_SITES = {("aiohappyeyeballs._staggered", "staggered_race"): race_left}

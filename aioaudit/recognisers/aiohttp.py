@@ -27,15 +27,7 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     detail = None
     if error is not None and error.args != ("Connection lost",):
         detail = describe(error)
-    at, source = call.caller(frame)
-    return Cause(
-        reason="disconnect",
-        origin=Link(what="called", reason="disconnect", at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-        bystander=True,
-    )
+    return call.by_caller("disconnect", frame, detail, bystander=True)
 
 
 def connection_closed(frame: FrameType, call: Call) -> Cause | None:
@@ -59,14 +51,7 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
     """``RequestHandler.shutdown``: what still ran when the time for a graceful end was over."""
     timeout = local(frame, "timeout")
     detail = None if timeout is None else f"it had {timeout:g} s to end by itself"
-    at, source = call.caller(frame)
-    return Cause(
-        reason="aiohttp.shutdown",
-        origin=Link(what="called", reason="aiohttp.shutdown", at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-    )
+    return call.by_caller("aiohttp.shutdown", frame, detail)
 
 
 def grace(frame: FrameType, call: Call) -> Cause:
@@ -93,15 +78,8 @@ def total_timeout(frame: FrameType, call: Call) -> Cause:
     seconds = None
     if outer is not None and outer.f_code.co_qualname == "TimeoutHandle.__call__":
         seconds = local(outer, "self")._timeout
-    at, source = call.waiting()
-    return Cause(
-        reason="timeout",
-        origin=Link(what="deadline", reason="timeout", at=at, source=source, seconds=seconds),
-        owner=id(local(frame, "self")),
-        taken_back=True,
-        at=at,
-        source=source,
-        bystander=True,
+    return call.by_deadline(
+        "timeout", seconds, owner=local(frame, "self"), taken_back=True, bystander=True
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.state.cause import Cause
 
@@ -13,13 +12,7 @@ _REASON = "aiojobs.closed"
 
 def job_closed(frame: FrameType, call: Call) -> Cause:
     """``Job._close``: at the line that closed the job, else in the scheduler."""
-    at, source = call.caller(frame)
-    return Cause(
-        reason=_REASON,
-        origin=Link(what="called", reason=_REASON, at=at, source=source),
-        at=at,
-        source=source,
-    )
+    return call.by_caller(_REASON, frame)
 
 
 CALL_SITES = {("aiojobs._job", "Job._close"): job_closed}

@@ -20,7 +20,6 @@ from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN, Internal
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called
 from aioaudit.recognisers.probing import Probing
 from aioaudit.recognisers.stdlib import seconds, timeout_expired
 from aioaudit.stack.frames import local
@@ -74,14 +73,14 @@ def scope_aborted(frame: FrameType, call: Call) -> Cause | None:
     if name in ("_on_timeout", "aclose"):
         return None  # they have entries of their own
     if name not in ("_exit_scope_prep", "_wait_completion"):
-        return called(frame, call, _SCOPE)
+        return call.by_caller(_SCOPE, frame)
     error = local(outer, "exc") or local(outer, "ex")
     return _ended_by(error, local(frame, "self")._host_task, _SCOPE, call)
 
 
 def scope_closed(frame: FrameType, call: Call) -> Cause:
     """``TaskScope.aclose``: its tasks and its body end where it is closed."""
-    return called(frame, call, "aiotools.closed")
+    return call.by_caller("aiotools.closed", frame)
 
 
 def scope_left(frame: FrameType, _call: Call) -> Cause | None:
@@ -99,9 +98,8 @@ def _ended_by(error: BaseException | None, host: Any, reason: str, call: Call) -
     if error is None:
         return None
     if isinstance(error, CancelledError):
-        return Cause(reason=reason, request=call.request_of(error))
-    origin, request = call.failed(host, error)
-    return Cause(reason=reason, origin=origin, request=request)
+        return call.by_request(reason, error)
+    return call.by_failure(reason, host, error)
 
 
 # -- groups ----------------------------------------------------------------------------
@@ -118,14 +116,14 @@ def group_shut_down(frame: FrameType, call: Call) -> Cause | None:
     if name in ("__aexit__", "_wait_completion"):
         error = local(outer, "exc_val") or local(outer, "ex")
         return _ended_by(error, local(frame, "self")._parent_task, _GROUP, call)
-    return called(frame, call, _GROUP)
+    return call.by_caller(_GROUP, frame)
 
 
 def result_cancelled(_frame: FrameType, call: Call) -> Cause | None:
     """``PersistentTaskGroup._task_wrapper``: the task was cancelled, and so is its result."""
     if not isinstance(call.exception, CancelledError):
         return None
-    return Cause(reason=_GROUP, request=call.request_of(call.exception))
+    return call.by_request(_GROUP, call.exception)
 
 
 # -- helpers ---------------------------------------------------------------------------

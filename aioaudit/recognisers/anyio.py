@@ -119,9 +119,8 @@ def child_ended(frame: FrameType, call: Call) -> Cause | None:
     if error is None:
         return None
     if isinstance(error, CancelledError):
-        return Cause(reason=_REASON, request=call.obeyed_by(task))
-    origin, request = call.failed(task, error)
-    return Cause(reason=_REASON, origin=origin, request=request)
+        return call.by_request(_REASON, call.obeyed_by(task))
+    return call.by_failure(_REASON, task, error)
 
 
 def group_left(frame: FrameType, call: Call) -> Cause | None:
@@ -130,22 +129,13 @@ def group_left(frame: FrameType, call: Call) -> Cause | None:
     if error is None:
         return None
     if isinstance(error, CancelledError):
-        return Cause(reason=_REASON, request=call.request_of(error))
-    origin, request = call.failed(local(frame, "self").cancel_scope._host_task, error)
-    return Cause(reason=_REASON, origin=origin, request=request)
+        return call.by_request(_REASON, error)
+    return call.by_failure(_REASON, local(frame, "self").cancel_scope._host_task, error)
 
 
 def connected(frame: FrameType, call: Call) -> Cause:
     """``connect_tcp``: one attempt to connect won, the others are not needed."""
-    at, source = call.caller(frame)
-    reason, detail = "anyio.race", "another attempt to connect was faster"
-    return Cause(
-        reason=reason,
-        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-    )
+    return call.by_caller("anyio.race", frame, "another attempt to connect was faster")
 
 
 CALL_SITES = {

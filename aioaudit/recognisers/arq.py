@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import timer
-from aioaudit.stack.frames import local, signal_name
+from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 _WORKER = "arq.worker"
@@ -21,50 +19,29 @@ def job_timed_out(frame: FrameType, call: Call) -> Cause:
     return timer(frame, call, detail="the timeout of the job")
 
 
-def job_aborted(_frame: FrameType, _call: Call) -> Cause:
+def job_aborted(_frame: FrameType, call: Call) -> Cause:
     """``Worker._cancel_aborted_jobs``: Redis says that some process called ``Job.abort()``."""
-    reason, detail = "arq.aborted", "a process called Job.abort()"
-    return Cause(
-        reason=reason,
-        origin=Link(what="called", reason=reason, detail=detail),
-        detail=detail,
-        bystander=True,
-    )
+    detail = "a process called Job.abort()"
+    return call.by_caller("arq.aborted", None, detail, bystander=True)
 
 
 def worker_closed(frame: FrameType, call: Call) -> Cause:
     """``Worker.close`` of a worker that handles no signals: what still runs is cancelled."""
-    return called(frame, call, "arq.closed")
+    return call.by_caller("arq.closed", frame)
 
 
-def signal_handled(frame: FrameType, _call: Call) -> Cause | None:
+def signal_handled(frame: FrameType, call: Call) -> Cause | None:
     """``Worker.handle_sig``, which the loop calls; on uvloop only its argument says for which signal."""
     if current_task() is not None:
         return None  # called by hand
-    return Cause(
-        reason="signal",
-        origin=Link(
-            what="signal", reason="signal", signal=signal_name(int(local(frame, "signum")))
-        ),
-        bystander=True,
-    )
+    return call.by_signal(local(frame, "signum"))
 
 
-def completion_waited_for(frame: FrameType, _call: Call) -> Cause:
+def completion_waited_for(frame: FrameType, call: Call) -> Cause:
     """``Worker._wait_for_tasks_to_complete``: a signal came, and the time to complete is over."""
     seconds = local(frame, "self")._job_completion_wait
     detail = f"it had {seconds:g} s to end by itself"
-    return Cause(
-        reason="signal",
-        origin=Link(
-            what="signal",
-            reason="signal",
-            signal=signal_name(int(local(frame, "signum"))),
-            detail=detail,
-        ),
-        detail=detail,
-        bystander=True,
-    )
+    return call.by_signal(local(frame, "signum"), detail)
 
 
 CALL_SITES = {

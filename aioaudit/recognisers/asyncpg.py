@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called, waiting_in
+from aioaudit.recognisers.common import waiting_in
 from aioaudit.recognisers.stdlib import cancel_and_wait, timer
 from aioaudit.state.cause import Cause
 
@@ -52,7 +52,7 @@ def waiting(frame: FrameType, call: Call) -> Cause:
 
 def closed(frame: FrameType, call: Call) -> Cause:
     """A pool or a connection is closed, and with it end the tasks that it had beside it."""
-    return called(frame, call, "asyncpg.closed")
+    return call.by_caller("asyncpg.closed", frame)
 
 
 TIMEOUTS = {

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.stack.frames import caller, suspended_in
+from aioaudit.chain.links import Link
+from aioaudit.stack.frames import caller, signal_name, suspended_in
 from aioaudit.state.cause import Cause
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from aioaudit.chain.links import Link
     from aioaudit.events import TaskCancel
     from aioaudit.place import Place
     from aioaudit.state.known import State
@@ -93,3 +93,109 @@ class Call(msgspec.Struct, eq=False):
     def remember_timeout(self) -> None:
         """Tell that the current task will raise TimeoutError because of this call."""
         self.remembered = True
+
+    # -- the four kinds of causes -------------------------------------------------
+
+    def by_caller(
+        self,
+        reason: str,
+        frame: FrameType | None,
+        detail: str | None = None,
+        *,
+        bystander: bool = False,
+    ) -> Cause:
+        """Somebody asked for it: the application's line from *frame* outwards, else the library's.
+
+        Args:
+            reason: Why the library cancels then.
+            frame: Where to look for the caller; None where no line is to be named.
+            detail: Half a sentence for what nothing else says.
+            bystander: Whether the task that runs just now has nothing to do with it.
+        """
+        at, source = (None, None) if frame is None else self.caller(frame)
+        return Cause(
+            reason=reason,
+            origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
+            detail=detail,
+            at=at,
+            source=source,
+            bystander=bystander,
+        )
+
+    def by_deadline(
+        self,
+        reason: str,
+        seconds: float | None = None,
+        line: tuple[str | None, str | None] | None = None,
+        *,
+        detail: str | None = None,
+        owner: object = None,
+        taken_back: bool = False,
+        bystander: bool = False,
+    ) -> Cause:
+        """The time was up.
+
+        Args:
+            reason: Why the library cancels then: ``timeout``, or a word of its own.
+            seconds: How much time there was, where that is known.
+            line: ``at`` and ``source`` of who set the limit; where the victim waits by default.
+            detail: Half a sentence for what nothing else says.
+            owner: The object that takes the request back with ``uncancel()``, if one does.
+            taken_back: Whether that is certain to happen.
+            bystander: Whether the task that runs just now has nothing to do with it.
+        """
+        at, source = self.waiting() if line is None else line
+        return Cause(
+            reason=reason,
+            origin=Link(
+                what="deadline",
+                reason=reason,
+                at=at,
+                source=source,
+                seconds=seconds,
+                detail=detail,
+            ),
+            detail=detail,
+            owner=None if owner is None else id(owner),
+            taken_back=taken_back or owner is not None,
+            at=at,
+            source=source,
+            bystander=bystander,
+        )
+
+    def by_signal(self, signal: int | str, detail: str | None = None) -> Cause:
+        """The signal with this number or name came; whichever task runs had nothing to do with it."""
+        name = signal if isinstance(signal, str) else signal_name(int(signal))
+        return Cause(
+            reason="signal",
+            origin=Link(what="signal", reason="signal", signal=name, detail=detail),
+            detail=detail,
+            bystander=True,
+        )
+
+    def by_request(
+        self, reason: str, request: Request | BaseException | None, owner: object = None
+    ) -> Cause:
+        """Another request led to it.
+
+        Args:
+            reason: How the one led to the other.
+            request: That request, as `obeyed_by` or `made_by` give it, or the CancelledError
+                that delivered it.
+            owner: The object that takes the new request back with ``uncancel()``, if one does.
+        """
+        if isinstance(request, BaseException):
+            request = self.request_of(request)
+        return Cause(reason=reason, request=request, owner=None if owner is None else id(owner))
+
+    def by_failure(
+        self, reason: str, task: Any, error: BaseException, owner: object = None
+    ) -> Cause:
+        """*task* failed with *error*, by itself or because of a request; *owner* as before."""
+        origin, request = self.failed(task, error)
+        return Cause(
+            reason=reason,
+            origin=origin,
+            request=request,
+            owner=None if owner is None else id(owner),
+        )

@@ -5,25 +5,7 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
-from aioaudit.chain.links import Link
-from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import awaited
-from aioaudit.state.cause import Cause
-
-
-def called(
-    frame: FrameType, call: Call, reason: str, detail: str | None = None, *, bystander: bool = False
-) -> Cause:
-    """Somebody asked for it: the application's line from *frame* outwards, else the library's."""
-    at, source = call.caller(frame)
-    return Cause(
-        reason=reason,
-        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-        bystander=bystander,
-    )
 
 
 def waiting_in(task: Any, qualname: str) -> FrameType | None:

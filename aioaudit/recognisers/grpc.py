@@ -23,7 +23,6 @@ from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called
 from aioaudit.stack.frames import awaited, local
 from aioaudit.state.cause import Cause
 
@@ -188,10 +187,9 @@ def call_cancelled(frame: FrameType, call: Call) -> Cause | None:
 def channel_closed(frame: FrameType, call: Call) -> Cause:
     """``Channel._close``: at the line that closed the channel."""
     grace = local(frame, "grace")
-    return called(
-        frame,
-        call,
+    return call.by_caller(
         "grpc.closed",
+        frame,
         f"it had {grace:g} s to end by itself" if grace else None,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called
 from aioaudit.recognisers.stdlib import timer
 from aioaudit.state.cause import Cause
 
@@ -14,7 +13,7 @@ _CONTEXT = "hypercorn.asyncio.worker_context"
 
 def server_ended(frame: FrameType, call: Call) -> Cause:
     """``worker_serve``: its lifespan task ends last, before that what outlived the graceful timeout."""
-    return called(frame, call, "hypercorn.shutdown")
+    return call.by_caller("hypercorn.shutdown", frame)
 
 
 def outlived(frame: FrameType, call: Call) -> Cause:
@@ -25,7 +24,7 @@ def outlived(frame: FrameType, call: Call) -> Cause:
 def idle_timer(frame: FrameType, call: Call) -> Cause:
     """``restart`` and ``stop`` of the task that closes an idle connection: this one is not idle."""
     detail = "the connection is not idle any more, or is closed"
-    return called(frame, call, "hypercorn.timer", detail)
+    return call.by_caller("hypercorn.timer", frame, detail)
 
 
 CALL_SITES = {

@@ -17,7 +17,7 @@ _TASKS = "PySide6.QtAsyncio.tasks"
 
 def passed_on(_frame: FrameType, call: Any) -> Cause | None:
     """``QAsyncioTask.cancel``, which cancels the task that it awaits."""
-    return None if call.nested is None else Cause(reason="awaiter", request=call.nested)
+    return None if call.nested is None else call.by_request("awaiter", call.nested)
 
 
 CALL_SITES = {(_TASKS, "QAsyncioTask.cancel"): passed_on}

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 
 def _disconnected(frame: FrameType, call: Call) -> Cause:
-    at, source = call.caller(frame)
-    return Cause(
-        reason="disconnect",
-        origin=Link(what="called", reason="disconnect", at=at, source=source),
-        at=at,
-        source=source,
-        bystander=True,
-    )
+    return call.by_caller("disconnect", frame, bystander=True)
 
 
 def messages_ended(frame: FrameType, call: Call) -> Cause | None:

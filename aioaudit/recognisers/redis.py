@@ -10,7 +10,7 @@ from types import FrameType
 
 from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called, waiting_in
+from aioaudit.recognisers.common import waiting_in
 from aioaudit.recognisers.stdlib import timer
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -50,7 +50,7 @@ def polled(frame: FrameType, call: Call) -> Cause:
 
 def closed(frame: FrameType, call: Call) -> Cause:
     """Something is closed, and with it end the tasks that redis had beside it."""
-    return called(frame, call, _CLOSED)
+    return call.by_caller(_CLOSED, frame)
 
 
 def background_ended(_frame: FrameType, _call: Call) -> Cause:
@@ -63,14 +63,7 @@ def background_ended(_frame: FrameType, _call: Call) -> Cause:
 
 def run_too_long(frame: FrameType, call: Call) -> Cause:
     """``BackgroundScheduler.run_coro_sync``: a thread waited for a coroutine for too long."""
-    at, source = call.caller(frame)
-    seconds = local(frame, "timeout")
-    return Cause(
-        reason="timeout",
-        origin=Link(what="deadline", reason="timeout", at=at, source=source, seconds=seconds),
-        at=at,
-        source=source,
-    )
+    return call.by_deadline("timeout", local(frame, "timeout"), call.caller(frame))
 
 
 TIMEOUTS = {

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import called
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -30,7 +28,7 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     elif http is not None and http.stage.name == "IDLE":
         detail = "the connection waited for a request"
     reason = "disconnect" if detail is None else _CLOSED
-    cause = called(frame, call, reason, detail, bystander=True)
+    cause = call.by_caller(reason, frame, detail, bystander=True)
     cause.taken_back = True
     return cause
 
@@ -43,45 +41,30 @@ def too_long(frame: FrameType, call: Call) -> Cause:
     stage = local(frame, "stage").name
     limit = _LIMITS.get(stage, "response_timeout")
     reason = "sanic.keepalive" if stage == "IDLE" else "timeout"
-    at, source = call.waiting()
-    return Cause(
-        reason=reason,
-        origin=Link(
-            what="deadline",
-            reason=reason,
-            at=at,
-            source=source,
-            seconds=float(getattr(local(frame, "self"), limit)),
-            detail=limit,
-        ),
-        detail=limit,
-        taken_back=True,
-        at=at,
-        source=source,
-        bystander=True,
-    )
+    seconds = float(getattr(local(frame, "self"), limit))
+    return call.by_deadline(reason, seconds, detail=limit, taken_back=True, bystander=True)
 
 
 def server_ended(frame: FrameType, call: Call) -> Cause:
     """The server stops, and with it end the tasks of the app, and the handlers of websockets."""
-    return called(frame, call, _SHUTDOWN)
+    return call.by_caller(_SHUTDOWN, frame)
 
 
 def event_waited_for(frame: FrameType, call: Call) -> Cause:
     """``Blueprint._event``: one of several apps had the signal, or none in time."""
-    return called(frame, call, "sanic.event", "another wait for the signal has ended")
+    return call.by_caller("sanic.event", frame, "another wait for the signal has ended")
 
 
 def websocket_closed(frame: FrameType, call: Call) -> Cause:
     """What watches over a websocket, and what reads from it, ends with it."""
-    return called(frame, call, _WEBSOCKET, "the websocket was closed", bystander=True)
+    return call.by_caller(_WEBSOCKET, frame, "the websocket was closed", bystander=True)
 
 
 def receive_ended(frame: FrameType, call: Call) -> Cause:
     """``recv`` and ``recv_burst``: closed meanwhile, or cancelled by somebody who is known."""
     request = call.request_of(call.exception)
     if request is not None:
-        return Cause(reason=_WEBSOCKET, request=request)
+        return call.by_request(_WEBSOCKET, request)
     return websocket_closed(frame, call)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
-from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
@@ -19,15 +18,7 @@ from aioaudit.state.cause import Cause
 
 
 def _called(frame: FrameType, call: Call, reason: str, detail: str) -> Cause:
-    at, source = call.caller(frame)
-    return Cause(
-        reason=reason,
-        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-        bystander=True,
-    )
+    return call.by_caller(reason, frame, detail, bystander=True)
 
 
 def _disconnect(frame: FrameType, call: Call) -> Cause:
@@ -103,15 +94,7 @@ def first_complete(frame: FrameType, call: Call) -> Cause:
 
 def polled(frame: FrameType, call: Call) -> Cause:
     """``Request.is_disconnected``: it looks without waiting, by cancelling its own scope first."""
-    at, source = call.caller(frame)
-    reason, detail = "starlette.poll", "is_disconnected() looks without waiting"
-    return Cause(
-        reason=reason,
-        origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-    )
+    return call.by_caller("starlette.poll", frame, "is_disconnected() looks without waiting")
 
 
 _RESPONSES = "starlette.responses"

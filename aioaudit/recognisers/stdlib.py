@@ -20,7 +20,7 @@ from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_timeout
 from aioaudit.stack.code import Explain, NotNowError
-from aioaudit.stack.frames import handled_by, local, signal_name
+from aioaudit.stack.frames import handled_by, local
 from aioaudit.state.cause import Cause
 
 
@@ -92,7 +92,7 @@ def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
     if outer is None or outer.f_code.co_qualname != "wait_for":
         return None
     if isinstance(call.exception, CancelledError):
-        return Cause(reason="awaiter", request=call.request_of(call.exception))
+        return call.by_request("awaiter", call.exception)
     at, source = call.caller(outer.f_back)
     cause = Cause(
         reason="timeout",
@@ -131,13 +131,12 @@ def group_aborted(frame: FrameType, call: Call) -> Cause | None:
     group = local(frame, "self")
     error = local(outer, "exc") or local(outer, "ex") or call.exception
     if isinstance(error, CancelledError):
-        return Cause(reason="task_group", request=call.request_of(error), owner=id(group))
+        return call.by_request("task_group", error, group)
     owner = parent_of(group)
     if error is None or owner is UNKNOWN:
         # It ends, and why is not known: the line that entered it has not asked for it.
         return Cause(reason="task_group", owner=id(group))
-    origin, request = call.failed(owner, error)
-    return Cause(reason="task_group", origin=origin, request=request, owner=id(group))
+    return call.by_failure("task_group", owner, error, group)
 
 
 def group_cancelled(frame: FrameType, call: Call) -> Cause:
@@ -215,24 +214,16 @@ def shutdown(frame: FrameType, call: Call) -> Cause | None:
     )
 
 
-def interrupted(frame: FrameType, _call: Call) -> Cause | None:
+def interrupted(frame: FrameType, call: Call) -> Cause | None:
     """``Runner._on_sigint``: Ctrl-C."""
-    return Cause(
-        reason="signal",
-        origin=Link(what="signal", reason="signal", signal=signal_name(local(frame, "signum"))),
-        bystander=True,
-    )
+    return call.by_signal(local(frame, "signum"))
 
 
 def typed_interrupt(_frame: FrameType, call: Call) -> Cause | None:
     """``python -m asyncio``: Ctrl-C while a statement is awaited."""
     if not isinstance(call.exception, KeyboardInterrupt):
         return None
-    return Cause(
-        reason="signal",
-        origin=Link(what="signal", reason="signal", signal="SIGINT"),
-        bystander=True,
-    )
+    return call.by_signal("SIGINT")
 
 
 def shielded(frame: FrameType, call: Call) -> Cause | None:
@@ -250,7 +241,7 @@ def chained(frame: FrameType, call: Call) -> Cause | None:
     if known is not None:
         return known
     request = call.obeyed_by(local(frame, "source"))
-    return None if request is None else Cause(reason="asyncio.chain", request=request)
+    return None if request is None else call.by_request("asyncio.chain", request)
 
 
 def chain_cancelled(frame: FrameType, call: Call) -> Cause | None:
@@ -278,11 +269,11 @@ def race_left(frame: FrameType, call: Call) -> Cause | None:
     error = call.exception
     if not isinstance(error, CancelledError) or handled_by(error) is not frame:
         return None
-    return Cause(reason="awaiter", request=call.request_of(error))
+    return call.by_request("awaiter", error)
 
 
 def _follows(source: Any, call: Call, reason: str) -> Cause:
-    return Cause(reason=reason, request=call.obeyed_by(source))
+    return call.by_request(reason, call.obeyed_by(source))
 
 
 CALL_SITES: dict[tuple[str, str], Explain] = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.stdlib import shutdown, timer
 from aioaudit.stack.frames import local
@@ -20,14 +19,7 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
     """``Server.shutdown``: what still ran when the time for a graceful end was over."""
     timeout = local(frame, "self").config.timeout_graceful_shutdown
     detail = None if timeout is None else f"it had {timeout:g} s to end by itself"
-    at, source = call.caller(frame)
-    return Cause(
-        reason=_REASON,
-        origin=Link(what="called", reason=_REASON, at=at, source=source, detail=detail),
-        detail=detail,
-        at=at,
-        source=source,
-    )
+    return call.by_caller(_REASON, frame, detail)
 
 
 def grace(frame: FrameType, call: Call) -> Cause:

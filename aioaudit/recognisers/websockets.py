@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.state.cause import Cause
 
@@ -13,14 +12,7 @@ _REASON = "websockets.closed"
 
 def connection_lost(frame: FrameType, call: Call) -> Cause:
     """``Connection.connection_lost``: closed by either side, no pings are needed any more."""
-    at, source = call.caller(frame)
-    return Cause(
-        reason=_REASON,
-        origin=Link(what="called", reason=_REASON, at=at, source=source),
-        at=at,
-        source=source,
-        bystander=True,
-    )
+    return call.by_caller(_REASON, frame, bystander=True)
 
 
 CALL_SITES = {("websockets.asyncio.connection", "Connection.connection_lost"): connection_lost}
