@@ -202,6 +202,10 @@ class CancelState(msgspec.Struct, eq=False):
         calls of ``cancel()`` that still count came since the entry of the block that
         took *request* back (None where no block did): those before are none of its business.
         """
+        # Step 1: of those behind it the first that stands.  ``cancelling()`` is above what it was
+        # at the entry because of them, so the block lets the error go on: ``Timeout.__aexit__``
+        # compares ``uncancel()`` with its ``_cancelling``, ``TaskGroup`` with zero, and gives
+        # back what it took where somebody else asked, too (gh-116720, 3.13).
         found: Request | None = None
         if self.requests[-1] is not request:
             for each in reversed(self.requests):
@@ -211,6 +215,8 @@ class CancelState(msgspec.Struct, eq=False):
                     found = each
         if found is not None or since is None or since <= 0:
             return found
+        # Step 2: of those before it, as many as were counted since the entry: an earlier error
+        # delivered them, and the task was asked again while it cleaned up for that one.
         for each in reversed(self.requests):
             if since <= 0:
                 break
@@ -251,8 +257,13 @@ class CancelState(msgspec.Struct, eq=False):
         Requests made before one delivery are one cancellation; the first of
         them is the one that the task obeys.
         """
+        # ``Task.cancel`` of a task that is to be woken only sets ``_must_cancel``, or cancels what
+        # it awaits (Lib/asyncio/tasks.py; ``_asyncio_Task_cancel_impl`` in Modules/_asynciomodule.c):
+        # a second call before the next step makes no second error.
         first = self.first_open()
         if first is not None:
+            # The step that throws the error clears ``_must_cancel`` (``__step_run_and_handle_result``,
+            # ``task_step_impl``): whatever was asked till then has been delivered with it.
             for request in self.requests:
                 if not (request.absorbed or request.lost):
                     request.delivered = True
@@ -316,6 +327,9 @@ class Tie(msgspec.Struct, eq=False):
         if self.request is None:
             return None
         request = self.request.now
+        # A cancelled future hands its very error to whoever awaits it (``fut_cancelled_exc`` in
+        # Modules/_asynciomodule.c, ``_cancelled_exc`` in Lib/asyncio/futures.py), so that one
+        # error may deliver a request to each of the two.
         if self.beneath is not None and not request.stands:
             return self.beneath.now
         return request

@@ -129,8 +129,13 @@ def _cancelled_by(
     Where the *error* that ended it is known, only what it stands for counts: a
     request that was delivered before may have been swallowed since.
     """
+    # Step 1: the error that left the coroutine is the one that was delivered: a task that ends with
+    # it passes it on as it is (``future_cancel`` after ``CancelledError`` in ``task_step_impl``,
+    # Modules/_asynciomodule.c).  What it stands for now is what was obeyed.
     tie = _tie_of(ties, error)
     request = None if tie is None else tie.now
+    # Step 2: one that nobody delivered was raised by hand.  asyncio takes any for a cancellation
+    # (``except exceptions.CancelledError`` in ``__step_run_and_handle_result``, tasks.py).
     if request is None and by_hand:
         if state is None or not state.requests:
             return None, None
@@ -139,10 +144,13 @@ def _cancelled_by(
             return request, "obeyed"
         return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
     if state is not None:
+        # Step 3: where no error was seen at all, what was on its way has arrived.
         if request is None and error is None:
             request = arrived(state, came_with)
+        # Step 4: it was asked again on the way out.  A coroutine that returns while
+        # ``_must_cancel`` is set ends cancelled all the same ("Task is cancelled right before
+        # coro stops" in tasks.py and in ``task_step_impl``).
         if request is None or not request.stands:
-            # It was asked again on the way out: ``_must_cancel`` was set when the task ended.
             request = state.first_open() or request
     return request, "obeyed"
 
@@ -155,8 +163,11 @@ def arrived(state: CancelState, came_with: Request | None) -> Request | None:
     is not a consequence of one of the task's own, or else the last delivered.  Where
     there is more than one of them it is a conclusion (`CancelState.concluded`).
     """
+    # Step 1: all that was asked since the last delivery is delivered with the first of it.
     standing = [each for each in state.requests if each.stands]
     request = state.deliver()
+    # Step 2: or nothing was: then the error came out of what the task awaited, unless that was
+    # cancelled by the task's own ``cancel()`` (``_fut_waiter.cancel()`` in ``Task.cancel``).
     inherited = came_with or (state.inherited if state.reaching else None)
     own = None
     if inherited is not None:
@@ -166,6 +177,7 @@ def arrived(state: CancelState, came_with: Request | None) -> Request | None:
         return request
     if inherited is not None and own is None:
         return inherited
+    # Step 3: nothing is new; the error is that of a request which was delivered before.
     current = state.current
     if own is not None and (current is None or not current.now.stands):
         current = own
@@ -216,8 +228,11 @@ def take_back(
         since: How many calls of ``cancel()`` that count were made since that object's
             block was entered; None where no block is known.
     """
+    # ``uncancel()`` counts down and says not for whom (``Task.uncancel``, Lib/asyncio/tasks.py);
+    # since 3.13 it takes ``_must_cancel`` away, too, once it comes to zero.
     requests = state.requests
     chosen = None
+    # Step 1: a timeout, group or scope takes back its own request, the last one.
     if owner is not None:
         # Not by a generator: making its function where memory runs out breaks CPython (test_memory).
         for each in reversed(requests):
@@ -228,6 +243,7 @@ def take_back(
             return _take_over(state, owner, since)
         if chosen is None and known:
             return None
+    # Step 2: code of the program means what it has caught: the last that nobody else will take back.
     if chosen is None:
         left = [each for each in requests if not each.absorbed]
         # Timeouts, groups and scopes take care of their own.
