@@ -134,7 +134,7 @@ class Installation:
         recorder.state.cancellations.deliveries_seen = self._monitor is not None
         if self._monitor is not None:
             self._monitored = ends.Monitored(recorder, self._monitor, called_back.watch_end)
-            self._follow = self._monitored.follow
+            self._follow = recorder.state.births.follow = self._monitored.follow
             recorder.state.cancellations.watch = self._monitored.watch
             recorder.state.cancellations.under_way = self._monitored.under_way
             recorder.rules.watch_next = self._monitored.watch_next

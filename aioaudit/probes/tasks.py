@@ -8,31 +8,25 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, CoroutineType, FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
 from aioaudit.cpython.frames import getframe, module_at
-from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import (
     ORIGIN_IS_SHOWN,
     PYTHON_TASKS,
-    current_task,
     is_begun,
     of_c,
     origin_of,
 )
-from aioaudit.delivery.records import Created, Kind, event_of
+from aioaudit.delivery.records import Created, event_of
 from aioaudit.events import TaskCreate
-from aioaudit.place import Place
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.stack.code import APPLICATION, CodeInfo
-from aioaudit.stack.frames import caller
 
 _MISSING: Any = object()
 _OWN_FOLDER = str(Path(__file__).parent) + os.sep
-_MOST_KINDS = 10_000
 _MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 """Where the functions live that make a task for their caller with ``loop.create_task()``."""
 
@@ -271,7 +265,6 @@ class _Births:
     ) -> None:
         self.recorder = recorder
         self.sender = recorder.sender
-        self.places = recorder.state.places
         self.tasks = recorder.state.tasks
         self.put = recorder.sender.sinks.put
         self._original = original
@@ -293,7 +286,7 @@ class _Births:
             keywords["context"] = contextvars.copy_context()
         made = self._begin(coro, keywords["loop"], keywords["name"], frame)
         if made is not None and eager:
-            self._finish(task, made)
+            self.recorder.on_created(task, made)
         try:
             self._original(task, coro, **keywords)
         except BaseException:
@@ -309,16 +302,16 @@ class _Births:
         if not made.name:
             made.name = task.get_name()
         if not eager:
-            self._finish(task, made)
+            self.recorder.on_created(task, made)
         self._see_end(task, made, keywords["context"])
 
     def note(self, task: Any, coro: Any, loop: Any, name: Any, frame: FrameType) -> None:
         """Note *task*, which is made already."""
-        made = self._created(coro, loop, name, frame)
+        made = self.recorder.on_create(coro, loop, name, frame)
         if made is not None:
             if not made.name:
                 made.name = task.get_name()
-            self._finish(task, made)
+            self.recorder.on_created(task, made)
             self._see_end(task, made, None)
         else:
             self._forget(task)
@@ -331,7 +324,7 @@ class _Births:
     def _begin(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
         """Before the construction: for eager tasks, and where hooks may object."""
         try:
-            made = self._created(coro, loop, name, frame)
+            made = self.recorder.on_create(coro, loop, name, frame)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
             self.recorder.fault(error)
             return None
@@ -347,72 +340,9 @@ class _Births:
                 raise
         return made
 
-    def _created(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
-        place = self.places.place(loop if loop is not None else running_loop())
-        if place.muted:
-            return None
-        current = current_task()
-        return Created(
-            self.sender.seq("task.create"),
-            self.tasks.next_number(),
-            time.time_ns(),
-            self._kind(place, coro, frame),
-            name if isinstance(name, str) else "",
-            None if current is None else self.tasks.number(current),
-        )
-
     def _forget(self, task: Any) -> None:
         """What is known of an earlier task that had the address of *task* is not about this one."""
         self.tasks.born.pop(id(task), None)
-
-    def _finish(self, task: Any, made: Created) -> None:
-        if self._tell:
-            self.put(made)
-        self.tasks.states.pop(id(task), None)
-        self.tasks.born[id(task)] = made
-
-    def _kind(self, place: Place, coro: Any, frame: FrameType) -> Kind:
-        found = caller(self.recorder.state.codes, frame)
-        # Cython's coroutines have a code, too, but nothing of theirs runs it.
-        runs = coro.cr_code if type(coro) is CoroutineType else None
-        code, offset = (None, 0) if found is None else found
-        if runs is None:
-            # Nothing tells one of these from another: each is a kind of its own.
-            return Kind(place, self.tasks.coro_name(coro), None, code, offset)
-        site = None if code is None else code.code
-        direct = site is frame.f_code and offset == frame.f_lasti
-        key = (code, offset, id(runs), direct)
-        kinds = self.places.kinds
-        kind = kinds.get(key)
-        new = kind is None or kind.place is not place
-        if kind is None or new:
-            if len(kinds) >= _MOST_KINDS:
-                kinds.clear()
-            if self._follow is not None:
-                self._follow(coro, runs)
-            kind = kinds[key] = Kind(place, self.tasks.coro_name(coro), runs, code, offset)
-            kind.go_with(runs, kinds, key)
-        if code is None or site is None:
-            return kind
-        # Instructions lie inside their code, so the sum is the address of one.
-        address = id(site) + offset
-        tables = self._sites_of(code, direct=direct)
-        for table in tables:
-            table[address] = kind
-            if new:
-                kind.go_with(runs, table, address)
-                kind.go_with(site, table, address)
-        return kind
-
-    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[dict[int, Kind]]:
-        """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""
-        tables: list[dict[int, Kind]] = []
-        if code.kind == APPLICATION:
-            # A library's line says nothing: whose behalf it acts on, the stack tells.
-            tables.append(self.tasks.sites)
-        if direct:
-            tables.append(self.tasks.direct_sites)
-        return tables
 
 
 def hide(recorded: Any) -> None:

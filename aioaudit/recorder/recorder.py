@@ -2,8 +2,9 @@
 
 The probes (`aioaudit.probes`) stand inside asyncio and call in here.  For each of the four
 things that happen to a task there is one method, which reads from top to bottom:
-`on_cancel` (and `on_future_cancel`), `on_uncancel`, `on_end`; what is made is noted by the
-probe itself, on the hottest path of all (`aioaudit.probes.tasks`).  What is known lies in
+`on_create`, `on_cancel` (and `on_future_cancel`), `on_uncancel`, `on_end`.  A task that a line
+makes again is noted by the probe itself, on the hottest path of all (`aioaudit.probes.tasks`),
+and so is one that just returns (`aioaudit.probes.ends`).  What is known lies in
 `State`, why something is cancelled is found out by `Inquiry`, what went wrong by `Rules`, and
 the `Sender` gives events to whoever hears them.
 """
@@ -17,6 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.cpython.groups import TIMEOUT_ERROR
+from aioaudit.cpython.loops import running_loop
+from aioaudit.cpython.tasks import current_task
+from aioaudit.delivery.records import Created
 from aioaudit.delivery.records import lifetime as lifetime_of
 from aioaudit.events import Outcome, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
@@ -34,7 +38,6 @@ from aioaudit.state.verdict import lose_propagated, take_back, verdict
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
-    from aioaudit.delivery.records import Created
     from aioaudit.state.cause import Cause
     from aioaudit.state.requests import CancelState, Request
 
@@ -83,6 +86,34 @@ class Recorder:
         """Hear nothing more: the interpreter is going down."""
         self.sender.deaf = True
         self.state.cancellations.over = True
+
+    # -- tasks are made -----------------------------------------------------------
+
+    def on_create(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
+        """*frame* makes a task to run *coro* in *loop*: what is known of it before it is made.
+
+        None where that is to be left alone.  Once the task is there, `on_created` is to be called.
+        """
+        known = self.state
+        place = known.places.place(loop if loop is not None else running_loop())
+        if place.muted:
+            return None
+        current = current_task()
+        return Created(
+            self.sender.seq("task.create"),
+            known.tasks.next_number(),
+            time.time_ns(),
+            known.births.kind(place, coro, frame),
+            name if isinstance(name, str) else "",
+            None if current is None else known.tasks.number(current),
+        )
+
+    def on_created(self, task: Any, made: Created) -> None:
+        """*task* is the one that `on_create` has *made* known."""
+        if "task.create" in self.sender.wanted:
+            self.sender.sinks.put(made)
+        self.state.tasks.states.pop(id(task), None)  # of an earlier one at that address
+        self.state.tasks.born[id(task)] = made
 
     # -- cancel() -----------------------------------------------------------------
 
