@@ -2,7 +2,8 @@
 
 The SDK's own batch processor is not used for spans that we send ourselves: its
 thread lives as long as the process (a fork brings a warning, and a child gets
-one at once), and neither its flush nor what it drops can be bounded or counted.
+one at once), its flush does not heed its timeout, and what it drops it tells
+nobody but, in newer versions, metrics of its own.
 """
 
 from __future__ import annotations
