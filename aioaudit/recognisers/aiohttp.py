@@ -1,4 +1,4 @@
-"""aiohttp's calls of ``cancel()``: its server (3.8 to 3.14) and the timeouts of its client.
+"""aiohttp's calls of ``cancel()``: its server (3.11 to 3.14) and the timeouts of its client.
 
 What stands in aiohttp/web_protocol.py, web.py and helpers.py is read here.  The
 limits for connecting are `asyncio.Timeout`s, which need no explanation of their own; the

@@ -1,4 +1,4 @@
-"""aiojobs' calls of ``cancel()``: a job or its scheduler is closed (aiojobs 1.0 to 1.4)."""
+"""aiojobs' calls of ``cancel()``: a job or its scheduler is closed (aiojobs 1.2 to 1.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""aiotools' calls of ``cancel()``: its timeouts, scopes and groups (aiotools 2.0 to 2.2).
+"""aiotools' calls of ``cancel()``: its timeouts, scopes and groups (aiotools 2.2).
 
 Which line entered a timeout or a scope, and who cancelled the host of a scope that holds
 cancellations back, is on no stack when they cancel: three methods are probed for it, once the

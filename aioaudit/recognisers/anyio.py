@@ -1,4 +1,4 @@
-"""anyio's calls of ``cancel()``: scopes and task groups on asyncio (anyio 4.0 to 4.16).
+"""anyio's calls of ``cancel()``: scopes and task groups on asyncio (anyio 4.6 to 4.16).
 
 A scope calls ``cancel()`` on a task again and again until the task has left it, most of
 the time from a callback of its own, when nothing on the stack says any more who

@@ -1,4 +1,4 @@
-"""arq's calls of ``cancel()``: jobs that are aborted, or end with their worker (arq 0.25 to 0.28)."""
+"""arq's calls of ``cancel()``: jobs that are aborted, or end with their worker (arq 0.26 to 0.28)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""asgiref's calls of ``cancel()``: its own timeout (asgiref 3.0 to 3.13).
+"""asgiref's calls of ``cancel()``: its own timeout, and the end of a loop (asgiref 3.8 to 3.13).
 
 `sync_to_async` cancels what runs inside its thread while it handles its own
 cancellation, which is told as such without any help.
@@ -11,6 +11,7 @@ from types import FrameType
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.stdlib import shutdown
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -25,8 +26,13 @@ def timed_out(frame: FrameType, _call: Call) -> Cause:
     )
 
 
-CALL_SITES = {("asgiref.timeout", "timeout._cancel_task"): timed_out}
-"""Call sites by module and qualified name."""
+_END = ("asgiref.sync", "AsyncToSync._run_event_loop")
+
+CALL_SITES = {("asgiref.timeout", "timeout._cancel_task"): timed_out, _END: shutdown}
+"""Call sites by module and qualified name; the second does what ``asyncio.run`` does at its end."""
+
+VERSIONS = {_END: "<3.9"}
+"""The versions that have a call site, where not all do: later ones call ``asyncio.run``."""
 
 INTERNALS = (
     Internal(

@@ -16,7 +16,7 @@ import time
 import weakref
 from asyncio import CancelledError
 from collections.abc import Iterator
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import Any
 
 from aioaudit.chain.links import Link
@@ -118,7 +118,9 @@ def _context_and_server(coro: Any) -> tuple[Any, Any]:
 def _held_by(coro: Any) -> Iterator[Any]:
     """What the compiled coroutines from *coro* inwards hold: their variables live in a closure."""
     for step in awaited(coro):
-        if type(step).__module__.startswith("_cython"):
+        if (
+            type(step) is not CoroutineType
+        ):  # Cython's own class; before 3.0 by the name of Python's
             for closure in gc.get_referents(step):
                 if type(closure).__name__.startswith("__pyx_scope_struct"):
                     yield from gc.get_referents(closure)

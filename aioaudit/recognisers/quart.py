@@ -1,4 +1,4 @@
-"""Quart's calls of ``cancel()``: clients that leave (Quart 0.19 to 0.23)."""
+"""Quart's calls of ``cancel()``: clients that leave (Quart 0.20 to 0.23)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Starlette's calls of ``cancel()``: answers that race with their client, and ends of such races.
 
-Starlette (0.27 to 1.x) runs what it sends beside what waits for the client to leave, in
+Starlette (0.37 to 1.10) runs what it sends beside what waits for the client to leave, in
 a task group of anyio, and cancels its scope when either is done.  A server says that the
 client went away once the whole response was sent, too: that is no disconnect, and
 what produced the body tells the two apart.
@@ -112,6 +112,9 @@ CALL_SITES = {
     ("starlette.requests", "Request.is_disconnected"): polled,
 }
 """Call sites by module and qualified name."""
+
+VERSIONS = {(_RESPONSES, "FileResponse.__call__.<locals>.stream_file"): ">=1.8"}
+"""The versions that have a call site, where not all do: older ones do not watch who gets a file."""
 
 INTERNALS = (
     Internal(

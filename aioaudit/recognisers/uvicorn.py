@@ -1,4 +1,4 @@
-"""Uvicorn's calls of ``cancel()``: requests that outlive the shutdown, and tasks left at its end.
+"""Uvicorn's calls of ``cancel()``: requests that outlive the shutdown, and tasks left at its end (0.23 to 0.54).
 
 A client that leaves is no call of uvicorn's: it only tells the application.
 """
@@ -32,6 +32,9 @@ CALL_SITES = {
     ("uvicorn._compat", "_cancel_all_tasks"): shutdown,
 }
 """Call sites by module and qualified name; the second stands in for asyncio.run before 3.12."""
+
+VERSIONS = {("uvicorn._compat", "_cancel_all_tasks"): ">=0.36"}
+"""The versions that have a call site, where not all do."""
 
 TIMEOUTS = {("uvicorn.server", "Server.shutdown"): grace}
 """The function that enters a timeout, by module and qualified name."""

@@ -144,7 +144,7 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
                 raise
 
     def stop(scope: Any) -> None:
-        scope.cancel("not wanted any more")  # LINE the_scope
+        scope.cancel()  # LINE the_scope
 
     async def page(helpers: list[asyncio.Task[None]], limits: list[asyncio.Timeout]) -> None:
         async with asyncio.timeout(1000) as limit:  # LINE the_timeout

@@ -115,6 +115,21 @@ def test_what_runs_inside_sync_to_async_is_cancelled_because_its_caller_is(trail
     assert chain[0]["name"] == "inside"
 
 
+def test_what_is_left_in_the_loop_of_async_to_sync_ends_with_that_loop() -> None:
+    async def leaves() -> None:
+        tasks.append(asyncio.create_task(hang(), name="left"))
+        await asyncio.sleep(0)
+
+    tasks: list[Any] = []
+    with aioaudit.recording() as trail:
+        asgiref_sync.async_to_sync(leaves)()
+    chain = links(trail.why("left"))
+    assert [(link["what"], link["reason"]) for link in chain] == [
+        ("cancelled", "shutdown"),
+        ("shutdown", "shutdown"),
+    ]
+
+
 def test_a_job_that_is_closed_names_the_line_that_closed_it(trail_of: Any) -> None:
     async def scenario() -> None:
         scheduler = aiojobs.Scheduler()
