@@ -328,14 +328,14 @@ TABLE = (
         OTEL_TASKS_VARIABLE,
         "otel_tasks",
         _otel_tasks_of,
-        "which tasks are [spans](opentelemetry.md#settings)",
+        "which tasks are [spans](opentelemetry-reference.md#settings)",
         DEFAULT_OTEL_TASKS,
     ),
     Variable(
         OTEL_STATUS_VARIABLE,
         "otel_status",
         _otel_status_of,
-        "which of those spans are [errors](opentelemetry.md#settings)",
+        "which of those spans are [errors](opentelemetry-reference.md#settings)",
         OTEL_STATUSES[0],
     ),
 )

@@ -1,6 +1,6 @@
 """What auditing costs a program, as ratios to the same program without it.
 
-    python benchmarks/overhead.py [--rounds N] [CASE...]
+    python benchmarks/overhead.py [--rounds N] [--history FILE] [CASE...]
 
 Each way of being audited has a process of its own (`benchmarks/worker.py`), and they
 take turns, a short round each, in an order that changes.  A ratio is formed within
@@ -10,11 +10,15 @@ included.  Absolute times are not shown, they say more of the machine.
 
 Every case has its zeros beside it: a Python that does not see the package
 ("nothing installed"), the package installed and off, on with nobody listening.
+
+``--history`` appends the ratios to a file, one line of JSON for each run of this
+program: `make bench` does, to `benchmarks/history.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -25,6 +29,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
@@ -35,6 +40,9 @@ NOTHING = "nothing installed"
 OFF = "off"
 LIBRARIES = ", libraries imported"
 EXPORTERS = ("memory", "logging", "structlog", "otel")
+
+RATIOS: dict[str, dict[str, float]] = {}
+"""Every ratio that was shown: by case, then by way."""
 
 
 class Worker:
@@ -102,6 +110,31 @@ def ratio(turns: list[dict[str, float]], way: str, zero: str) -> float:
     return statistics.median(turn[way] / turn[zero] for turn in turns)
 
 
+def show_ratio(case: str, way: str, found: float, target: str, *, met: bool | None) -> None:
+    """Show a ratio, and keep it for the history."""
+    RATIOS.setdefault(case, {})[way] = round(found, 3)
+    show(case, way, f"{found:.2f}", target, met=met)
+
+
+def append_history(path: Path, rounds: int) -> None:
+    """Append what this run has found to the file at *path*.
+
+    Differences in microseconds, bytes and milliseconds are left out: they say more of
+    the machine than of the version.
+    """
+    from aioaudit.version import __version__  # of the one that is measured
+
+    line = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": __version__,
+        "python": f"{sys.implementation.name} {sys.version.split()[0]}",
+        "rounds": rounds,
+        "ratios": RATIOS,
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def compare(
     case: str, name: str, size: int, rounds: int, targets: dict[str, float | None], zero: str = OFF
 ) -> None:
@@ -109,11 +142,9 @@ def compare(
     turns = take_turns(name, [zero, *targets], size, rounds)
     for way, target in targets.items():
         found = ratio(turns, way, zero)
-        if target is None:
-            show(case, way, f"{found:.2f}")
-        else:
-            # To the precision that is printed: a zero is met by one that is as good as it.
-            show(case, way, f"{found:.2f}", f"{target:.2f}", met=round(found, 2) <= target)
+        # To the precision that is printed: a zero is met by one that is as good as it.
+        met = None if target is None else round(found, 2) <= target
+        show_ratio(case, way, found, "" if target is None else f"{target:.2f}", met=met)
 
 
 def tasks(rounds: int) -> None:
@@ -204,13 +235,8 @@ def recognisers(rounds: int) -> None:
             (turn["jsonl" + LIBRARIES] / turn[OFF + LIBRARIES]) / (turn["jsonl"] / turn[OFF])
             for turn in turns
         )
-        show(
-            f"recognisers not needed: {name}",
-            "jsonl",
-            f"{quotient:.2f}",
-            "1.02",
-            met=quotient < 1.025,
-        )
+        case = f"recognisers not needed: {name}"
+        show_ratio(case, "jsonl", quotient, "1.02", met=quotient < 1.025)
 
 
 # -- HTTP ---------------------------------------------------------------------------------------
@@ -259,10 +285,10 @@ def http(rounds: int) -> None:
                 server.end()
         for way, target in (("no listener", None), ("jsonl", 0.95)):
             found = ratio(turns, way, OFF)
-            show(
+            show_ratio(
                 f"HTTP requests per second, aiohttp, {flavour}",
                 way,
-                f"{found:.2f}",
+                found,
                 "" if target is None else f"{target:.2f}",
                 met=None if target is None else round(found, 2) >= target,
             )
@@ -343,6 +369,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=40, help="turns of each way (default: 40)")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="append the ratios to FILE")
     given = parser.parse_args()
     for case in given.cases:
         if case not in CASES:
@@ -353,6 +380,8 @@ def main() -> None:
     show("case", "way", "measured", "at most")
     for case in given.cases or CASES:
         CASES[case](given.rounds)
+    if given.history is not None:
+        append_history(given.history, given.rounds)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,31 @@ How a document is read, from top to bottom, in a folder of its own:
 - any other ``python`` block is run; a ``text`` block right after it is what it prints;
 - in a ``console`` block what follows ``$`` is typed into a terminal that is 100 columns wide, and
   the rest is what appears;
+- a command that ends in ``&`` goes on while the next ones are typed, once it answers at the
+  port that the page names; ``kill %1`` is SIGTERM to it, and waits for its end;
 - a ``json`` block holds lines of a log; ``toml`` blocks say what a package registers;
+- ``ini``, ``yaml`` and ``dockerfile`` blocks whose first line is ``# NAME`` are files of that name;
 - ``sh`` blocks are not run: they install things.
 
-``<!-- since 3.12 -->`` before a block leaves it out on older Pythons.
+``<!-- since 3.12 -->`` before a block leaves it out on older Pythons.  ``<!-- needs NAME ... -->``
+says which modules and commands a page needs: where one is not there, the page is skipped.  Where a
+page says 8000 or 6379, any free port is used.
 """
 
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import re
+import shutil
+import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,8 +46,13 @@ from aioaudit.chain.links import Link
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*DOCS, ROOT / "CHANGELOG.md"]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*DOCS, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
+
+FILES = ("python", "ini", "yaml", "dockerfile")
+"""The languages of blocks that may be files."""
+PATIENCE = 60
+"""Seconds until a program that was started has to answer."""
 
 BLOCK = re.compile(
     r"(?:<!-- since (?P<since>\d\.\d+) -->\s*?\n)?"
@@ -57,7 +72,13 @@ VOLATILE = [
     (r'("p?pid":|pid |aioaudit-)\d+', r"\1PID"),
     (r"cpython \d\.\d+\.\d+", "cpython VERSION"),
     (r'(?<=[ "])/[^ "]*/(?=\w+\.(py|jsonl))', ""),
+    (r"\b\d+\.\d+s\b", "SECONDS"),  # pytest's
 ]
+
+
+def name_of(document: Path) -> str:
+    """The name of *document* in the names of tests."""
+    return document.relative_to(ROOT).with_suffix("").as_posix()
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,47 @@ class Reader:
         path = f"{tools}:{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIOAUDIT", "PYTHON"))}
         self.environ = kept | {"PATH": path, "TERM": "xterm", "NO_COLOR": "1"}
+        self.port = free_port()
+        self.serves = False
+        self.background: list[subprocess.Popen[bytes]] = []
+
+    def of_this_run(self, text: str) -> str:
+        """*text* with a port that nobody else uses."""
+        mine, times = re.subn(r"\b(8000|6379)\b", str(self.port), text)
+        self.serves |= times > 0
+        return mine
+
+    def start(self, command: str) -> None:
+        """Let *command* run in the background; wait until it answers, if the page names a port."""
+        command = self.of_this_run(command)
+        log = self.folder.parent / f"background-{len(self.background)}.log"
+        with log.open("wb") as out:
+            started = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec env {command}"],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.background.append(started)
+        until = time.monotonic() + PATIENCE
+        while self.serves and not answers(self.port):
+            assert started.poll() is None, log.read_text()
+            assert time.monotonic() < until, f"nothing answers: {command}"
+            time.sleep(0.05)
+
+    def stop(self, program: subprocess.Popen[bytes]) -> None:
+        """End *program*, which runs in the background, as ``kill %1`` does."""
+        program.send_signal(signal.SIGTERM)
+        program.wait(PATIENCE)
+
+    def stop_all(self) -> None:
+        """End what still runs in the background."""
+        for program in self.background:
+            if program.poll() is None:
+                program.kill()
+                program.wait(PATIENCE)
 
     def run(self, program: str) -> str:
         """What *program* prints."""
@@ -127,6 +189,14 @@ class Reader:
 
     def type(self, command: str) -> str:
         """What *command* makes appear on a terminal of 100 columns."""
+        if command.endswith(" &"):
+            self.start(command.removesuffix(" &"))
+            return ""
+        job = re.fullmatch(r"kill %(\d)", command)
+        if job is not None:
+            self.stop(self.background[int(job[1]) - 1])
+            return ""
+        command = self.of_this_run(command)
         ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
         with subprocess.Popen(
@@ -159,22 +229,57 @@ def commands(body: str) -> Iterator[tuple[str, str]]:
         yield command, shown
 
 
-@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.stem)
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens at *port*."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def lacking(document: Path) -> list[str]:
+    """What *document* needs that is not there."""
+    found = re.search(r"^<!-- needs (.+) -->$", document.read_text(), re.MULTILINE)
+    names = found[1].split() if found is not None else []
+    return [
+        name
+        for name in names
+        if shutil.which(name) is None and importlib.util.find_spec(name) is None
+    ]
+
+
+@pytest.mark.parametrize("document", DOCS, ids=name_of)
 def test_what_a_document_shows_happens(document: Path, audited_python: str, tmp_path: Path) -> None:
-    if document.stem == "structlog":
-        pytest.importorskip("structlog")
+    without = lacking(document)
+    if without:
+        pytest.skip(f"{document.name} needs {', '.join(without)}")
     reader = Reader(audited_python, tmp_path)
+    try:
+        read(document, reader)
+    finally:
+        reader.stop_all()
+
+
+def read(document: Path, reader: Reader) -> None:
+    """Do what *document* says, and compare."""
     printed: str | None = None
     for block in blocks(document):
         where = f"{document.name}, line {block.line}"
         if block.since > sys.version_info[:2]:
             continue
         before, printed = printed, None
-        if block.language == "python":
-            name = re.match(r"# (\S+\.py)\n", block.body)
+        if block.language in FILES:
+            name = re.match(r"# (\S+)\n", block.body)
             if name is not None:
-                (reader.folder / name[1]).write_text(block.body)
+                (reader.folder / name[1]).write_text(reader.of_this_run(block.body))
             else:
+                assert block.language == "python", f"{where}: a file without a name"
                 printed = reader.run(block.body)
         elif block.language == "text":
             assert before is not None, f"{where}: nothing printed this"
@@ -211,7 +316,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", page.read_text())):
         if "://" in target:

@@ -105,9 +105,11 @@ def test_the_source_distribution_holds_all_that_make_needs(tree: Path) -> None:
     assert {path.name for path in tree.iterdir()} >= {
         ".ci",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "LICENSE",
         "Makefile",
         "README.md",
+        "SECURITY.md",
         "aioaudit",
         "benchmarks",
         "docs",
