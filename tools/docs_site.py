@@ -1,0 +1,122 @@
+"""What `mkdocs.yml` cannot say: pages and files of the site that lie outside of ``docs/``.
+
+Pages are written to be read in the repository, where they link to each other by path.
+In the site the README and its neighbours are pages at the top, and any other file that
+a page links to (an example, a benchmark) is copied beside them, so that every link of a
+page leads somewhere there, too.  The reference of the API is made of docstrings.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+"""Pages of the repository's own folder, which are pages of the site."""
+
+API = (
+    ("aioaudit.events", "The shapes of [events](events.md), as classes."),
+    ("aioaudit.exporter", "What an [exporter](write-an-exporter.md) is, and what it may raise."),
+    ("aioaudit.recognisers.Call", "What a [recogniser](write-a-recogniser.md) may ask."),
+    ("aioaudit.recognisers.Cause", "What a recogniser answers."),
+    ("aioaudit.recognisers.local", ""),
+    ("aioaudit.exporters.jsonl.JsonlExporter", ""),
+    ("aioaudit.exporters.memory.MemoryExporter", ""),
+    ("aioaudit.exporters.logging.LoggingExporter", ""),
+    ("aioaudit.exporters.structlog.StructlogExporter", ""),
+    ("aioaudit.exporters.otel.OpenTelemetryExporter", ""),
+)
+"""What is public beside the names at the top of the package."""
+
+_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(\]\()([^)#:]+)((?:#[^)]*)?\))")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what lies outside: the pages, and the files that a page links to."""
+    from mkdocs.structure.files import File
+
+    for name in PAGES:
+        files.append(File.generated(config, name, content=(ROOT / name).read_text()))
+    files.append(File.generated(config, "api.md", content=_reference()))
+    wanted = {
+        target
+        for file in list(files.documentation_pages())
+        for target in _outside(_where(file.src_uri), file.content_string)
+    }
+    for target in sorted(wanted):
+        name = target.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Let each link lead to where its target is in the site."""
+    here = _where(page.file.src_uri)
+    start = Path(page.file.src_uri).parent
+
+    def in_site(link: re.Match[str]) -> str:
+        target = (here.parent / link[2]).resolve()
+        if not target.is_relative_to(ROOT):
+            return link[0]
+        place = _place(target)
+        return f"{link[1]}{os.path.relpath(place, start)}{link[3]}"
+
+    parts: list[str] = []
+    end = 0
+    for block in _BLOCK.finditer(markdown):
+        parts += [_LINK.sub(in_site, markdown[end : block.start()]), block[0]]
+        end = block.end()
+    return "".join([*parts, _LINK.sub(in_site, markdown[end:])])
+
+
+def _reference() -> str:
+    """The page of the API: each public name, for mkdocstrings to describe."""
+    tree = ast.parse((ROOT / "aioaudit" / "__init__.py").read_text())
+    [names] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    told = [(f"aioaudit.{name}", "") for name in names if not name.startswith("_")]
+    return "\n\n".join(
+        [
+            "# API",
+            "The names on this page are public. Whatever else a module holds may change at any time.",
+            *(f"{words}\n\n::: {name}".strip() for name, words in [*told, *API]),
+        ]
+    )
+
+
+def _where(name: str) -> Path:
+    """The file that is the page *name* of the site."""
+    return ROOT / name if name in PAGES else ROOT / "docs" / name
+
+
+def _place(target: Path) -> str:
+    """Where *target* is in the site."""
+    inside = target.is_relative_to(ROOT / "docs")
+    return target.relative_to(ROOT / "docs" if inside else ROOT).as_posix()
+
+
+def _outside(page: Path, markdown: str) -> set[Path]:
+    """The files outside of ``docs/`` that *page* links to, apart from `PAGES`."""
+    found = {
+        (page.parent / link[2]).resolve() for link in _LINK.finditer(_BLOCK.sub("", markdown))
+    }
+    return {
+        target
+        for target in found
+        if target.is_file()
+        and not target.is_relative_to(ROOT / "docs")
+        and target not in {ROOT / name for name in PAGES}
+    }
