@@ -4,6 +4,8 @@
 #   make quick    tests/unit alone, in the tree and on one Python, and the checks of the sources
 #   make demo     a small service, its incidents, and what `aioaudit why` says of each
 #   make lint     the checks of the sources alone
+#   make docs     the documentation as a site, in .venv/site
+#   make bench    what auditing costs, appended to benchmarks/history.jsonl
 #   make clean    take .venv/ and what tools leave behind away
 #
 # PYTHON=path chooses who runs the tools, PYTHONS="3.12 3.13" who is tested (else all that are found),
@@ -13,7 +15,8 @@
 PYTHON ?=
 PYTHONS ?=
 PYTEST_ARGS ?=
-export PYTHONS PYTEST_ARGS
+BENCH_ARGS ?=
+export PYTHONS PYTEST_ARGS BENCH_ARGS
 
 define WITH_PYTHON
 	@for python in $(PYTHON) python3 python python3.15 python3.14 python3.13 python3.12 python3.11 \
@@ -26,9 +29,9 @@ define WITH_PYTHON
 	exit 1
 endef
 
-.PHONY: test quick demo lint clean
+.PHONY: test quick demo lint docs bench clean
 
-test quick demo lint:
+test quick demo lint docs bench:
 	$(WITH_PYTHON)
 
 clean:

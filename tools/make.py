@@ -112,7 +112,14 @@ class Interpreter:
 
 def main(argv: list[str]) -> int:
     """Do what *argv* names; returns the exit status."""
-    targets = {"test": test, "quick": quick, "demo": demo, "lint": lint}
+    targets = {
+        "test": test,
+        "quick": quick,
+        "demo": demo,
+        "lint": lint,
+        "docs": docs,
+        "bench": bench,
+    }
     if len(argv) != 1 or argv[0] not in targets:
         print(f"usage: python tools/make.py ({' | '.join(targets)})", file=sys.stderr)
         return 2
@@ -270,6 +277,41 @@ def demo() -> int:
     python = environment("demo", interpreters[-1], ["cli"], ["demo"], wheel)
     done = subprocess.run([python, "examples/demo.py"], check=False, cwd=ROOT, env=clean_environ())
     return done.returncode
+
+
+def docs() -> int:
+    """Build the documentation as a site; a link that leads nowhere is an error."""
+    interpreters = find_interpreters(quiet=True)
+    if not interpreters:
+        return 1
+    wheel, _ = build(interpreters[-1])
+    python = environment("docs", interpreters[-1], [], ["docs"], wheel)
+    say("mkdocs")
+    # -P: the API is described as it is installed, not as it lies in the tree.
+    words: list[str | Path] = [python, "-P", "-m", "mkdocs", "build", "--strict", "--quiet"]
+    environ = clean_environ(NO_MKDOCS_2_WARNING="1")  # an advertisement of its theme
+    status = subprocess.run(words, check=False, cwd=ROOT, env=environ).returncode
+    if not status:
+        print(VENVS / "site" / "index.html")
+    return status
+
+
+def bench() -> int:
+    """Measure what auditing costs, and append the ratios to the history."""
+    interpreters = find_interpreters(quiet=True)
+    if not interpreters:
+        return 1
+    wheel, _ = build(interpreters[-1])
+    python = whole_run(interpreters[-1], wheel, {}).python
+    say("benchmarks/overhead.py")
+    words: list[str | Path] = [
+        python,
+        "benchmarks/overhead.py",
+        "--history",
+        "benchmarks/history.jsonl",
+        *shlex.split(os.environ.get("BENCH_ARGS", "")),
+    ]
+    return subprocess.run(words, check=False, cwd=ROOT, env=clean_environ()).returncode
 
 
 def quick() -> int:

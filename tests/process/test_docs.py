@@ -20,6 +20,7 @@ page says 8000 or 6379, any free port is used.
 from __future__ import annotations
 
 import fcntl
+import html
 import importlib.util
 import os
 import re
@@ -51,8 +52,6 @@ PAGES = [*DOCS, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", 
 
 FILES = ("python", "ini", "yaml", "dockerfile")
 """The languages of blocks that may be files."""
-PATIENCE = 60
-"""Seconds until a program that was started has to answer."""
 
 BLOCK = re.compile(
     r"(?:<!-- since (?P<since>\d\.\d+) -->\s*?\n)?"
@@ -327,6 +326,60 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert other.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(other), f"{page.name} links to {target}"
+
+
+NAMED = re.compile(r"`((?:aioaudit|exporters|tests|tools|benchmarks|examples|docs)/[\w./-]+)`")
+"""A file or folder of the tree, as pages name them."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    sources = (ROOT / "aioaudit").exists()  # where a wheel is tested, they are not here
+    for name in NAMED.findall(page.read_text()):
+        if sources or not name.startswith(("aioaudit/", "exporters/")):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    """Its table is that of the line in the history which has its date and its Python."""
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"\(`(\w+ [\d.]+)`, measured on ([\d-]+)", text)
+    assert found is not None
+    history = (ROOT / "benchmarks" / "history.jsonl").read_text().splitlines()
+    lines = [msgspec.json.decode(line) for line in history]
+    ratios = [each["ratios"] for each in lines if (each["python"], each["date"]) == found.groups()]
+    rows = re.findall(r"^\| (.+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    told = [(case, float(every), float(few)) for case, every, few in rows]
+    assert told in [
+        [
+            (case, round(each[case]["jsonl"], 2), round(each[case]["only cancel lines"], 2))
+            for case, _, _ in told
+        ]
+        for each in ratios
+        if {case for case, _, _ in told} <= set(each)
+    ]
+
+
+def test_the_picture_of_the_readme_is_what_a_terminal_shows(
+    audited_python: str, tmp_path: Path
+) -> None:
+    """Drawn anew it says the same, but for times and numbers."""
+    new = tmp_path / "new.svg"
+    subprocess.run([audited_python, ROOT / "tools" / "terminal_picture.py", new], check=True)
+
+    def words(picture: Path) -> str:
+        said = re.findall(r"<text [^>]*>([^<]*)</text>", picture.read_text())
+        return steady(html.unescape("".join(said).replace("&#160;", " ")))
+
+    assert words(new) == words(ROOT / "docs" / "answer.svg")
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    made = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "api.md"}
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in DOCS[1:]}
+    assert sorted(menu) == sorted(pages | made)
 
 
 def keys_by_section(page: Path) -> dict[str, list[tuple[str, bool]]]:
