@@ -6,8 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from aioaudit import settings
 from tests.conftest import ROOT, clean_environ
 from tests.process.test_lifecycle import UNSHARE, may_unshare
+from tests.waiting import wait_until
 
 PAGES = ROOT / "docs" / "quick-starts"
 
@@ -45,14 +44,6 @@ def block(page: str, language: str) -> str:
     return str(found)
 
 
-def wait_for(true: Callable[[], object]) -> None:
-    """Wait until *true* says so."""
-    until = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def events(folder: Path) -> list[dict[str, Any]]:
     """What the one log in *folder* holds by now."""
     logs = list(folder.glob("*.jsonl"))
@@ -73,7 +64,7 @@ class Contained:
             cwd=folder,
             env=clean_environ(AIOAUDIT="jsonl"),
         )
-        wait_for(lambda: any(each["event"] == "loop.start" for each in events(folder)))
+        wait_until(lambda: any(each["event"] == "loop.start" for each in events(folder)))
 
     @property
     def inner(self) -> int:
@@ -97,7 +88,7 @@ def test_process_1_without_a_handler_goes_on_and_what_it_recorded_is_there(
     audited_python: str, tmp_path: Path
 ) -> None:
     contained = Contained(audited_python, tmp_path, UNHANDLED)
-    wait_for(lambda: any(each["event"] == "task.done" for each in events(tmp_path)))
+    wait_until(lambda: any(each["event"] == "task.done" for each in events(tmp_path)))
     contained.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         contained.process.wait(0.5)
@@ -122,7 +113,7 @@ def test_behind_a_small_process_1_sigterm_ends_the_program_and_the_log_is_whole(
 def test_a_program_with_a_handler_may_be_process_1(audited_python: str, tmp_path: Path) -> None:
     text = "\n".join(line[2:] for line in block("docker", "python").splitlines())
     contained = Contained(audited_python, tmp_path, text)
-    wait_for(lambda: any(each.get("name") == "worker" for each in events(tmp_path)))
+    wait_until(lambda: any(each.get("name") == "worker" for each in events(tmp_path)))
     contained.terminate()
     assert contained.process.wait(60) == 0
     found = events(tmp_path)
