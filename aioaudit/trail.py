@@ -109,7 +109,7 @@ class InMemory:
         """The request that led to it, whether that is a line or not."""
         return request.cause
 
-    def missing(self, _request: Request) -> int | None:
+    def missing(self, request: Request) -> int | None:  # noqa: ARG002 - a protocol names it
         """None is missing."""
         return None
 

@@ -3,7 +3,7 @@
 The wheel is built through the source distribution (which catches files missing
 from it), installed into an environment for each interpreter, and tested from a
 folder that holds the tests and not the sources, so that what is tested is what
-what people install.  Environments live in ``.venv/`` and are used again for as long
+people install.  Environments live in ``.venv/`` and are used again for as long
 as their interpreter and their dependencies stay the same.
 
 The tests of one interpreter are spread over processes by pytest-xdist, and two

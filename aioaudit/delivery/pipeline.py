@@ -51,9 +51,6 @@ class Pipeline:
         hold: Seconds that what follows a gap waits for the missing event.
     """
 
-    put: Callable[[Record], None]
-    """Queue an item.  Never blocks and never raises; a full queue counts a loss."""
-
     def __init__(
         self,
         exporter: Exporter,
@@ -70,9 +67,13 @@ class Pipeline:
         self.hold = hold
         self.pace = Pace(self._has_thread)
         self.queue = Queue(capacity, wake_up=self.wake_up, lose=self._lose, look=self.pace.keep)
-        self.put = self.queue.put
         self.set_idle = self.queue.set_idle
         self._begin(run, start)
+
+    @property
+    def put(self) -> Callable[[Record], None]:
+        """Queues an item.  Never blocks and never raises; a full queue counts a loss."""
+        return self.queue.put
 
     def _begin(self, run: Run, start: ProcessStart) -> None:
         """The state of a new run; nothing of an earlier one is looked at."""
