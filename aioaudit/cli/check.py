@@ -47,8 +47,8 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     """Say what went wrong with cancellations.
 
     LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
-    The same finding at the same lines is told once, with a count.  Where nothing
-    went wrong, nothing is said.
+    The same finding at the same lines is shown once, with a count.  If nothing
+    went wrong, nothing is printed.
 
     Exit status: 0 without a finding (notes do not count), 1 with one, 2 for a bad
     call or a log that cannot be checked.
