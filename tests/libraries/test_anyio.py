@@ -22,7 +22,7 @@ from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import Runner
 from tests.loops import RUNS
-from tests.recognising import links
+from tests.recognising import about, links
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
 
@@ -185,7 +185,7 @@ def test_a_deadline_names_the_line_that_entered_it_and_its_length(
     label = "fail_after" if raises else "move_on_after"
     assert told(trail.why("host")) == [
         {"what": "cancelled", "name": "host", "reason": "scope", "at": label},
-        {"what": "deadline", "reason": "timeout", "at": label, "seconds": 0.05},
+        {"what": "deadline", "reason": "timeout", "at": label, "seconds": about(0.05)},
     ]
     assert end(trail, "host") == ("raised" if raises else "returned", "absorbed")
 
@@ -241,7 +241,7 @@ def test_an_outer_deadline_reaches_every_task_inside_as_one_request(trail_of: An
     for name in ("child", "host"):
         assert told(trail.why(name)) == [
             {"what": "cancelled", "name": name, "reason": "scope", "at": "outer"},
-            {"what": "deadline", "reason": "timeout", "at": "outer", "seconds": 0.05},
+            {"what": "deadline", "reason": "timeout", "at": "outer", "seconds": about(0.05)},
         ]
         assert len(requests(trail, name)) == 1
     assert end(trail, "child") == ("cancelled", "obeyed")
@@ -297,7 +297,7 @@ def test_a_child_whose_time_ran_out_leads_to_its_deadline(trail_of: Any) -> None
     assert told(trail_of(scenario).why("sibling")) == [
         {"what": "cancelled", "name": "sibling", "reason": "scope"},
         {"what": "failed", "name": "slow", "error": "TimeoutError", "at": "slow"},
-        {"what": "deadline", "reason": "timeout", "at": "slow", "seconds": 0.05},
+        {"what": "deadline", "reason": "timeout", "at": "slow", "seconds": about(0.05)},
     ]
 
 
@@ -493,7 +493,7 @@ def test_a_task_whose_start_was_given_up_goes_on_to_who_gave_up(trail_of: Any) -
     trail = trail_of(scenario)
     [own, *_, root] = told(trail.why("service"))
     assert (own["what"], own["name"], own["reason"]) == ("cancelled", "service", GIVEN_UP)
-    assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": 0.05}
+    assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": about(0.05)}
 
 
 def test_a_scope_that_another_thread_cancels_names_thread_and_line(trail_of: Any) -> None:

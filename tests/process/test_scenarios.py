@@ -65,6 +65,13 @@ NAMES = sorted(
 SECONDS = 0.015
 """How far a length of time may be off: another thread may run between two readings of the clock."""
 
+LATE = "entered late? "
+"""Before a mismatch that a busy machine makes, too: ``seconds`` counts from the entry of a timeout,
+and if others run between ``timeout(x)`` and that, less is left than was written."""
+
+ATTEMPTS = 5
+"""So often a program is run before its timeouts may all have been entered late."""
+
 
 # -- what the programs say of themselves -----------------------------------------------
 
@@ -211,10 +218,22 @@ def runs(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 for small in (False, True):
                     program = Program(PROGRAMS / f"{name}.py", loop, small)
                     log = folder / f"{name}-{loop}-{small}.jsonl"
-                    started[name, loop, small] = pool.submit(_run, audited_python, program, log)
+                    started[name, loop, small] = pool.submit(
+                        _run_promptly, audited_python, program, log
+                    )
         yield result
         for future in started.values():
             future.cancel()
+
+
+def _run_promptly(python: str, program: Program, log: Path) -> Result:
+    """The result of a run in which no timeout was entered late, if one of several is such."""
+    for attempt in range(ATTEMPTS):
+        result = _run(python, program, log.with_stem(f"{log.stem}-{attempt}"))
+        wrong = compare(result) if result.why.returncode == 0 else []
+        if not wrong or not all(LATE in each for each in wrong):
+            break
+    return result
 
 
 def _run(python: str, program: Program, log: Path) -> Result:
@@ -329,7 +348,10 @@ def _check_value(link: dict[str, Any], key: str, how: str, value: str) -> None:
     actual = link.get("by_name" if key == "by" else key)
     if key == "seconds":
         if not isinstance(actual, int | float) or abs(actual - float(value)) > SECONDS:
-            raise MismatchError(f"seconds is {actual!r}, not {value}, in {link}")
+            late = isinstance(actual, int | float) and 0 < actual < float(value)
+            raise MismatchError(
+                f"{LATE if late else ''}seconds is {actual!r}, not {value}, in {link}"
+            )
     elif key == "by":
         if value != "?" and (value != "*" or actual is None) and actual != value:
             raise MismatchError(f"by_name is {actual!r}, not {value!r}, in {link}")
