@@ -59,6 +59,7 @@ WITH_OLDEST = tuple(
         "process/test_otel_exporter",
         "process/test_otel_metrics",
         "process/test_structlog_exporter",
+        "unit/test_otel_internals",
         "unit/test_otel_spans",
         "unit/test_witness",
     )

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 import aioaudit
 from aioaudit import loading, settings
 from aioaudit.doctor.finding import Finding, State
+from aioaudit.doctor.internals import missing_imported
 from aioaudit.doctor.packages import version_of
 from aioaudit.exporter import ExporterError
 from aioaudit.opening import PlantedError, open_to_write
@@ -183,6 +184,10 @@ def exporters() -> Iterator[Finding]:
         if name == "otel" and name in names and state == "ok":
             state, text = _collector(text)
         yield Finding(section="exporters", subject=name, state=state, text=text, version=version)
+        if name == "otel" and name in names and state == "ok":
+            from aioaudit.exporters.otel.internals import INTERNALS
+
+            yield from missing_imported(INTERNALS, "exporters", f"OpenTelemetry {version}")
     points = sorted(set(entry_points(group=loading.GROUP)))
     for point in points:
         yield _foreign_exporter(point, [each for each in points if each.name == point.name])

@@ -52,6 +52,17 @@ def missing_in(library: str, became: Mapping[Internal, SiteState]) -> Iterator[F
             yield _missing(each, "recognisers", library)
 
 
+def missing_imported(table: tuple[Internal, ...], section: str, where: str) -> Iterator[Finding]:
+    """A line for each name of *table* that modules, which are imported for it, have no more."""
+    for each in table:
+        try:
+            there = each.is_there()
+        except ImportError:
+            there = False
+        if not there:
+            yield _missing(each, section, where)
+
+
 def _missing(each: Internal, section: str, where: str) -> Finding:
     return Finding(
         section=section,

@@ -1,0 +1,1 @@
+from exporters.otel.internals import *
