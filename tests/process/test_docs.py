@@ -44,6 +44,7 @@ import pytest
 
 from aioaudit import events, settings
 from aioaudit.chain.links import Link
+from aioaudit.findings.catalogue import CATALOGUE
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
@@ -436,6 +437,11 @@ def test_the_page_about_why_names_every_reason_and_every_root() -> None:
     assert {key for key, _ in sections["The answer for programs"]} == set(Link.__struct_fields__)
     became = {outcome for outcome, _ in sections["What became of it"]}
     assert became == set(get_args(events.CancelOutcome))
+
+
+def test_the_page_about_checking_names_every_kind_of_finding() -> None:
+    sections = keys_by_section(ROOT / "docs" / "check.md")
+    assert {kind for kind, _ in sections["Findings and notes"]} >= set(CATALOGUE)
 
 
 def test_the_page_of_settings_names_every_variable() -> None:
