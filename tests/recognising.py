@@ -2,16 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+import aioaudit
 from aioaudit.chain.links import Answer
+from aioaudit.events import TaskCancel
+from aioaudit.trail import Trail
+from tests.loops import RUNS
+from tests.waiting import PATIENCE
 
 Link = dict[str, Any]
+Scenario = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def trails(*expected: type[BaseException], quiet: bool = False) -> Any:
+    """A fixture, to be named ``trail_of``: it runs a scenario, once for each kind of loop.
+
+    The scenario runs as the task ``host``, and what was recorded is given.  With *quiet* the
+    loop's handler of exceptions keeps still, of which a library makes use.
+
+    Raises:
+        AssertionError: The scenario raised something else than *expected*; where nothing is
+            expected, whatever it raises is all right.
+    """
+
+    @pytest.fixture(params=RUNS)
+    def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
+        async def body(scenario: Scenario) -> Trail:
+            if quiet:
+                asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+            with aioaudit.recording() as trail:
+                task = asyncio.create_task(scenario(), name="host")
+                await asyncio.wait([task], timeout=PATIENCE)
+                assert task.done()
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    assert isinstance(error, expected or BaseException), error
+                _ = trail.events
+            return trail
+
+        def run(scenario: Scenario) -> Trail:
+            trail: Trail = request.param(body(scenario))
+            return trail
+
+        return run
+
+    return trail_of
+
+
+async def hang(*_: Any) -> None:
+    """Wait for something that never comes, whatever it is called with."""
+    await asyncio.sleep(60)
+
+
+def name_task(name: str) -> None:
+    """Give the current task a *name*, where a library has made it."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.set_name(name)
+
+
+def accepted(trail: Trail) -> list[TaskCancel]:
+    """All requests to cancel that tasks took."""
+    return [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+
+
+async def ask(port: int, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send an HTTP request for *path* to *port* of this machine, and wait for nothing."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return reader, writer
 
 
 def links(answer: Answer | None, file: Path | str | None = None) -> list[Link]:

@@ -23,7 +23,7 @@ from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import every_loop
-from tests.recognising import about, links
+from tests.recognising import about, ask, links, name_task
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
 
@@ -79,9 +79,7 @@ def explained(
     """What is told of the task that *main* gives, and the trail."""
 
     async def body() -> tuple[Answer | None, Trail]:
-        current = asyncio.current_task()
-        assert current is not None
-        current.set_name("main")
+        name_task("main")
         with aioaudit.recording() as trail:
             task = await main()
             memory = trail.why(task)
@@ -93,12 +91,6 @@ def explained(
 
     result: tuple[Answer | None, Trail] = run(body())
     return result
-
-
-async def ask(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    return reader, writer
 
 
 def without(told: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
@@ -369,9 +361,7 @@ def test_attempts_to_connect_end_when_one_won_or_nobody_waits_any_more(
         won.close()
 
     async def main() -> Trail:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("main")
+        name_task("main")
         with aioaudit.recording() as trail:
             async with host_with_two_addresses(second_answers=second_answers) as port:
                 connecting = asyncio.create_task(connect(port), name="connecting")

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-import aioaudit
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
-from tests.loops import RUNS
-from tests.recognising import about, links
-from tests.waiting import PATIENCE
+from tests.recognising import about, hang, links, trails
 
 aiotools = pytest.importorskip("aiotools")
 taskscope = pytest.importorskip("aiotools.taskscope")
 timeouts = pytest.importorskip("aiotools.timeouts")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use aiotools:DeprecationWarning")
-Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
-
-@pytest.fixture(params=RUNS)
-def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
-    """Runs a scenario as the task ``host`` and gives what was recorded."""
-
-    def run(scenario: Scenario) -> Trail:
-        async def body() -> Trail:
-            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-            with aioaudit.recording() as trail:
-                task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=PATIENCE)
-                assert task.done()
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    assert isinstance(error, TimeoutError | ValueError), error
-                _ = trail.events
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
-
-
-async def hang() -> None:
-    await asyncio.sleep(60)
+trail_of = trails(TimeoutError, ValueError, quiet=True)
 
 
 def deadline(trail: Trail, at: str) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from aioaudit.events import TaskCancel, TaskDone
 from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import Runner
-from tests.loops import RUNS
-from tests.recognising import about, links
+from tests.recognising import about, hang, links, name_task, trails
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
-from tests.waiting import PATIENCE
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
@@ -37,28 +35,8 @@ with_reasons = pytest.mark.skipif(
 GIVEN_UP = "scope" if hasattr(anyio, "TaskHandle") else "explicit"
 """Why a task is cancelled whose start is given up: before 4.14 no scope of its own does it."""
 
-Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
-
-@pytest.fixture(params=RUNS)
-def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
-    """Runs a scenario as the task ``host`` and gives what was recorded."""
-
-    def run(scenario: Scenario) -> Trail:
-        async def body() -> Trail:
-            with aioaudit.recording() as trail:
-                task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=PATIENCE)
-                assert task.done()
-                if not task.cancelled():
-                    task.exception()
-                _ = trail.events
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
+trail_of = trails()
 
 
 def told(answer: Answer | None) -> list[dict[str, Any]]:
@@ -82,10 +60,6 @@ def end(trail: Trail, name: str) -> tuple[str, str | None]:
 async def boom() -> None:
     await asyncio.sleep(0.01)
     raise ValueError("bad thing")  # LINE boom
-
-
-async def hang(*_: Any) -> None:
-    await asyncio.sleep(60)
 
 
 FAILED = {"what": "failed", "name": "boom", "error": "ValueError: bad thing", "at": "boom"}
@@ -590,9 +564,7 @@ def test_a_call_through_a_portal_ends_with_what_it_calls_into(trail_of: Any) -> 
     """The thread that waits hears of it; the chain is that of the loop's own tasks."""
 
     async def called() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("called")
+        name_task("called")
         await hang()
 
     def ask(portal: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 import aioaudit
 from aioaudit.trail import Trail
 from tests.loops import RUNS
-from tests.recognising import links
+from tests.recognising import links, name_task
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
 
@@ -48,9 +48,7 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
 
     def run(act: Act, **options: Any) -> Trail:
         async def job(_context: Any) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            task.set_name("job")
+            name_task("job")
             begun.set()
             await asyncio.sleep(60)
 

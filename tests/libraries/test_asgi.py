@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import aioaudit
-from aioaudit.events import TaskCancel, TaskDone
+from aioaudit.events import TaskDone
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import RUNS
-from tests.recognising import links
+from tests.recognising import accepted, ask, links, name_task
 from tests.waiting import PATIENCE
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -109,12 +109,6 @@ def record(request: pytest.FixtureRequest) -> Record:
     return run
 
 
-async def ask(port: int, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    return reader, writer
-
-
 async def ask_and_leave(port: int) -> None:
     reader, writer = await ask(port)
     await reader.readuntil(b"begin")
@@ -134,18 +128,12 @@ def site(function: Any) -> Any:
 
 
 async def chunks(*, forever: bool) -> AsyncIterator[bytes]:
-    task = asyncio.current_task()
-    assert task is not None
-    task.set_name("streaming")
+    name_task("streaming")
     yield b"begin"
     if forever:
         await asyncio.sleep(60)
     await asyncio.sleep(0.02)
     yield b"end"
-
-
-def cancelled(trail: Trail) -> list[TaskCancel]:
-    return [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
 
 
 async def stream_on(_request: Any) -> Any:
@@ -169,7 +157,7 @@ def test_a_client_that_leaves_a_stream_is_a_disconnect(record: Record) -> None:
         {"what": "called", **said},
     ]
     assert said["at"].startswith("starlette/responses.py")
-    assert {each.reason for each in cancelled(trail)} == {"disconnect"}
+    assert {each.reason for each in accepted(trail)} == {"disconnect"}
     [done] = [
         each for each in trail.events if isinstance(each, TaskDone) and each.name == "streaming"
     ]
@@ -178,7 +166,7 @@ def test_a_client_that_leaves_a_stream_is_a_disconnect(record: Record) -> None:
 
 def test_a_stream_that_was_sent_ends_the_watch_for_its_client(record: Record) -> None:
     trail = record(site(stream_all), ask_and_read)
-    [request] = cancelled(trail)
+    [request] = accepted(trail)
     answer = trail.why(request.task)
     assert answer is not None
     assert (answer.root.what, answer.root.reason) == ("called", "starlette.done")
@@ -206,9 +194,9 @@ def test_a_client_that_leaves_a_file_is_a_disconnect(record: Record, tmp_path: P
         return responses.FileResponse(file)
 
     trail = record(site(download), ask_and_leave)
-    reasons = {each.reason for each in cancelled(trail)}
+    reasons = {each.reason for each in accepted(trail)}
     assert reasons == {"disconnect"}
-    for request in cancelled(trail):
+    for request in accepted(trail):
         answer = trail.why(request.task)
         assert answer is not None
         assert (answer.root.what, answer.root.reason) == ("called", "disconnect")
@@ -223,7 +211,7 @@ def test_a_file_that_was_sent_ends_the_watch_for_its_client(record: Record, tmp_
         return responses.FileResponse(file)
 
     trail = record(site(download), ask_and_read)
-    assert [each.reason for each in cancelled(trail)] == ["starlette.done"]
+    assert [each.reason for each in accepted(trail)] == ["starlette.done"]
 
 
 def test_the_end_of_a_response_is_no_disconnect_though_the_server_says_so(record: Record) -> None:
@@ -239,8 +227,8 @@ def test_the_end_of_a_response_is_no_disconnect_though_the_server_says_so(record
         await inner(scope, receive, sending)
 
     trail = record(slow, ask_and_read)
-    assert cancelled(trail)
-    assert {each.reason for each in cancelled(trail)} == {"starlette.done"}
+    assert accepted(trail)
+    assert {each.reason for each in accepted(trail)} == {"starlette.done"}
 
 
 def test_the_races_inside_a_middleware_are_told_as_such(record: Record) -> None:
@@ -251,17 +239,15 @@ def test_the_races_inside_a_middleware_are_told_as_such(record: Record) -> None:
     app = site(stream_all)
     app.add_middleware(Passing)
     trail = record(app, ask_and_read)
-    assert cancelled(trail)
-    assert {each.reason for each in cancelled(trail)} == {"starlette.done"}
+    assert accepted(trail)
+    assert {each.reason for each in accepted(trail)} == {"starlette.done"}
 
 
 def test_the_first_to_return_ends_those_that_run_beside_it() -> None:
     concurrency = pytest.importorskip("starlette.concurrency")
 
     async def slow() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("slow")
+        name_task("slow")
         await asyncio.sleep(60)
 
     async def quick() -> None:
@@ -283,9 +269,7 @@ def test_the_first_to_return_ends_those_that_run_beside_it() -> None:
 
 def test_looking_for_a_disconnect_is_told_at_the_line_that_looks(record: Record) -> None:
     async def looking(request: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("looking")
+        name_task("looking")
         await request.body()
         assert not await request.is_disconnected()  # LINE looks
         return responses.PlainTextResponse("end")
@@ -304,9 +288,7 @@ def test_looking_for_a_disconnect_is_told_at_the_line_that_looks(record: Record)
 
 
 async def hanging(_scope: Any, _receive: Any, _send: Any) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.set_name("request")
+    name_task("request")
     await asyncio.sleep(60)
 
 
@@ -390,9 +372,7 @@ def test_a_client_that_leaves_quart_is_a_disconnect(record: Any, server: Any) ->
 
     @app.route("/")  # type: ignore[untyped-decorator, unused-ignore]  # not typed where it is not installed
     async def hang() -> str:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("request")
+        name_task("request")
         await asyncio.sleep(60)
         return "never"
 
@@ -422,7 +402,7 @@ def test_a_response_of_quart_that_was_sent_is_no_disconnect(record: Any, server:
 
     trail = record(app, ask_and_read, server)
     # Hypercorn's own end is told, too.
-    assert "disconnect" not in [each.reason for each in cancelled(trail)]
+    assert "disconnect" not in [each.reason for each in accepted(trail)]
 
 
 def test_a_client_that_leaves_a_stream_behind_hypercorn_is_a_disconnect(record: Any) -> None:
@@ -434,7 +414,7 @@ def test_a_client_that_leaves_a_stream_behind_hypercorn_is_a_disconnect(record: 
 
 def test_the_timer_of_a_connection_that_is_not_idle_is_hypercorns_own(record: Any) -> None:
     reasons = {
-        each.reason for each in cancelled(record(site(stream_all), ask_and_read, by_hypercorn))
+        each.reason for each in accepted(record(site(stream_all), ask_and_read, by_hypercorn))
     }
     assert "hypercorn.timer" in reasons
     assert "explicit" not in reasons
@@ -443,9 +423,7 @@ def test_the_timer_of_a_connection_that_is_not_idle_is_hypercorns_own(record: An
 def test_a_lifespan_that_does_not_end_is_ended_by_hypercorn(record: Any) -> None:
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "lifespan"
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("lifespan")
+        name_task("lifespan")
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()

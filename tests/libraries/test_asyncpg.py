@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import aioaudit
-from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
-from tests.loops import RUNS
-from tests.recognising import about, links
+from tests.recognising import about, accepted, links, trails
 from tests.servers import postgres_server
 from tests.waiting import PATIENCE
 
 asyncpg = pytest.importorskip("asyncpg")
-
-Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -28,30 +23,7 @@ def address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=RUNS)
-def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
-    """Runs a scenario as the task ``host`` and gives what was recorded."""
-
-    def run(scenario: Scenario) -> Trail:
-        async def body() -> Trail:
-            with aioaudit.recording() as trail:
-                task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=PATIENCE)
-                assert task.done()
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    assert isinstance(error, TimeoutError), error
-                _ = trail.events
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
-
-
-def asked(trail: Trail) -> list[str]:
-    """The reasons of all requests that were accepted."""
-    return [each.reason for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+trail_of = trails(TimeoutError)
 
 
 def deadline(trail: Trail, at: str, seconds: float, detail: str) -> None:
@@ -74,7 +46,7 @@ def test_a_command_that_takes_too_long_fails_and_is_not_cancelled(
         await connection.close()
 
     trail = trail_of(scenario)
-    assert asked(trail) == []
+    assert [each.reason for each in accepted(trail)] == []
     assert trail.why("host") is None
 
 
@@ -96,7 +68,7 @@ def test_who_cancels_a_command_is_named_and_the_query_ends_in_the_server(
         {"what": "cancelled", "name": "query", **said},
         {"what": "called", **said},
     ]
-    assert asked(trail) == ["explicit"]
+    assert [each.reason for each in accepted(trail)] == ["explicit"]
 
 
 def test_a_server_that_does_not_answer_is_the_deadline_of_connect(trail_of: Any) -> None:
@@ -111,7 +83,7 @@ def test_a_server_that_does_not_answer_is_the_deadline_of_connect(trail_of: Any)
 
     trail = trail_of(scenario)
     deadline(trail, "connects", 0.2, "the timeout of connect()")
-    assert asked(trail) == ["timeout"]
+    assert [each.reason for each in accepted(trail)] == ["timeout"]
 
 
 def test_a_pool_without_a_free_connection_is_the_deadline_of_acquire(
@@ -132,7 +104,7 @@ def test_a_pool_that_must_have_a_connection_at_once_meets_a_deadline_of_no_lengt
             await pool.acquire(timeout=0)  # LINE acquires_at_once
 
     trail = trail_of(scenario)
-    [request] = [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
+    [request] = accepted(trail)
     [own, root] = links(trail.why(request.task))
     assert own["reason"] == "timeout"
     assert root == {

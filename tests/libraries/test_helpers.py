@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 import aioaudit
-from aioaudit.trail import Trail
-from tests.loops import RUNS
-from tests.recognising import about, links
-from tests.waiting import PATIENCE
+from tests.recognising import about, hang, links, name_task, trails
 
 async_timeout = pytest.importorskip("async_timeout")
 asgiref_sync = pytest.importorskip("asgiref.sync")
@@ -22,32 +18,8 @@ aiojobs = pytest.importorskip("aiojobs")
 websockets_server = pytest.importorskip("websockets.asyncio.server")
 websockets_client = pytest.importorskip("websockets.asyncio.client")
 
-Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
-
-@pytest.fixture(params=RUNS)
-def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
-    """Runs a scenario as the task ``host`` and gives what was recorded."""
-
-    def run(scenario: Scenario) -> Trail:
-        async def body() -> Trail:
-            with aioaudit.recording() as trail:
-                task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=PATIENCE)
-                assert task.done()
-                if not task.cancelled():
-                    task.exception()
-                _ = trail.events
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
-
-
-async def hang() -> None:
-    await asyncio.sleep(60)
+trail_of = trails()
 
 
 def test_async_timeout_is_a_deadline_at_the_line_that_entered_it(trail_of: Any) -> None:
@@ -89,9 +61,7 @@ def test_what_runs_inside_sync_to_async_is_cancelled_because_its_caller_is(trail
         asgiref_sync.async_to_sync(named)()
 
     async def named() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("inside")
+        name_task("inside")
         begun.set()
         await hang()
 

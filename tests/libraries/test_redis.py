@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import aioaudit
-from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
-from tests.loops import RUNS
-from tests.recognising import about, links
+from tests.recognising import about, accepted, links, name_task, trails
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
 
 redis = pytest.importorskip("redis.asyncio")
 retry = pytest.importorskip("redis.asyncio.retry")
 backoff = pytest.importorskip("redis.backoff")
-
-Scenario = Callable[[], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +27,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(params=RUNS)
-def trail_of(request: pytest.FixtureRequest) -> Callable[[Scenario], Trail]:
-    """Runs a scenario as the task ``host`` and gives what was recorded."""
-
-    def run(scenario: Scenario) -> Trail:
-        async def body() -> Trail:
-            with aioaudit.recording() as trail:
-                task = asyncio.create_task(scenario(), name="host")
-                await asyncio.wait([task], timeout=PATIENCE)
-                assert task.done()
-                if not task.cancelled() and isinstance(error := task.exception(), Exception):
-                    assert isinstance(error, redis.RedisError), error
-                _ = trail.events
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
+trail_of = trails(redis.RedisError)
 
 
 def client(port: int, **options: Any) -> Any:
@@ -184,11 +162,7 @@ def test_a_pool_that_is_closed_fails_its_commands_and_cancels_nothing(
         assert isinstance(task.exception(), redis.ConnectionError)
         await command.aclose()
 
-    assert asked(trail_of(scenario)) - {"redis.poll"} == set()
-
-
-def asked(trail: Trail) -> set[str]:
-    return {each.reason for each in trail.events if isinstance(each, TaskCancel) and each.accepted}
+    assert {each.reason for each in accepted(trail_of(scenario))} - {"redis.poll"} == set()
 
 
 def test_a_look_for_what_is_there_to_read_is_no_timeout(trail_of: Any, port: int) -> None:
@@ -199,7 +173,7 @@ def test_a_look_for_what_is_there_to_read_is_no_timeout(trail_of: Any, port: int
             for _ in range(3):
                 await command.ping()
 
-    assert asked(trail_of(scenario)) <= {"redis.poll"}
+    assert {each.reason for each in accepted(trail_of(scenario))} <= {"redis.poll"}
 
 
 def several(port: int) -> Any:
@@ -242,9 +216,7 @@ def scheduler() -> Any:
 
 
 async def named_hang(begun: Any) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.set_name("in the background")
+    name_task("in the background")
     begun.set()
     await asyncio.sleep(60)
 

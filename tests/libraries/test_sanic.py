@@ -16,11 +16,10 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
-from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import NAMES, RUNS
-from tests.recognising import about, links
+from tests.recognising import about, accepted, ask, links, name_task
 from tests.servers import free_port
 from tests.waiting import PATIENCE
 
@@ -59,9 +58,7 @@ def record(request: pytest.FixtureRequest) -> Callable[..., Trail]:
             app.config.ACCESS_LOG = False
             app.config.TOUCHUP = False  # it changes Sanic for the first app of a process only
             add_routes(app)
-            task = asyncio.current_task()
-            assert task is not None
-            task.set_name("host")
+            name_task("host")
             with aioaudit.recording() as trail:
                 listener = socket.socket()
                 listener.bind(("127.0.0.1", 0))
@@ -119,18 +116,6 @@ def add_routes(app: Any) -> None:
     app.ctx.staying = []
 
 
-def name_task(name: str) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.set_name(name)
-
-
-async def ask(port: int, path: str = "/") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    return reader, writer
-
-
 async def happened(event: asyncio.Event) -> None:
     await asyncio.wait_for(event.wait(), PATIENCE)
 
@@ -175,13 +160,9 @@ def test_a_request_that_takes_too_long_is_a_deadline(record: Any) -> None:
         assert b"408" in await reader.readline()
         writer.close()
 
-    [request] = [each for each in asked(record(talk, REQUEST_TIMEOUT=0.2)) if each.at]
+    [request] = [each for each in accepted(record(talk, REQUEST_TIMEOUT=0.2)) if each.at]
     assert (request.reason, request.origin, request.origin_seconds) == ("timeout", "deadline", 0.2)
     assert request.detail == "request_timeout"
-
-
-def asked(trail: Trail) -> list[TaskCancel]:
-    return [each for each in trail.events if isinstance(each, TaskCancel) and each.accepted]
 
 
 def test_a_connection_without_requests_is_closed_after_its_time(record: Any) -> None:
@@ -203,7 +184,7 @@ def test_a_connection_that_is_closed_between_requests_is_no_disconnect(record: A
         writer.close()
         await asyncio.sleep(0.1)
 
-    assert {each.reason for each in asked(record(talk))} <= {"sanic.closed"}
+    assert {each.reason for each in accepted(record(talk))} <= {"sanic.closed"}
 
 
 def test_a_connection_that_sanic_aborts_is_no_disconnect(record: Any) -> None:
@@ -269,7 +250,7 @@ def test_what_watches_over_a_websocket_ends_with_it(record: Any) -> None:
     chain = links(trail.why("pings"))
     assert [link["what"] for link in chain] == ["cancelled", "called"]
     assert {link["reason"] for link in chain} == {"sanic.websocket"}
-    reasons = {each.reason for each in asked(trail)}
+    reasons = {each.reason for each in accepted(trail)}
     assert reasons <= {"sanic.websocket", "sanic.closed", "websockets.closed", "explicit"}, reasons
 
 
@@ -281,5 +262,5 @@ def test_a_wait_for_a_signal_that_does_not_come_names_the_line(record: Any) -> N
         with contextlib.suppress(TimeoutError):
             await group.event("some.thing.happened", timeout=0.05)  # LINE waits
 
-    found = [each for each in asked(record(talk)) if each.reason == "sanic.event"]
+    found = [each for each in accepted(record(talk)) if each.reason == "sanic.event"]
     assert len(found) == 1
