@@ -55,6 +55,7 @@ WITH_OLDEST = tuple(
         "libraries/test_helpers",
         "libraries/test_redis",
         "libraries/test_sanic",
+        "process/test_log_lines",
         "process/test_logging_exporter",
         "process/test_otel_exporter",
         "process/test_otel_metrics",

@@ -1,27 +1,23 @@
-"""Records of the standard library's logging: constant, flat, and of the moment of the event."""
+"""What only the standard library's logging has: its records, its default, its factories.
+
+What it has in common with `structlog` is in `test_log_lines`.
+"""
 
 from __future__ import annotations
 
-import contextvars
 import json
 import logging
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aioaudit.events import NAMES, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
-from aioaudit.exporter import Exporter
+from aioaudit.events import NAMES, TaskCancel, TaskCreate
 from aioaudit.exporters.lines import TAKEN_BY_LOGGING
 from aioaudit.exporters.logging import LoggingExporter
-from aioaudit.identity import Run
-
-RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
-
-RUN = Run()
+from tests.conftest import Runner
+from tests.process.test_log_lines import RUN, make
 
 INCIDENT = """
 import asyncio
@@ -37,22 +33,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def make(kind: type[Event], seq: int, **more: Any) -> Any:
-    """An event of *kind* with what every one needs."""
-    keys: dict[str, Any] = {
-        "ts": "2026-01-01T00:00:00.250000Z",
-        "seq": seq,
-        "run": RUN.id,
-        "pid": RUN.pid,
-        "thread": "MainThread",
-    }
-    if kind in (TaskCreate, TaskCancel, TaskDone):
-        keys |= {"task": 7, "name": "worker", "coro": "app:work"}
-    if kind is TaskCancel:
-        keys |= {"accepted": True}
-    return kind(**(keys | more))
 
 
 class Keeping(logging.Handler):
@@ -76,10 +56,6 @@ def kept() -> Iterator[Keeping]:
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
     logger.filters.clear()
-
-
-def test_it_is_an_exporter() -> None:
-    assert isinstance(LoggingExporter(), Exporter)
 
 
 def test_a_record_has_the_keys_of_the_event_and_is_of_its_time_place_and_thread(
@@ -129,70 +105,12 @@ def test_a_record_has_the_keys_of_the_event_and_is_of_its_time_place_and_thread(
     assert (record.msecs, record.threadName) == (250, "io")
 
 
-def test_records_below_the_level_of_the_logger_are_not_made(kept: Keeping) -> None:
-    logging.getLogger("aioaudit").setLevel(logging.WARNING)
-    LoggingExporter().export(
-        [
-            make(TaskCreate, 1),
-            make(TaskDone, 2, outcome="raised", error="ValueError"),
-            make(TaskDone, 3, outcome="returned", cancel=1, cancel_outcome="swallowed"),
-            make(ProcessDropped, 4, count=1, events=["task.done"]),
-        ]
-    )
-    assert [(vars(each)["seq"], each.levelname) for each in kept.records] == [
-        (3, "WARNING"),
-        (4, "WARNING"),
-    ]
-
-
-def test_filters_see_the_context_in_which_the_event_happened(kept: Keeping) -> None:
-    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
-    exporter = LoggingExporter()
-    start = RUN.start_event([])
-    event = make(TaskDone, 900, outcome="raised")
-
-    def happen() -> None:
-        request.set("r-17")
-        exporter.witness(event)
-
-    contextvars.copy_context().run(happen)
-    seen: list[tuple[int, str]] = []
-
-    def look(record: logging.LogRecord) -> bool:
-        seen.append((vars(record)["seq"], request.get()))
-        return True
-
-    logging.getLogger("aioaudit").addFilter(look)
-    exporter.export([start, event])
-    assert seen == [(start.seq, "none"), (900, "r-17")]
-
-
-def test_a_filter_that_raises_is_named_once_and_hurts_nobody(
-    kept: Keeping, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(record: logging.LogRecord) -> bool:
-        if vars(record)["seq"] < 3:
-            raise KeyError("request_id")
-        return True
-
-    logging.getLogger("aioaudit").addFilter(refuse)
-    exporter = LoggingExporter()
-    exporter.export([make(TaskCreate, 1), make(TaskCreate, 2), make(TaskCreate, 3)])
-    exporter.shutdown()
-    assert [vars(each)["seq"] for each in kept.records] == [3]
-    assert capsys.readouterr().err.splitlines() == [
-        "aioaudit: exporter 'logging': task.create could not be logged: KeyError: 'request_id';"
-        " further ones are counted",
-        "aioaudit: exporter 'logging': 2 events could not be logged",
-    ]
-
-
 def test_a_logger_can_be_given(kept: Keeping) -> None:
     LoggingExporter(logging.getLogger("aioaudit.mine")).export([make(TaskCreate, 1)])
     assert [each.name for each in kept.records] == ["aioaudit.mine"]
 
 
-def test_a_program_logs_who_cancelled_its_task(run_python: RunPython, tmp_path: Path) -> None:
+def test_a_program_logs_who_cancelled_its_task(run_python: Runner, tmp_path: Path) -> None:
     configured = """
 import json, logging, sys
 class Json(logging.Formatter):
@@ -216,9 +134,7 @@ logging.basicConfig(handlers=[handler], level=logging.INFO)
     ]
 
 
-def test_without_a_configuration_warnings_go_to_stderr(
-    run_python: RunPython, tmp_path: Path
-) -> None:
+def test_without_a_configuration_warnings_go_to_stderr(run_python: Runner, tmp_path: Path) -> None:
     swallowing = INCIDENT.replace(
         "    await asyncio.sleep(60)",
         "    try:\n        await asyncio.sleep(60)\n    except asyncio.CancelledError:\n        pass",
@@ -232,7 +148,7 @@ def test_without_a_configuration_warnings_go_to_stderr(
 
 
 def test_filters_and_record_factories_of_a_program_see_the_victims_and_the_cancellers_context(
-    run_python: RunPython, tmp_path: Path
+    run_python: Runner, tmp_path: Path
 ) -> None:
     program = """
 import asyncio, contextvars, logging, sys
