@@ -264,20 +264,36 @@ def test_two_packages_with_the_same_name_are_told_apart_by_nobody(installed: Pat
     )
 
 
-def test_an_unknown_name_is_one_line_with_the_known_ones(installed: Path) -> None:
+def allowed() -> str:
+    """What is said of every name that is unknown."""
     known = ", ".join(loading.known_names())
-    allowed = (
+    return (
         f"allowed: {known} or another name registered under the entry-point group"
         " aioaudit.exporters; 1/on/true/yes for jsonl; 0/off/false/no for off"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong", "said"),
+    [
+        ("sys, jsnol", "jsnol", "'jsnol' is no exporter (did you mean 'jsonl'?)"),
+        ("jsonl,carrier-pigeon", "carrier-pigeon", "'carrier-pigeon' is no exporter"),
+        ("a\nb\x1b[31m", "a\nb\x1b[31m", "'a\\nb\\x1b[31m' is no exporter"),
+    ],
+)
+def test_an_unknown_name_is_one_line_with_the_known_ones(
+    installed: Path, value: str, wrong: str, said: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
-        loading.check(Settings(("sys", "jsnol")), "AIOAUDIT", "sys, jsnol")
-    assert str(caught.value) == (
-        f"AIOAUDIT='sys, jsnol': 'jsnol' is no exporter (did you mean 'jsonl'?); {allowed}"
-    )
+        loading.check(Settings(("sys", wrong)), "AIOAUDIT", value)
+    assert str(caught.value) == f"AIOAUDIT={value!r}: {said}; {allowed()}"
+    assert str(caught.value).isprintable()
+
+
+def test_an_unknown_name_of_code_is_one_line_with_the_known_ones(installed: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         loading.load_exporter("zzz", Settings())
-    assert str(caught.value) == f"exporters='zzz': 'zzz' is no exporter; {allowed}"
+    assert str(caught.value) == f"exporters='zzz': 'zzz' is no exporter; {allowed()}"
 
 
 @pytest.mark.parametrize(
