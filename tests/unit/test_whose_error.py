@@ -24,7 +24,7 @@ def _off() -> Iterator[None]:
     aioaudit.disable()
 
 
-async def stubborn(task: asyncio.Task[None]) -> None:
+async def stubborn(task: asyncio.Task[None], kept: asyncio.Event) -> None:
     """What *task* runs inside its own timeout: it keeps the timeout's error, and many others."""
     for _ in range(MANY):
         try:
@@ -32,14 +32,15 @@ async def stubborn(task: asyncio.Task[None]) -> None:
         except asyncio.CancelledError:
             if task.cancelling() > 1:
                 task.uncancel()
+            kept.set()
     await asyncio.sleep(60)
 
 
-async def guarded() -> None:
+async def guarded(kept: asyncio.Event) -> None:
     task = asyncio.current_task()
     assert task is not None
     async with asyncio.timeout(0.01):  # LINE guard
-        await stubborn(task)
+        await stubborn(task, kept)
 
 
 def log_of(trail: aioaudit.trail.Trail) -> Log:
@@ -54,8 +55,9 @@ def test_a_timeout_takes_its_own_request_back_however_many_came_since(
     run: Callable[[Coroutine[Any, Any, Any]], Any],
 ) -> None:
     async def main() -> asyncio.Task[None]:
-        victim = asyncio.create_task(guarded(), name="victim")
-        await asyncio.sleep(0.03)
+        kept = asyncio.Event()
+        victim = asyncio.create_task(guarded(kept), name="victim")
+        await kept.wait()  # the timeout's, which is the first
         for _ in range(MANY - 1):
             victim.cancel()
             await asyncio.sleep(0)
@@ -68,6 +70,7 @@ def test_a_timeout_takes_its_own_request_back_however_many_came_since(
         victim = run(main())
         assert victim.cancelled()
         [first, *_, last] = [each for each in trail.events if isinstance(each, TaskCancel)]
+        assert first.reason == "timeout"
         taken = [each for each in trail.events if isinstance(each, TaskUncancel)]
         assert taken[-1].source == "asyncio.timeouts:Timeout.__aexit__"
         assert taken[-1].cancel == first.seq
