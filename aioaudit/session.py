@@ -301,6 +301,7 @@ def enable(
     else:
         wanted = settings.exporters
     with _lock:
+        _let_asyncio_come()
         opened = _open(wanted, settings)
         session = _begin()
         for name, exporter in opened:
@@ -400,8 +401,14 @@ def _say_anew() -> None:
     )
 
 
+def _let_asyncio_come() -> None:
+    """What ``AIOAUDIT`` asks for begins with this import, and not in the middle of a beginning."""
+    import asyncio  # noqa: F401 - to have it imported is all
+
+
 def _begin(when_anew: Callable[[], None] | None = None) -> Session:
     global _session
+    _let_asyncio_come()
     if _session is None:
         session = Session(when_anew)
         session.begin()

@@ -24,17 +24,19 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aioaudit.cpython.imports import AfterImport
+from aioaudit.cpython.imports import AfterImport, is_being_imported
 from aioaudit.settings import VARIABLE, Settings, SettingsError, from_environ
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 _AWAITED = "asyncio"
+_OURS = "aioaudit."
 _complaints: set[str] = set()
 _waiting: _Watch | None = None
 _settings: Settings | None = None
@@ -132,23 +134,57 @@ def _words(error: BaseException) -> str:
 
 
 class _Watch(AfterImport):
-    """Waits for the first import of asyncio."""
+    """Waits for the first import of asyncio.
+
+    It may come from a module of ours that the program imports first, such as one with a
+    recogniser of its own.  What auditing needs of that module is not there yet in the middle
+    of its import, so the beginning is put off to its end.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        def activate(_asyncio: ModuleType) -> None:
-            if _waiting is self:
-                stop_waiting()
-                _activate(settings)
+        self._settings = settings
+        self._due = False
+        super().__init__({_AWAITED: self._there})
 
-        super().__init__({_AWAITED: activate})
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As every finder of this kind; of our own modules it has to know when they are there."""
+        if name.startswith(_OURS):
+            self._wanted.setdefault(name, self._there)
+        return super().find_spec(name, path, target)
+
+    def look(self) -> None:
+        """See what is there by now; an import of ours may have failed, too."""
+        super().look()
+        if self._due:
+            self._begin()
+
+    def _there(self, module: ModuleType) -> None:
+        self._due |= module.__name__ == _AWAITED
+        if self._due:
+            self._begin()
+
+    def _begin(self) -> None:
+        under_way = (sys.modules.get(name) for name in list(self._wanted))
+        if _waiting is self and not any(map(_is_half_there, under_way)):
+            stop_waiting()
+            _activate(self._settings)
 
     def cannot_follow(self, name: str, loader: object, error: Exception) -> None:
         """Say it: nobody knows when the next import will be."""
+        if name.startswith(_OURS):
+            self._wanted.pop(name, None)
+            return
         complain(
             f"{name} comes from a {type(loader).__name__}, which cannot be watched"
             f" ({_words(error)}); call aioaudit.enable() instead"
         )
         stop_waiting()
+
+
+def _is_half_there(module: ModuleType | None) -> bool:
+    return module is not None and is_being_imported(module)
 
 
 def _missed() -> None:
@@ -175,9 +211,7 @@ def _came_anew() -> None:
     ours = [
         name
         for name in sys.modules
-        if name.startswith("aioaudit.")
-        and name not in _KEPT
-        and not name.startswith("aioaudit.cli")
+        if name.startswith(_OURS) and name not in _KEPT and not name.startswith("aioaudit.cli")
     ]
     for name in ours:
         del sys.modules[name]

@@ -19,9 +19,13 @@ from aioaudit.cpython.internals import UNKNOWN, Unknown
 
 def make_running_loop(module: Any) -> Callable[[], Any]:
     """What tells the loop that runs in this thread, None where none does: *module* is asyncio."""
-    found: Callable[[], Any] | None = getattr(module, internals.GET_RUNNING_LOOP.name, None)
-    if found is not None:
-        return found
+    if hasattr(module, internals.GET_RUNNING_LOOP.name):
+
+        def ask_the_fast_one() -> Any:
+            # Looked up at each call: trio-asyncio puts a function of its own in that place.
+            return module._get_running_loop()
+
+        return ask_the_fast_one
 
     def ask() -> Any:
         try:

@@ -539,9 +539,9 @@ def _about_to_wake(task: Any) -> list[Any]:
     """
     loop = task.get_loop()
     ready = ready_handles(loop)
-    calls = () if ready is None else (called_by(handle) for handle in ready)
     found: list[Any] = []
-    for call in calls:
+    for handle in () if ready is None else ready:
+        call = called_by(handle)
         if call is UNKNOWN:
             ready = None
             break

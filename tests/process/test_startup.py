@@ -127,6 +127,31 @@ def test_auditing_starts_with_the_first_import_of_asyncio(
     assert [line["event"] for line in log].count("process.start") == 1
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import aioaudit.recognisers",
+        "import aioaudit.recognisers.anyio",
+        "import aioaudit.session",
+        "import aioaudit.trail",
+        "import aioaudit.state.places",
+        "import aioaudit; aioaudit.enable('jsonl')",
+        "import aioaudit\nwith aioaudit.recording(): pass",
+        "try: import aioaudit.nothing\nexcept ImportError: pass",
+    ],
+)
+def test_it_starts_where_the_program_imports_what_is_ours_first(
+    run_python: Runner, tmp_path: Path, program: str
+) -> None:
+    # Some of that imports asyncio, in the middle of what auditing needs whole.
+    done = run_python("-c", f"{program}\nimport asyncio; {USE}", AIOAUDIT="jsonl")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    [log] = logs(tmp_path)
+    names = [line["event"] for line in log]
+    assert names.count("process.start") == 1
+    assert names.count("task.create") >= 1
+
+
 def test_auditing_starts_at_once_where_asyncio_is_there_already(
     run_python: Runner, tmp_path: Path
 ) -> None:

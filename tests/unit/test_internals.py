@@ -117,6 +117,17 @@ async def test_whether_a_task_was_begun_is_asked_otherwise() -> None:
 
 
 @in_loop
+async def test_who_replaces_what_tells_the_running_loop_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = loops.running_loop()
+    monkeypatch.setattr(asyncio, "_get_running_loop", lambda: "another")
+    told = loops.running_loop()
+    monkeypatch.undo()
+    assert (running, told) == (asyncio.get_running_loop(), "another")
+
+
+@in_loop
 async def test_the_running_loop_is_asked_otherwise() -> None:
     public = types.SimpleNamespace(get_running_loop=asyncio.get_running_loop)
     ask = loops.make_running_loop(public)

@@ -10,7 +10,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import ROOT
+import pytest
+
+from tests.conftest import ROOT, WHEEL
+
+pytestmark = pytest.mark.skipif(bool(WHEEL), reason="it reads the sources of the tree")
 
 LAYERS = (
     # What needs nothing of ours but more of the same
