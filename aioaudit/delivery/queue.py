@@ -92,6 +92,8 @@ class Queue:
             nonlocal room, step, before
             if closed or len(queue) >= capacity:
                 lose(item)
+                if not closed:  # now of all times the thread has to come forward
+                    keep_pace(monotonic())
                 return
             append(item)
             if idle:

@@ -303,11 +303,12 @@ def spin(seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("held_gil")
+@pytest.mark.parametrize("capacity", [100_000, 10], ids=["room", "full"])
 def test_a_thread_that_puts_all_the_time_gives_way_where_the_exporter_is_behind(
-    bench: Bench,
+    bench: Bench, capacity: int
 ) -> None:
     exporter = Recorder()
-    pipeline = bench.pipeline(exporter)
+    pipeline = bench.pipeline(exporter, capacity=capacity)
     pipeline.open_now()
     assert pipeline.flush()
     deadline = time.monotonic() + PATIENCE
