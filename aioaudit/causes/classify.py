@@ -388,8 +388,15 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
             source=note.source,
             thread=note.thread,
         )
-    if found.stdlib is not None:
-        return Cause(reason="unknown", source=found.stdlib.source)
+    source = None if found.stdlib is None else found.stdlib.source
+    thread = call.state.places.foreign_thread(call.victim)
+    if (
+        thread is not None
+    ):  # Thread(target=task.cancel), an executor's, a timer's: no line of its own
+        origin = Link(what="called", reason="thread", source=source, by_name=thread)
+        return Cause(reason="thread", origin=origin, source=source, thread=thread)
+    if source is not None:
+        return Cause(reason="unknown", source=source)
     detail = None if callback is None else "a callback given to the loop; who gave it was not seen"
     return Cause(
         reason="native", origin=Link(what="called", reason="native", detail=detail), detail=detail

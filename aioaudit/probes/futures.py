@@ -97,14 +97,14 @@ def note_given(
             notes[callback] = Note(cause.at, cause.source, None, how, cause=cause)
             return
         found = caller(codes, frame)
-        if found is None:
-            return  # asyncio's own doing on somebody's behalf: nobody can be named
         running = running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
+        if found is None and not foreign:
+            return  # asyncio's own doing on somebody's behalf: nobody can be named
         main = get_ident() == places.main_thread
         notes[callback] = Note(
-            at=found[0].at(found[1]),
-            source=found[0].source,
+            at=None if found is None else found[0].at(found[1]),
+            source=None if found is None else found[0].source,
             thread=places.thread_name() if foreign else None,
             how=how,
             signal=signal_above(codes, frame) if main else None,

@@ -60,6 +60,36 @@ async def threadsafe() -> None:
 #   called thread @threadsafe by=safe-thread detail~
 
 
+async def bare() -> None:
+    # No line of anybody's runs in that thread: it is all that can be told.
+    victim = spawn("bare.victim")
+    await steps()
+    await in_thread("bare-thread", victim.cancel)
+    await settle(victim)
+
+
+# WHY bare.victim: cancelled, obeyed
+#   cancelled bare.victim thread by=bare-thread
+#   called thread by=bare-thread
+
+
+async def bare_threadsafe() -> None:
+    victim = spawn("bare_threadsafe.victim")
+    await steps()
+    loop = asyncio.get_running_loop()
+    thread = threading.Thread(
+        target=loop.call_soon_threadsafe, args=(victim.cancel,), name="bare-safe-thread"
+    )
+    thread.start()
+    await settle(victim)
+    thread.join()
+
+
+# WHY bare_threadsafe.victim: cancelled, obeyed
+#   cancelled bare_threadsafe.victim thread by=bare-safe-thread detail~
+#   called thread by=bare-safe-thread detail~
+
+
 async def threadsafe_at_home() -> None:
     # Given by the loop's own thread, it is no request from another one.
     victim = spawn("threadsafe_at_home.victim")
@@ -161,6 +191,8 @@ async def to_thread() -> None:
 start(
     plainly,
     threadsafe,
+    bare,
+    bare_threadsafe,
     threadsafe_at_home,
     threadsafe_function,
     concurrent_future,
