@@ -3,6 +3,8 @@
 A *finding* is something that a healthy program does not do.  A *note* looks
 alike and is harmless most of the time: it is there for whoever wonders.  Some
 kinds are one or the other, depending on what came of it (`aioaudit.findings.rules`).
+
+The names stand in logs and behind ``--ignore``: from 0.1.0 on none is renamed.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ SWALLOWED = "swallowed"
 LOST = "lost"
 COALESCED = "coalesced"
 SLOW = "slow"
-FINISHED = "finished"
-ITSELF = "itself"
-THREAD = "thread"
-UNSTARTED = "unstarted"
-UNCANCEL = "uncancel"
+ALREADY_DONE = "already_done"
+SELF_CANCEL = "self_cancel"
+WRONG_THREAD = "wrong_thread"
+NEVER_STARTED = "never_started"
+UNCANCEL_UNBALANCED = "uncancel_unbalanced"
 PENDING = "pending"
 DESTROYED = "destroyed"
-AWAITED = "awaited"
+AWAITED_AT_EXIT = "awaited_at_exit"
 SPINNING = "spinning"
 
 _ALL = (
@@ -62,33 +64,33 @@ _ALL = (
         "Bound what the cleanup awaits with a timeout, and keep blocking calls out of the loop.",
     ),
     Kind(
-        FINISHED,
+        ALREADY_DONE,
         "a finished task was asked to cancel",
         "The request came after the end of the task and did nothing.",
         "Nothing, unless the task was thought to be running.",
     ),
     Kind(
-        ITSELF,
+        SELF_CANCEL,
         "a task cancelled itself",
         "The task called cancel() on itself: it is cancelled at its next await, and looks as if "
         "somebody else had wanted that.",
         "Return, or raise an error that says why the task ends.",
     ),
     Kind(
-        THREAD,
+        WRONG_THREAD,
         "cancel() was called from another thread",
         "Tasks are not thread-safe: the loop may not notice before something else wakes it, and "
         "its state may be damaged.",
         "Use loop.call_soon_threadsafe(task.cancel).",
     ),
     Kind(
-        UNSTARTED,
+        NEVER_STARTED,
         "a task was cancelled before its first step",
         "Not a line of its body ran, no finally either.",
         "Let it begin before it is cancelled, or set up outside of it what it has to clean up.",
     ),
     Kind(
-        UNCANCEL,
+        UNCANCEL_UNBALANCED,
         "cancelling() was left above zero",
         "The task absorbed a cancellation with uncancel(), but less often than it was asked: "
         "timeouts and task groups in it may take it for cancelled still.",
@@ -107,7 +109,7 @@ _ALL = (
         "Keep a reference to every task until it is done, or use a TaskGroup.",
     ),
     Kind(
-        AWAITED,
+        AWAITED_AT_EXIT,
         "cancelled by the end of asyncio.run while somebody awaited it",
         "The program ended before a result that somebody still waited for.",
         "Await it before the main coroutine returns, or cancel it there.",

@@ -95,14 +95,14 @@ class Rules:
         request.asked = monotonic()
         if event.by == event.task:
             if event.reason == "explicit" and _in_application(event.at):
-                self._tell(catalogue.ITSELF, task, request)
+                self._tell(catalogue.SELF_CANCEL, task, request)
         elif event.suspended_at is None and _not_started(task):
             careless = event.reason in _BY_CODE and not self._cleaning_up()
             request.unstarted = "finding" if careless else "note"
         if (event.reason == "thread" or running_loop() is None) and known.places.foreign_thread(
             task
         ) is not None:
-            self._tell(catalogue.THREAD, task, request)
+            self._tell(catalogue.WRONG_THREAD, task, request)
         state = known.tasks.state(task)
         if len(state.requests) > 1:
             first = state.first_open()
@@ -124,7 +124,7 @@ class Rules:
             if error is UNKNOWN:
                 error = outcome = None
             self._tell(
-                catalogue.FINISHED,
+                catalogue.ALREADY_DONE,
                 task,
                 request,
                 severity="note",
@@ -152,7 +152,7 @@ class Rules:
         if waiter is not None:
             known = self._known
             self._tell(
-                catalogue.AWAITED,
+                catalogue.AWAITED_AT_EXIT,
                 task,
                 request,
                 other_task=known.tasks.number(waiter),
@@ -160,7 +160,7 @@ class Rules:
                 other_at=suspended_at(known.codes, waiter.get_coro()),
             )
         elif thread_waits_for(task):
-            self._tell(catalogue.AWAITED, task, request, other_name="another thread")
+            self._tell(catalogue.AWAITED_AT_EXIT, task, request, other_name="another thread")
 
     # -- on the way ---------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Rules:
         absorbed = next((each for each in requests if each.absorbed and not each.taken_back), None)
         if absorbed is not None:
             self._tell(
-                catalogue.UNCANCEL,
+                catalogue.UNCANCEL_UNBALANCED,
                 task,
                 absorbed,
                 remaining=task.cancelling(),
@@ -327,7 +327,7 @@ class Rules:
         if request is None or request.told or request not in state.requests:
             return
         if outcome == "cancelled" and request.unstarted is not None:
-            self._tell(catalogue.UNSTARTED, task, request, severity=request.unstarted)
+            self._tell(catalogue.NEVER_STARTED, task, request, severity=request.unstarted)
         elif state.cancel_outcome in ("obeyed", "replaced"):
             if outcome == "raised" and _never_felt(
                 request, task, seen=self._known.cancellations.deliveries_seen
@@ -338,7 +338,7 @@ class Rules:
         elif state.cancel_outcome == "absorbed":
             if not request.taken_back and outcome != "cancelled" and task.cancelling():
                 self._tell(
-                    catalogue.UNCANCEL,
+                    catalogue.UNCANCEL_UNBALANCED,
                     task,
                     request,
                     remaining=task.cancelling(),

@@ -53,7 +53,7 @@ def _asked(finding: Finding, show: Show) -> str:
         return f"asked to cancel by the end of asyncio.run{place}"
     source = "" if finding.source is None else f" by {finding.source}"
     text = f"asked to cancel{source}{place}"
-    if finding.kind == catalogue.THREAD:
+    if finding.kind == catalogue.WRONG_THREAD:
         text += f" in thread {finding.thread}"
     elif finding.by_name is not None:
         text += f" in {'thread' if reason == 'thread' else 'task'} {finding.by_name}"
@@ -131,7 +131,7 @@ def _slow(finding: Finding, show: Show) -> str:
     return text
 
 
-def _finished(finding: Finding, _show: Show) -> str:
+def _already_done(finding: Finding, _show: Show) -> str:
     end = {"returned": "had returned", "raised": "had failed", "cancelled": "had been cancelled"}
     text = (
         f"{_who(finding)} {end.get(finding.outcome or '', 'had ended')} when it was asked to cancel"
@@ -139,22 +139,22 @@ def _finished(finding: Finding, _show: Show) -> str:
     return text if finding.error is None else f"{text} (with {finding.error})"
 
 
-def _itself(finding: Finding, _show: Show) -> str:
+def _self_cancel(finding: Finding, _show: Show) -> str:
     return f"{_who(finding)} cancelled itself"
 
 
-def _thread(finding: Finding, _show: Show) -> str:
+def _wrong_thread(finding: Finding, _show: Show) -> str:
     return (
         f"{_who(finding)} was cancelled from thread {finding.thread}, "
         "without loop.call_soon_threadsafe()"
     )
 
 
-def _unstarted(finding: Finding, _show: Show) -> str:
+def _never_started(finding: Finding, _show: Show) -> str:
     return f"{_who(finding)} was cancelled before its first step: its body never ran"
 
 
-def _uncancel(finding: Finding, _show: Show) -> str:
+def _uncancel_unbalanced(finding: Finding, _show: Show) -> str:
     text = f"{_who(finding)} absorbed a cancellation with uncancel() and {_then(finding)}, "
     if finding.remaining is None:
         return text + "but cancelling() is above zero still"
@@ -169,7 +169,7 @@ def _destroyed(finding: Finding, _show: Show) -> str:
     return f"{_who(finding)} was garbage-collected while it was pending"
 
 
-def _awaited(finding: Finding, show: Show) -> str:
+def _awaited_at_exit(finding: Finding, show: Show) -> str:
     place = "" if finding.other_at is None else f" at {show(finding.other_at)}"
     return (
         f"{_who(finding)} was cancelled by the end of asyncio.run "
@@ -187,13 +187,13 @@ _SENTENCES: dict[str, Callable[[Finding, Show], str]] = {
     catalogue.LOST: _lost,
     catalogue.COALESCED: _coalesced,
     catalogue.SLOW: _slow,
-    catalogue.FINISHED: _finished,
-    catalogue.ITSELF: _itself,
-    catalogue.THREAD: _thread,
-    catalogue.UNSTARTED: _unstarted,
-    catalogue.UNCANCEL: _uncancel,
+    catalogue.ALREADY_DONE: _already_done,
+    catalogue.SELF_CANCEL: _self_cancel,
+    catalogue.WRONG_THREAD: _wrong_thread,
+    catalogue.NEVER_STARTED: _never_started,
+    catalogue.UNCANCEL_UNBALANCED: _uncancel_unbalanced,
     catalogue.PENDING: _pending,
     catalogue.DESTROYED: _destroyed,
-    catalogue.AWAITED: _awaited,
+    catalogue.AWAITED_AT_EXIT: _awaited_at_exit,
     catalogue.SPINNING: _spinning,
 }

@@ -187,7 +187,7 @@ class Told:
         done = {each["task"] for each in self.events if each["event"] == "task.done"}
         made = {each["task"]: each for each in self.events if each["event"] == "task.create"}
         assert not made.keys() - done
-        assert not [each for each in self.events if each.get("kind") == "thread"]
+        assert not [each for each in self.events if each.get("kind") == "wrong_thread"]
         assert not [each for each in self.events if each.get("reason") == "thread"]
         for each in self.events:
             if each["event"] == "task.cancel":

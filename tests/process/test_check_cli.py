@@ -79,7 +79,7 @@ def test_findings_are_told_to_people(tmp_path: Path) -> None:
         start([]),
         made("swallowed", 5, **KEPT),
         made("swallowed", 6, task=8, name="worker 2", **KEPT),
-        made("finished", 7, severity="note", outcome="returned", **KEPT),
+        made("already_done", 7, severity="note", outcome="returned", **KEPT),
         made(
             "slow",
             8,
@@ -115,7 +115,7 @@ slow  work (\x1b[31m) took 2.500 s to obey, most of it in the cleanup at /srv/ap
     status, said_with_notes, _ = check(tmp_path, "log.jsonl", "--notes", "--ignore", "slow")
     assert status == 1
     assert said_with_notes.startswith("1 finding, 1 note\n")
-    assert "finished (note)  work (worker) had returned when it was asked to cancel\n" in (
+    assert "already_done (note)  work (worker) had returned when it was asked to cancel\n" in (
         said_with_notes
     )
 
@@ -143,7 +143,7 @@ def test_findings_are_told_to_programs(tmp_path: Path) -> None:
 
 
 def test_a_log_without_a_finding_says_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "log.jsonl", start([]), made("finished", 2, severity="note"))
+    write(tmp_path / "log.jsonl", start([]), made("already_done", 2, severity="note"))
     assert check(tmp_path, ".") == (0, "", "")
     assert check(tmp_path, ".", "--json") == (0, "", "")
     assert check(tmp_path, ".", "--notes")[0] == 0
