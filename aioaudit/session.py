@@ -403,7 +403,9 @@ def _say_anew() -> None:
 
 def _let_asyncio_come() -> None:
     """What ``AIOAUDIT`` asks for begins with this import, and not in the middle of a beginning."""
-    import asyncio  # noqa: F401 - to have it imported is all
+    from importlib import import_module
+
+    import_module("asyncio")
 
 
 def _begin(when_anew: Callable[[], None] | None = None) -> Session:
