@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from aioaudit.events import Event, ProcessStart
 from aioaudit.exporter import ExporterError, NotTakenError, encode_events
 from aioaudit.opening import PlantedError, open_to_write
-from aioaudit.threads import allocate_lock
+from aioaudit.threads import allocate_lock, sleep
 
 # Bound now: a program, or its tests, may put something else in their place later,
 # and the log is not what that is meant for.
@@ -42,6 +42,8 @@ _open, _close, _write, _truncate = os.open, os.close, os.write, os.ftruncate
 _stat, _fstat, _getpid = os.stat, os.fstat, os.getpid
 
 _PIPE = getattr(select, "PIPE_BUF", 512)  # what POSIX promises at the least
+
+_IN_THE_MAKING = 0.1  # seconds after which a line that another process writes has grown
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -262,24 +264,33 @@ class _File:
         self.fd = fd
         self.identity = (found.st_dev, found.st_ino)
         self.regular = stat.S_ISREG(found.st_mode)
-        self.torn = self.regular and found.st_size > 0 and not self.ends_a_line()
+        self.torn = self.regular and found.st_size > 0 and self.is_torn()
         self.used = False
         self.header_due = True
         self.opened = self.opened_once = True
 
-    def ends_a_line(self) -> bool:
-        """Whether the file's last byte is a newline; no if it cannot be read."""
+    def is_torn(self) -> bool:
+        """Whether the file ends in the middle of a line; yes if it cannot be read.
+
+        A line that another process is just writing looks so, too: Linux lets a file grow
+        page by page while one ``write`` goes on (``generic_perform_write`` in mm/filemap.c).
+        But that grows a moment later, and is ended by whoever writes it.
+        """
         try:
             # The path may be something else by now, a pipe that would be waited for.
             fd = _open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except OSError:
-            return False
+            return True
         try:
             found = _fstat(fd)
-            ours = (found.st_dev, found.st_ino) == self.identity
-            return ours and os.pread(fd, 1, found.st_size - 1) == b"\n"
+            if (found.st_dev, found.st_ino) != self.identity:
+                return True
+            if os.pread(fd, 1, found.st_size - 1) == b"\n":
+                return False
+            sleep(_IN_THE_MAKING)
+            return _fstat(fd).st_size == found.st_size
         except OSError:
-            return False
+            return True
         finally:
             _close(fd)
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,30 @@ MakeExporter = Callable[..., JsonlExporter]
 
 
 # -- files ---------------------------------------------------------------------------
+
+
+def test_a_line_that_another_process_is_just_writing_is_no_torn_one(
+    exporter_of: MakeExporter, tmp_path: Path
+) -> None:
+    path = tmp_path / "shared.jsonl"
+    path.touch(mode=0o600)
+    line = b"x" * 200_000_000 + b"\n"
+
+    def write() -> None:  # as another process does; the file grows page by page
+        with path.open("ab", buffering=0) as file:
+            file.write(line)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while path.stat().st_size == 0:
+        pass
+    exporter_of(path).export([event()])
+    writer.join()
+    written = path.read_bytes()
+    path.unlink()  # tests keep what they write
+    first, ours, rest = written.split(b"\n")
+    assert (len(first), rest) == (len(line) - 1, b"")
+    assert json.loads(ours)["event"] == "task.cancel"
 
 
 def test_it_is_an_exporter() -> None:
