@@ -45,6 +45,8 @@ class Session:
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
         self.sinks: list[tuple[Journal, frozenset[str]]] = []
+        self.lent = False
+        """Whether it is there for what was attached alone, and ends with the last of that."""
         self.undo_bridge: Any = None
         self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
         self._start: ProcessStart | None = None
@@ -380,15 +382,14 @@ def _attach(
     exporter: Exporter, name: str, events: frozenset[str]
 ) -> tuple[Session, Journal, Callable[[], None]]:
     with _lock:
-        was_off = _session is None
-        session = _begin()
+        session = _begin(lent=True)
         journal = session.add(exporter, name, events)
 
     def detach() -> None:
         with _lock:
             if session is _session and any(each is journal for each, _ in session.sinks):
                 session.remove(journal)
-                if was_off and not session.sinks:
+                if session.lent and not session.sinks:
                     disable()
 
     return session, journal, detach
@@ -408,13 +409,17 @@ def _let_asyncio_come() -> None:
     import_module("asyncio")
 
 
-def _begin(when_anew: Callable[[], None] | None = None) -> Session:
+def _begin(when_anew: Callable[[], None] | None = None, *, lent: bool = False) -> Session:
+    """The session, begun where there is none; *lent* as in `Session.lent`."""
     global _session
     _let_asyncio_come()
     if _session is None:
         session = Session(when_anew)
+        session.lent = lent
         session.begin()
         _session = aioaudit._answers = session
+    elif not lent:
+        _session.lent = False
     return _session
 
 

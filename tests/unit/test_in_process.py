@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import aioaudit
+from aioaudit import session
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -410,6 +411,25 @@ def test_a_creation_is_told_by_the_name_that_was_given() -> None:
     aioaudit.disable()
     made = [event.name for event in exporter.events if isinstance(event, TaskCreate)]
     assert made[:2] == ["first", "second"]
+
+
+def test_the_last_of_several_recordings_turns_auditing_off_whichever_it_is() -> None:
+    outer, inner = aioaudit.recording(), aioaudit.recording()
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert session.current() is not None
+    inner.__exit__(None, None, None)
+    assert session.current() is None
+
+
+def test_auditing_that_was_turned_on_meanwhile_outlives_a_recording() -> None:
+    with aioaudit.recording():
+        aioaudit.enable()
+    try:
+        assert session.current() is not None
+    finally:
+        aioaudit.disable()
 
 
 def test_nested_recordings_both_hear_and_the_outer_one_goes_on() -> None:
