@@ -41,6 +41,8 @@ UNPACKER = ROOT.parent / "shared" / "tools" / "cpython-from-debian"
 """Prints the path of a CPython that it unpacks; beside some checkouts, and nothing needs it."""
 SOURCES = ("aioaudit", "exporters")
 """What the tested copy of the tree must not hold."""
+OF_SOURCES = ("tests/unit", "tests/process/test_doctor.py")
+"""Where tests are that look at the sources; they are marked so."""
 WITH_OLDEST = tuple(
     f"tests/{name}.py"
     for name in (
@@ -621,12 +623,14 @@ Checks = list[tuple[list[str], "subprocess.Popen[str]"]]
 
 
 def begin_checks(python: Path) -> Checks:
-    """Start the linter and both type checkers over the tree."""
+    """Start the linter, both type checkers and the tests of the sources over the tree."""
     commands: list[list[str]] = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["pyright", "--warnings", "--pythonpath", str(python)],
+        # Where a wheel is tested there are no sources, so their tests run here.
+        ["pytest", "-q", "-p", "no:cacheprovider", "-m", "sources", *OF_SOURCES],
     ]
     return [
         (
@@ -646,7 +650,7 @@ def begin_checks(python: Path) -> Checks:
 
 def finish_checks(checks: Checks) -> bool:
     """Show what *checks* say; whether all were content."""
-    say("sources: ruff, mypy, pyright")
+    say("sources: ruff, mypy, pyright, and their tests")
     for command, process in checks:
         print(f"$ {' '.join(command)}\n{process.communicate()[0]}", end="", flush=True)
     return not any(process.returncode for _, process in checks)

@@ -343,7 +343,7 @@ def test_options_that_switch_the_start_up_file_off_are_named(run_python: Runner)
         assert text.startswith(f"does nothing: Python was started with {option};")
 
 
-@pytest.mark.skipif(bool(WHEEL), reason="a wheel has no copy to compare the start-up file with")
+@pytest.mark.sources  # a wheel has no copy to compare the start-up file with
 def test_a_start_up_file_that_is_not_installed_or_elsewhere(sparse: World) -> None:
     world = sparse
     state, text = world.about("aioaudit_autostart.pth")
@@ -369,7 +369,7 @@ def test_a_start_up_file_that_is_not_installed_or_elsewhere(sparse: World) -> No
     assert (state, "holds no _aioaudit_autostart.py" in text) == ("problem", True)
 
 
-@pytest.mark.skipif(bool(WHEEL), reason="the files are taken from the tree")
+@pytest.mark.sources  # the files are taken from it
 @pytest.mark.parametrize("how", ["no line", "suppressed"])
 def test_a_start_up_file_whose_line_python_does_not_run(sparse: World, how: str) -> None:
     """As of all such files from Python 3.18 on."""

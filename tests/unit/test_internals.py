@@ -13,7 +13,7 @@ import pytest
 
 from aioaudit.cpython import internals, loops, tasks, threads
 from aioaudit.cpython.internals import TABLE, UNKNOWN, Internal
-from tests.conftest import ROOT, WHEEL
+from tests.conftest import ROOT
 
 ONE_ROOM = "aioaudit/cpython/"
 
@@ -198,10 +198,8 @@ def of_libraries() -> dict[str, set[str]]:
 
 OTEL = "exporters/otel/"
 
-in_the_tree = pytest.mark.skipif(bool(WHEEL), reason="it reads the sources of the tree")
 
-
-@in_the_tree
+@pytest.mark.sources
 def test_private_names_are_read_in_one_room_only() -> None:
     of_python = {each.name for each in TABLE if each.name.startswith("_")}
     libraries = of_libraries()
@@ -218,7 +216,7 @@ def test_private_names_are_read_in_one_room_only() -> None:
     assert not wrong, wrong
 
 
-@in_the_tree
+@pytest.mark.sources
 def test_what_a_recogniser_reads_stands_in_its_table() -> None:
     """Also where it is no name of CPython's: whatever is private and not its own."""
     libraries = of_libraries()
@@ -235,7 +233,7 @@ def test_what_a_recogniser_reads_stands_in_its_table() -> None:
     assert not wrong, wrong
 
 
-@in_the_tree
+@pytest.mark.sources
 def test_nobody_asks_for_the_version_but_in_one_room() -> None:
     wrong = [
         f"{file}:{line}"

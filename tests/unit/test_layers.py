@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, WHEEL
+from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(bool(WHEEL), reason="it reads the sources of the tree")
+pytestmark = pytest.mark.sources
 
 LAYERS = (
     # What needs nothing of ours but more of the same
