@@ -231,7 +231,8 @@ def test() -> int:
             )
         runs = [each.result() for each in begun]
     if between:
-        print(f"what depends on no Python is tested on {runs[0].title} and {runs[-1].title} alone")
+        ends = f"{interpreters[0].long} and {interpreters[-1].long}"
+        print(f"what depends on no Python is tested on CPython {ends} alone")
     clean = finish_checks(begin_checks(linters.result()))
     results: dict[str, Result] = {}
     with side_by_side(runs, copy) as under_way:
