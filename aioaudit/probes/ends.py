@@ -498,17 +498,14 @@ class CalledBack:
     def _ended(self, task: Any) -> None:
         """*task* was not cancelled."""
         error = exception_of(task)
-        if error is UNKNOWN:
-            self._recorder.state.tasks.born.pop(
-                id(task), None
-            )  # nothing is told rather than a guess
+        recorder = self._recorder
+        if error is UNKNOWN:  # nothing is told rather than a guess
+            recorder.state.tasks.born.pop(id(task), None)
         elif error is not None:
-            self._recorder.on_end(task, "raised", error)
+            recorder.on_end(task, "raised", error)
         else:
             result = result_of(task)
-            self._recorder.on_end(
-                task, "returned", None, result=None if result is UNKNOWN else result
-            )
+            recorder.on_end(task, "returned", None, result=None if result is UNKNOWN else result)
 
 
 def context_of(task: Any) -> Context:
