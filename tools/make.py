@@ -325,7 +325,7 @@ def quick() -> int:
     if not interpreters:
         return 1
     python = lint_environment(interpreters[-1])
-    checks = begin_checks(python)
+    checks = begin_checks(python, tests=False)  # most of those run below
     say(f"tests/unit on CPython {interpreters[-1].long}")
     chosen = shlex.split(os.environ.get("PYTEST_ARGS", ""))
     words: list[str | Path] = [
@@ -623,16 +623,16 @@ def lint_environment(interpreter: Interpreter) -> Path:
 Checks = list[tuple[list[str], "subprocess.Popen[str]"]]
 
 
-def begin_checks(python: Path) -> Checks:
-    """Start the linter, both type checkers and the tests of the sources over the tree."""
+def begin_checks(python: Path, *, tests: bool = True) -> Checks:
+    """Start the linter, both type checkers and, with *tests*, the tests of the sources."""
     commands: list[list[str]] = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["pyright", "--warnings", "--pythonpath", str(python)],
-        # Where a wheel is tested there are no sources, so their tests run here.
-        ["pytest", "-q", "-p", "no:cacheprovider", "-m", "sources", *OF_SOURCES],
     ]
+    if tests:  # where a wheel is tested there are no sources
+        commands.append(["pytest", "-q", "-p", "no:cacheprovider", "-m", "sources", *OF_SOURCES])
     return [
         (
             command,
@@ -651,7 +651,7 @@ def begin_checks(python: Path) -> Checks:
 
 def finish_checks(checks: Checks) -> bool:
     """Show what *checks* say; whether all were content."""
-    say("sources: ruff, mypy, pyright, and their tests")
+    say("sources")
     for command, process in checks:
         print(f"$ {' '.join(command)}\n{process.communicate()[0]}", end="", flush=True)
     return not any(process.returncode for _, process in checks)
