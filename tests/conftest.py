@@ -116,11 +116,17 @@ def _what_is_left_to_the_collector() -> Iterator[None]:
 
 
 def clean_environ(**more: str) -> dict[str, str]:
-    """The environment of a child process: nothing of ours but *more*."""
+    """The environment of a child process: nothing of ours but *more*.
+
+    Nor what makes programs print other things than in a terminal: pytest, for one, does not
+    shorten its lines where *CI* or *BUILD_NUMBER* is set (``_pytest.compat.running_on_ci``).
+    """
+    ours = ("AIOAUDIT", "PYTHON", "PYTEST_", "COVERAGE", "OTEL_")
+    printing = {"CI", "BUILD_NUMBER", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "PY_COLORS"}
     kept = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("AIOAUDIT", "PYTHON", "COVERAGE", "OTEL_"))
+        if not key.startswith(ours) and key not in printing
     }
     return kept | more
 

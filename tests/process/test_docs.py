@@ -45,7 +45,7 @@ import pytest
 from aioaudit import events, settings
 from aioaudit.chain.links import Link
 from aioaudit.findings.catalogue import CATALOGUE
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clean_environ
 from tests.waiting import PATIENCE
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -129,8 +129,7 @@ class Reader:
         script(tools / "python", f'#!/bin/sh\nexec {python} "$@"\n')
         script(tools / "aioaudit", f"#!{python}\nfrom aioaudit.__main__ import main\nmain()\n")
         path = f"{tools}:{os.environ['PATH']}"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIOAUDIT", "PYTHON"))}
-        self.environ = kept | {"PATH": path, "TERM": "xterm", "NO_COLOR": "1"}
+        self.environ = clean_environ(PATH=path, TERM="xterm", NO_COLOR="1")
         self.port = free_port()
         self.serves = False
         self.background: list[subprocess.Popen[bytes]] = []
