@@ -18,7 +18,8 @@ own.  A *run* is the life of one process in its log.
 
 `enable`, `disable` and `recording` turn it on and off from code; the variable
 ``AIOAUDIT`` does it without.  `why` and `source` answer while it is on, `load`
-reads a log afterwards.
+reads a log afterwards.  What these return and raise can be imported from here as
+well; all errors of ours are an `AioauditError`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,29 @@ from aioaudit.version import __version__
 if TYPE_CHECKING:
     from aioaudit.bus import addaudithook
     from aioaudit.chain.links import Answer, Link
-    from aioaudit.log import load
+    from aioaudit.cpython.inplace import UnsupportedError
+    from aioaudit.errors import AioauditError
+    from aioaudit.events import Event
+    from aioaudit.exporter import Exporter, ExporterError, NotTakenError
+    from aioaudit.log import Case, Log, Problem, load
     from aioaudit.session import Session, audit, disable, enable, recording
+    from aioaudit.settings import SettingsError
+    from aioaudit.trail import Trail
 
 __all__ = [
+    "AioauditError",
     "Answer",
+    "Case",
+    "Event",
+    "Exporter",
+    "ExporterError",
     "Link",
+    "Log",
+    "NotTakenError",
+    "Problem",
+    "SettingsError",
+    "Trail",
+    "UnsupportedError",
     "__version__",
     "addaudithook",
     "audit",
@@ -50,8 +68,19 @@ __all__ = [
 # Imported when first asked for: a start-up file imports this package in
 # processes that may never touch asyncio.
 _LAZY = {
+    "AioauditError": "aioaudit.errors",
     "Answer": "aioaudit.chain.links",
+    "Case": "aioaudit.log",
+    "Event": "aioaudit.events",
+    "Exporter": "aioaudit.exporter",
+    "ExporterError": "aioaudit.exporter",
     "Link": "aioaudit.chain.links",
+    "Log": "aioaudit.log",
+    "NotTakenError": "aioaudit.exporter",
+    "Problem": "aioaudit.log",
+    "SettingsError": "aioaudit.settings",
+    "Trail": "aioaudit.trail",
+    "UnsupportedError": "aioaudit.cpython.inplace",
     "addaudithook": "aioaudit.bus",
     "audit": "aioaudit.session",
     "disable": "aioaudit.session",

@@ -43,6 +43,7 @@ from aioaudit.delivery.records import (
     run_of,
     seq_of,
 )
+from aioaudit.errors import AioauditError
 from aioaudit.events import Event, ProcessStart
 
 __all__ = [
@@ -67,7 +68,7 @@ MOST_NOTES = 100_000
 """So many notes wait for their events: as many as events wait for an exporter."""
 
 
-class ExporterError(Exception):
+class ExporterError(AioauditError):
     """The exporter cannot work and will not recover: it is taken out of service.
 
     The text is shown to the user as it is, on one line of stderr; it names what
@@ -76,7 +77,7 @@ class ExporterError(Exception):
     """
 
 
-class NotTakenError(Exception):
+class NotTakenError(AioauditError):
     """The exporter cannot take events just now, but may well again: a full disk.
 
     It stays in service.  The first *taken* events of the batch were taken; the

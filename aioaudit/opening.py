@@ -18,6 +18,8 @@ import os
 import stat
 from contextlib import ExitStack
 
+from aioaudit.errors import AioauditError
+
 # Bound now, as in the jsonl exporter: a program, or its tests, may put something else in
 # their place later.
 _open, _close, _fstat, _stat, _readlink = os.open, os.close, os.fstat, os.stat, os.readlink
@@ -33,7 +35,7 @@ _MORE_THAN_OWNER = 0o177
 """What mode 0600 leaves out."""
 
 
-class PlantedError(Exception):
+class PlantedError(AioauditError):
     """What is there may be somebody else's doing; the text says what is wrong with it."""
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from aioaudit.errors import AioauditError
+
 VARIABLE = "AIOAUDIT"
 JSONL_PATH_VARIABLE = "AIOAUDIT_JSONL_PATH"
 EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
@@ -59,7 +61,7 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _BRACE = re.compile(r"\{[^{}/]*|[^{}/]*\}")
 
 
-class SettingsError(ValueError):
+class SettingsError(AioauditError, ValueError):
     """A setting cannot be used; its text is one line that says which, and what is allowed."""
 
 

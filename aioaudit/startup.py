@@ -42,7 +42,9 @@ _waiting: _Watch | None = None
 _settings: Settings | None = None
 _end: Callable[[], None] | None = None
 
-_KEPT = frozenset({"aioaudit.startup", "aioaudit.settings", "aioaudit.loading", "aioaudit.version"})
+_KEPT = frozenset(
+    f"aioaudit.{name}" for name in ("startup", "settings", "loading", "version", "errors")
+)
 """What knows nothing of asyncio, and may be in the middle of starting us."""
 
 

@@ -14,6 +14,7 @@ from typing import IO, cast
 import click
 
 from aioaudit.cli.terminal import Enough, complain, named, out, plural, progress, say
+from aioaudit.errors import AioauditError
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.otlp_json import JsonWriter
@@ -147,7 +148,7 @@ def _is_one_of(log: str, file: Path) -> bool:
     )
 
 
-class _NotWrittenError(Exception):
+class _NotWrittenError(AioauditError):
     """What went wrong with the file that was to be written, not with a log."""
 
 

@@ -45,6 +45,7 @@ from aioaudit.cpython.behaviour import (
     VERSION,
     VERSIONS_ARE_COUNTED,
 )
+from aioaudit.errors import AioauditError
 
 IMMUTABLE: Final = 1 << 8
 """``Py_TPFLAGS_IMMUTABLETYPE``, Include/object.h."""
@@ -64,7 +65,7 @@ _VERSIONS_USED_OFFSET: Final = (
 _MISSING: Final = object()
 
 
-class UnsupportedError(RuntimeError):
+class UnsupportedError(AioauditError, RuntimeError):
     """This interpreter is not one whose types can be changed safely."""
 
 

@@ -17,6 +17,7 @@ from types import CodeType
 from typing import Any
 
 from aioaudit.cpython.behaviour import HAS_MONITORING
+from aioaudit.errors import AioauditError
 from aioaudit.weak import dropping
 
 AVAILABLE = HAS_MONITORING
@@ -25,7 +26,7 @@ CANDIDATES = (3, 4, 5, 0, 1, 2)
 """Tool ids to try: those that PEP 669 gives to no kind of tool come first."""
 
 
-class NoToolError(RuntimeError):
+class NoToolError(AioauditError, RuntimeError):
     """Others hold all tool ids: what is there before 3.12 has to do."""
 
 

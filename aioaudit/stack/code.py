@@ -18,6 +18,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
+from aioaudit.errors import AioauditError
 from aioaudit.stack.callee import callee_of
 from aioaudit.text import clean
 from aioaudit.weak import dropping
@@ -51,7 +52,7 @@ def kind_of(path: str) -> int:
     return APPLICATION
 
 
-class NotNowError(Exception):
+class NotNowError(AioauditError):
     """What explains a site cannot be looked for at the moment, but may be later."""
 
 

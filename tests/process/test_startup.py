@@ -470,3 +470,11 @@ def test_the_words_for_off_are_the_same_in_both_places(run_python: Runner) -> No
 def test_reading_settings_imports_nothing_heavy(run_python: Runner) -> None:
     done = run_python("-c", f"import aioaudit.settings, aioaudit.startup; {SHOW_HEAVY}")
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_importing_the_package_brings_nothing_but_its_version(run_python: Runner) -> None:
+    # What is public can be asked of it at the top, and comes when it is: it costs as little as ever.
+    done = run_python("-c", f"import aioaudit; {SHOW_OURS}; {SHOW_HEAVY}")
+    assert done.stdout == "['aioaudit', 'aioaudit.version']\n[]\n"
+    done = run_python("-c", f"from aioaudit import AioauditError, SettingsError; {SHOW_HEAVY}")
+    assert done.stdout == "[]\n"
