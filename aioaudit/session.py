@@ -173,7 +173,7 @@ class Session:
     def _at_exit(self, signal: str | None) -> None:
         try:
             if signal is None:
-                self.recorder.last_words()
+                self.recorder.catch_up_stopped_loops()
             self._shut_down([journal for journal, _ in self.sinks], signal=signal)
         finally:
             # What the interpreter still runs while it goes down (a loop's `__del__`, tasks
@@ -206,7 +206,7 @@ class Session:
         bus.forked()
         self.run = type(self.run)(forked_from=self.run)
         self._start = None
-        self.recorder.forked(self.run)
+        self.recorder.after_fork(self.run)
         for journal, _ in self.sinks:
             journal.after_fork(self.run, self.start)
         self.apply()
@@ -311,7 +311,7 @@ def enable(
         for exporter in objects:
             if not any(journal.exporter is exporter for journal, _ in session.sinks):
                 session.add(exporter, type(exporter).__name__, settings.events)
-        session.recorder.rules.slow = settings.slow_cancel
+        session.recorder.rules.slow_after = settings.slow_cancel
         if not session.sinks:
             session.bus_events = settings.events
         if BRIDGE in wanted:
@@ -325,7 +325,7 @@ def enable_from_settings(
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
     with _lock:
         session = _begin(when_asyncio_is_anew)
-        session.recorder.rules.slow = settings.slow_cancel
+        session.recorder.rules.slow_after = settings.slow_cancel
         for name in settings.exporters:
             try:
                 for own_name, exporter in _open((name,), settings):

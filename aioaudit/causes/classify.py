@@ -130,7 +130,7 @@ def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
     if info.explain is not None and found.cause is None:
         cause = ask(info.explain, info.source, frame, call)
         _answered(found, cause)
-        if info.kind == STDLIB and cause is not None and cause.through:
+        if info.kind == STDLIB and cause is not None and cause.passes_through:
             return  # Python's own, and known: not who called
     if found.innermost and overrides(call.victim, frame.f_code):
         return  # an override of cancel() that calls the original is no caller
@@ -140,7 +140,7 @@ def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
 
 def _answered(found: _Survey, cause: Cause | None) -> None:
     """Keep what a recogniser answered."""
-    if cause is not None and cause.through:
+    if cause is not None and cause.passes_through:
         found.through = found.through or cause.reason
         found.taken_back |= cause.taken_back
         found.receiver = cause.receiver or found.receiver
@@ -166,7 +166,7 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
     if call.concluded:
         cause.evidence = "inferred"
     if found.finalizer:
-        cause.bystander = True
+        cause.current_task_unrelated = True
     if found.taken_back:
         cause.taken_back = True
     if found.owner is not None:
@@ -211,7 +211,7 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
                 evidence=evidence,
                 at=at,
                 source=source,
-                bystander=True,
+                current_task_unrelated=True,
             )
     if site is not None:
         return _called(call, found, site, frame)
@@ -223,8 +223,8 @@ def _waited_for(call: Call) -> Cause | None:
     current = call.current
     if fut_waiter(current) is not call.victim:
         return None
-    request = call.state.cancellations.first_open(current)
-    return None if request is None else Cause(reason="awaiter", request=request, awaiter=True)
+    request = call.state.cancellations.first_undelivered(current)
+    return None if request is None else Cause(reason="awaiter", request=request, forwards=True)
 
 
 def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
@@ -259,7 +259,7 @@ def _by_signal(found: _Survey) -> Cause:
         origin=Link(what="signal", reason="signal", signal=name, at=at, source=source),
         at=at,
         source=source,
-        bystander=True,
+        current_task_unrelated=True,
     )
 
 
@@ -352,7 +352,7 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
         if given is not UNKNOWN:
             callback = bound_cancel(*given) or given[0]
     receiver = call.victim if found.receiver is None else found.receiver
-    note, evidence = call.state.handoffs.noted(callback, receiver)
+    note, evidence = call.state.handoffs.find(callback, receiver)
     if note is not None:
         if note.cause is not None:
             return msgspec.structs.replace(note.cause, evidence=evidence)
@@ -369,7 +369,7 @@ def _scheduled(call: Call, found: _Survey) -> Cause:
                 evidence=evidence,
                 at=note.at,
                 source=note.source,
-                bystander=True,
+                current_task_unrelated=True,
             )
         reason = "explicit" if note.thread is None else "thread"
         return Cause(

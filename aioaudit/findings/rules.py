@@ -63,67 +63,67 @@ class Rules:
     """The rules of one recorder."""
 
     def __init__(self, known: State, sender: Sender) -> None:
-        self.slow = DEFAULT_SLOW_CANCEL
+        self.slow_after = DEFAULT_SLOW_CANCEL
         """Seconds that a task may take to obey."""
         self.watch_next: Callable[[Any], None] = lambda _task: None
-        """Asks for `waits` to be called when the running task is suspended again."""
+        """Asks for `on_next_suspend` to be called when the running task is suspended again."""
         self._known = known
         self._sender = sender
         self._left: set[int] = set()
 
     # -- requests -----------------------------------------------------------------
 
-    def asked(self, task: Any, request: Request) -> None:
+    def on_request(self, task: Any, request: Request) -> None:
         """*request* was made to *task*: called for every one, also for those made again."""
         try:
-            self._asked(task, request)
+            self._check_request(task, request)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             self._sender.fault(error)
 
-    def _asked(self, task: Any, request: Request) -> None:
+    def _check_request(self, task: Any, request: Request) -> None:
         event = request.event
         if request.times > 1:
-            if request.once is not None and _is_round(request.times):
-                self._tell(catalogue.SPINNING, task, request, times=request.times)
+            if request.dedup_key is not None and _is_round(request.times):
+                self._report(catalogue.SPINNING, task, request, times=request.times)
             return
         if not isinstance(event, TaskCancel):
             return
         if not event.accepted:
-            self._finished(task, request)
+            self._check_already_done(task, request)
             return
         known = self._known
-        request.asked = monotonic()
+        request.requested_at = monotonic()
         if event.by == event.task:
             if event.reason == "explicit" and _in_application(event.at):
-                self._tell(catalogue.SELF_CANCEL, task, request)
+                self._report(catalogue.SELF_CANCEL, task, request)
         elif event.suspended_at is None and _not_started(task):
             careless = event.reason in _BY_CODE and not self._cleaning_up()
-            request.unstarted = "finding" if careless else "note"
+            request.never_started = "finding" if careless else "note"
         if (event.reason == "thread" or running_loop() is None) and known.places.foreign_thread(
             task
         ) is not None:
-            self._tell(catalogue.WRONG_THREAD, task, request)
+            self._report(catalogue.WRONG_THREAD, task, request)
         state = known.tasks.state(task)
         if len(state.requests) > 1:
-            first = state.first_open()
+            first = state.first_undelivered()
             if first is request:
-                self._went_on(task, state, event.suspended_at, but=request)
+                self._check_swallowed(task, state, event.suspended_at, but=request)
             elif first is not None:
-                self._coalesced(task, first, request)
+                self._check_coalesced(task, first, request)
         if event.reason == "shutdown":
-            self._awaited(task, request)
+            self._check_awaited_at_exit(task, request)
 
     def _cleaning_up(self) -> bool:
         return cleaning_up(self._known.codes, getframe(1))
 
-    def _finished(self, task: Any, request: Request) -> None:
+    def _check_already_done(self, task: Any, request: Request) -> None:
         event = request.event
         if event.reason in _BY_CODE and _in_application(event.at) and not self._cleaning_up():
             error = exception_of(task)
             outcome: Outcome | None = "returned" if error is None else "raised"
             if error is UNKNOWN:
                 error = outcome = None
-            self._tell(
+            self._report(
                 catalogue.ALREADY_DONE,
                 task,
                 request,
@@ -132,13 +132,13 @@ class Rules:
                 error=None if error is None else describe(error),
             )
 
-    def _coalesced(self, task: Any, first: Request, second: Request) -> None:
+    def _check_coalesced(self, task: Any, first: Request, second: Request) -> None:
         one, two = first.event, second.event
         if not {one.reason, two.reason} <= _BY_CHANCE:
             return  # what shuts down or leaves a scope cancels what is ending already
         told = one.by == two.by and one.message == two.message
         careless = {one.reason, two.reason} <= _BY_CODE and not told and not self._cleaning_up()
-        self._tell(
+        self._report(
             catalogue.COALESCED,
             task,
             first,
@@ -147,11 +147,11 @@ class Rules:
             detail=None if two.message is None else f"its message: {two.message}",
         )
 
-    def _awaited(self, task: Any, request: Request) -> None:
+    def _check_awaited_at_exit(self, task: Any, request: Request) -> None:
         waiter = next((each for each in waiters_of(task) if not each.done()), None)
         if waiter is not None:
             known = self._known
-            self._tell(
+            self._report(
                 catalogue.AWAITED_AT_EXIT,
                 task,
                 request,
@@ -160,14 +160,14 @@ class Rules:
                 other_at=suspended_at(known.codes, waiter.get_coro()),
             )
         elif thread_waits_for(task):
-            self._tell(catalogue.AWAITED_AT_EXIT, task, request, other_name="another thread")
+            self._report(catalogue.AWAITED_AT_EXIT, task, request, other_name="another thread")
 
     # -- on the way ---------------------------------------------------------------
 
-    def gone(self, state: CancelState, request: Request) -> None:
+    def on_error_released(self, state: CancelState, request: Request) -> None:
         """The CancelledError that delivered *request* to the task of *state* is gone."""
         task: Any = state.ref()
-        if "finding" not in self._sender.heard or task is None or request.told:
+        if "finding" not in self._sender.heard or task is None or request.finding_sent:
             return
         try:
             if request not in state.requests:
@@ -179,13 +179,13 @@ class Rules:
                 return  # compiled code keeps to itself whether it runs
             if coro.cr_suspended:
                 # Whoever resumed it held the error until it was suspended again.
-                self._went_on(task, state, suspended_at(self._known.codes, coro))
+                self._check_swallowed(task, state, suspended_at(self._known.codes, coro))
             elif coro.cr_running:
                 self.watch_next(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
             self._sender.fault(error)
 
-    def waits(self, task: Any, at: str) -> None:
+    def on_next_suspend(self, task: Any, at: str) -> None:
         """*task*, which was to be watched, is suspended again, at the line *at* of its own."""
         cancelling: int = task.cancelling()
         state = self._known.tasks.known(task)
@@ -193,9 +193,9 @@ class Rules:
             return
         if state.errors:
             return  # it has another CancelledError to handle
-        self._went_on(task, state, at, suspended=False)
+        self._check_swallowed(task, state, at, suspended=False)
 
-    def _went_on(
+    def _check_swallowed(
         self,
         task: Any,
         state: CancelState,
@@ -212,16 +212,16 @@ class Rules:
         left = [
             each
             for each in requests
-            if (each.delivered or each.lost) and not (each.absorbed or each.told)
+            if (each.delivered or each.lost) and not (each.absorbed or each.finding_sent)
         ]
         if not left or (suspended and handles_cancelled(task)):
             return
         request = left[0]
         for each in left:
-            each.told = True
+            each.finding_sent = True
         absorbed = next((each for each in requests if each.absorbed and not each.taken_back), None)
         if absorbed is not None:
-            self._tell(
+            self._report(
                 catalogue.UNCANCEL_UNBALANCED,
                 task,
                 absorbed,
@@ -229,9 +229,9 @@ class Rules:
                 waits_at=at,
             )
         elif request.lost and not request.delivered:
-            self._lost(task, request, "finding", waits_at=at)
+            self._report_lost(task, request, "finding", waits_at=at)
         elif not _kept_by_asyncio(state):
-            self._tell(
+            self._report(
                 catalogue.SWALLOWED,
                 task,
                 request,
@@ -239,15 +239,15 @@ class Rules:
                 waits_at=at,
             )
 
-    def _lost(self, task: Any, request: Request, severity: Severity, **facts: Any) -> None:
-        via = request.via
+    def _report_lost(self, task: Any, request: Request, severity: Severity, **facts: Any) -> None:
+        via = request.forwarded_as
         if via is not None and isinstance(via.event, TaskCancel):
             facts["other_task"] = via.event.task
             facts["other_name"] = via.event.name
             facts["swallowed_at"] = request.kept_at
-        self._tell(catalogue.LOST, task, request, severity=severity, **facts)
+        self._report(catalogue.LOST, task, request, severity=severity, **facts)
 
-    def went_no_further(self, request: Request, state: CancelState) -> None:
+    def on_propagation_lost(self, request: Request, state: CancelState) -> None:
         """*request* went on to the task of *state*, which has ended otherwise: it is lost."""
         request.kept_at = state.swallowed_at
         if "finding" not in self._sender.heard:
@@ -257,11 +257,13 @@ class Rules:
         if task is not None and not task.done():
             self.watch_next(task)
 
-    def taken_back(self, task: Any, state: CancelState, request: Request, frame: FrameType) -> None:
+    def on_uncancel(
+        self, task: Any, state: CancelState, request: Request, frame: FrameType
+    ) -> None:
         """``uncancel()`` took *request* back, called by *frame*."""
         if frame.f_code.co_qualname in GROUP_EXITS:
-            self._kept_by_a_group(task, state, frame)
-        if not request.taken_back or request.told:
+            self._check_kept_by_group(task, state, frame)
+        if not request.taken_back or request.finding_sent:
             return
         if (
             frame.f_code.co_qualname == TIMEOUT_EXIT
@@ -269,8 +271,8 @@ class Rules:
             and must_cancel(task) is False
             and (request.delivered or not self._known.cancellations.deliveries_seen)
         ):
-            request.told = True
-            self._tell(
+            request.finding_sent = True
+            self._report(
                 catalogue.SWALLOWED,
                 task,
                 request,
@@ -278,9 +280,9 @@ class Rules:
                 detail="the block that the timeout guards went on to its end",
             )
         else:
-            self._slow(task, state, request, None)
+            self._check_slow(task, state, request, None)
 
-    def _kept_by_a_group(self, task: Any, state: CancelState, frame: FrameType) -> None:
+    def _check_kept_by_group(self, task: Any, state: CancelState, frame: FrameType) -> None:
         """A task group that was cancelled ends in *frame*: has it kept what is not its own?
 
         So it was before gh-155433: the CancelledError of a request from outside that came while
@@ -288,7 +290,7 @@ class Rules:
         """
         values = variables(frame)
         group, error = values.get("self"), values.get("exc")
-        for name in GROUP_HANDS_ON:  # not by a generator, as in verdict.take_back
+        for name in GROUP_HANDS_ON:  # not by a generator, as in verdict.match_uncancel
             if values.get(name) is not None:
                 return
         if has_failed(group):
@@ -296,9 +298,9 @@ class Rules:
         if not task.cancelling() or not (error is None or isinstance(error, CancelledError)):
             return
         for each in state.requests:
-            if each.delivered and each.stands and not (each.taken_back or each.told):
-                each.told = True
-                self._tell(
+            if each.delivered and each.stands and not (each.taken_back or each.finding_sent):
+                each.finding_sent = True
+                self._report(
                     catalogue.SWALLOWED,
                     task,
                     each,
@@ -308,7 +310,7 @@ class Rules:
 
     # -- ends ---------------------------------------------------------------------
 
-    def ended(
+    def on_end(
         self,
         task: Any,
         state: CancelState,
@@ -321,23 +323,23 @@ class Rules:
         """*task* ended, and *request* had to do with it; *born* is what its making told."""
         if outcome == "destroyed":
             if state.task not in self._left:
-                self._tell(catalogue.DESTROYED, task, request, **self._remains(task, born))
+                self._report(catalogue.DESTROYED, task, request, **self._remains(task, born))
             self._left.discard(state.task)
             return
-        if request is None or request.told or request not in state.requests:
+        if request is None or request.finding_sent or request not in state.requests:
             return
-        if outcome == "cancelled" and request.unstarted is not None:
-            self._tell(catalogue.NEVER_STARTED, task, request, severity=request.unstarted)
+        if outcome == "cancelled" and request.never_started is not None:
+            self._report(catalogue.NEVER_STARTED, task, request, severity=request.never_started)
         elif state.cancel_outcome in ("obeyed", "replaced"):
-            if outcome == "raised" and _never_felt(
+            if outcome == "raised" and _never_delivered(
                 request, task, seen=self._known.cancellations.deliveries_seen
             ):
-                self._lost(task, request, "finding", outcome=outcome, error=_text(error))
+                self._report_lost(task, request, "finding", outcome=outcome, error=_text(error))
             else:
-                self._slow(task, state, request, outcome)
+                self._check_slow(task, state, request, outcome)
         elif state.cancel_outcome == "absorbed":
             if not request.taken_back and outcome != "cancelled" and task.cancelling():
-                self._tell(
+                self._report(
                     catalogue.UNCANCEL_UNBALANCED,
                     task,
                     request,
@@ -346,9 +348,9 @@ class Rules:
                     error=_text(error),
                 )
         elif state.cancel_outcome == "swallowed" and outcome != "cancelled":
-            self._not_obeyed(task, state, request, outcome, error, result)
+            self._report_not_obeyed(task, state, request, outcome, error, result)
 
-    def _not_obeyed(
+    def _report_not_obeyed(
         self,
         task: Any,
         state: CancelState,
@@ -357,21 +359,21 @@ class Rules:
         error: BaseException | None,
         result: object,
     ) -> None:
-        took = monotonic() - request.asked
+        took = monotonic() - request.requested_at
         # To return nothing as soon as one is asked to stop is how many workers end.
-        at_once = outcome == "returned" and result is None and took <= self.slow
+        at_once = outcome == "returned" and result is None and took <= self.slow_after
         severity: Severity = "note" if at_once else "finding"
         facts: dict[str, Any] = {
             "outcome": outcome,
             "error": _text(error),
             "seconds": round(took, 6),
         }
-        if request.lost or _never_felt(
+        if request.lost or _never_delivered(
             request, task, seen=self._known.cancellations.deliveries_seen
         ):
-            self._lost(task, request, severity, **facts)
+            self._report_lost(task, request, severity, **facts)
         elif not _kept_by_library(task, state):
-            self._tell(
+            self._report(
                 catalogue.SWALLOWED,
                 task,
                 request,
@@ -380,37 +382,41 @@ class Rules:
                 **facts,
             )
 
-    def _slow(
+    def _check_slow(
         self, task: Any, state: CancelState, request: Request, outcome: Outcome | None
     ) -> None:
         """How long *request* took, if that was too long and nothing further in was the reason."""
         now = monotonic()
-        if not request.asked or now - request.asked <= self.slow or request.slow:
+        if (
+            not request.requested_at
+            or now - request.requested_at <= self.slow_after
+            or request.slow_reported
+        ):
             return
         above: Request | None = request
-        while above is not None and not above.slow:
-            above.slow = True
+        while above is not None and not above.slow_reported:
+            above.slow_reported = True
             above = above.cause
-        cleanup = state.cleanup
+        cleanup = state.handler_timer
         at, waited = None, 0.0
         if cleanup is not None:
             cleanup.leave(now)
             at, waited = cleanup.at, cleanup.seconds
-        delivered = request.felt - request.asked if request.felt else None
+        delivered = request.delivered_at - request.requested_at if request.delivered_at else None
         detail = None
-        if delivered is not None and delivered > max(waited, self.slow / 2):
+        if delivered is not None and delivered > max(waited, self.slow_after / 2):
             at = None
-            via = request.via
+            via = request.forwarded_as
             if via is not None and isinstance(via.event, TaskCancel):
                 detail = f"it awaited {via.event.name}, which took long to end"
             else:
                 detail = "the loop was busy and did not come round to it"
-        self._tell(
+        self._report(
             catalogue.SLOW,
             task,
             request,
             outcome=outcome,
-            seconds=round(now - request.asked, 6),
+            seconds=round(now - request.requested_at, 6),
             delivered_after=None if delivered is None else round(delivered, 6),
             waits_at=at,
             waited=None if at is None else round(waited, 6),
@@ -419,7 +425,7 @@ class Rules:
 
     # -- what is left behind ------------------------------------------------------
 
-    def closing(self, loop: Any) -> None:
+    def on_loop_close(self, loop: Any) -> None:
         """*loop* is about to be closed."""
         known = self._known
         for task in all_tasks(loop):
@@ -430,10 +436,10 @@ class Rules:
                         self._left.clear()
                     self._left.add(state.task)
                 if any(each.delivered for each in state.requests):
-                    self._went_on(task, state, suspended_at(known.codes, task.get_coro()))
+                    self._check_swallowed(task, state, suspended_at(known.codes, task.get_coro()))
                 request = state.requests[-1] if state.requests else None
                 born = known.tasks.born.get(id(task))
-                self._tell(catalogue.PENDING, task, request, **self._remains(task, born))
+                self._report(catalogue.PENDING, task, request, **self._remains(task, born))
 
     def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
@@ -443,7 +449,7 @@ class Rules:
 
     # -- telling ------------------------------------------------------------------
 
-    def _tell(
+    def _report(
         self,
         kind: str,
         task: Any,
@@ -534,12 +540,14 @@ def _not_started(task: Any) -> bool:
     return coro.cr_frame is not None and not coro.cr_suspended and not coro.cr_running
 
 
-def _never_felt(request: Request, task: Any, *, seen: bool) -> bool:
+def _never_delivered(request: Request, task: Any, *, seen: bool) -> bool:
     """Whether no CancelledError came of *request* before *task* ended.
 
     A task group gives back what the task has felt: that was not lost.
     """
-    return request.open and not request.felt and bool(seen or must_cancel(task) is True)
+    return (
+        request.undelivered and not request.delivered_at and bool(seen or must_cancel(task) is True)
+    )
 
 
 def _text(error: BaseException | None) -> str | None:

@@ -34,6 +34,6 @@ def handed_over(recorder: Recorder, callback: Any, arguments: Any, frame: FrameT
     try:
         destination, source = arguments
         if source.cancelled() and asyncio.isfuture(destination) and not destination.done():
-            recorder.remember(destination, recorder.explain(destination, frame))
+            recorder.remember_cause(destination, recorder.explain_cancel(destination, frame))
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from ending
         recorder.fault(error)

@@ -52,7 +52,7 @@ from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import local
 from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
 from aioaudit.state.awaiters import reached_by
-from aioaudit.state.requests import Cleanup, comes_of
+from aioaudit.state.requests import HandlerTimer, results_from
 from aioaudit.weak import WeakIdMap, dropping
 
 _WAIT_FOR = asyncio.wait_for.__code__
@@ -196,7 +196,7 @@ class Monitored:
             ):
                 return
             cancelled = must_cancel(task)
-            if cancelled is UNKNOWN and state is not None and state.first_open() is not None:
+            if cancelled is UNKNOWN and state is not None and state.first_undelivered() is not None:
                 self.watch_end(task, None)  # a moment later the task itself says it
             elif cancelled is True:
                 recorder.on_end(task, "cancelled", None)
@@ -230,7 +230,9 @@ class Monitored:
                 self._monitor.watch_yields(code, False)
             if found:
                 recorder = self._recorder
-                recorder.rules.waits(task, recorder.state.codes.of(getframe(1)).at(offset))
+                recorder.rules.on_next_suspend(
+                    task, recorder.state.codes.of(getframe(1)).at(offset)
+                )
         except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
             self._recorder.fault(fault)
         return None
@@ -248,8 +250,8 @@ class Monitored:
                 tie = ties.get(id(error))
                 if tie is not None and tie.state is not None and tie.ref() is error:
                     tie.state.swallowed_at = None
-                    if tie.state.cleanup is not None:
-                        tie.state.cleanup.leave(monotonic())
+                    if tie.state.handler_timer is not None:
+                        tie.state.handler_timer.leave(monotonic())
             if id(code) not in codes and (
                 recorder.state.tasks.made_seen or not code.co_flags & inspect.CO_COROUTINE
             ):
@@ -302,7 +304,7 @@ class Monitored:
                     tie = None
                 if tie is not None and tie.state is state and state is not None:
                     return None  # a frame further out
-                self._deliver(task, state, error, None if tie is None else tie.now)
+                self._deliver(task, state, error, None if tie is None else tie.effective)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 recorder.fault(fault)
             return None
@@ -322,17 +324,17 @@ class Monitored:
                 state.inherited = request
             self.watch(task)
         else:
-            if told is None and state.reaching:
+            if told is None and state.inherited_arriving:
                 told = state.inherited
-            if told is not None and not comes_of(told, request):
+            if told is not None and not results_from(told, request):
                 beneath = told
             now = monotonic()
             for each in state.requests:
-                if each.delivered and not each.felt:
-                    each.felt = now
-        state.reaching = False
+                if each.delivered and not each.delivered_at:
+                    each.delivered_at = now
+        state.inherited_arriving = False
         state.swallowed_at = None
-        state.cleanup = None
+        state.handler_timer = None
         recorder.state.cancellations.tie(error, request, state, beneath)
 
     def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
@@ -363,9 +365,9 @@ class Monitored:
                 line = keeping_line(getframe(1), code, offset, error) if keeper[1] else keeper[2]
                 state.swallowed_at = line
                 if line is not None:
-                    if state.cleanup is None:
-                        state.cleanup = Cleanup()
-                    state.cleanup.enter(line, monotonic())
+                    if state.handler_timer is None:
+                        state.handler_timer = HandlerTimer()
+                    state.handler_timer.enter(line, monotonic())
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
                 self._recorder.fault(fault)
             return None
@@ -380,8 +382,8 @@ class Monitored:
             tie = ties_get(id(error))
             if tie is not None and tie.state is not None and tie.ref() is error:
                 tie.state.swallowed_at = None
-                if tie.state.cleanup is not None:
-                    tie.state.cleanup.leave(monotonic())
+                if tie.state.handler_timer is not None:
+                    tie.state.handler_timer.leave(monotonic())
             return None
 
         return reraised
@@ -476,7 +478,7 @@ class CalledBack:
                     "cancelled",
                     error if own or tied else None,
                     by_hand=own or not known,
-                    came_with=None if tie is None or tied else tie.now,
+                    came_with=None if tie is None or tied else tie.effective,
                 )
                 if error is not None and not (own or tied):
                     # Whoever awaits the task gets this very error (``future_get_result`` in

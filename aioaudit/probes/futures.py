@@ -14,7 +14,7 @@ from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import caller, signal_above
 from aioaudit.state.awaiters import waiters_of
-from aioaudit.state.handoffs import Note
+from aioaudit.state.handoffs import Handoff
 from aioaudit.state.requests import Request
 from aioaudit.threads import get_ident
 
@@ -40,7 +40,9 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                     if above is None or not _awaited_by(callbacks, above):
                         waiters = waiters_of(self)
                         if chained.goes_on(callbacks):
-                            recorder.remember(self, recorder.explain(self, getframe(1), msg))
+                            recorder.remember_cause(
+                                self, recorder.explain_cancel(self, getframe(1), msg)
+                            )
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             recorder.fault(error)
         if not waiters or recorder.on_future_cancel(self, msg, getframe(1), waiters) is None:
@@ -65,13 +67,13 @@ def make_add_done_callback(
 
     def add_done_callback(self: Any, fn: Any, /, *, context: Any = None) -> None:
         if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
-            note_given(recorder, fn, "given to add_done_callback()", getframe(1), future=self)
+            record_handoff(recorder, fn, "given to add_done_callback()", getframe(1), future=self)
         original(self, fn, context=context)
 
     return add_done_callback
 
 
-def note_given(
+def record_handoff(
     recorder: Recorder,
     callback: Any,
     how: str,
@@ -88,13 +90,13 @@ def note_given(
     """
     codes = recorder.state.codes
     places = recorder.state.places
-    notes = recorder.state.handoffs.notes
+    notes = recorder.state.handoffs.by_callback
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
         if chained.passes_on(frame):
-            cause = recorder.explain(callback.__self__, frame)
-            notes[callback] = Note(cause.at, cause.source, None, how, cause=cause)
+            cause = recorder.explain_cancel(callback.__self__, frame)
+            notes[callback] = Handoff(cause.at, cause.source, None, how, cause=cause)
             return
         found = caller(codes, frame)
         running = running_loop()
@@ -102,7 +104,7 @@ def note_given(
         if found is None and not foreign:
             return  # asyncio's own doing on somebody's behalf: nobody can be named
         main = get_ident() == places.main_thread
-        notes[callback] = Note(
+        notes[callback] = Handoff(
             at=None if found is None else found[0].at(found[1]),
             source=None if found is None else found[0].source,
             thread=places.thread_name() if foreign else None,

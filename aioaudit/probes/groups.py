@@ -20,9 +20,9 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
     def cancel(self: Any) -> None:
         try:
             if is_untouched(self) and not recorder.muted():
-                cause = recorder.explain(self, getframe(1))
+                cause = recorder.explain_cancel(self, getframe(1))
                 cause.reason = "task_group"
-                recorder.remember(self, cause)
+                recorder.remember_cause(self, cause)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending
             recorder.fault(error)
         original(self)

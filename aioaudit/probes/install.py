@@ -105,7 +105,7 @@ class Installation:
 
         What was recorded still answers, to `aioaudit.why` and ``CancelledError.source``.
         """
-        self.recorder.go_deaf()
+        self.recorder.close()
         if self._libraries is not None:
             self._libraries.remove()
         self._hot.restore()
@@ -135,11 +135,11 @@ class Installation:
         if self._monitor is not None:
             self._monitored = ends.Monitored(recorder, self._monitor, called_back.watch_end)
             self._follow = recorder.state.births.follow = self._monitored.follow
-            recorder.state.cancellations.watch = self._monitored.watch
-            recorder.state.cancellations.under_way = self._monitored.under_way
+            recorder.state.cancellations.watch_end = self._monitored.watch
+            recorder.state.cancellations.track_delivery = self._monitored.under_way
             recorder.rules.watch_next = self._monitored.watch_next
         else:
-            recorder.state.cancellations.watch = called_back.watch
+            recorder.state.cancellations.watch_end = called_back.watch
             self._hide_callback(called_back)
         self.refresh()
         for cls in self._task_classes:

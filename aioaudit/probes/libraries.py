@@ -21,7 +21,7 @@ class LibraryProbes:
         self.put = put
         self.fault = recorder.fault
         self.muted = recorder.muted
-        self.cause = recorder.cause
+        self.explain_scheduled = recorder.explain_scheduled
 
     def put_task(self, cls: Any) -> None:
         """Probe ``cancel`` and ``uncancel`` of *cls*, whose tasks are none of asyncio's."""
@@ -39,6 +39,6 @@ class LibraryProbes:
         found = caller(self._known.codes, frame)
         return None if found is None else (found[0].at(found[1]), found[0].source)
 
-    def named(self, task: Any) -> tuple[int, str]:
+    def number_and_name(self, task: Any) -> tuple[int, str]:
         """Number and name of *task*, for `Cause.by`."""
         return self._known.tasks.number(task), self._known.tasks.name(task)

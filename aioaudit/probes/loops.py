@@ -23,13 +23,13 @@ from aioaudit.cpython.tasks import all_tasks, current_task, origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
-from aioaudit.probes.futures import note_given
+from aioaudit.probes.futures import record_handoff
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.stack.frames import bound_cancel, caller, code_of, signal_above, was_called
 from aioaudit.stack.handles import context_of_signal
-from aioaudit.state.handoffs import Note
+from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
 
 
@@ -167,7 +167,7 @@ def _before_close(recorder: Recorder, loop: Any) -> bool:
         if not loop.is_running() and not recorder.muted():
             recorder.catch_up(loop)
             if recorder.sender.wants("finding"):
-                recorder.rules.closing(loop)
+                recorder.rules.on_loop_close(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
         if is_made(loop):
             recorder.fault(error)
@@ -220,7 +220,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         frame = getframe(2)
         name = "call_later" if frame.f_code is call_later_code else how
         given = f"given to {name}()"
-        note_given(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
+        record_handoff(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
 
     # Loops of others have other names for the first argument, and some know no context.
     def call_at(self: Any, *args: Any, **keywords: Any) -> Any:
@@ -229,7 +229,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         try:
             when, callback = args[:2] if len(args) > 1 else (None, None)
             if recorder.state.handoffs.hidden_signals:
-                recorder.state.handoffs.used_otherwise(self, callback)
+                recorder.state.handoffs.forget_signal(self, callback)
             if type(callback) in (MethodType, partial):
                 bound = bound_cancel(callback, args[2:])
                 if bound is not None:
@@ -251,13 +251,13 @@ def make_call_soon_threadsafe(
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
         try:
             if recorder.state.handoffs.hidden_signals:
-                recorder.state.handoffs.used_otherwise(self, callback)
+                recorder.state.handoffs.forget_signal(self, callback)
             if type(callback) is FunctionType:
                 chained.handed_over(recorder, callback, args, getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
-                note_given(recorder, bound, how, getframe(1), loop=self, direct=direct)
+                record_handoff(recorder, bound, how, getframe(1), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
             recorder.fault(error)
         handle = original(self, callback, *args, **keywords)
@@ -274,7 +274,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
     def note_signal(loop: Any, number: int, callback: Any) -> None:
         try:
             found = caller(recorder.state.codes, getframe(2))
-            note = Note(
+            note = Handoff(
                 at=None if found is None else found[0].at(found[1]),
                 source=None if found is None else found[0].source,
                 thread=None,
@@ -283,12 +283,12 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 context=context_of_signal(loop, number),
             )
             if (bound := bound_cancel(callback, ())) is not None:
-                recorder.state.handoffs.notes[bound] = note
+                recorder.state.handoffs.by_callback[bound] = note
                 if isinstance(bound.__self__, asyncio.Future | asyncio.TaskGroup):
                     # All groups have this code: it is the object that tells.
-                    recorder.state.handoffs.note_signal(loop, None, number, note)
+                    recorder.state.handoffs.add_signal(loop, None, number, note)
                     return
-            recorder.state.handoffs.note_signal(loop, code_of(callback), number, note)
+            recorder.state.handoffs.add_signal(loop, code_of(callback), number, note)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
             recorder.fault(error)
 

@@ -11,7 +11,7 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.stack.frames import caller
-from aioaudit.state.handoffs import Entered
+from aioaudit.state.handoffs import TimeoutEntry
 
 
 def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
@@ -43,7 +43,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
             outer = frame.f_back
             info = None if outer is None else known(id(outer.f_code))
             if outer is not None and info is not None and info.kind == APPLICATION:
-                timeouts[self] = Entered(info.at(outer.f_lasti), info.source, now, None)
+                timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None)
             else:
                 timeouts[self] = _entered(recorder, outer, now)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a timeout
@@ -52,7 +52,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
     return reschedule
 
 
-def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> Entered:
+def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> TimeoutEntry:
     """What is to be known of a timeout that *frame* has entered."""
     codes = recorder.state.codes
     by: CodeInfo | None = None
@@ -64,5 +64,5 @@ def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> Entered
         by = None
     found = caller(codes, frame)
     if found is None:
-        return Entered(None, None, now, by)
-    return Entered(found[0].at(found[1]), found[0].source, now, by)
+        return TimeoutEntry(None, None, now, by)
+    return TimeoutEntry(found[0].at(found[1]), found[0].source, now, by)

@@ -27,7 +27,7 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     detail = None
     if error is not None and error.args != ("Connection lost",):
         detail = describe(error)
-    return call.by_caller("disconnect", frame, detail, bystander=True)
+    return call.by_caller("disconnect", frame, detail, current_task_unrelated=True)
 
 
 def connection_closed(frame: FrameType, call: Call) -> Cause | None:
@@ -79,7 +79,7 @@ def total_timeout(frame: FrameType, call: Call) -> Cause:
     if outer is not None and outer.f_code.co_qualname == "TimeoutHandle.__call__":
         seconds = local(outer, "self")._timeout
     return call.by_deadline(
-        "timeout", seconds, owner=local(frame, "self"), taken_back=True, bystander=True
+        "timeout", seconds, owner=local(frame, "self"), taken_back=True, current_task_unrelated=True
     )
 
 

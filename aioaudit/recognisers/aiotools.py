@@ -60,7 +60,7 @@ def scope_expired(frame: FrameType, call: Call) -> Cause:
         taken_back=host,
         at=at,
         source=source,
-        bystander=True,
+        current_task_unrelated=True,
     )
 
 
@@ -135,8 +135,8 @@ def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
     asker = None if current is None or frame.f_back is None else _gathered_by(current)
     if asker is None:
         return None
-    at, source = call.waiting(asker)
-    by = call.named(asker)
+    at, source = call.waiting_at(asker)
+    by = call.number_and_name(asker)
     return Cause(
         reason="explicit",
         origin=Link(what="called", reason="explicit", at=at, source=source),
@@ -264,10 +264,10 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
 
 def _note_held(probing: Probing, scope: Any, frame: FrameType) -> None:
     current = current_task()
-    cause = probing.cause(scope._host_task, frame)
-    if current is not None and not cause.bystander:
-        cause.by = probing.named(current)
-    cause.bystander = cause.by is None
+    cause = probing.explain_scheduled(scope._host_task, frame)
+    if current is not None and not cause.current_task_unrelated:
+        cause.by = probing.number_and_name(current)
+    cause.current_task_unrelated = cause.by is None
     held = _held.get(scope)
     if held is None:
         _held[scope] = held = []

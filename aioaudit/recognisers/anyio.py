@@ -77,14 +77,14 @@ def delivered(frame: FrameType, call: Call) -> Cause:
             reason=_REASON,
             owner=id(scope),
             detail="it was not seen who cancelled the scope",
-            bystander=True,
+            current_task_unrelated=True,
         )
     return msgspec.structs.replace(
         known.cause,
         owner=id(scope),
-        once=known,
+        dedup_key=known,
         by=known.by,
-        bystander=known.by is None,
+        current_task_unrelated=known.by is None,
         taken_back=scope._host_task is call.victim,
     )
 
@@ -95,7 +95,7 @@ def deadline(frame: FrameType, _call: Call) -> Cause:
     entered = _entered.get(scope)
     if entered is None:
         origin = Link(what="deadline", reason="timeout")
-        return Cause(reason=_REASON, origin=origin, bystander=True)
+        return Cause(reason=_REASON, origin=origin, current_task_unrelated=True)
     late = asyncio.get_running_loop().time() - scope._deadline
     return Cause(
         reason=_REASON,
@@ -109,7 +109,7 @@ def deadline(frame: FrameType, _call: Call) -> Cause:
         ),
         at=entered.at,
         source=entered.source,
-        bystander=True,
+        current_task_unrelated=True,
     )
 
 
@@ -237,7 +237,7 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
 
 def _note_cancel(probing: Probing, scope: Any, reason: object, frame: FrameType) -> None:
     current = current_task()
-    cause = probing.cause(scope, frame, reason)
+    cause = probing.explain_scheduled(scope, frame, reason)
     if cause.reason in ("explicit", "native", "unknown", "thread"):
         # Code of the program or of a library called: the scope is what cancels the tasks.
         if cause.reason != "thread":
@@ -253,8 +253,8 @@ def _note_cancel(probing: Probing, scope: Any, reason: object, frame: FrameType)
                 detail=cause.detail,
             )
     by = None
-    if current is not None and not cause.bystander:
-        by = probing.named(current)
+    if current is not None and not cause.current_task_unrelated:
+        by = probing.number_and_name(current)
     _cancelled[scope] = _Cancelled(cause, by)
 
 

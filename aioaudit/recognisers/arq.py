@@ -22,7 +22,7 @@ def job_timed_out(frame: FrameType, call: Call) -> Cause:
 def job_aborted(_frame: FrameType, call: Call) -> Cause:
     """``Worker._cancel_aborted_jobs``: Redis says that some process called ``Job.abort()``."""
     detail = "a process called Job.abort()"
-    return call.by_caller("arq.aborted", None, detail, bystander=True)
+    return call.by_caller("arq.aborted", None, detail, current_task_unrelated=True)
 
 
 def worker_closed(frame: FrameType, call: Call) -> Cause:

@@ -22,7 +22,7 @@ def timed_out(frame: FrameType, _call: Call) -> Cause:
         reason="timeout",
         origin=Link(what="deadline", reason="timeout", seconds=local(frame, "self")._timeout),
         taken_back=True,
-        bystander=True,
+        current_task_unrelated=True,
     )
 
 

@@ -25,7 +25,7 @@ class Call(msgspec.Struct, eq=False):
     ``victim`` is the task or future that is to be cancelled, ``exception`` what is being
     handled (`sys.exception`), None where nothing is.  The rest is for those who conclude
     from the answers: ``current`` is the task that runs, ``nested`` the request in whose
-    ``cancel()`` this one is called; ``remembered`` and ``concluded`` say that
+    ``cancel()`` this one is called; ``timeout_remembered`` and ``concluded`` say that
     `remember_timeout` was called, and that whose error is being handled was not seen;
     ``lines`` is what lines say about calls of this kind, made once for each place, where
     nothing but the calling line has a say in it; ``message`` is the argument of ``cancel()``.
@@ -36,7 +36,7 @@ class Call(msgspec.Struct, eq=False):
     current: Any
     nested: Request | None
     exception: BaseException | None
-    remembered: bool = False
+    timeout_remembered: bool = False
     concluded: bool = False
     lines: dict[Place, TaskCancel] | None = None
     message: object = None
@@ -56,7 +56,7 @@ class Call(msgspec.Struct, eq=False):
         found = caller(self.state.codes, frame)
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
-    def waiting(self, task: Any = None) -> tuple[str | None, str | None]:
+    def waiting_at(self, task: Any = None) -> tuple[str | None, str | None]:
         """``at`` and ``source`` of where the victim waits, in the application if it does there.
 
         Of *task* instead, where one is given.
@@ -65,15 +65,15 @@ class Call(msgspec.Struct, eq=False):
         found = None if get_coro is None else suspended_in(self.state.codes, get_coro())
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
-    def named(self, task: Any) -> tuple[int, str]:
+    def number_and_name(self, task: Any) -> tuple[int, str]:
         """Number and name of *task*, for `Cause.by`."""
         return self.state.tasks.number(task), self.state.tasks.name(task)
 
-    def failed(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
+    def failure_of(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
         """The link that says that *task* failed with *error*, and where the chain goes on."""
         return self.state.failures.of(task, error)
 
-    def note_of(self, owner: Any) -> Any:
+    def timeout_entry(self, owner: Any) -> Any:
         """What was noted when the timeout *owner* was entered or armed."""
         return self.state.handoffs.timeouts.get(owner)
 
@@ -81,18 +81,18 @@ class Call(msgspec.Struct, eq=False):
         """The request that ended *task*, None where none is known."""
         return self.state.cancellations.obeyed_by(task)
 
-    def made_by(self, owner: Any, task: Any) -> Request | None:
+    def last_request_from(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* (`Cause.owner`) made to *task*, None for none."""
-        return self.state.cancellations.made_by(owner, task)
+        return self.state.cancellations.last_request_from(owner, task)
 
-    def remembered_of(self, future: Any) -> Cause | None:
+    def chained_cause(self, future: Any) -> Cause | None:
         """Why *future* was cancelled, where it is chained to others and was asked then."""
-        cause = self.state.handoffs.remembered.get(future)
+        cause = self.state.handoffs.chained_causes.get(future)
         return None if cause is None else msgspec.structs.replace(cause)
 
     def remember_timeout(self) -> None:
         """Tell that the current task will raise TimeoutError because of this call."""
-        self.remembered = True
+        self.timeout_remembered = True
 
     # -- the four kinds of causes -------------------------------------------------
 
@@ -102,7 +102,7 @@ class Call(msgspec.Struct, eq=False):
         frame: FrameType | None,
         detail: str | None = None,
         *,
-        bystander: bool = False,
+        current_task_unrelated: bool = False,
     ) -> Cause:
         """Somebody asked for it: the application's line from *frame* outwards, else the library's.
 
@@ -119,7 +119,7 @@ class Call(msgspec.Struct, eq=False):
             detail=detail,
             at=at,
             source=source,
-            bystander=bystander,
+            current_task_unrelated=current_task_unrelated,
         )
 
     def by_deadline(
@@ -131,7 +131,7 @@ class Call(msgspec.Struct, eq=False):
         detail: str | None = None,
         owner: object = None,
         taken_back: bool = False,
-        bystander: bool = False,
+        current_task_unrelated: bool = False,
     ) -> Cause:
         """The time was up.
 
@@ -144,7 +144,7 @@ class Call(msgspec.Struct, eq=False):
             taken_back: Whether that is certain to happen.
             bystander: Whether the task that runs just now has nothing to do with it.
         """
-        at, source = self.waiting() if line is None else line
+        at, source = self.waiting_at() if line is None else line
         return Cause(
             reason=reason,
             origin=Link(
@@ -160,7 +160,7 @@ class Call(msgspec.Struct, eq=False):
             taken_back=taken_back or owner is not None,
             at=at,
             source=source,
-            bystander=bystander,
+            current_task_unrelated=current_task_unrelated,
         )
 
     def by_signal(self, signal: int | str, detail: str | None = None) -> Cause:
@@ -170,7 +170,7 @@ class Call(msgspec.Struct, eq=False):
             reason="signal",
             origin=Link(what="signal", reason="signal", signal=name, detail=detail),
             detail=detail,
-            bystander=True,
+            current_task_unrelated=True,
         )
 
     def by_request(
@@ -180,7 +180,7 @@ class Call(msgspec.Struct, eq=False):
 
         Args:
             reason: How the one led to the other.
-            request: That request, as `obeyed_by` or `made_by` give it, or the CancelledError
+            request: That request, as `obeyed_by` or `last_request_from` give it, or the CancelledError
                 that delivered it.
             owner: The object that takes the new request back with ``uncancel()``, if one does.
         """
@@ -192,7 +192,7 @@ class Call(msgspec.Struct, eq=False):
         self, reason: str, task: Any, error: BaseException, owner: object = None
     ) -> Cause:
         """*task* failed with *error*, by itself or because of a request; *owner* as before."""
-        origin, request = self.failed(task, error)
+        origin, request = self.failure_of(task, error)
         return Cause(
             reason=reason,
             origin=origin,

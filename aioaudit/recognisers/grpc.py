@@ -46,7 +46,7 @@ def handler_cancelled(_frame: FrameType, call: Call) -> Cause:
         return _over(Cause(reason=_CANCELLED, detail="the call was ended by core"))
     left = context.time_remaining()
     if left == 0:
-        at, source = call.waiting()
+        at, source = call.waiting_at()
         origin = Link(what="deadline", reason="timeout", at=at, source=source, detail=_DEADLINE)
         return _over(Cause(reason="timeout", origin=origin, at=at, source=source))
     if server is not None and not server.is_running():
@@ -74,14 +74,14 @@ _DEADLINE = "the deadline that the client gave the call"
 
 def _over(cause: Cause) -> Cause:
     """The task that reports it did not ask for it, and core itself handles the CancelledError."""
-    cause.bystander = cause.by is None
+    cause.current_task_unrelated = cause.by is None
     cause.taken_back = True
     return cause
 
 
 def _stopped(call: Call, task: Any, frame: FrameType) -> Cause:
     """*task* is in ``Server.stop``, whose frame is *frame*, and has cancelled all calls."""
-    at, source = call.waiting(task)
+    at, source = call.waiting_at(task)
     if source is None or source.startswith("?"):
         at, source = call.caller(frame)
     reason = "grpc.stopped"
@@ -95,7 +95,7 @@ def _stopped(call: Call, task: Any, frame: FrameType) -> Cause:
             detail=detail,
             at=at,
             source=source,
-            by=call.named(task),
+            by=call.number_and_name(task),
         )
     )
 
@@ -179,10 +179,10 @@ def call_cancelled(frame: FrameType, call: Call) -> Cause | None:
     error = call.exception
     task = current_task()
     if outer is None or outer.f_globals.get("__name__") != _CALL or error is None or task is None:
-        return Cause(reason="", through=True, taken_back=True)
+        return Cause(reason="", passes_through=True, taken_back=True)
     if isinstance(error, CancelledError):
         return Cause(reason=_CANCELLED, request=call.request_of(error), taken_back=True)
-    origin, request = call.failed(task, error)
+    origin, request = call.failure_of(task, error)
     return Cause(reason=_CANCELLED, origin=origin, request=request, taken_back=True)
 
 

@@ -28,7 +28,7 @@ class Probing(Protocol):
     def put_timeout(self, cls: Any) -> None:
         """Probe *cls*, whose instances are entered and armed as `asyncio.Timeout` is."""
 
-    def cause(self, victim: Any, frame: FrameType, message: object = None) -> Cause:
+    def explain_scheduled(self, victim: Any, frame: FrameType, message: object = None) -> Cause:
         """Why *victim* is to be cancelled, which *frame* asks for."""
         ...
 
@@ -36,6 +36,6 @@ class Probing(Protocol):
         """``at`` and ``source`` of the application's frame from *frame* outwards."""
         ...
 
-    def named(self, task: Any) -> tuple[int, str]:
+    def number_and_name(self, task: Any) -> tuple[int, str]:
         """Number and name of *task*, for `Cause.by`."""
         ...

@@ -10,7 +10,7 @@ from aioaudit.state.cause import Cause
 
 
 def _disconnected(frame: FrameType, call: Call) -> Cause:
-    return call.by_caller("disconnect", frame, bystander=True)
+    return call.by_caller("disconnect", frame, current_task_unrelated=True)
 
 
 def messages_ended(frame: FrameType, call: Call) -> Cause | None:

@@ -28,7 +28,7 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     elif http is not None and http.stage.name == "IDLE":
         detail = "the connection waited for a request"
     reason = "disconnect" if detail is None else _CLOSED
-    cause = call.by_caller(reason, frame, detail, bystander=True)
+    cause = call.by_caller(reason, frame, detail, current_task_unrelated=True)
     cause.taken_back = True
     return cause
 
@@ -42,7 +42,9 @@ def too_long(frame: FrameType, call: Call) -> Cause:
     limit = _LIMITS.get(stage, "response_timeout")
     reason = "sanic.keepalive" if stage == "IDLE" else "timeout"
     seconds = float(getattr(local(frame, "self"), limit))
-    return call.by_deadline(reason, seconds, detail=limit, taken_back=True, bystander=True)
+    return call.by_deadline(
+        reason, seconds, detail=limit, taken_back=True, current_task_unrelated=True
+    )
 
 
 def server_ended(frame: FrameType, call: Call) -> Cause:
@@ -57,7 +59,9 @@ def event_waited_for(frame: FrameType, call: Call) -> Cause:
 
 def websocket_closed(frame: FrameType, call: Call) -> Cause:
     """What watches over a websocket, and what reads from it, ends with it."""
-    return call.by_caller(_WEBSOCKET, frame, "the websocket was closed", bystander=True)
+    return call.by_caller(
+        _WEBSOCKET, frame, "the websocket was closed", current_task_unrelated=True
+    )
 
 
 def receive_ended(frame: FrameType, call: Call) -> Cause:

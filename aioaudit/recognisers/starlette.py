@@ -18,7 +18,7 @@ from aioaudit.state.cause import Cause
 
 
 def _called(frame: FrameType, call: Call, reason: str, detail: str) -> Cause:
-    return call.by_caller(reason, frame, detail, bystander=True)
+    return call.by_caller(reason, frame, detail, current_task_unrelated=True)
 
 
 def _disconnect(frame: FrameType, call: Call) -> Cause:

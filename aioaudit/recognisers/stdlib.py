@@ -33,7 +33,7 @@ def seconds(value: float) -> float:
 def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
     """``Timeout._on_timeout``: ``timeout()``, ``timeout_at()``, ``wait_for`` since 3.12."""
     timeout = local(frame, "self")
-    note = call.note_of(timeout)
+    note = call.timeout_entry(timeout)
     if note is None:
         # Entered before auditing began: which line is not known.
         return Cause(
@@ -51,7 +51,7 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
 
 def _meant(frame: FrameType, call: Call) -> Cause | None:
     """What the library that entered the timeout says of it."""
-    module, _, qualname = call.note_of(local(frame, "self")).by.source.partition(":")
+    module, _, qualname = call.timeout_entry(local(frame, "self")).by.source.partition(":")
     try:
         explain = find_timeout(module, qualname)
     except NotNowError:
@@ -64,7 +64,7 @@ def timer(
 ) -> Cause:
     """The timeout whose ``_on_timeout`` is *frame* ran out; *detail* says what a library had it for."""
     timeout = local(frame, "self")
-    note = call.note_of(timeout)
+    note = call.timeout_entry(timeout)
     when = timeout.when()
     late = asyncio.get_running_loop().time() - when
     lateness = f"{late:.3f} s late" if late >= 0.001 else None
@@ -145,7 +145,7 @@ def group_cancelled(frame: FrameType, call: Call) -> Cause:
     taken_back = call.victim is parent_of(group)
     return Cause(
         reason="task_group",
-        through=True,
+        passes_through=True,
         receiver=group,
         owner=id(group),
         taken_back=taken_back,
@@ -160,7 +160,7 @@ def group_entered(frame: FrameType, call: Call) -> Cause | None:
     group = local(frame, "self")
     if call.victim is not parent_of(group):
         return None
-    cause = call.remembered_of(group)
+    cause = call.chained_cause(group)
     if cause is None:
         return Cause(reason="task_group", detail=_EARLY)
     cause.detail = _EARLY if cause.detail is None else f"{_EARLY}; {cause.detail}"
@@ -175,7 +175,9 @@ def group_joined(frame: FrameType, call: Call) -> Cause | None:
         return None
     group = local(frame, "self")
     return Cause(
-        reason="task_group", request=call.made_by(group, parent_of(group)), owner=id(group)
+        reason="task_group",
+        request=call.last_request_from(group, parent_of(group)),
+        owner=id(group),
     )
 
 
@@ -184,7 +186,7 @@ def group_again(frame: FrameType, call: Call) -> Cause | None:
     group = local(frame, "self")
     if parent_of(group) is not call.victim:
         return None
-    return Cause(reason="task_group", again=True, owner=id(group))
+    return Cause(reason="task_group", redelivers=True, owner=id(group))
 
 
 def _child_failed(frame: FrameType, call: Call) -> Cause | None:
@@ -192,7 +194,7 @@ def _child_failed(frame: FrameType, call: Call) -> Cause | None:
     error = local(frame, "exc")
     if error is None:
         return None
-    origin, request = call.failed(task, error)
+    origin, request = call.failure_of(task, error)
     return Cause(
         reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
     )
@@ -200,7 +202,7 @@ def _child_failed(frame: FrameType, call: Call) -> Cause | None:
 
 def gathered(frame: FrameType, _call: Call) -> Cause | None:
     """``_GatheringFuture.cancel``: whoever cancelled the gather cancelled its children."""
-    return Cause(reason="gather", through=True, receiver=local(frame, "self"))
+    return Cause(reason="gather", passes_through=True, receiver=local(frame, "self"))
 
 
 def shutdown(frame: FrameType, call: Call) -> Cause | None:
@@ -237,7 +239,7 @@ def chained(frame: FrameType, call: Call) -> Cause | None:
     Since 3.14, and late patch releases of 3.13, that happens at once where the loop runs in this
     very thread, inside the ``cancel()`` of the other: whoever called it stands further out.
     """
-    known = call.remembered_of(call.victim)
+    known = call.chained_cause(call.victim)
     if known is not None:
         return known
     request = call.obeyed_by(local(frame, "source"))
@@ -246,7 +248,7 @@ def chained(frame: FrameType, call: Call) -> Cause | None:
 
 def chain_cancelled(frame: FrameType, call: Call) -> Cause | None:
     """``_chain_future``: a future was cancelled, and so is what it would have ended as."""
-    return call.remembered_of(local(frame, "destination"))
+    return call.chained_cause(local(frame, "destination"))
 
 
 _RACE = "asyncio.race"

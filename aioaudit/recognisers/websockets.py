@@ -12,7 +12,7 @@ _REASON = "websockets.closed"
 
 def connection_lost(frame: FrameType, call: Call) -> Cause:
     """``Connection.connection_lost``: closed by either side, no pings are needed any more."""
-    return call.by_caller(_REASON, frame, bystander=True)
+    return call.by_caller(_REASON, frame, current_task_unrelated=True)
 
 
 CALL_SITES = {("websockets.asyncio.connection", "Connection.connection_lost"): connection_lost}

@@ -40,7 +40,9 @@ class Inquiry:
         self._state = state
         self._sender = sender
 
-    def cause(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
+    def explain_scheduled(
+        self, victim: Any, frame: FrameType | None, message: object = None
+    ) -> Cause:
         """Why *victim* is to be cancelled, which *frame* asks for on its own account.
 
         For what cancels tasks later, or again and again: not inside a ``cancel()`` of another.
@@ -48,7 +50,7 @@ class Inquiry:
         call = Call(self._state, victim, current_task(), None, sys.exception(), message=message)
         return find_cause(call, frame)
 
-    def explain(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
+    def explain_cancel(self, victim: Any, frame: FrameType | None, message: object = None) -> Cause:
         """Why *victim* is being cancelled from *frame*, by whom: to be told once it is."""
         nested = self._state.cancellations.nested()
         current = current_task()
@@ -57,12 +59,12 @@ class Inquiry:
         request = cause.request
         if request is not None and request is nested and isinstance(request.event, TaskCancel):
             cause.by = request.event.task, request.event.name
-        elif cause.by is None and current is not None and not cause.bystander:
-            cause.by = call.named(current)
-        cause.bystander = cause.by is None
+        elif cause.by is None and current is not None and not cause.current_task_unrelated:
+            cause.by = call.number_and_name(current)
+        cause.current_task_unrelated = cause.by is None
         return cause
 
-    def of_task(self, task: Any, message: Any, frame: FrameType | None) -> Request | None:
+    def task_request(self, task: Any, message: Any, frame: FrameType | None) -> Request | None:
         """The request that ``task.cancel(message)`` makes, called from *frame*.
 
         None means that this is no request at all; one that was made before, and
@@ -76,14 +78,16 @@ class Inquiry:
         cause = find_cause(call, frame)
         accepted = not task.done()
         state = known.tasks.state(task)
-        if cause.again:
+        if cause.redelivers:
             _given_back(state)
             return None
         if state.requests:
-            repeated = state.repeated(cause.once, nested if cause.request is nested else None)
+            repeated = state.find_repeated(
+                cause.dedup_key, nested if cause.request is nested else None
+            )
             if repeated is not None:
                 if not cancellations.deliveries_seen:
-                    cancellations.settle(task, state)
+                    cancellations.infer_delivery(task, state)
                 repeated.repeat()
                 return repeated
         if not accepted and nested is not None and cause.request is nested and nested.times > 1:
@@ -92,8 +96,8 @@ class Inquiry:
         event = self._begin(place, cause, call.lines)
         self._tell_asker(event, cause, current, nested)
         if not cancellations.deliveries_seen:
-            cancellations.settle(task, state)
-        earlier = state.first_open() if state.requests else None
+            cancellations.infer_delivery(task, state)
+        earlier = state.first_undelivered() if state.requests else None
         event.task = state.task
         event.name = known.tasks.name(task)
         event.coro = state.coro
@@ -109,11 +113,11 @@ class Inquiry:
         if message is not None:
             event.message = message_of(message)
         request = _request(event, cause)
-        if call.remembered and current is not None:
+        if call.timeout_remembered and current is not None:
             known.tasks.state(current).inherited = request
         return request
 
-    def of_future(
+    def future_request(
         self, future: Any, message: Any, frame: FrameType | None, waiters: list[Any]
     ) -> Request:
         """The request that ``future.cancel(message)`` makes: of a plain future that *waiters* await."""
@@ -169,19 +173,19 @@ class Inquiry:
             event.by_name = cause.thread
             if cause.by is not None:
                 event.by = cause.by[0]
-            elif current is not None and not cause.bystander:
+            elif current is not None and not cause.current_task_unrelated:
                 event.by = tasks.number(current)
         elif request is not None and request is nested and isinstance(request.event, TaskCancel):
             event.by, event.by_name = request.event.task, request.event.name
         elif cause.by is not None:
             event.by, event.by_name = cause.by
-        elif current is not None and not cause.bystander:
+        elif current is not None and not cause.current_task_unrelated:
             event.by = tasks.number(current)
             event.by_name = tasks.name(current)
         elif origin is not None and origin.by_name is not None:
             event.by_name = origin.by_name
         if request is not None:
-            logged = request.logged()
+            logged = request.nearest_logged()
             if logged is not None:
                 event.cause = logged.event.seq
             elif origin is None:
@@ -223,10 +227,10 @@ def _request(event: TaskCancel, cause: Cause) -> Request:
     request = _made(event, cause)
     if cause.taken_back:
         request.taken_back = True
-    if cause.once is not None:
-        request.once = cause.once
-    if cause.awaiter and cause.request is not None:
-        cause.request.via = request
+    if cause.dedup_key is not None:
+        request.dedup_key = cause.dedup_key
+    if cause.forwards and cause.request is not None:
+        cause.request.forwarded_as = request
     return request
 
 

@@ -34,7 +34,7 @@ from aioaudit.stack.frames import caller, error_site, variables
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.known import State
 from aioaudit.state.places import loop_of
-from aioaudit.state.verdict import lose_propagated, take_back, verdict
+from aioaudit.state.verdict import classify_end, drop_propagated, match_uncancel
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
@@ -57,23 +57,23 @@ class Recorder:
         )
         self.state = State(run, codes, self.muted)
         self.rules = Rules(self.state, self.sender)
-        self.state.cancellations.gone = self.rules.gone
+        self.state.cancellations.on_error_released = self.rules.on_error_released
         self.cancel_over = self.state.cancellations.leave
         self._inquiry = Inquiry(self.state, self.sender)
-        self.cause = self._inquiry.cause
-        self.explain = self._inquiry.explain
+        self.explain_scheduled = self._inquiry.explain_scheduled
+        self.explain_cancel = self._inquiry.explain_cancel
         self.look_for_libraries: Callable[[], None] = lambda: None
         self.catch_up: Callable[[Any], None] = lambda _loop: None
         """Hears what a loop has not told, and never will."""
 
     # -- the process --------------------------------------------------------------
 
-    def forked(self, run: Run) -> None:
+    def after_fork(self, run: Run) -> None:
         """This is a forked child: another run, and none of the parent's threads."""
         self.sender.run = run
-        self.state.forked(run)
+        self.state.after_fork(run)
 
-    def last_words(self) -> None:
+    def catch_up_stopped_loops(self) -> None:
         """The process ends: hear what its loops have not told, where they run no more."""
         for loop in self.state.places.loops():
             try:
@@ -82,10 +82,10 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - a foreign loop may answer with anything
                 self.fault(error)
 
-    def go_deaf(self) -> None:
+    def close(self) -> None:
         """Hear nothing more: the interpreter is going down."""
         self.sender.deaf = True
-        self.state.cancellations.over = True
+        self.state.cancellations.interpreter_ending = True
 
     # -- tasks are made -----------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Recorder:
         raises travels on.  After the original the caller is to call `cancel_over`.
         """
         try:
-            request = self._inquiry.of_task(task, message, frame)
+            request = self._inquiry.task_request(task, message, frame)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
             self.fault(error)
             return None
@@ -136,8 +136,8 @@ class Recorder:
         cancellations = self.state.cancellations
         cancellations.accept(task, request)
         if "finding" in self.sender.heard:
-            self.rules.asked(task, request)
-        cancellations.enter(request, goes_on=True)
+            self.rules.on_request(task, request)
+        cancellations.enter(request, forwards=True)
         return request
 
     def on_future_cancel(
@@ -145,7 +145,7 @@ class Recorder:
     ) -> Request | None:
         """The same for a plain future that *waiters* await: they will end with it."""
         try:
-            request = self._inquiry.of_future(future, message, frame, waiters)
+            request = self._inquiry.future_request(future, message, frame, waiters)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
             self.fault(error)
             return None
@@ -154,15 +154,15 @@ class Recorder:
         self.state.cancellations.enter(request)
         return request
 
-    def remember(self, future: Any, cause: Cause) -> None:
+    def remember_cause(self, future: Any, cause: Cause) -> None:
         """*future* is cancelled because of *cause*; another one will follow it."""
-        self.state.handoffs.remembered[future] = cause
+        self.state.handoffs.chained_causes[future] = cause
 
     # -- uncancel() ---------------------------------------------------------------
 
     def on_uncancel(self, task: Any, frame: FrameType, remaining: int) -> None:
         """``uncancel()`` was called on *task* by *frame*; *remaining* is what ``cancelling()`` says."""
-        request = self._taken_back(task, frame, remaining)
+        request = self._match_uncancel(task, frame, remaining)
         if not self.sender.wants("task.uncancel"):
             return
         known = self.state
@@ -181,7 +181,7 @@ class Recorder:
         event.source = known.codes.of(frame).source
         self.sender.announce(event)
 
-    def _taken_back(self, task: Any, frame: FrameType, remaining: int) -> Request | None:
+    def _match_uncancel(self, task: Any, frame: FrameType, remaining: int) -> Request | None:
         """The request that an ``uncancel()`` on *task*, called by *frame*, took back."""
         known = self.state
         cancellations = known.cancellations
@@ -199,7 +199,7 @@ class Recorder:
             own_only = info.source in OWN_ONLY
             scope = info.source.startswith(SCOPES)
             since = asked_since(info.source, owner, remaining)
-        request = take_back(
+        request = match_uncancel(
             state, None if owner is None else id(owner), known=own_only, scope=scope, since=since
         )
         if request is None:
@@ -219,7 +219,7 @@ class Recorder:
             if tie is not None:
                 tie.timeout = request
         if "finding" in self.sender.heard:
-            self.rules.taken_back(task, state, request, frame)
+            self.rules.on_uncancel(task, state, request, frame)
         return request
 
     # -- ends -----------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Recorder:
         """*task* has ended in another way than by a plain return, or after a request.
 
         *by_hand* says that a CancelledError ended it that nothing delivered; *result*
-        is what it returned; *came_with* as in `verdict`.
+        is what it returned; *came_with* as in `classify_end`.
         """
         known = self.state
         tasks = known.tasks
@@ -247,7 +247,7 @@ class Recorder:
         state = tasks.known(task)
         if state is None and born is None:
             state = tasks.state(task)
-        request, cancel_outcome = verdict(
+        request, cancel_outcome = classify_end(
             cancellations.ties,
             state,
             outcome,
@@ -273,16 +273,16 @@ class Recorder:
             if outcome == "cancelled" and cancel_outcome == "obeyed":
                 cancellations.pass_on(waiters_of(task), request)
             elif outcome != "cancelled":
-                for lost in lose_propagated(state):
-                    self.rules.went_no_further(lost, state)
+                for lost in drop_propagated(state):
+                    self.rules.on_propagation_lost(lost, state)
         if self.sender.wants("task.done"):
             if outcome == "cancelled" and not by_hand:
                 error = None  # there is nothing to say of it but whose request it delivers
-            self._tell_end(task, born, state, error, request)
+            self._send_end(task, born, state, error, request)
         if state is not None and "finding" in self.sender.heard:
-            self.rules.ended(task, state, born, outcome, error, request, result)
+            self.rules.on_end(task, state, born, outcome, error, request, result)
 
-    def _tell_end(
+    def _send_end(
         self,
         task: Any,
         born: Created | None,
@@ -308,7 +308,7 @@ class Recorder:
             if state.cancel_outcome == "swallowed":
                 event.swallowed_at = state.swallowed_at
         if request is not None:
-            logged = request.logged()
+            logged = request.nearest_logged()
             event.cancel = None if logged is None else logged.event.seq
             if state is not None and state.concluded:
                 event.evidence = "inferred"

@@ -22,7 +22,7 @@ from aioaudit.stack.frames import handled_by
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.places import reference
 from aioaudit.state.requests import CancelState, Request, Tie
-from aioaudit.state.verdict import arrived
+from aioaudit.state.verdict import infer_delivered
 from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class Cancellations:
         """By the `id` of a CancelledError: what it delivers.  Look at it through `tie_of`."""
         self.changes = 0
         """Counts ends, deliveries and what is taken back."""
-        self.over = False
+        self.interpreter_ending = False
         """Whether the interpreter may be going down: nothing more can be relied on then."""
-        self.watch: Callable[[Any], None] = _nobody
+        self.watch_end: Callable[[Any], None] = _nobody
         """Is to see the end of a task that was asked to cancel."""
-        self.under_way: Callable[[bool], None] = _nobody
+        self.track_delivery: Callable[[bool], None] = _nobody
         """Is told when the first CancelledError is on its way, and when none is any more."""
-        self.gone: Callable[[CancelState, Request], None] = _nobody_of
+        self.on_error_released: Callable[[CancelState, Request], None] = _nobody_of
         """Is told when an error that delivered a request is gone, of a task that lives."""
         ties = self.ties
 
@@ -80,17 +80,17 @@ class Cancellations:
             entry = ties.get(ref.key)
             if entry is not None and entry.ref is ref:
                 del ties[ref.key]
-                if not ties and not self.over:
-                    self.under_way(False)
+                if not ties and not self.interpreter_ending:
+                    self.track_delivery(False)
                 state = entry.state
-                if state is not None and not self.over:
+                if state is not None and not self.interpreter_ending:
                     state.errors -= 1
                     if entry.request is not None and not state.ended:
-                        self.gone(state, entry.request)
+                        self.on_error_released(state, entry.request)
 
         self._forget_tie = forget_tie
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """This is a forked child: the parent's other threads are not there."""
         self.active.clear()
 
@@ -101,7 +101,7 @@ class Cancellations:
         stack = self.active.get(get_ident())
         return stack[-1] if stack else None
 
-    def enter(self, request: Request, *, goes_on: bool = False) -> None:
+    def enter(self, request: Request, *, forwards: bool = False) -> None:
         """*request* is made: its ``cancel()`` begins in this thread.
 
         *goes_on* says that the one around it, if that is its cause, has become this one.
@@ -111,8 +111,8 @@ class Cancellations:
         if stack is None:
             self.active[ident] = [request]
             return
-        if goes_on and stack and request.cause is stack[-1]:
-            stack[-1].via = request
+        if forwards and stack and request.cause is stack[-1]:
+            stack[-1].forwarded_as = request
         stack.append(request)
 
     def leave(self) -> None:
@@ -159,7 +159,7 @@ class Cancellations:
         if state is not None:
             state.errors += 1
         if len(ties) == 1:
-            self.under_way(True)
+            self.track_delivery(True)
 
     def request_of(self, error: BaseException, task: Any = None) -> Request | None:
         """The request that the CancelledError *error* stands for now, None where unknown.
@@ -168,7 +168,7 @@ class Cancellations:
         the request that was on its way to that task is the answer.
         """
         tie = self.tie_of(error)
-        told = None if tie is None else tie.now
+        told = None if tie is None else tie.effective
         if self.deliveries_seen or task is None or not isinstance(error, CancelledError):
             return told
         if not _is_handled_here(error):
@@ -178,12 +178,12 @@ class Cancellations:
             return told
         if tie is not None and tie.state is state:
             return told
-        request = arrived(state, told)
+        request = infer_delivered(state, told)
         if request is None:
             return None
         self.tie(error, request, state)
         self.ties[id(error)].concluded = state.concluded
-        return request.now
+        return request.effective
 
     def source(self, error: BaseException) -> str | None:
         """``module:qualname`` of the caller at the root of the chain that led to *error*."""
@@ -197,17 +197,17 @@ class Cancellations:
         state = self._tasks.known(task)
         return None if state is None else state.answer or state.inherited
 
-    def made_by(self, owner: Any, task: Any) -> Request | None:
+    def last_request_from(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* made to *task*."""
         state = self._tasks.known(task)
         if state is None:
             return None
         return next((each for each in reversed(state.requests) if each.owner == id(owner)), None)
 
-    def first_open(self, task: Any) -> Request | None:
+    def first_undelivered(self, task: Any) -> Request | None:
         """The request that *task* has not felt yet."""
         state = self._tasks.known(task)
-        return None if state is None else state.first_open()
+        return None if state is None else state.first_undelivered()
 
     def accept(self, task: Any, request: Request) -> None:
         """*request* goes ahead: from now on the task's end may be its doing."""
@@ -218,10 +218,10 @@ class Cancellations:
         if request.times == 1:
             state.add(request)
             if id(task) not in self._tasks.born:  # else its end is seen already
-                self.watch(task)
+                self.watch_end(task)
         if not self.deliveries_seen:
             waiter = fut_waiter(task)
-            request.waited = None if waiter is None or waiter is UNKNOWN else reference(waiter)
+            request.awaited_ref = None if waiter is None or waiter is UNKNOWN else reference(waiter)
             if request.times == 1:
                 # Those that await it already wake up before we hear of its end.
                 self.pass_on(waiters_of(task), request)
@@ -233,23 +233,23 @@ class Cancellations:
         for task in waiters:
             state = self._tasks.state(task)
             if not self.deliveries_seen:
-                self.settle(task, state)
+                self.infer_delivery(task, state)
             state.inherited = request
-            state.reaching = True
-            if request.heirs is None:
-                request.heirs = []
-            request.heirs.append(state)
-            self.watch(task)
+            state.inherited_arriving = True
+            if request.awaiting_tasks is None:
+                request.awaiting_tasks = []
+            request.awaiting_tasks.append(state)
+            self.watch_end(task)
 
-    def settle(self, task: Any, state: CancelState) -> None:
+    def infer_delivery(self, task: Any, state: CancelState) -> None:
         """Before 3.12 no delivery is seen: tell from what the task waits for now."""
-        first = state.first_open()
+        first = state.first_undelivered()
         if first is None or must_cancel(task) is not False:
             return
         waiter = fut_waiter(task)
         if waiter is UNKNOWN:
             return
-        if waiter is None or first.waited is None or first.waited() is not waiter:
+        if waiter is None or first.awaited_ref is None or first.awaited_ref() is not waiter:
             state.deliver()
 
 

@@ -18,15 +18,15 @@ class Cause(msgspec.Struct, kw_only=True):
     ``request`` is the request that led to this one; ``origin`` the next link of
     the chain where that is no request.  With both the chain goes to the origin
     and on to what follows ``request``.  ``owner`` is the `id` of the object that
-    will take the request back with ``uncancel()``.  ``again`` marks a request
-    that is no new one (a scope that delivers again).  ``bystander`` says that
+    will take the request back with ``uncancel()``.  ``redelivers`` marks a request
+    that is no new one (a scope that delivers again).  ``current_task_unrelated`` says that
     the current task has nothing to do with it.  ``taken_back`` says that the asker
     ends the request itself, so that it never is the program that swallowed it.
-    ``through`` marks a frame that only passes a call on: the cause lies further
+    ``passes_through`` marks a frame that only passes a call on: the cause lies further
     out, the reason is this one's (an empty one leaves it to the cause), and so is the owner,
     if it has one; ``receiver`` is the object that such a frame is a method of: that method may
-    be what a loop was given.  ``awaiter`` says that ``request`` goes on with
-    this one: should it come to nothing here, it has come to nothing.  ``once`` is
+    be what a loop was given.  ``forwards`` says that ``request`` goes on with
+    this one: should it come to nothing here, it has come to nothing.  ``dedup_key`` is
     an object that stands for the whole request: what is asked for again, of the
     same task and with the same object, is no new request.  ``by`` has number and
     name of the task that asked, where that is not the current one; ``thread`` the
@@ -41,12 +41,12 @@ class Cause(msgspec.Struct, kw_only=True):
     owner: int | None = None
     at: str | None = None
     source: str | None = None
-    again: bool = False
-    bystander: bool = False
+    redelivers: bool = False
+    current_task_unrelated: bool = False
     taken_back: bool = False
-    through: bool = False
+    passes_through: bool = False
     receiver: object | None = None
-    awaiter: bool = False
-    once: object | None = None
+    forwards: bool = False
+    dedup_key: object | None = None
     by: tuple[int, str] | None = None
     thread: str | None = None

@@ -124,8 +124,8 @@ class Failures:
     def _timeout_behind(self, state: CancelState | None, error: BaseException) -> Request | None:
         tie = self._cancellations.tie_of(error)
         if tie is not None:
-            request = tie.timeout or tie.now
-            if request is not None and request.handed:
+            request = tie.timeout or tie.effective
+            if request is not None and request.taken_over:
                 return None  # the scope around has kept the error, for a reason of its own
             while request is not None and request.event.reason == "awaiter":
                 request = request.cause
@@ -136,7 +136,7 @@ class Failures:
             if request.stands and not request.taken_back:
                 return None  # it was asked since
             if request.timed_out and request.absorbed:
-                return None if request.handed else request
+                return None if request.taken_over else request
         inherited = state.inherited
         if inherited is not None and inherited.timed_out:
             return inherited

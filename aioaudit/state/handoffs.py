@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True)
-class Note:
+class Handoff:
     """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
 
     ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
@@ -51,7 +51,7 @@ class Note:
         return self.context is not None and is_entered(self.context())
 
 
-class Entered(msgspec.Struct, gc=False, eq=False):
+class TimeoutEntry(msgspec.Struct, gc=False, eq=False):
     """Where a timeout was entered, and when it was armed last (the loop's time).
 
     ``by`` is the library's code that entered it, None where the application's did.
@@ -67,21 +67,25 @@ class Handoffs:
     """What loops and futures were given, as long as it is there."""
 
     def __init__(self) -> None:
-        self.notes: WeakIdMap[Note] = WeakIdMap()
+        self.by_callback: WeakIdMap[Handoff] = WeakIdMap()
         """By the bound ``cancel`` that was given."""
-        self.timeouts: WeakIdMap[Entered] = WeakIdMap()
-        self.remembered: WeakIdMap[Cause] = WeakIdMap()
+        self.timeouts: WeakIdMap[TimeoutEntry] = WeakIdMap()
+        self.chained_causes: WeakIdMap[Cause] = WeakIdMap()
         """Why a future was cancelled that another one will follow."""
-        self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Note]]]] = WeakIdMap()
+        self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Handoff]]]] = (
+            WeakIdMap()
+        )
         """By loop: the codes that it runs for signals, and for which."""
         self.hidden_signals = False
         """Whether a loop has a signal's callback of which it does not show when it runs."""
 
-    def noted(self, callback: Any, victim: Any) -> tuple[Note | None, Evidence]:
+    def find(self, callback: Any, victim: Any) -> tuple[Handoff | None, Evidence]:
         """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
         if callback is not None:
-            return self.notes.get(callback), "observed"
-        of_victim = [(each, note) for each, note in self.notes.items() if each.__self__ is victim]
+            return self.by_callback.get(callback), "observed"
+        of_victim = [
+            (each, note) for each, note in self.by_callback.items() if each.__self__ is victim
+        ]
         signalled = [note for _, note in of_victim if note.runs]
         if signalled:
             return signalled[0], "observed"
@@ -103,7 +107,7 @@ class Handoffs:
 
     # -- signals ------------------------------------------------------------------
 
-    def note_signal(self, loop: Any, code: CodeType | None, number: int, note: Note) -> None:
+    def add_signal(self, loop: Any, code: CodeType | None, number: int, note: Handoff) -> None:
         """Remember that *loop* runs *code* for the signal *number*, None for what has no own."""
         callbacks = self.signal_callbacks.get(loop)
         if callbacks is None:
@@ -119,7 +123,7 @@ class Handoffs:
 
     def signal_callback(
         self, outermost: CodeType | None
-    ) -> tuple[int | None, Note, Evidence] | None:
+    ) -> tuple[int | None, Handoff, Evidence] | None:
         """The signal for which the loop runs the callback whose code is *outermost*.
 
         The context that is current tells it.  rloop does not show that of its handles: there
@@ -143,7 +147,7 @@ class Handoffs:
         number, note = next(iter(hidden.items()))
         return (number if len(hidden) == 1 else None), note, "inferred"
 
-    def used_otherwise(self, loop: Any, callback: Any) -> None:
+    def forget_signal(self, loop: Any, callback: Any) -> None:
         """*loop* is given *callback* for something else: it is no sign of a signal any more.
 
         Only of loops that do not show which callback they run for a signal.
@@ -160,7 +164,7 @@ class Handoffs:
 
 
 def _refs_of_waiting() -> int:
-    """What `sys.getrefcount` says in `Handoffs.noted` of a method that only its handle holds."""
+    """What `sys.getrefcount` says in `Handoffs.find` of a method that only its handle holds."""
 
     class Victim:
         def cancel(self) -> None: ...

@@ -34,8 +34,8 @@ class State:
         self.failures = Failures(codes, self.tasks, self.cancellations)
         self.handoffs = Handoffs()
 
-    def forked(self, run: Run) -> None:
+    def after_fork(self, run: Run) -> None:
         """This is a forked child, with a run of its own."""
-        self.places.forked(run)
-        self.tasks.forked()
-        self.cancellations.forked()
+        self.places.after_fork(run)
+        self.tasks.after_fork()
+        self.cancellations.after_fork()

@@ -54,7 +54,7 @@ class Places:
         self._next_loop = itertools.count(1).__next__
         self._here = _Here()
 
-    def forked(self, run: Run) -> None:
+    def after_fork(self, run: Run) -> None:
         """This is a forked child, the run *run*: what was known of threads was the parent's."""
         self.run = run
         self._here = _Here()

@@ -18,20 +18,20 @@ class Request(msgspec.Struct, eq=False):
     ``event`` is what is told of it; ``cause`` the request that caused it.
     ``origin`` is the next link of the chain where that is no request; ``owner``
     is the `id` of the timeout or task group that asked, compared only while
-    that object is alive.  ``via`` is the request that this one became when the
+    that object is alive.  ``forwarded_as`` is the request that this one became when the
     task passed it on to what it was awaiting.  ``times`` is how often the same
-    asker asked for it (``once`` stands for the asker), and ``pending`` how many
-    of these calls ``uncancel()`` has not taken back.  ``heirs`` are the tasks
+    asker asked for it (``dedup_key`` stands for the asker), and ``pending`` how many
+    of these calls ``uncancel()`` has not taken back.  ``awaiting_tasks`` are the tasks
     that will end because what they await does.  ``victim`` is the `id` of the
-    task, looked at only while its ``cancel()`` runs; ``waited`` refers to what
-    the task waited for (before 3.12 only).  ``asked`` and ``felt`` are when it
+    task, looked at only while its ``cancel()`` runs; ``awaited_ref`` refers to what
+    the task waited for (before 3.12 only).  ``requested_at`` and ``delivered_at`` are when it
     was made and delivered (`time.monotonic`; 0 where nobody asks for findings),
-    ``unstarted`` is the level of a finding that the task had not begun.  ``told`` says
-    that a finding was told of what became of it, ``slow`` that one says why it took
+    ``never_started`` is the severity of a finding that the task had not begun.  ``finding_sent`` says
+    that a finding was sent about what became of it, ``slow_reported`` that one says why it took
     long; ``kept_at`` is the line that kept what this request was passed on as.
-    ``handed`` says that not its own scope took it back, but the one around that.
-    ``then`` is the request for which a CancelledError of this one went on when this one
-    was taken back (`CancelState.goes_on_for`); ``depth`` is how many requests lie before it in its chain.
+    ``taken_over`` says that not its own scope took it back, but the one around that.
+    ``successor`` is the request for which a CancelledError of this one went on when this one
+    was taken back (`CancelState.successor_of`); ``depth`` is how many requests lie before it in its chain.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -41,25 +41,25 @@ class Request(msgspec.Struct, eq=False):
     cause: Request | None = None
     owner: int | None = None
     origin: Link | None = None
-    once: object | None = None
+    dedup_key: object | None = None
     times: int = 1
     pending: int = 1
     taken_back: bool = False
-    heirs: list[CancelState] | None = None
-    via: Request | None = None
+    awaiting_tasks: list[CancelState] | None = None
+    forwarded_as: Request | None = None
     victim: int = 0
-    waited: Callable[[], Any] | None = None
+    awaited_ref: Callable[[], Any] | None = None
     delivered: bool = False
     absorbed: bool = False
     lost: bool = False
-    asked: float = 0.0
-    felt: float = 0.0
-    unstarted: Severity | None = None
-    told: bool = False
-    slow: bool = False
+    requested_at: float = 0.0
+    delivered_at: float = 0.0
+    never_started: Severity | None = None
+    finding_sent: bool = False
+    slow_reported: bool = False
     kept_at: str | None = None
-    handed: bool = False
-    then: Request | None = None
+    taken_over: bool = False
+    successor: Request | None = None
     depth: int = 0
 
     @property
@@ -68,7 +68,7 @@ class Request(msgspec.Struct, eq=False):
         return not (self.absorbed or self.lost)
 
     @property
-    def now(self) -> Request:
+    def effective(self) -> Request:
         """The request that a CancelledError of this one stands for now.
 
         That is the rule, and all who ask whose an error is come here (see
@@ -76,12 +76,12 @@ class Request(msgspec.Struct, eq=False):
         the error went on for when it was taken back.
         """
         request = self
-        while request.then is not None and not request.stands:
-            request = request.then
+        while request.successor is not None and not request.stands:
+            request = request.successor
         return request
 
     @property
-    def open(self) -> bool:
+    def undelivered(self) -> bool:
         """Not delivered yet, and on its way."""
         return not (self.delivered or self.absorbed or self.lost)
 
@@ -94,10 +94,10 @@ class Request(msgspec.Struct, eq=False):
         """It was asked for again, and is on its way again."""
         self.times += 1
         self.pending += 1
-        self.delivered = self.absorbed = self.lost = self.handed = False
-        self.then = None
+        self.delivered = self.absorbed = self.lost = self.taken_over = False
+        self.successor = None
 
-    def logged(self) -> Request | None:
+    def nearest_logged(self) -> Request | None:
         """This request, or the nearest one before it, that is a line of the log."""
         request: Request | None = self
         while request is not None and request.event.seq == 0:
@@ -120,7 +120,7 @@ class Request(msgspec.Struct, eq=False):
         return origin or root.event.source
 
 
-def comes_of(request: Request, cause: Request) -> bool:
+def results_from(request: Request, cause: Request) -> bool:
     """Whether *request* was made because of *cause*, a few steps before it at most."""
     step: Request | None = request
     for _ in range(20):
@@ -130,7 +130,7 @@ def comes_of(request: Request, cause: Request) -> bool:
     return step is cause
 
 
-class Cleanup:
+class HandlerTimer:
     """The handlers that a CancelledError passed in a task: which of them took longest."""
 
     __slots__ = ("at", "line", "seconds", "since")
@@ -159,10 +159,10 @@ class CancelState(msgspec.Struct, eq=False):
     ``requests`` are those that an answer may still need, in the order they were made.
     ``current`` is the request whose CancelledError was delivered last,
     ``inherited`` one made to what the task was awaiting, about to reach it while
-    ``reaching`` is true; ``concluded`` says that which request ended it was not seen, and
+    ``inherited_arriving`` is true; ``concluded`` says that which request ended it was not seen, and
     there were several; ``errors`` counts the CancelledErrors of this task that live;
-    ``absorbed_last`` is the one that the last ``uncancel()`` took back;
-    ``cleanup`` says which handler took how long, once one of the program's own
+    ``last_absorbed`` is the one that the last ``uncancel()`` took back;
+    ``handler_timer`` says which handler took how long, once one of the program's own
     was entered.
     """
 
@@ -173,13 +173,13 @@ class CancelState(msgspec.Struct, eq=False):
     requests: list[Request] = []
     current: Request | None = None
     inherited: Request | None = None
-    absorbed_last: Request | None = None
+    last_absorbed: Request | None = None
     swallowed_at: str | None = None
-    cleanup: Cleanup | None = None
+    handler_timer: HandlerTimer | None = None
     ended: bool = False
     outcome: Outcome | None = None
     cancel_outcome: CancelOutcome | None = None
-    reaching: bool = False
+    inherited_arriving: bool = False
     concluded: bool = False
     errors: int = 0
     room: int = 16
@@ -194,7 +194,7 @@ class CancelState(msgspec.Struct, eq=False):
             self.requests = _needed(self.requests)
             self.room = 2 * max(len(self.requests), 8)
 
-    def goes_on_for(self, request: Request, since: int | None) -> Request | None:
+    def successor_of(self, request: Request, since: int | None) -> Request | None:
         """What an error of *request*, which was taken back, goes on for: None if it does not.
 
         The first made after it that stands, or else the first made before it: one that
@@ -228,24 +228,24 @@ class CancelState(msgspec.Struct, eq=False):
     @property
     def answer(self) -> Request | None:
         """The request that the task obeyed, is to obey, or else lived through last."""
-        current = None if self.current is None else self.current.now
-        return current if self.ended else self.first_open() or current
+        current = None if self.current is None else self.current.effective
+        return current if self.ended else self.first_undelivered() or current
 
-    def first_open(self) -> Request | None:
+    def first_undelivered(self) -> Request | None:
         """The request that the next delivery will be of."""
         for request in self.requests:
             if not (request.delivered or request.absorbed or request.lost):
                 return request
         return None
 
-    def repeated(self, once: object | None, nested: Request | None) -> Request | None:
+    def find_repeated(self, once: object | None, nested: Request | None) -> Request | None:
         """The request that is made again: by the same asker, or by *nested* passed on again."""
         if nested is not None and nested.times == 1:
             nested = None
         if once is None and nested is None:
             return None
         for request in reversed(self.requests):
-            if once is not None and request.once is once:
+            if once is not None and request.dedup_key is once:
                 return request
             if nested is not None and request.cause is nested:
                 return request
@@ -260,7 +260,7 @@ class CancelState(msgspec.Struct, eq=False):
         # ``Task.cancel`` of a task that is to be woken only sets ``_must_cancel``, or cancels what
         # it awaits (Lib/asyncio/tasks.py; ``_asyncio_Task_cancel_impl`` in Modules/_asynciomodule.c):
         # a second call before the next step makes no second error.
-        first = self.first_open()
+        first = self.first_undelivered()
         if first is not None:
             # The step that throws the error clears ``_must_cancel`` (``__step_run_and_handle_result``,
             # ``task_step_impl``): whatever was asked till then has been delivered with it.
@@ -275,8 +275,8 @@ class CancelState(msgspec.Struct, eq=False):
 _ABSORBED = 8
 """Maximum number of requests kept that were taken back: those of the last error are among them."""
 
-_FELT = 32
-"""Maximum number of requests kept that the task has felt, and that nobody took back."""
+_DELIVERED = 32
+"""Maximum number of requests kept that were delivered, and that nobody took back."""
 
 _OPEN = 32
 """Maximum number of requests kept that wait for one delivery: so many first ones, so many last."""
@@ -290,14 +290,14 @@ def _needed(requests: list[Request]) -> list[Request]:
     absorbed = [each for each in requests if each.absorbed]
     owned = [each for each in requests if each.taken_back and not each.absorbed]
     others = [each for each in requests if not (each.taken_back or each.absorbed)]
-    felt = [each for each in others if each.delivered or each.lost]
+    delivered = [each for each in others if each.delivered or each.lost]
     waiting = [each for each in others if not (each.delivered or each.lost)]
     kept = {
         id(each)
         for each in (
             *absorbed[-_ABSORBED:],
             *owned[-_OWNED:],
-            *felt[-_FELT:],
+            *delivered[-_DELIVERED:],
             *waiting[:_OPEN],
             *waiting[-_OPEN:],
         )
@@ -322,14 +322,14 @@ class Tie(msgspec.Struct, eq=False):
     concluded: bool = False
 
     @property
-    def now(self) -> Request | None:
-        """The request that the error stands for now (`Request.now`)."""
+    def effective(self) -> Request | None:
+        """The request that the error stands for now (`Request.effective`)."""
         if self.request is None:
             return None
-        request = self.request.now
+        request = self.request.effective
         # A cancelled future hands its very error to whoever awaits it (``fut_cancelled_exc`` in
         # Modules/_asynciomodule.c, ``_cancelled_exc`` in Lib/asyncio/futures.py), so that one
         # error may deliver a request to each of the two.
         if self.beneath is not None and not request.stands:
-            return self.beneath.now
+            return self.beneath.effective
         return request

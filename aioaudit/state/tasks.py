@@ -63,7 +63,7 @@ class Tasks:
         self._states_room = 0
         self._sweep_at = _SWEEP
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """This is a forked child: what was made before says that it happened in the parent."""
         self.sites.clear()
         self.direct_sites.clear()

@@ -20,8 +20,8 @@ The rule, for "which request does this CancelledError stand for now":
    with none behind it, what it stood for there;
 4. where nothing stands any more, the one that was taken back last.
 
-`take_back` applies step 2 where it happens (`Request.then`), `Request.now` and
-`Tie.now` read it.  Nobody else decides: ends, ``error.source``, `aioaudit.why`, the
+`match_uncancel` applies step 2 where it happens (`Request.successor`), `Request.effective` and
+`Tie.effective` read it.  Nobody else decides: ends, ``error.source``, `aioaudit.why`, the
 cause of what is cancelled while the error is handled, groups, gathers and callbacks
 all ask them.
 """
@@ -31,14 +31,14 @@ from __future__ import annotations
 from asyncio import CancelledError
 
 from aioaudit.events import CancelOutcome, TaskCancel
-from aioaudit.state.requests import CancelState, Request, Tie, comes_of
+from aioaudit.state.requests import CancelState, Request, Tie, results_from
 
 Ties = dict[int, Tie]
 
 _GROUPS = "asyncio/taskgroups.py:"
 
 
-def verdict(
+def classify_end(
     ties: Ties,
     state: CancelState | None,
     outcome: str,
@@ -64,7 +64,7 @@ def verdict(
     if outcome == "destroyed":
         return request, None
     if outcome == "raised" and (
-        request.open or comes_from_cancelled(error) or _kept_by_a_group(state)
+        request.undelivered or comes_from_cancelled(error) or _kept_by_a_group(state)
     ):
         return request, "replaced"
     return request, "swallowed"
@@ -85,11 +85,13 @@ def _lived_through(
     """
     tie = _tie_behind(ties, error)
     if tie is not None and tie.state is state:
-        request = tie.timeout or tie.now
+        request = tie.timeout or tie.effective
         if request is not None and request in state.requests:
             return request
-    request = state.first_open() or (None if state.current is None else state.current.now)
-    taken = state.absorbed_last
+    request = state.first_undelivered() or (
+        None if state.current is None else state.current.effective
+    )
+    taken = state.last_absorbed
     # The last delivery may have gone unseen: then what was taken back last tells.
     seen = seen or (request is not None and request.stands)
     if request is None or not seen or request not in state.requests:
@@ -133,29 +135,29 @@ def _cancelled_by(
     # it passes it on as it is (``future_cancel`` after ``CancelledError`` in ``task_step_impl``,
     # Modules/_asynciomodule.c).  What it stands for now is what was obeyed.
     tie = _tie_of(ties, error)
-    request = None if tie is None else tie.now
+    request = None if tie is None else tie.effective
     # Step 2: one that nobody delivered was raised by hand.  asyncio takes any for a cancellation
     # (``except exceptions.CancelledError`` in ``__step_run_and_handle_result``, tasks.py).
     if request is None and by_hand:
         if state is None or not state.requests:
             return None, None
         request = state.requests[-1]
-        if request.open:
+        if request.undelivered:
             return request, "obeyed"
         return request, "absorbed" if request.absorbed or request.taken_back else "swallowed"
     if state is not None:
         # Step 3: where no error was seen at all, what was on its way has arrived.
         if request is None and error is None:
-            request = arrived(state, came_with)
+            request = infer_delivered(state, came_with)
         # Step 4: it was asked again on the way out.  A coroutine that returns while
         # ``_must_cancel`` is set ends cancelled all the same ("Task is cancelled right before
         # coro stops" in tasks.py and in ``task_step_impl``).
         if request is None or not request.stands:
-            request = state.first_open() or request
+            request = state.first_undelivered() or request
     return request, "obeyed"
 
 
-def arrived(state: CancelState, came_with: Request | None) -> Request | None:
+def infer_delivered(state: CancelState, came_with: Request | None) -> Request | None:
     """The request whose CancelledError has reached a task, where nobody saw it arrive.
 
     That is so before 3.12, and in compiled code.  The request that was to be delivered next
@@ -168,10 +170,10 @@ def arrived(state: CancelState, came_with: Request | None) -> Request | None:
     request = state.deliver()
     # Step 2: or nothing was: then the error came out of what the task awaited, unless that was
     # cancelled by the task's own ``cancel()`` (``_fut_waiter.cancel()`` in ``Task.cancel``).
-    inherited = came_with or (state.inherited if state.reaching else None)
+    inherited = came_with or (state.inherited if state.inherited_arriving else None)
     own = None
     if inherited is not None:
-        own = next((each for each in state.requests if comes_of(inherited, each)), None)
+        own = next((each for each in state.requests if results_from(inherited, each)), None)
     state.concluded = len(standing) + (inherited is not None and own is None) > 1
     if request is not None:
         return request
@@ -179,9 +181,9 @@ def arrived(state: CancelState, came_with: Request | None) -> Request | None:
         return inherited
     # Step 3: nothing is new; the error is that of a request which was delivered before.
     current = state.current
-    if own is not None and (current is None or not current.now.stands):
+    if own is not None and (current is None or not current.effective.stands):
         current = own
-    return current.now if current is not None else state.inherited
+    return current.effective if current is not None else state.inherited
 
 
 def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
@@ -199,21 +201,25 @@ def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
     return None
 
 
-def lose_propagated(state: CancelState) -> list[Request]:
+def drop_propagated(state: CancelState) -> list[Request]:
     """The task lived on: the requests of tasks that awaited it, which go no further, are lost."""
     lost: list[Request] = []
     for request in state.requests:
-        for heir in request.heirs or ():
+        for heir in request.awaiting_tasks or ():
             if heir.inherited is request:
                 heir.inherited = None
         above = request.cause
-        if request.event.reason == "awaiter" and above is not None and above.via is request:
+        if (
+            request.event.reason == "awaiter"
+            and above is not None
+            and above.forwarded_as is request
+        ):
             above.lost = True
             lost.append(above)
     return lost
 
 
-def take_back(
+def match_uncancel(
     state: CancelState, owner: int | None, *, known: bool, scope: bool, since: int | None
 ) -> Request | None:
     """The request that ``uncancel()`` took back, None where that is not known.
@@ -254,9 +260,9 @@ def take_back(
         chosen = left[-1]
     chosen.pending -= 1
     chosen.absorbed = True
-    # What stands now is taken back later, if at all: so `then` never leads in a circle.
-    chosen.then = state.goes_on_for(chosen, since)
-    state.absorbed_last = chosen
+    # What stands now is taken back later, if at all: so `successor` never leads in a circle.
+    chosen.successor = state.successor_of(chosen, since)
+    state.last_absorbed = chosen
     return chosen
 
 
@@ -269,18 +275,18 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
     for each in reversed(state.requests):
         if own is None and each.owner == owner:
             own = each
-        if taken is None and each.once is not None and each.pending > 0:
+        if taken is None and each.dedup_key is not None and each.pending > 0:
             taken = each
     if taken is not None:
         taken.pending -= 1
-        taken.absorbed = taken.handed = True
-        taken.then = state.goes_on_for(taken, since)
+        taken.absorbed = taken.taken_over = True
+        taken.successor = state.successor_of(taken, since)
         if own is None:
-            state.absorbed_last = taken
+            state.last_absorbed = taken
         else:
-            taken.then = taken.then or own
-            own.then = state.goes_on_for(own, since)
-            state.absorbed_last = own
+            taken.successor = taken.successor or own
+            own.successor = state.successor_of(own, since)
+            state.last_absorbed = own
     return taken
 
 

@@ -68,7 +68,7 @@ def findings(run: Callable[[Any], Any], what: Any, slow: float | None = None) ->
     with aioaudit.recording() as trail:
         session = current()
         assert session is not None
-        session.recorder.rules.slow = 1000.0 if slow is None else slow
+        session.recorder.rules.slow_after = 1000.0 if slow is None else slow
         run(what)
         events = trail.events
     requests = {event.seq: event for event in events if isinstance(event, TaskCancel)}

@@ -1100,7 +1100,7 @@ def test_a_recorder_keeps_nothing_of_what_is_over() -> None:
             "states": known.tasks.states,
             "ties": known.cancellations.ties,
             "failures": known.failures._first,
-            "notes": known.handoffs.notes,
+            "notes": known.handoffs.by_callback,
             "active": known.cancellations.active,
         }
         return {name: len(table) for name, table in tables.items()}

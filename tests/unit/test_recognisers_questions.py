@@ -24,7 +24,7 @@ from aioaudit.recognisers import registry, stdlib
 from aioaudit.recognisers.call import Call
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.state.cause import Cause
-from aioaudit.state.handoffs import Entered
+from aioaudit.state.handoffs import TimeoutEntry
 
 Site = tuple[str, str]
 
@@ -190,7 +190,9 @@ def test_every_recogniser_answers_what_it_may_be_asked(
         values.update((name, 1.5) for name in ("timeout", "grace", "seconds") if name in values)
         if asked_of[1] == "Timeout._on_timeout":
             values["self"] = Anything(when=loop.time)
-            known.handoffs.timeouts[values["self"]] = Entered("app.py:3", "app:enters", 0.0, None)
+            known.handoffs.timeouts[values["self"]] = TimeoutEntry(
+                "app.py:3", "app:enters", 0.0, None
+            )
         victim = loop.create_task(asyncio.sleep(60))
         call = Call(known, victim, None, None, error)
         return with_frame(asked_of, asked_code, values, lambda frame: explain(frame, call))
