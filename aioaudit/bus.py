@@ -70,7 +70,7 @@ def _remove(hook: Hook) -> None:
     _changed()
 
 
-def over() -> None:
+def close() -> None:
     """The interpreter is going down: hooks hear nothing more, and nothing of theirs is kept.
 
     What a hook refers to, the program's objects, would else die later than without us, when
@@ -106,7 +106,7 @@ def describe_with(describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None
     _describe = describe
 
 
-def forked() -> None:
+def after_fork() -> None:
     """This is a forked child: another thread of the parent may have held the lock."""
     global _lock
     _lock = allocate_lock()

@@ -81,7 +81,7 @@ class Faults:
         """The kinds after the first *known* ones."""
         return list(self._counts)[known:]
 
-    def told(self) -> list[str]:
+    def totals(self) -> list[str]:
         """All kinds, each with a count where it came more than once."""
         return [
             kind if count == 1 else f"{kind}, {count} times"

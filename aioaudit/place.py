@@ -35,22 +35,22 @@ class Place:
     loop_id: int
     loop_ref: Callable[[], Any]
     muted: bool = False
-    named: tuple[str, int, str, int | None] = field(init=False)
+    fields: tuple[str, int, str, int | None] = field(init=False)
     """What the lines say of it: ``run``, ``pid``, ``thread``, ``loop``."""
 
-    _blanks: dict[type[Event], Event] = field(init=False, default_factory=dict)
+    _templates: dict[type[Event], Event] = field(init=False, default_factory=dict)
 
-    def blank(self, kind: type[E]) -> E:
+    def new_event(self, kind: type[E]) -> E:
         """A new event of *kind* that says where it happens, and nothing else yet.
 
         Copied and filled in, an event costs a quarter of what it does made with keywords.
         """
-        known = self._blanks.get(kind)
+        known = self._templates.get(kind)
         if known is None:
             known = cast(Any, kind)(**dict.fromkeys(_REQUIRED[kind]))
-            known.run, known.pid, known.thread, known.loop = self.named
-            self._blanks[kind] = known
+            known.run, known.pid, known.thread, known.loop = self.fields
+            self._templates[kind] = known
         return cast(E, cast(Any, known).__copy__())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "named", (self.run.id, self.run.pid, self.thread, self.loop))
+        object.__setattr__(self, "fields", (self.run.id, self.run.pid, self.thread, self.loop))

@@ -25,11 +25,11 @@ Sink = tuple[
 class Sinks:
     """All exporters as one, until another comes or one goes: then there is another of these."""
 
-    __slots__ = ("open_now", "put", "skip", "some", "urge")
+    __slots__ = ("open_now", "present", "put", "skip", "urge")
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         each = list(sinks)
-        self.some = bool(each)
+        self.present = bool(each)
         """Whether there is any."""
         self.put: Callable[[Record], None] = _all_with([sink[0] for sink in each])
         """Takes what happened."""
@@ -70,12 +70,12 @@ class Sender:
 
     def __init__(self, run: Run, wanted: frozenset[str]) -> None:
         self.run = run
-        self.wanted = wanted
+        self.selected_events = wanted
         """The names of the events that somebody asked for."""
-        self.heard: frozenset[str] = frozenset()
+        self.active_events: frozenset[str] = frozenset()
         """Those of them that somebody hears: none as long as nobody is there."""
         self.sinks = Sinks()
-        self.deaf = False
+        self.closed = False
         """Whether all is over."""
 
     def muted(self) -> bool:
@@ -83,28 +83,28 @@ class Sender:
 
         Somebody may hold a probe as a bound method when it is out of place already.
         """
-        return self.deaf or (bool(EXPORTING) and get_ident() in EXPORTING)
+        return self.closed or (bool(EXPORTING) and get_ident() in EXPORTING)
 
     @property
-    def listening(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether anybody hears an event at all."""
-        return self.sinks.some or bool(bus.hooks())
+        return self.sinks.present or bool(bus.hooks())
 
-    def serve(self, wanted: frozenset[str], sinks: Iterable[Sink]) -> None:
+    def connect(self, wanted: frozenset[str], sinks: Iterable[Sink]) -> None:
         """From now on *sinks*, and the hooks that there are, hear the *wanted* events."""
-        self.wanted = wanted
+        self.selected_events = wanted
         self.sinks = Sinks(sinks)
-        self.heard = wanted if self.listening and not self.deaf else frozenset()
+        self.active_events = wanted if self.has_listeners and not self.closed else frozenset()
 
-    def wants(self, name: str) -> bool:
+    def is_active(self, name: str) -> bool:
         """Whether anybody hears the event *name*."""
-        return name in self.heard
+        return name in self.active_events
 
     def seq(self, name: str) -> int:
         """The next number for an event *name*; 0 for one that nobody hears."""
-        return self.run.next_seq() if name in self.heard else 0
+        return self.run.next_seq() if name in self.active_events else 0
 
-    def base(self, name: str, place: Place) -> dict[str, Any]:
+    def base_fields(self, name: str, place: Place) -> dict[str, Any]:
         """The fields that every event has."""
         return {
             "ts": timestamp(time.time_ns()),
@@ -115,14 +115,14 @@ class Sender:
             "loop": place.loop,
         }
 
-    def begin(self, kind: type[E], place: Place) -> E:
+    def new_event(self, kind: type[E], place: Place) -> E:
         """A new event of *kind*: when and where it happens; what happens is still to be filled in."""
-        event = place.blank(kind)
+        event = place.new_event(kind)
         event.ts = timestamp(time.time_ns())
-        event.seq = self.run.next_seq() if NAMES[kind] in self.heard else 0
+        event.seq = self.run.next_seq() if NAMES[kind] in self.active_events else 0
         return event
 
-    def ask(self, event: Event) -> None:
+    def call_hooks(self, event: Event) -> None:
         """Let the hooks hear *event*; what one raises travels on."""
         if event.seq and bus.hooks():
             try:
@@ -131,7 +131,7 @@ class Sender:
                 self.sinks.skip(event.seq)
                 raise
 
-    def tell(self, event: Event) -> None:
+    def export(self, event: Event) -> None:
         """Give *event* to the exporters."""
         if event.seq:
             sinks = self.sinks
@@ -139,26 +139,26 @@ class Sender:
             if type(event) is TaskCancel:
                 sinks.urge()
 
-    def offer(self, event: Event) -> None:
+    def emit_preventable(self, event: Event) -> None:
         """Let the hooks hear *event*, and the exporters, where none of them objects."""
         if event.seq:
             if bus.hooks():
-                self.ask(event)
-            self.tell(event)
+                self.call_hooks(event)
+            self.export(event)
 
-    def announce(self, event: Event) -> None:
+    def emit_final(self, event: Event) -> None:
         """Tell of something that can no longer be prevented."""
         if event.seq and bus.hooks():
             try:
-                self.ask(event)
+                self.call_hooks(event)
             except (KeyboardInterrupt, SystemExit):
-                self.tell(event)
+                self.export(event)
                 raise  # Ctrl-C, or a signal's handler, while a hook ran: meant for the program
             except BaseException as error:  # noqa: BLE001 - nothing is left to abort, see the bus
                 unraisable(error)
-        self.tell(event)
+        self.export(event)
 
-    def fault(self, error: BaseException) -> None:
+    def report_fault(self, error: BaseException) -> None:
         """A fault of our own: counted, said once a kind, and the program goes on."""
         self.run.faults.report(error)
 

@@ -45,17 +45,17 @@ class Session:
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
         self.sinks: list[tuple[Journal, frozenset[str]]] = []
-        self.lent = False
+        self.temporary = False
         """Whether it is there for what was attached alone, and ends with the last of that."""
         self.undo_bridge: Any = None
         self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
         self._start: ProcessStart | None = None
         self.installation: Installation = Installation(
-            self.recorder, when_anew or _say_anew, stays=when_anew is not None
+            self.recorder, when_anew or _warn_reimported, stays=when_anew is not None
         )
 
     @property
-    def start(self) -> ProcessStart:
+    def start_event(self) -> ProcessStart:
         """The event that opens every log of this run."""
         if self._start is None:
             self._start = self.run.start_event(self.installation.coverage)
@@ -102,11 +102,11 @@ class Session:
         """``module:qualname`` of the caller at the root of *error*'s chain."""
         return self.recorder.state.cancellations.source(error)
 
-    def knows(self, what: object) -> bool:
+    def is_event(self, what: object) -> bool:
         """Whether *what* is an event of ours."""
         return type(what) in self._names
 
-    def stamped(self, event: Event) -> Event:
+    def stamp(self, event: Event) -> Event:
         """*event* as of here and now, with a number of its own where somebody wants it."""
         name = self._names[type(event)]
         if name in ALWAYS:
@@ -114,7 +114,7 @@ class Session:
         place = self.recorder.state.places.place()
         if place.muted:
             return event
-        return replace(event, **self.recorder.sender.base(name, place))
+        return replace(event, **self.recorder.sender.base_fields(name, place))
 
     def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Journal:
         """Put *exporter* behind the bus, for *events*."""
@@ -123,9 +123,9 @@ class Session:
         # What the recorder can see depends on what is wanted, and the log says so.
         recorder = self.recorder
         wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
-        recorder.sender.wanted = wanted
-        recorder.state.tasks.made_seen = bool({"task.create", "task.done"} & wanted)
-        journal = Pipeline(exporter, name=name, run=self.run, start=self.start)
+        recorder.sender.selected_events = wanted
+        recorder.state.tasks.creations_seen = bool({"task.create", "task.done"} & wanted)
+        journal = Pipeline(exporter, name=name, run=self.run, start=self.start_event)
         self.sinks.append((journal, events))
         self.apply()
         return journal
@@ -154,7 +154,7 @@ class Session:
             )
             for journal, events in self.sinks
         ]
-        self.recorder.sender.serve(wanted, sinks)
+        self.recorder.sender.connect(wanted, sinks)
         self.installation.refresh()
 
     def _describe_hook(self, hook: Any) -> tuple[str, tuple[Any, ...]]:
@@ -164,10 +164,10 @@ class Session:
         module = getattr(hook, "__module__", None) or type(hook).__module__
         name = getattr(hook, "__qualname__", None) or type(hook).__qualname__
         event = HookAdd(
-            **self.recorder.sender.base("hook.add", self.recorder.state.places.place()),
+            **self.recorder.sender.base_fields("hook.add", self.recorder.state.places.place()),
             hook=clean(f"{module}:{name}"),
         )
-        self.recorder.sender.tell(event)
+        self.recorder.sender.export(event)
         return "hook.add", (event,)
 
     def _at_exit(self, signal: str | None) -> None:
@@ -180,15 +180,15 @@ class Session:
             # that are destroyed) must not come back to us: the modules that our probes
             # live on are taken apart by then.
             if signal is None:
-                self.installation.go_deaf()
-                bus.over()
+                self.installation.stop()
+                bus.close()
 
     def _before_fork(self) -> None:
         for journal, _ in self.sinks:
             try:
                 journal.before_fork()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not show at a fork
-                self.recorder.fault(error)
+                self.recorder.report_fault(error)
             own = getattr(journal.exporter, "before_fork", None)
             if own is not None:
                 try:
@@ -203,19 +203,19 @@ class Session:
     def _in_forked_child(self) -> None:
         global _lock
         _lock = allocate_rlock()  # another thread of the parent may have held it
-        bus.forked()
+        bus.after_fork()
         self.run = type(self.run)(forked_from=self.run)
         self._start = None
         self.recorder.after_fork(self.run)
         for journal, _ in self.sinks:
-            journal.after_fork(self.run, self.start)
+            journal.after_fork(self.run, self.start_event)
         self.apply()
 
 
 def _filtered(journal: Journal, events: frozenset[str], wanted: frozenset[str]) -> Any:
     """``put`` of *journal*, for those of the *wanted* events that it asked for."""
     witness = getattr(journal.exporter, "witness", None)
-    put = journal.put if witness is None else _witnessed(journal, witness)
+    put = journal.put if witness is None else _put_with_witness(journal, witness)
     if events >= wanted:
         return put
     from aioaudit.delivery.records import event_name
@@ -231,7 +231,7 @@ def _filtered(journal: Journal, events: frozenset[str], wanted: frozenset[str]) 
     return put_wanted
 
 
-def _witnessed(journal: Journal, witness: Callable[[Any], object]) -> Any:
+def _put_with_witness(journal: Journal, witness: Callable[[Any], object]) -> Any:
     """``put`` of *journal*, after its exporter's *witness* has seen the item."""
     put = journal.put
 
@@ -242,14 +242,14 @@ def _witnessed(journal: Journal, witness: Callable[[Any], object]) -> Any:
         except (RecursionError, MemoryError):
             pass  # the program is at its limits; the event goes without what would be noted of it
         except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on
-            witness = _see_nothing
+            witness = _no_witness
             journal.fail(error)
         put(item)
 
     return put_witnessed
 
 
-def _see_nothing(_item: Any) -> None:
+def _no_witness(_item: Any) -> None:
     """The witness of an exporter whose own has failed."""
 
 
@@ -258,12 +258,12 @@ def current() -> Session | None:
     return _session
 
 
-def alive() -> int | None:
+def living_tasks() -> int | None:
     """How many tasks live whose making was seen; None where nobody wants to hear of tasks."""
     session = _session
-    if session is None or not session.recorder.state.tasks.made_seen:
+    if session is None or not session.recorder.state.tasks.creations_seen:
         return None
-    return session.recorder.state.tasks.alive()
+    return session.recorder.state.tasks.count_living()
 
 
 def enable(
@@ -303,7 +303,7 @@ def enable(
     else:
         wanted = settings.exporters
     with _lock:
-        _let_asyncio_come()
+        _import_asyncio()
         opened = _open(wanted, settings)
         session = _begin()
         for name, exporter in opened:
@@ -382,44 +382,44 @@ def _attach(
     exporter: Exporter, name: str, events: frozenset[str]
 ) -> tuple[Session, Journal, Callable[[], None]]:
     with _lock:
-        session = _begin(lent=True)
+        session = _begin(temporary=True)
         journal = session.add(exporter, name, events)
 
     def detach() -> None:
         with _lock:
             if session is _session and any(each is journal for each, _ in session.sinks):
                 session.remove(journal)
-                if session.lent and not session.sinks:
+                if session.temporary and not session.sinks:
                     disable()
 
     return session, journal, detach
 
 
-def _say_anew() -> None:
+def _warn_reimported() -> None:
     say(
         "asyncio was dropped from sys.modules and imported anew; "
         "what the new one does is not audited"
     )
 
 
-def _let_asyncio_come() -> None:
+def _import_asyncio() -> None:
     """What ``AIOAUDIT`` asks for begins with this import, and not in the middle of a beginning."""
     from importlib import import_module
 
     import_module("asyncio")
 
 
-def _begin(when_anew: Callable[[], None] | None = None, *, lent: bool = False) -> Session:
-    """The session, begun where there is none; *lent* as in `Session.lent`."""
+def _begin(when_anew: Callable[[], None] | None = None, *, temporary: bool = False) -> Session:
+    """The session, begun where there is none; *temporary* as in `Session.temporary`."""
     global _session
-    _let_asyncio_come()
+    _import_asyncio()
     if _session is None:
         session = Session(when_anew)
-        session.lent = lent
+        session.temporary = temporary
         session.begin()
         _session = aioaudit._answers = session
-    elif not lent:
-        _session.lent = False
+    elif not temporary:
+        _session.temporary = False
     return _session
 
 
@@ -468,14 +468,14 @@ def audit(event: str, *args: Any) -> None:
         BaseException: what a hook raises; the event is not told then.
     """
     session = _session
-    if session is None or not args or not session.knows(args[0]):
+    if session is None or not args or not session.is_event(args[0]):
         bus.audit(event, *args)
         return
-    told = session.stamped(args[0])
+    told = session.stamp(args[0])
     try:
         bus.audit(event, told, *args[1:])
     except BaseException:
         if told.seq:
             session.recorder.sender.sinks.skip(told.seq)
         raise
-    session.recorder.sender.tell(told)
+    session.recorder.sender.export(told)

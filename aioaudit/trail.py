@@ -37,7 +37,7 @@ def explain(known: State, what: Any) -> Answer | None:
         task = state.ref()
         name = _name(known, task, request)
     else:
-        state = known.tasks.known(what)
+        state = known.tasks.find_state(what)
         if state is None:
             return None
         request = state.answer
@@ -77,7 +77,7 @@ def _answer(
     *,
     concluded: bool = False,
 ) -> Answer:
-    steps = Chains(InMemory()).of(request).steps()
+    steps = Chains(MemoryReading()).of(request).steps()
     steps = from_task(task, name, request.event, steps, concluded=concluded)
     return answer_of(
         task=task,
@@ -90,7 +90,7 @@ def _answer(
     )
 
 
-class InMemory:
+class MemoryReading:
     """Requests as the recorder keeps them; more is known of them than their lines say."""
 
     def key(self, request: Request) -> int:

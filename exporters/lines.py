@@ -25,7 +25,7 @@ import msgspec
 
 from aioaudit.chain.build import Step
 from aioaudit.chain.links import Link
-from aioaudit.chain.recent import Recent, answer, asked_for, brief
+from aioaudit.chain.recent import RecentRequests, answer, brief, request_sentence
 from aioaudit.chain.summary import is_known, who
 from aioaudit.events import (
     Event,
@@ -71,7 +71,7 @@ class Lines:
     """Makes lines of events, which it must see in order, all of them."""
 
     def __init__(self) -> None:
-        self._recent = Recent()
+        self._recent = RecentRequests()
 
     def line(self, event: Event, lowest: int = DEBUG) -> Line | None:
         """The line of *event*; None if its level is lower than *lowest*."""
@@ -83,7 +83,7 @@ class Lines:
         if isinstance(event, TaskCancel):
             return self._cancel(event, lowest)
         if isinstance(event, FutureCancel):
-            steps = self._recent.asked(event)
+            steps = self._recent.steps_of_request(event)
             level = _level_of_request(event, steps)
             names = ", ".join(event.waiter_names) or "nobody known"
             sentence = f"a future that {names} awaited was cancelled"
@@ -101,7 +101,7 @@ class Lines:
         return _line(event, DEBUG, "", lowest)
 
     def _done(self, event: TaskDone, lowest: int) -> Line | None:
-        steps = self._recent.ended(event)
+        steps = self._recent.steps_of_end(event)
         if not steps:
             level = DEBUG
             if event.outcome == "destroyed":
@@ -119,11 +119,11 @@ class Lines:
         return made
 
     def _cancel(self, event: TaskCancel, lowest: int) -> Line | None:
-        steps = self._recent.asked(event)
+        steps = self._recent.steps_of_request(event)
         level = DEBUG if not event.accepted else _level_of_request(event, steps)
         if level < lowest:
             return None
-        return _of_chain(event, level, asked_for(event, steps), steps, lowest)
+        return _of_chain(event, level, request_sentence(event, steps), steps, lowest)
 
 
 def _level_of_request(event: TaskCancel | FutureCancel, steps: list[Step]) -> int:

@@ -28,7 +28,7 @@ PACKAGE = "aioaudit"
 
 FILLING = {
     # path of a table: so many entries it may have, and it fills up to that
-    ".recent": 4096,
+    ".recently_returned": 4096,
     "._recent._requests": 10_000,
     "._ended": 10_000,
     "._requests": 10_000,

@@ -33,10 +33,10 @@ from aioaudit.stack.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo,
 from aioaudit.stack.frames import (
     UNSHARED,
     bound_cancel,
-    dropped,
     ended_argument,
+    frame_handling,
     given_frame,
-    handled_by,
+    is_dead_reference,
     local,
     overrides,
     signal_name,
@@ -49,7 +49,7 @@ from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
 
-class _Survey:
+class _StackWalk:
     """What one walk along the stack found; most of it is what the class says."""
 
     site: tuple[CodeInfo, int] | None = None
@@ -59,7 +59,7 @@ class _Survey:
     signal: int | None = None
     boundary: FrameType | None = None
     outermost: CodeType | None = None
-    through: str | None = None
+    passing_reason: str | None = None
     receiver: object | None = None
     owner: int | None = None
     taken_back: bool = False
@@ -69,18 +69,20 @@ class _Survey:
     innermost: bool = True
 
 
-def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | int]) -> _Survey:
+def _walk_stack(
+    call: Call, frame: FrameType | None, probes: frozenset[CodeType | int]
+) -> _StackWalk:
     """One walk that asks all questions: each walk costs as much as the answers."""
-    found = _Survey()
+    found = _StackWalk()
     codes = call.state.codes
     known = codes.known.get
-    catcher = None if call.exception is None else handled_by(call.exception)
+    catcher = None if call.exception is None else frame_handling(call.exception)
     root = root_frame(call.current)
     main = get_ident() == call.state.places.main_thread
     looking = True
     info = None if frame is None else known(id(frame.f_code)) or codes.of(frame)
     last: CodeInfo | None = None
-    if _uncalled(call, frame, info):
+    if _is_finalizer(call, frame, info):
         found.finalizer = True
         return found
     while frame is not None and info is not None:
@@ -93,14 +95,14 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
             if info.boundary:
                 found.boundary = frame
                 break
-            if info.kind == OWN:
+            if info.owner == OWN:
                 if id(frame.f_code) in probes:
                     found.nested = call.nested is not None
                     break
             elif given and given_frame(frame, info.interrupted):
                 found.signal = signal_of(frame)
             if looking:
-                _look(found, call, info, frame)
+                _read_frame(found, call, info, frame)
                 looking = found.site is None
         last = info
         if frame is root or back is None or found.signal is not None:
@@ -116,32 +118,32 @@ def _survey(call: Call, frame: FrameType | None, probes: frozenset[CodeType | in
     return found
 
 
-def _uncalled(call: Call, frame: FrameType | None, info: CodeInfo | None) -> bool:
+def _is_finalizer(call: Call, frame: FrameType | None, info: CodeInfo | None) -> bool:
     """Whether ``cancel`` itself was what the interpreter called, in *frame* of *info*'s code."""
-    if call.message is not None and dropped(call.message):
+    if call.message is not None and is_dead_reference(call.message):
         return True  # as the callback of a weak reference
     if frame is None or info is None or frame.f_lasti in info.calls:
         return False
     return info.callee(frame) is None
 
 
-def _look(found: _Survey, call: Call, info: CodeInfo, frame: FrameType) -> None:
+def _read_frame(found: _StackWalk, call: Call, info: CodeInfo, frame: FrameType) -> None:
     """Ask and keep what *frame*, whose code *info* is of, says of who called."""
     if info.explain is not None and found.cause is None:
         cause = ask(info.explain, info.source, frame, call)
-        _answered(found, cause)
-        if info.kind == STDLIB and cause is not None and cause.passes_through:
+        _keep_answer(found, cause)
+        if info.owner == STDLIB and cause is not None and cause.passes_through:
             return  # Python's own, and known: not who called
     if found.innermost and overrides(call.victim, frame.f_code):
         return  # an override of cancel() that calls the original is no caller
     found.innermost = False
-    _keep(found, info, frame)
+    _keep_site(found, info, frame)
 
 
-def _answered(found: _Survey, cause: Cause | None) -> None:
+def _keep_answer(found: _StackWalk, cause: Cause | None) -> None:
     """Keep what a recogniser answered."""
     if cause is not None and cause.passes_through:
-        found.through = found.through or cause.reason
+        found.passing_reason = found.passing_reason or cause.reason
         found.taken_back |= cause.taken_back
         found.receiver = cause.receiver or found.receiver
         found.owner = found.owner or cause.owner
@@ -149,20 +151,20 @@ def _answered(found: _Survey, cause: Cause | None) -> None:
         found.cause = cause
 
 
-def _keep(found: _Survey, info: CodeInfo, frame: FrameType) -> None:
+def _keep_site(found: _StackWalk, info: CodeInfo, frame: FrameType) -> None:
     """Keep whose *frame* is: the application's first one ends the search."""
-    if info.kind == APPLICATION:
+    if info.owner == APPLICATION:
         found.site = (info, frame.f_lasti)
-    elif info.kind == THIRD_PARTY:
+    elif info.owner == THIRD_PARTY:
         found.library = found.library or (info, frame.f_lasti)
-    elif info.kind == STDLIB:
+    elif info.owner == STDLIB:
         found.stdlib = found.stdlib or info
 
 
 def find_cause(call: Call, frame: FrameType | None) -> Cause:
     """Why *call* was made; *frame* is the frame that called ``cancel()``."""
-    found = _survey(call, frame, call.state.probe_codes)
-    cause = _cause(call, found, frame)
+    found = _walk_stack(call, frame, call.state.probe_codes)
+    cause = _cause_of(call, found, frame)
     if call.concluded:
         cause.evidence = "inferred"
     if found.finalizer:
@@ -171,15 +173,15 @@ def find_cause(call: Call, frame: FrameType | None) -> Cause:
         cause.taken_back = True
     if found.owner is not None:
         cause.owner = found.owner
-    if found.through:
+    if found.passing_reason:
         call.lines = None
-        cause.reason = found.through
+        cause.reason = found.passing_reason
         if cause.origin is not None and cause.origin.what == "called":
-            cause.origin = msgspec.structs.replace(cause.origin, reason=found.through)
+            cause.origin = msgspec.structs.replace(cause.origin, reason=found.passing_reason)
     return cause
 
 
-def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
+def _cause_of(call: Call, found: _StackWalk, frame: FrameType | None) -> Cause:
     cause = found.cause
     if found.signal is not None:
         return _by_signal(found)
@@ -189,16 +191,16 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
     if found.nested and site is None:
         return Cause(reason="awaiter", request=call.nested)
     if found.finalizer and site is None:
-        return _by_itself(call, found)
+        return _by_finalizer(call, found)
     if site is None and call.current is not None:
-        awaiting = _waited_for(call) or _compiled(call, frame)
+        awaiting = _by_pending_cancel(call) or _by_compiled_code(call, frame)
         if awaiting is not None:
             return awaiting
     if call.current is None and running_loop() is not None:
         given = call.state.handoffs.signal_callback(found.outermost)
         if given is not None:
             number, note, evidence = given
-            at, source = _named(site) if site is not None else (note.at, note.source)
+            at, source = _at_and_source(site) if site is not None else (note.at, note.source)
             return Cause(
                 reason="signal",
                 origin=Link(
@@ -214,11 +216,11 @@ def _cause(call: Call, found: _Survey, frame: FrameType | None) -> Cause:
                 current_task_unrelated=True,
             )
     if site is not None:
-        return _called(call, found, site, frame)
-    return _scheduled(call, found)
+        return _by_caller(call, found, site, frame)
+    return _by_handoff(call, found)
 
 
-def _waited_for(call: Call) -> Cause | None:
+def _by_pending_cancel(call: Call) -> Cause | None:
     """A task that was cancelled while it ran begins to await: C cancels what it awaits."""
     current = call.current
     if fut_waiter(current) is not call.victim:
@@ -227,7 +229,7 @@ def _waited_for(call: Call) -> Cause | None:
     return None if request is None else Cause(reason="awaiter", request=request, forwards=True)
 
 
-def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
+def _by_compiled_code(call: Call, frame: FrameType | None) -> Cause | None:
     """Compiled code has no frames, but where it is a task the task's coroutine says its name."""
     coro = call.current.get_coro()
     module = getattr(coro, "__module__", None)
@@ -241,14 +243,14 @@ def _compiled(call: Call, frame: FrameType | None) -> Cause | None:
     return None if explain is None else ask(explain, site, frame, call)
 
 
-def _named(site: tuple[CodeInfo, int]) -> tuple[str, str]:
+def _at_and_source(site: tuple[CodeInfo, int]) -> tuple[str, str]:
     return site[0].at(site[1]), site[0].source
 
 
-def _by_signal(found: _Survey) -> Cause:
+def _by_signal(found: _StackWalk) -> Cause:
     at = source = None
     if found.site or found.library:
-        at, source = _named(found.site or found.library)  # type: ignore[arg-type]  # one of them is there
+        at, source = _at_and_source(found.site or found.library)  # type: ignore[arg-type]  # one of them is there
     assert found.signal is not None
     name = signal_name(found.signal)
     if found.cause is not None and found.cause.origin is not None:
@@ -263,8 +265,8 @@ def _by_signal(found: _Survey) -> Cause:
     )
 
 
-def _called(
-    call: Call, found: _Survey, site: tuple[CodeInfo, int], frame: FrameType | None
+def _by_caller(
+    call: Call, found: _StackWalk, site: tuple[CodeInfo, int], frame: FrameType | None
 ) -> Cause:
     error = call.exception if found.handling else None
     request = call.nested if found.nested else None
@@ -275,11 +277,11 @@ def _called(
         if request is None:
             detail = f"while handling {describe(error)}"
     elif call.current is None:
-        detail = _called_back(call, frame)
+        detail = _callback_detail(call, frame)
     thread = call.state.places.foreign_thread(call.victim)
     if request is None and detail is None and thread is None:
-        return _plainly_called(call, site)
-    at, source = _named(site)
+        return _by_plain_call(call, site)
+    at, source = _at_and_source(site)
     reason = "explicit" if thread is None else "thread"
     origin = None
     if request is None:
@@ -297,12 +299,12 @@ def _called(
     )
 
 
-def _plainly_called(call: Call, site: tuple[CodeInfo, int]) -> Cause:
+def _by_plain_call(call: Call, site: tuple[CodeInfo, int]) -> Cause:
     """A line called, and there is no more to say: the same each time that it does."""
     info, offset = site
     known = info.calls.get(offset)
     if known is None:
-        at, source = _named(site)
+        at, source = _at_and_source(site)
         origin = Link(what="called", reason="explicit", at=at, source=source)
         cause = Cause(reason="explicit", origin=origin, at=at, source=source)
         known = info.calls[offset] = (cause, {})
@@ -313,7 +315,7 @@ def _plainly_called(call: Call, site: tuple[CodeInfo, int]) -> Cause:
 _BY_ITSELF = "as a finalizer: the collector ran, or a last reference went"
 
 
-def _by_itself(call: Call, found: _Survey) -> Cause:
+def _by_finalizer(call: Call, found: _StackWalk) -> Cause:
     """Nothing but a finalizer of Python's own, or not even that, lies above the bystander."""
     thread = call.state.places.foreign_thread(call.victim)
     reason = "native" if thread is None else "thread"
@@ -326,7 +328,7 @@ def _by_itself(call: Call, found: _Survey) -> Cause:
     )
 
 
-def _called_back(call: Call, frame: FrameType | None) -> str | None:
+def _callback_detail(call: Call, frame: FrameType | None) -> str | None:
     """Of which ended task the loop runs a done callback, in words: what made the code act."""
     task = ended_argument(call.state.codes, frame, call.victim)
     if task is None:
@@ -343,7 +345,7 @@ def _called_back(call: Call, frame: FrameType | None) -> str | None:
     )
 
 
-def _scheduled(call: Call, found: _Survey) -> Cause:
+def _by_handoff(call: Call, found: _StackWalk) -> Cause:
     """No line on the stack: a callback that the loop called, or C code."""
     callback = None
     if found.boundary is not None and found.boundary.f_code.co_qualname == RUNS_HANDLE:

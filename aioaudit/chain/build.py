@@ -26,17 +26,17 @@ from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Asked, Link, unflatten
+from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Link, RequestSummary, unflatten
 from aioaudit.chain.summary import summarise
 from aioaudit.events import FutureCancel, TaskCancel
 
-Request: TypeAlias = TaskCancel | FutureCancel
+RequestEvent: TypeAlias = TaskCancel | FutureCancel
 """An event that asks for a cancellation."""
 
 R = TypeVar("R")
 """A request, in whatever form it is kept."""
 
-Resolve: TypeAlias = Callable[[Request], Request | None]
+Resolve: TypeAlias = Callable[[RequestEvent], RequestEvent | None]
 """Gives the request that the given one names as its ``cause``; None if it is not known."""
 
 
@@ -50,12 +50,12 @@ class Step(NamedTuple):
     """
 
     link: Link
-    request: Request | None
+    request: RequestEvent | None
     own: bool
     concluded: bool = False
 
 
-def own_link(request: Request) -> Link:
+def own_link(request: RequestEvent) -> Link:
     """The link that *request* itself is: a task, or a future, was cancelled."""
     task = request if isinstance(request, TaskCancel) else None
     return Link(
@@ -70,13 +70,13 @@ def own_link(request: Request) -> Link:
     )
 
 
-def origin_link(request: Request) -> Link | None:
+def origin_link(request: RequestEvent) -> Link | None:
     """The link that *request* carries as its origin, None if it carries none."""
     origin = unflatten(request)
     return None if origin is None else completed(origin, request)
 
 
-def completed(origin: Link, request: Request) -> Link:
+def completed(origin: Link, request: RequestEvent) -> Link:
     """*origin* of *request*, with what it leaves out because *request* says it.
 
     Plain code that called is the same call as the request, so a ``called``
@@ -103,7 +103,7 @@ class Reading(Protocol[R]):
         """A number that is *request*'s alone."""
         ...
 
-    def event(self, request: R) -> Request:
+    def event(self, request: R) -> RequestEvent:
         """The event that tells *request*."""
         ...
 
@@ -117,61 +117,61 @@ class Reading(Protocol[R]):
         """The ``seq`` of the line that tells that request, should it be missing; None for none."""
 
 
-class Logged:
+class LogReading:
     """Requests that are their own events, as a log has them."""
 
     def __init__(self, resolve: Resolve) -> None:
         """*resolve* gives the request that the given one names as its cause."""
         self._resolve = resolve
 
-    def key(self, request: Request) -> int:
+    def key(self, request: RequestEvent) -> int:
         """The line's number."""
         return request.seq
 
-    def event(self, request: Request) -> Request:
+    def event(self, request: RequestEvent) -> RequestEvent:
         """The line itself."""
         return request
 
-    def origin(self, request: Request) -> Link | None:
+    def origin(self, request: RequestEvent) -> Link | None:
         """What the line says of it."""
         return origin_link(request)
 
-    def cause(self, request: Request) -> Request | None:
+    def cause(self, request: RequestEvent) -> RequestEvent | None:
         """The line that this one names, if it is there."""
         return None if request.cause is None else self._resolve(request)
 
-    def missing(self, request: Request) -> int | None:
+    def missing(self, request: RequestEvent) -> int | None:
         """The number that this line names."""
         return request.cause
 
 
-def walk(request: Request, resolve: Resolve) -> list[Step]:
+def walk(request: RequestEvent, resolve: Resolve) -> list[Step]:
     """The steps from *request* of a log to its root cause; at least one, the request's own."""
-    return Chains[Request](Logged(resolve)).of(request).steps()
+    return Chains[RequestEvent](LogReading(resolve)).of(request).steps()
 
 
 class Chain:
     """A chain that shares its end with all those that lead into it.
 
-    ``length`` counts its steps, ``root`` is the last of them, ``asked`` the last request
-    that is known; ``guess`` is one that was concluded rather than seen, if there is any.
+    ``length`` counts its steps, ``root`` is the last of them, ``last_request`` the last request
+    that is known; ``inferred_request`` is one that was concluded rather than seen, if there is any.
     """
 
-    __slots__ = ("asked", "guess", "length", "rest", "root", "step")
+    __slots__ = ("inferred_request", "last_request", "length", "rest", "root", "step")
 
     def __init__(self, step: Step, rest: Chain | None) -> None:
         self.step = step
         self.rest = rest
         here = step.request
-        self.guess = here if here is not None and here.evidence == "inferred" else None
+        self.inferred_request = here if here is not None and here.evidence == "inferred" else None
         self.length = 1
         self.root = step
-        self.asked = here
+        self.last_request = here
         if rest is not None:
-            self.guess = self.guess or rest.guess
+            self.inferred_request = self.inferred_request or rest.inferred_request
             self.length += rest.length
             self.root = rest.root
-            self.asked = rest.asked or here
+            self.last_request = rest.last_request or here
 
     def steps(self, most: int | None = None) -> list[Step]:
         """Its steps; of one that is longer than *most* the first ones, a gap and the root."""
@@ -180,7 +180,7 @@ class Chain:
             left_out = self.length - count - 1
             gap = Link(what="cancelled", detail=f"{left_out:,}{LEFT_OUT}")
             first = [chain.step for chain in islice(self._along(), count)]
-            return [*first, Step(gap, self.guess, False), self.root]
+            return [*first, Step(gap, self.inferred_request, False), self.root]
         return [chain.step for chain in self._along()]
 
     def _along(self) -> Iterator[Chain]:
@@ -263,7 +263,7 @@ def _ends(link: Link, seq: int) -> Link:
 def steps_of(
     task: int,
     name: str,
-    request: Request | None,
+    request: RequestEvent | None,
     resolve: Resolve,
     lost: int | None = None,
     *,
@@ -284,7 +284,7 @@ def steps_of(
 
 
 def from_task(
-    task: int, name: str, request: Request, steps: list[Step], *, concluded: bool = False
+    task: int, name: str, request: RequestEvent, steps: list[Step], *, concluded: bool = False
 ) -> list[Step]:
     """*steps* of *request*, after the task's own link where it was made to something else.
 
@@ -305,7 +305,7 @@ def answer_of(
     steps: list[Step],
     cancel_outcome: str | None = None,
     swallowed_at: str | None = None,
-    requests: list[Asked] | None = None,
+    requests: list[RequestSummary] | None = None,
 ) -> Answer:
     """The whole answer for one task whose chain is *steps* (see `steps_of`).
 

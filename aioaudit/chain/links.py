@@ -81,7 +81,7 @@ def unflatten(event: TaskCancel | FutureCancel) -> Link | None:
     )
 
 
-Became = Literal[
+RequestFate = Literal[
     "obeyed", "swallowed", "absorbed", "replaced", "pending", "coalesced", "delivered", "late"
 ]
 """What became of a request.
@@ -91,13 +91,13 @@ Became = Literal[
 """
 
 
-class Asked(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class RequestSummary(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One of several requests to cancel a task; ``behind`` is the ``seq`` of the one before it."""
 
     seq: int
     ts: str
     reason: str
-    became: Became
+    became: RequestFate
     source: str | None = None
     at: str | None = None
     by_name: str | None = None
@@ -120,4 +120,4 @@ class Answer(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     root: Link
     summary: str
     cancel_outcome: str | None = None
-    requests: list[Asked] = []
+    requests: list[RequestSummary] = []

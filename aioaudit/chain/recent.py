@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from aioaudit.chain.build import (
     Chains,
-    Logged,
-    Request,
+    LogReading,
+    RequestEvent,
     Step,
     answer_of,
     from_task,
@@ -31,7 +31,7 @@ MOST_STEPS = 32
 """So many steps of a chain are told: of a longer one the first, and its root."""
 
 
-class Recent:
+class RecentRequests:
     """The last requests of one run; the first event of another run makes it forget them.
 
     Args:
@@ -40,8 +40,8 @@ class Recent:
 
     def __init__(self, most: int = MOST_REQUESTS) -> None:
         self._most = most
-        self._requests: dict[int, Request] = {}
-        self._chains = Chains[Request](Logged(self.resolve))
+        self._requests: dict[int, RequestEvent] = {}
+        self._chains = Chains[RequestEvent](LogReading(self.resolve))
 
     def add(self, event: Event) -> None:
         """Take note of *event*: to be called with every one, in order."""
@@ -56,19 +56,19 @@ class Recent:
             self._requests.clear()
             self._chains.clear()
 
-    def get(self, seq: int) -> Request | None:
+    def get(self, seq: int) -> RequestEvent | None:
         """The request with this number, None if it is not among the kept ones."""
         return self._requests.get(seq)
 
-    def resolve(self, request: Request) -> Request | None:
+    def resolve(self, request: RequestEvent) -> RequestEvent | None:
         """The request that *request* names as its cause."""
         return None if request.cause is None else self._requests.get(request.cause)
 
-    def asked(self, request: Request) -> list[Step]:
+    def steps_of_request(self, request: RequestEvent) -> list[Step]:
         """The steps from *request* to its root cause, of a long chain `MOST_STEPS`."""
         return self._chains.of(request).steps(MOST_STEPS)
 
-    def ended(self, done: TaskDone) -> list[Step]:
+    def steps_of_end(self, done: TaskDone) -> list[Step]:
         """The steps from the task that ended to the root cause; none if nobody cancelled it."""
         if done.cancel is None and done.cancel_outcome is None:
             return []
@@ -76,7 +76,7 @@ class Recent:
         if request is None:
             return steps_of(done.task, done.name, None, self.resolve, done.cancel)
         concluded = done.evidence == "inferred"
-        steps = self.asked(request)
+        steps = self.steps_of_request(request)
         return from_task(done.task, done.name, request, steps, concluded=concluded)
 
 
@@ -93,7 +93,7 @@ def answer(done: TaskDone, steps: list[Step]) -> Answer:
     )
 
 
-def asked_for(request: TaskCancel, steps: list[Step]) -> str:
+def request_sentence(request: TaskCancel, steps: list[Step]) -> str:
     """One sentence: who was asked to cancel, and why."""
     sentence = summarise(
         name=request.name,

@@ -19,7 +19,7 @@ from rich.tree import Tree
 
 from aioaudit.chain import summary
 from aioaudit.chain.build import Step, inferred
-from aioaudit.chain.links import Asked, Became, Link
+from aioaudit.chain.links import Link, RequestFate, RequestSummary
 from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
@@ -38,7 +38,7 @@ MOST_NAMES = 5
 MOST_REQUESTS = 10
 """So many other requests to the same task are shown; more are counted."""
 
-BECAME: dict[Became, str] = {
+BECAME: dict[RequestFate, str] = {
     "obeyed": "it obeyed",
     "swallowed": "it swallowed it",
     "absorbed": "taken back with uncancel()",
@@ -226,7 +226,7 @@ class Text:
             lines.append(f"  and {len(others) - MOST_REQUESTS:,} more (--json has them all)")
         return lines
 
-    def _asked_line(self, asked: Asked) -> str:
+    def _asked_line(self, asked: RequestSummary) -> str:
         text = f"{clock(asked.ts)}  reason {asked.reason}"
         if asked.at is not None:
             text += f", at {self._show(asked.at)}"
@@ -407,7 +407,7 @@ def _incident(case: Case) -> tuple[object, ...]:
     call happens again and again.
     """
     root = case.root()
-    request = None if case.request is None else case.run.chains.of(case.request).asked
+    request = None if case.request is None else case.run.chains.of(case.request).last_request
     if root.what in ("deadline", "cancelled"):
         return (root, case.task if request is None else request.seq)
     if root.what == "called" or (root.what == "failed" and root.task is None):

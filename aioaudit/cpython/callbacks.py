@@ -47,7 +47,7 @@ def is_wakeup(callback: Any) -> bool:
     return str(getattr(callback, "__name__", "")).endswith("wakeup")
 
 
-def released_by(callback: Any) -> Any:
+def released_future(callback: Any) -> Any:
     """The future of its own that ``wait_for`` of 3.11 waits for, where *callback* releases that."""
     if not isinstance(callback, partial):
         return None
@@ -55,7 +55,7 @@ def released_by(callback: Any) -> Any:
     return callback.args[0] if name == internals.RELEASE_WAITER.name and callback.args else None
 
 
-def gathered_by(callback: Any) -> tuple[Any, bool] | None:
+def gather_of(callback: Any) -> tuple[Any, bool] | None:
     """The future of the ``gather`` that waits by means of *callback*, and its ``return_exceptions``."""
     code = getattr(callback, "__code__", None)
     if code is None or code.co_qualname != _GATHER_DONE:
@@ -72,7 +72,7 @@ def _cell(function: FunctionType, name: str) -> Any:
     return cells[names.index(name)].cell_contents if name in names else None
 
 
-def cancels_on(callback: Any) -> bool:
+def is_chain_callback(callback: Any) -> bool:
     """Whether *callback*, a future's, cancels what the future is chained to."""
     return type(callback) is FunctionType and callback.__code__ is CHAIN_CHECK_CANCEL
 

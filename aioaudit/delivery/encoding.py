@@ -7,7 +7,7 @@ from typing import Any, cast, overload
 
 import msgspec
 
-from aioaudit.delivery.records import Created, Kind, Pieces, Record, Returned, event_of
+from aioaudit.delivery.records import Created, CreationSite, Pieces, Record, Returned, event_of
 from aioaudit.events import Event, TaskCreate, TaskDone
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
 from aioaudit.text import LIMIT, clean
@@ -109,11 +109,11 @@ _create_line = _line_of(
 _done_line = _line_of(TaskDone, "ts", "seq", _PLACE, "task", "name", "coro outcome", "lifetime")
 
 
-def _pieces_of(kind: Kind) -> Pieces:
-    """What the lines about all tasks of a *kind* have in common."""
-    run, pid, thread, loop = kind.place.named
-    coro, at, source = kind.named
-    kind.pieces = pieces = (
+def _pieces_of(site: CreationSite) -> Pieces:
+    """What the lines about all tasks made at *site* have in common."""
+    run, pid, thread, loop = site.place.fields
+    coro, at, source = site.fields
+    site.pieces = pieces = (
         _piece(run=run, pid=pid, thread=thread, loop=loop),
         _piece(coro=coro),
         _piece(at=at, source=source),
@@ -125,7 +125,7 @@ def _pieces_of(kind: Kind) -> Pieces:
 def _encode_items(items: list[Record]) -> bytes:
     """Lines of *items*, those of the two frequent ones by the shortest way there is.
 
-    Most of such a line is the same for all tasks of its `Kind`, and copied.
+    Most of such a line is the same for all tasks of its `CreationSite`, and copied.
     """
     try:
         return _encode_lines(_lines_of(items))
@@ -137,8 +137,8 @@ def _lines_of(items: list[Record]) -> list[Any]:
     lines: list[Any] = []
     append = lines.append
     create, done, created, returned, tails = _create_line, _done_line, Created, Returned, TAILS
-    kind: Kind | None = None
-    place = coro = site = outcome = None
+    site: CreationSite | None = None
+    place = coro = source = outcome = None
     began = 0  # the millisecond, and what its timestamps have in common
     prefix = ""
     made: Created
@@ -151,9 +151,9 @@ def _lines_of(items: list[Record]) -> list[Any]:
         else:
             append(item)
             continue
-        if made.kind is not kind:
-            kind = made.kind
-            place, coro, site, outcome = kind.pieces or _pieces_of(kind)
+        if made.site is not site:
+            site = made.site
+            place, coro, source, outcome = site.pieces or _pieces_of(site)
         ns = item.ns
         into = ns - began
         if not 0 <= into < MILLISECOND:
@@ -164,7 +164,7 @@ def _lines_of(items: list[Record]) -> list[Any]:
         if len(name) > LIMIT:
             name = clean(name)
         if of is created:
-            append(create(ts, item.seq, place, made.task, name, coro, made.parent, site))
+            append(create(ts, item.seq, place, made.task, name, coro, made.parent, source))
         else:
             lived = ns - made.ns
             lived = (lived // 1000 if lived > 0 else 0) / 1e6

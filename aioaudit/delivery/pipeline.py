@@ -388,7 +388,7 @@ class Pipeline:
                 written=self.written,
                 dropped=self.dropped,
                 signal=self._signal,
-                faults=run.faults.told(),
+                faults=run.faults.totals(),
             )
             try:
                 self.exporter.export(Batch([end]))

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]
 
-KindKey: TypeAlias = "tuple[CodeInfo | None, int, int, bool]"
+SiteKey: TypeAlias = "tuple[CodeInfo | None, int, int, bool]"
 """Who makes tasks (code, offset, whether it calls the class itself), and the `id` of what they run."""
 
 
-class Kind:
+class CreationSite:
     """What all tasks have in common that one line, in one loop, makes to run one coroutine.
 
     ``coro`` names the coroutine and ``runs`` is the `id` of its code, None where it is
@@ -50,7 +50,7 @@ class Kind:
         "by_application",
         "code",
         "coro",
-        "named",
+        "fields",
         "offset",
         "pieces",
         "place",
@@ -68,14 +68,14 @@ class Kind:
         self._refs: list[object] = []
         self.code = code
         self.offset = offset
-        self.by_application = code is not None and code.kind == APPLICATION
+        self.by_application = code is not None and code.owner == APPLICATION
         at, source = (None, None) if code is None else (code.at(offset), code.source)
-        self.named = coro, at, source
+        self.fields = coro, at, source
         """What the lines say of it: ``coro``, ``at``, ``source``."""
         self.pieces: Pieces | None = None
         """The same as parts of lines, once there was a line."""
 
-    def go_with(self, code: CodeType, table: dict[Any, Any], key: object) -> None:
+    def drop_with(self, code: CodeType, table: dict[Any, Any], key: object) -> None:
         """Be taken out of *table*, where it stands at *key*, when *code* goes."""
         self._refs.append(dropping(code, table, key))
 
@@ -90,30 +90,30 @@ class Created(msgspec.Struct, gc=False):
         name: The task's name.  It may change until the line is written (``set_name``
             after the construction is how factories give names up to 3.13.0).
         parent: The number of the task that made it.
-        kind: What it has in common with others; the recorder's own.
+        site: What it has in common with others; the recorder's own.
     """
 
     seq: int
     task: int
     ns: int
-    kind: Kind
+    site: CreationSite
     name: str
     parent: int | None
 
     @property
     def place(self) -> Place:
         """Where it was made; the recorder's own."""
-        return self.kind.place
+        return self.site.place
 
     @property
     def coro(self) -> str:
         """``module:qualname`` of what it runs."""
-        return self.kind.coro
+        return self.site.coro
 
     @property
     def runs_at(self) -> tuple[str, int] | None:
         """File and first line of what it runs, where that is made of Python code."""
-        return self.kind.runs_at
+        return self.site.runs_at
 
 
 class Returned(msgspec.Struct, gc=False):
@@ -143,8 +143,8 @@ seq_of = attrgetter("seq")
 def run_of(record: Record) -> str:
     """The id of the run that the record belongs to."""
     if isinstance(record, Created):
-        return record.kind.place.run.id
-    return record.born.kind.place.run.id if isinstance(record, Returned) else record.run
+        return record.site.place.run.id
+    return record.born.site.place.run.id if isinstance(record, Returned) else record.run
 
 
 def event_name(record: Record) -> str:
@@ -167,7 +167,7 @@ def event_of(record: Record) -> Event:
     kind = type(record)
     if kind is Created:
         made = cast(Created, record)
-        coro, at, source = made.kind.named
+        coro, at, source = made.site.fields
         place = made.place
         return TaskCreate(
             ts=timestamp(made.ns),

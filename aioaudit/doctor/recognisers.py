@@ -26,7 +26,7 @@ from aioaudit.doctor import internals
 from aioaudit.doctor.finding import Finding, SiteState, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 from aioaudit.recognisers import registry
-from aioaudit.stack.code import APPLICATION, kind_of
+from aioaudit.stack.code import APPLICATION, owner_of
 from aioaudit.text import describe
 
 Site = tuple[str, str]
@@ -97,7 +97,7 @@ def _library(library: str, sites: list[Site], module: Any, by: str) -> Iterator[
         return
     version = version_of_module(library)
     origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
-    if kind_of(origin) == APPLICATION:
+    if owner_of(origin) == APPLICATION:
         yield Finding(
             section="recognisers",
             subject=library if version is None else f"{library} {version}",

@@ -31,7 +31,7 @@ def cleaning_up(codes: Codes, frame: FrameType | None) -> bool:
         info = codes.of(frame)
         if info.boundary:
             return False
-        if info.kind != OWN:
+        if info.owner != OWN:
             code = frame.f_code
             if code.co_name in _NAMES or line_of(code, frame.f_lasti) in handler_lines(code):
                 return True

@@ -32,7 +32,7 @@ from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
 from aioaudit.settings import DEFAULT_SLOW_CANCEL
-from aioaudit.stack.code import APPLICATION, STDLIB, kind_of
+from aioaudit.stack.code import APPLICATION, STDLIB, owner_of
 from aioaudit.stack.frames import suspended_at, variables
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.places import loop_of
@@ -78,7 +78,7 @@ class Rules:
         try:
             self._check_request(task, request)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            self._sender.fault(error)
+            self._sender.report_fault(error)
 
     def _check_request(self, task: Any, request: Request) -> None:
         event = request.event
@@ -167,7 +167,7 @@ class Rules:
     def on_error_released(self, state: CancelState, request: Request) -> None:
         """The CancelledError that delivered *request* to the task of *state* is gone."""
         task: Any = state.ref()
-        if "finding" not in self._sender.heard or task is None or request.finding_sent:
+        if "finding" not in self._sender.active_events or task is None or request.finding_sent:
             return
         try:
             if request not in state.requests:
@@ -183,12 +183,12 @@ class Rules:
             elif coro.cr_running:
                 self.watch_next(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
-            self._sender.fault(error)
+            self._sender.report_fault(error)
 
     def on_next_suspend(self, task: Any, at: str) -> None:
         """*task*, which was to be watched, is suspended again, at the line *at* of its own."""
         cancelling: int = task.cancelling()
-        state = self._known.tasks.known(task)
+        state = self._known.tasks.find_state(task)
         if state is None or not cancelling:
             return
         if state.errors:
@@ -250,7 +250,7 @@ class Rules:
     def on_propagation_lost(self, request: Request, state: CancelState) -> None:
         """*request* went on to the task of *state*, which has ended otherwise: it is lost."""
         request.kept_at = state.swallowed_at
-        if "finding" not in self._sender.heard:
+        if "finding" not in self._sender.active_events:
             return
         heir = self._known.tasks.state_of(request)
         task = None if heir is None else heir.ref()
@@ -444,7 +444,7 @@ class Rules:
     def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
             "waits_at": suspended_at(self._known.codes, task.get_coro()),
-            "made_at": None if born is None else born.kind.named[1],
+            "made_at": None if born is None else born.site.fields[1],
         }
 
     # -- telling ------------------------------------------------------------------
@@ -461,7 +461,7 @@ class Rules:
     ) -> None:
         known = self._known
         state = known.tasks.state(task)
-        event = self._sender.begin(Finding, known.places.place(loop_of(task)))
+        event = self._sender.new_event(Finding, known.places.place(loop_of(task)))
         event.kind = kind
         event.severity = severity
         event.task = state.task
@@ -488,7 +488,7 @@ class Rules:
         for key, value in facts.items():
             if value is not None:
                 setattr(event, key, value)
-        self._sender.announce(event)
+        self._sender.emit_final(event)
 
 
 def _is_round(times: int) -> bool:
@@ -501,22 +501,22 @@ def _is_round(times: int) -> bool:
 
 
 def _in_application(at: str | None) -> bool:
-    return at is not None and kind_of(at.rpartition(":")[0]) == APPLICATION
+    return at is not None and owner_of(at.rpartition(":")[0]) == APPLICATION
 
 
 def _kept_by_asyncio(state: CancelState) -> bool:
     """Whether asyncio itself kept the error: it knows why."""
     if state.swallowed_at is not None:
-        return kind_of(state.swallowed_at.rpartition(":")[0]) == STDLIB
+        return owner_of(state.swallowed_at.rpartition(":")[0]) == STDLIB
     return state.coro.startswith("asyncio.")
 
 
 def _kept_by_library(task: Any, state: CancelState) -> bool:
     """Whether a library kept the error of a task that then ended: so its groups and handles work."""
     if state.swallowed_at is not None:
-        return kind_of(state.swallowed_at.rpartition(":")[0]) != APPLICATION
+        return owner_of(state.swallowed_at.rpartition(":")[0]) != APPLICATION
     code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and kind_of(code.co_filename) != APPLICATION
+    return code is not None and owner_of(code.co_filename) != APPLICATION
 
 
 def _line_of(request: Request) -> tuple[str | None, str | None]:

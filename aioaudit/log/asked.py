@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aioaudit.chain.links import Asked, Became
+from aioaudit.chain.links import RequestFate, RequestSummary
 from aioaudit.events import TaskCancel, TaskUncancel
 
 
@@ -17,8 +17,8 @@ def all_asked(
     requests: Sequence[TaskCancel],
     uncancels: Sequence[TaskUncancel],
     answered: int | None,
-    became: Became,
-) -> list[Asked]:
+    became: RequestFate,
+) -> list[RequestSummary]:
     """*requests* in order, with what became of them.
 
     Args:
@@ -28,7 +28,7 @@ def all_asked(
         became: What became of that one.
     """
     absorbed = taken_back(requests, uncancels)
-    asked: list[Asked] = []
+    asked: list[RequestSummary] = []
     for request in requests:
         if request.seq == answered:
             fate = became
@@ -41,7 +41,7 @@ def all_asked(
         else:
             fate = "delivered"
         asked.append(
-            Asked(
+            RequestSummary(
                 seq=request.seq,
                 ts=request.ts,
                 reason=request.reason,

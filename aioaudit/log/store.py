@@ -16,8 +16,16 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.chain.build import Chains, Logged, Request, Step, answer_of, from_task, steps_of
-from aioaudit.chain.links import Answer, AnswerOutcome, Asked, Became, Link
+from aioaudit.chain.build import (
+    Chains,
+    LogReading,
+    RequestEvent,
+    Step,
+    answer_of,
+    from_task,
+    steps_of,
+)
+from aioaudit.chain.links import Answer, AnswerOutcome, Link, RequestFate, RequestSummary
 from aioaudit.events import (
     NO_FINDINGS,
     NO_UNCANCELS,
@@ -78,7 +86,7 @@ class Run:
         self.pid = pid
         self.start: ProcessStart | None = None
         self.ended = ""
-        self.requests: dict[int, Request] = {}
+        self.requests: dict[int, RequestEvent] = {}
         self.uncancels: dict[int, list[TaskUncancel]] = {}
         self.ends: dict[int, TaskDone] = {}
         self.findings: list[Finding] = []
@@ -92,10 +100,10 @@ class Run:
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
-        self.chains = Chains[Request](Logged(self.resolve))
+        self.chains = Chains[RequestEvent](LogReading(self.resolve))
         self._index: _Index | None = None
 
-    def resolve(self, request: Request) -> Request | None:
+    def resolve(self, request: RequestEvent) -> RequestEvent | None:
         """The request that *request* names as its cause, None if its line is not there."""
         return None if request.cause is None else self.requests.get(request.cause)
 
@@ -117,7 +125,7 @@ class Run:
         end = self.ends.get(task)
         asked = self.requests_to(task)
         accepted = [request for request in asked if request.accepted]
-        request: Request | None = None
+        request: RequestEvent | None = None
         lost: int | None = None
         if end is not None and end.cancel is not None:
             request = self.requests.get(end.cancel)
@@ -216,7 +224,7 @@ class Run:
                         self._index.by_waiter.setdefault(waiter, []).append(request)
         return self._index
 
-    def add_request(self, request: Request) -> None:
+    def add_request(self, request: RequestEvent) -> None:
         """Keep *request*."""
         self.requests[request.seq] = request
         self._index = None
@@ -259,7 +267,7 @@ class Case:
         coro: str,
         outcome: AnswerOutcome,
         cancel_outcome: str | None,
-        request: Request | None,
+        request: RequestEvent | None,
         lost: int | None,
         end: TaskDone | None,
     ) -> None:
@@ -298,13 +306,13 @@ class Case:
         steps = self.run.chains.of(self.request).steps(most)
         return from_task(self.task, self.name, self.request, steps, concluded=concluded)
 
-    def requests(self) -> list[Asked]:
+    def requests(self) -> list[RequestSummary]:
         """Every request made to the task, in order, where there were several."""
         made = self.run.requests_to(self.task)
         answered = self.request.seq if isinstance(self.request, TaskCancel) else None
         if not any(request.seq != answered for request in made):
             return []
-        became = cast(Became, self.cancel_outcome or "pending")
+        became = cast(RequestFate, self.cancel_outcome or "pending")
         return all_asked(made, self.run.uncancels.get(self.task, []), answered, became)
 
     def root(self) -> Link:
@@ -441,7 +449,7 @@ class Log(Intake):
             else:
                 run.ends[done.task] = done
         elif kind is TaskCancel or kind is FutureCancel:
-            run.add_request(cast(Request, event))
+            run.add_request(cast(RequestEvent, event))
         elif kind is TaskUncancel:
             absorbed = cast(TaskUncancel, event)
             run.uncancels.setdefault(absorbed.task, []).append(absorbed)

@@ -12,22 +12,22 @@ import asyncio
 from types import FrameType
 from typing import Any
 
-from aioaudit.cpython.callbacks import CHAIN_CHECK_CANCEL, CHAIN_SET_STATE, cancels_on
+from aioaudit.cpython.callbacks import CHAIN_CHECK_CANCEL, CHAIN_SET_STATE, is_chain_callback
 from aioaudit.cpython.tasks import callback_of
 from aioaudit.recorder.recorder import Recorder
 
 
-def goes_on(callbacks: Any) -> bool:
+def cancels_chained(callbacks: Any) -> bool:
     """Whether one of *callbacks*, a future's, cancels what the future is chained to."""
-    return any(cancels_on(callback_of(entry)) for entry in callbacks)
+    return any(is_chain_callback(callback_of(entry)) for entry in callbacks)
 
 
-def passes_on(frame: FrameType) -> bool:
+def is_chain_check(frame: FrameType) -> bool:
     """Whether *frame* is asyncio's, handing a cancellation to the loop of another future."""
     return frame.f_code is CHAIN_CHECK_CANCEL
 
 
-def handed_over(recorder: Recorder, callback: Any, arguments: Any, frame: FrameType) -> None:
+def record_chained(recorder: Recorder, callback: Any, arguments: Any, frame: FrameType) -> None:
     """A loop is given *callback* from *frame*: is it to cancel a future as another was?"""
     if callback.__code__ is not CHAIN_SET_STATE or len(arguments) != 2:
         return
@@ -36,4 +36,4 @@ def handed_over(recorder: Recorder, callback: Any, arguments: Any, frame: FrameT
         if source.cancelled() and asyncio.isfuture(destination) and not destination.done():
             recorder.remember_cause(destination, recorder.explain_cancel(destination, frame))
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from ending
-        recorder.fault(error)
+        recorder.report_fault(error)

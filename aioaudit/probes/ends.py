@@ -50,7 +50,7 @@ from aioaudit.delivery.records import Returned
 from aioaudit.probes.tasks import OUTSIDE
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import local
-from aioaudit.stack.handlers import KEEPERS, keeper_of, keeping_line
+from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause, swallowing_line
 from aioaudit.state.awaiters import reached_by
 from aioaudit.state.requests import HandlerTimer, results_from
 from aioaudit.weak import WeakIdMap, dropping
@@ -65,11 +65,11 @@ _LINGER = 0.1
 """Seconds that the costly events stay on after the last cancellation."""
 
 
-_Awaited = tuple[weakref.ref[CodeType], WeakIdMap[None]]
+_SuspensionWatch = tuple[weakref.ref[CodeType], WeakIdMap[None]]
 """A code, and the tasks running it of which it is to be told that they are suspended again."""
 
 
-class Monitored:
+class EndMonitor:
     """Ends of tasks as `sys.monitoring` shows them."""
 
     def __init__(
@@ -82,8 +82,8 @@ class Monitored:
         self._codes = monitor.codes
         self._quiet_since = 0.0
         self._costly = False  # whether the costly events are on
-        self._next: dict[int, _Awaited] = {}
-        monitor.on("PY_YIELD", self._yielded)
+        self._next: dict[int, _SuspensionWatch] = {}
+        monitor.on("PY_YIELD", self._on_yield)
         monitor.on("PY_UNWIND", self._make_unwound())
         monitor.on("PY_THROW", self._make_thrown())
         monitor.on("EXCEPTION_HANDLED", self._make_handled())
@@ -94,20 +94,20 @@ class Monitored:
         """Take in who listens now."""
         self._monitor.on("PY_RETURN", self._make_returned())
 
-    def follow(self, _coro: Any, code: CodeType) -> None:
+    def watch_code(self, _coro: Any, code: CodeType) -> None:
         """See how coroutines of *code* are left."""
         if id(code) not in self._codes:
             self._monitor.watch_returns(code)
 
-    def watch(self, task: Any) -> None:
+    def watch_task(self, task: Any) -> None:
         """See the end of a task that was asked to cancel."""
         if task.done():
             return
         code = getattr(task.get_coro(), "cr_code", None)
         if isinstance(code, CodeType):
-            self.follow(None, code)
+            self.watch_code(None, code)
 
-    def under_way(self, on: bool) -> None:
+    def track_delivery(self, on: bool) -> None:
         """A CancelledError is on its way through a task, or none is any more.
 
         Every switch makes CPython instrument all running code anew, so the
@@ -125,7 +125,7 @@ class Monitored:
             self._monitor.switch(False, "EXCEPTION_HANDLED", "RERAISE")
             self._costly = False
             if self._recorder.state.cancellations.ties:  # of another thread, a moment ago
-                self.under_way(True)
+                self.track_delivery(True)
 
     def _task_of(self, frame: FrameType) -> Any:
         """The task whose outermost frame *frame* is, None where it is none."""
@@ -144,11 +144,11 @@ class Monitored:
         born = recorder.state.tasks.born
         states = recorder.state.tasks.states
         next_seq = recorder.sender.run.next_seq
-        remember = recorder.state.tasks.recent.append
+        remember = recorder.state.tasks.recently_returned.append
         time_ns = time.time_ns
-        slow = self._returned
+        slow = self._on_return
         put = recorder.sender.sinks.put
-        plain = "task.done" in recorder.sender.wanted and not bus.hooks()
+        plain = "task.done" in recorder.sender.selected_events and not bus.hooks()
         outside = OUTSIDE
 
         def returned(code: CodeType, _offset: int, value: object) -> object:
@@ -163,7 +163,7 @@ class Monitored:
                 and plain
                 # Without a look at frames, which would have to be made for it: this is the
                 # code that the task runs, and no other frame of the task is around it.
-                and made.kind.runs == id(code)
+                and made.site.runs == id(code)
                 and module_at(2) in outside
                 and not (states and key in states)
             ):
@@ -182,7 +182,7 @@ class Monitored:
 
         return returned
 
-    def _returned(self, task: Any, value: object) -> None:
+    def _on_return(self, task: Any, value: object) -> None:
         recorder = self._recorder
         try:
             if recorder.muted():
@@ -192,7 +192,7 @@ class Monitored:
             if (
                 state is None
                 and id(task) not in recorder.state.tasks.born
-                and not recorder.sender.wants("task.done")
+                and not recorder.sender.is_active("task.done")
             ):
                 return
             cancelled = must_cancel(task)
@@ -203,7 +203,7 @@ class Monitored:
             else:
                 recorder.on_end(task, "returned", None, result=value)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a coroutine
-            recorder.fault(error)
+            recorder.report_fault(error)
 
     def watch_next(self, task: Any) -> None:
         """Tell the rules when *task* is suspended again, if ever."""
@@ -216,7 +216,7 @@ class Monitored:
             awaited[1][task] = None
             self._monitor.watch_yields(code, True)
 
-    def _yielded(self, code: CodeType, offset: int, _value: object) -> object:
+    def _on_yield(self, code: CodeType, offset: int, _value: object) -> object:
         """``PY_YIELD``: a coroutine that one of the watched tasks runs is suspended."""
         try:
             task = self._task_of(getframe(1))
@@ -234,7 +234,7 @@ class Monitored:
                     task, recorder.state.codes.of(getframe(1)).at(offset)
                 )
         except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
-            self._recorder.fault(fault)
+            self._recorder.report_fault(fault)
         return None
 
     def _make_unwound(self) -> Callable[[CodeType, int, BaseException], object]:
@@ -253,7 +253,7 @@ class Monitored:
                     if tie.state.handler_timer is not None:
                         tie.state.handler_timer.leave(monotonic())
             if id(code) not in codes and (
-                recorder.state.tasks.made_seen or not code.co_flags & inspect.CO_COROUTINE
+                recorder.state.tasks.creations_seen or not code.co_flags & inspect.CO_COROUTINE
             ):
                 return None
             task: Any = current_task()
@@ -263,17 +263,17 @@ class Monitored:
                 made = born.get(id(task))
                 # As in `returned`: without a look at frames, where that can be.
                 outermost = (
-                    made is not None and made.kind.runs == id(code) and module_at(2) in outside
+                    made is not None and made.site.runs == id(code) and module_at(2) in outside
                 ) or getattr(task.get_coro(), "cr_frame", None) is getframe(1)
                 if outermost and not recorder.muted():
-                    self._failed(task, error)
+                    self._on_unwind(task, error)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
-                recorder.fault(fault)
+                recorder.report_fault(fault)
             return None
 
         return unwound
 
-    def _failed(self, task: Any, error: BaseException) -> None:
+    def _on_unwind(self, task: Any, error: BaseException) -> None:
         recorder = self._recorder
         if not isinstance(error, CancelledError):
             recorder.on_end(task, "raised", error)
@@ -306,7 +306,7 @@ class Monitored:
                     return None  # a frame further out
                 self._deliver(task, state, error, None if tie is None else tie.effective)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
-                recorder.fault(fault)
+                recorder.report_fault(fault)
             return None
 
         return thrown
@@ -322,7 +322,7 @@ class Monitored:
             request = told or state.inherited
             if request is not None:
                 state.inherited = request
-            self.watch(task)
+            self.watch_task(task)
         else:
             if told is None and state.inherited_arriving:
                 told = state.inherited
@@ -346,7 +346,7 @@ class Monitored:
         """
         ties = self._recorder.state.cancellations.ties
         ties_get = ties.get
-        known_get = KEEPERS.get
+        known_get = HANDLER_CACHE.get
 
         def handled(code: CodeType, offset: int, error: BaseException) -> object:
             tie = ties_get(id(error))
@@ -361,15 +361,15 @@ class Monitored:
                 # Instructions lie inside their code, so the sum is the address of one.
                 keeper = known_get(id(code) + offset)
                 if keeper is None:
-                    keeper = keeper_of(code, offset)
-                line = keeping_line(getframe(1), code, offset, error) if keeper[1] else keeper[2]
+                    keeper = swallowing_clause(code, offset)
+                line = swallowing_line(getframe(1), code, offset, error) if keeper[1] else keeper[2]
                 state.swallowed_at = line
                 if line is not None:
                     if state.handler_timer is None:
                         state.handler_timer = HandlerTimer()
                     state.handler_timer.enter(line, monotonic())
             except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
-                self._recorder.fault(fault)
+                self._recorder.report_fault(fault)
             return None
 
         return handled
@@ -416,7 +416,7 @@ def _only_by_hand(error: BaseException) -> bool:
     return False
 
 
-class CalledBack:
+class EndCallbacks:
     """Ends of tasks as a done callback tells them: 3.11, and coroutines of other make."""
 
     def __init__(self, recorder: Recorder, adders: dict[Any, Callable[..., None]]) -> None:
@@ -428,17 +428,17 @@ class CalledBack:
     def _add(self, task: Any, context: Any) -> None:
         for cls, add in self._adders.items():
             if isinstance(task, cls):
-                add(task, self.done, context=context)
+                add(task, self.on_done, context=context)
                 return
 
     def watch_end(self, task: Any, context: Any) -> None:
         """Be told of *task*'s end, in *context*: its own, where that is known already."""
         if task.done():  # it ran inside its own making
-            self.done(task)
+            self.on_done(task)
             return
         self._add(task, context_of(task) if context is None else context)
 
-    def watch(self, task: Any) -> None:
+    def watch_task(self, task: Any) -> None:
         """Be told of the end of a task that was asked to cancel, if we are not yet."""
         if id(task) in self._recorder.state.tasks.born or task.done():
             return
@@ -450,12 +450,12 @@ class CalledBack:
         """Hear the ends that *loop* has not told and never will: it runs no more."""
         for handle in list(ready_handles(loop) or ()):
             call = called_by(handle)
-            if call is not UNKNOWN and call[0] == self.done and not handle.cancelled():
+            if call is not UNKNOWN and call[0] == self.on_done and not handle.cancelled():
                 context = context_of_handle(handle)
                 if context is not None:
-                    context.run(self.done, *call[1])
+                    context.run(self.on_done, *call[1])
 
-    def done(self, task: Any) -> None:
+    def on_done(self, task: Any) -> None:
         """The done callback."""
         recorder = self._recorder
         try:
@@ -493,11 +493,11 @@ class CalledBack:
                         waiters, recorder.state.cancellations.obeyed_by(task)
                     )
             else:
-                self._ended(task)
+                self._send_end(task)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
-            recorder.fault(error)
+            recorder.report_fault(error)
 
-    def _ended(self, task: Any) -> None:
+    def _send_end(self, task: Any) -> None:
         """*task* was not cancelled."""
         error = exception_of(task)
         recorder = self._recorder

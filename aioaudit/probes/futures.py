@@ -37,14 +37,14 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                     and not hasattr(self, "get_coro")
                 ):
                     above = nested()
-                    if above is None or not _awaited_by(callbacks, above):
+                    if above is None or not _waiters_of(callbacks, above):
                         waiters = waiters_of(self)
-                        if chained.goes_on(callbacks):
+                        if chained.cancels_chained(callbacks):
                             recorder.remember_cause(
                                 self, recorder.explain_cancel(self, getframe(1), msg)
                             )
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
-            recorder.fault(error)
+            recorder.report_fault(error)
         if not waiters or recorder.on_future_cancel(self, msg, getframe(1), waiters) is None:
             return original(self, msg)
         try:
@@ -55,7 +55,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
     return cancel
 
 
-def _awaited_by(callbacks: Any, above: Request) -> bool:
+def _waiters_of(callbacks: Any, above: Request) -> bool:
     """Whether the task being cancelled is all that awaits the future: nothing to tell then."""
     return len(callbacks) == 1 and id(getattr(callbacks[0][0], "__self__", None)) == above.victim
 
@@ -94,7 +94,7 @@ def record_handoff(
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
-        if chained.passes_on(frame):
+        if chained.is_chain_check(frame):
             cause = recorder.explain_cancel(callback.__self__, frame)
             notes[callback] = Handoff(cause.at, cause.source, None, how, cause=cause)
             return
@@ -114,7 +114,7 @@ def record_handoff(
             direct=direct,
         )
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a callback from being set
-        recorder.fault(error)
+        recorder.report_fault(error)
 
 
 class Source:
@@ -129,5 +129,5 @@ class Source:
         try:
             return self._recorder.state.cancellations.source(error)
         except Exception as fault:  # noqa: BLE001 - to ask must never fail
-            self._recorder.fault(fault)
+            self._recorder.report_fault(fault)
             return None

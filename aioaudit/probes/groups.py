@@ -24,7 +24,7 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
                 cause.reason = "task_group"
                 recorder.remember_cause(self, cause)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending
-            recorder.fault(error)
+            recorder.report_fault(error)
         original(self)
 
     return cancel

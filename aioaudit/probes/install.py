@@ -58,7 +58,7 @@ class Installation:
         self._patches = inplace.Patches(self._versions)
         self._hot = inplace.Patches(self._versions)
         self._lasting = inplace.Patches(self._versions)  # what stays until all of it is taken out
-        self._monitored: ends.Monitored | None = None
+        self._monitored: ends.EndMonitor | None = None
         self._follow: Callable[[Any, Any], None] | None = None
         self._watch_end: Callable[[Any, Any], None] | None = None
         self._monitor: monitoring.Monitor | None = None
@@ -87,11 +87,11 @@ class Installation:
         ]
         if monitoring.AVAILABLE and self._monitor is None:
             seen.append("sys.monitoring: not used, other tools hold all of its tool ids")
-        if not self.recorder.state.tasks.made_seen:
+        if not self.recorder.state.tasks.creations_seen:
             seen.append("creation of tasks: not recorded, AIOAUDIT_EVENTS leaves it out")
-        if not {"task.uncancel", "task.done"} <= self.recorder.sender.wanted:
+        if not {"task.uncancel", "task.done"} <= self.recorder.sender.selected_events:
             seen.append(NO_UNCANCELS)
-        if "finding" not in self.recorder.sender.wanted:
+        if "finding" not in self.recorder.sender.selected_events:
             seen.append(NO_FINDINGS)
         seen.append("not seen: other interpreters in the process, tasks of other frameworks")
         seen.extend(
@@ -100,7 +100,7 @@ class Installation:
         )
         return seen
 
-    def go_deaf(self) -> None:
+    def stop(self) -> None:
         """Hear nothing more: the interpreter is going down.
 
         What was recorded still answers, to `aioaudit.why` and ``CancelledError.source``.
@@ -117,13 +117,13 @@ class Installation:
 
     def remove(self) -> None:
         """Take everything out again; what was there before is there again."""
-        self.go_deaf()
+        self.stop()
         self._lasting.restore()
         self._versions.settle()
 
     def _install(self) -> None:
         recorder = self.recorder
-        called_back = ends.CalledBack(
+        called_back = ends.EndCallbacks(
             recorder, {cls: cls.add_done_callback for cls in self._future_classes}
         )
         self._watch_end = called_back.watch_end
@@ -133,13 +133,13 @@ class Installation:
                 self._monitor = monitoring.Monitor("aioaudit")
         recorder.state.cancellations.deliveries_seen = self._monitor is not None
         if self._monitor is not None:
-            self._monitored = ends.Monitored(recorder, self._monitor, called_back.watch_end)
-            self._follow = recorder.state.births.follow = self._monitored.follow
-            recorder.state.cancellations.watch_end = self._monitored.watch
-            recorder.state.cancellations.track_delivery = self._monitored.under_way
+            self._monitored = ends.EndMonitor(recorder, self._monitor, called_back.watch_end)
+            self._follow = recorder.state.creation_sites.watch_code = self._monitored.watch_code
+            recorder.state.cancellations.watch_end = self._monitored.watch_task
+            recorder.state.cancellations.track_delivery = self._monitored.track_delivery
             recorder.rules.watch_next = self._monitored.watch_next
         else:
-            recorder.state.cancellations.watch_end = called_back.watch
+            recorder.state.cancellations.watch_end = called_back.watch_task
             self._hide_callback(called_back)
         self.refresh()
         for cls in self._task_classes:
@@ -184,7 +184,7 @@ class Installation:
         self._versions.settle()
         recorder.state.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
-        wanted["asyncio"] = self._anew
+        wanted["asyncio"] = self._reinstall
         tables = dict.fromkeys(registry.OWN, self._load_table)
         registry.look_around()
         self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
@@ -202,13 +202,13 @@ class Installation:
         try:
             registry.own_tables(library.__name__)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
-            self.recorder.fault(error)
+            self.recorder.report_fault(error)
 
-    def _anew(self, _asyncio: ModuleType) -> None:
+    def _reinstall(self, _asyncio: ModuleType) -> None:
         try:
             self._when_anew()
         except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
-            self.recorder.fault(error)
+            self.recorder.report_fault(error)
 
     def _probe_library(self, library: str) -> Callable[[ModuleType], None]:
         """What puts the probes of our recogniser for *library* into one of its modules."""
@@ -219,7 +219,7 @@ class Installation:
                 recogniser.install(module, LibraryProbes(self.recorder, self._put_outside))
                 self._versions.settle()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
-                self.recorder.fault(error)
+                self.recorder.report_fault(error)
 
         return probe
 
@@ -232,19 +232,19 @@ class Installation:
     def refresh(self) -> None:
         """Rebuild the two hottest probes: who listens, and to what, is part of them."""
         recorder = self.recorder
-        if recorder.sender.deaf:
+        if recorder.sender.closed:
             return
         self._hot.restore()
         known = recorder.state.tasks
-        known.made_seen = recorder.sender.listening and bool(
-            {"task.create", "task.done"} & recorder.sender.wanted
+        known.creations_seen = recorder.sender.has_listeners and bool(
+            {"task.create", "task.done"} & recorder.sender.selected_events
         )
         if self._monitored is not None:
             self._monitored.refresh()
-        if not known.made_seen:
+        if not known.creations_seen:
             # Of tasks that come from now on nothing is known: their addresses would mislead.
             known.born.clear()
-            known.recent.clear()
+            known.recently_returned.clear()
             self._versions.settle()
             return
         for cls in self._task_classes:
@@ -346,9 +346,9 @@ class Installation:
             self._probes.add(id(code))
         (self._hot if hot else self._patches).replace(owner, name, probe)
 
-    def _hide_callback(self, called_back: ends.CalledBack) -> None:
+    def _hide_callback(self, called_back: ends.EndCallbacks) -> None:
         """Keep our done callback out of what a future's callbacks and ``repr`` show (3.11)."""
-        done = called_back.done
+        done = called_back.on_done
         for cls in (*self._task_classes, *self._future_classes):
             getset = vars(cls).get(CALLBACKS)
             if getset is not None and hasattr(getset, "__get__"):

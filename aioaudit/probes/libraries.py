@@ -19,7 +19,7 @@ class LibraryProbes:
         self._recorder = recorder
         self._known = recorder.state
         self.put = put
-        self.fault = recorder.fault
+        self.report_fault = recorder.report_fault
         self.muted = recorder.muted
         self.explain_scheduled = recorder.explain_scheduled
 

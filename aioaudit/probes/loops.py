@@ -33,7 +33,7 @@ from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
 
 
-def started(recorder: Recorder, loop: Any) -> None:
+def on_loop_start(recorder: Recorder, loop: Any) -> None:
     """*loop* begins to run in this thread."""
     try:
         recorder.look_for_libraries()
@@ -43,10 +43,12 @@ def started(recorder: Recorder, loop: Any) -> None:
         if place.muted:
             return
         recorder.sender.sinks.open_now()
-        if recorder.sender.wants("loop.start"):
-            recorder.sender.announce(LoopStart(**recorder.sender.base("loop.start", place)))
+        if recorder.sender.is_active("loop.start"):
+            recorder.sender.emit_final(
+                LoopStart(**recorder.sender.base_fields("loop.start", place))
+            )
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop from running
-        recorder.fault(error)
+        recorder.report_fault(error)
 
 
 def make_set_running_loop(
@@ -57,7 +59,7 @@ def make_set_running_loop(
     def _set_running_loop(loop: Any) -> None:
         original(loop)
         if loop is not None:
-            started(recorder, loop)
+            on_loop_start(recorder, loop)
 
     return _set_running_loop
 
@@ -67,7 +69,7 @@ def make_run_forever(recorder: Recorder, original: Callable[..., None]) -> Calla
 
     def run_forever(self: Any) -> None:
         if not self.is_running() and not self.is_closed():
-            started(recorder, self)
+            on_loop_start(recorder, self)
         original(self)
 
     return run_forever
@@ -90,15 +92,15 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
         try:
             if (
                 isinstance(self, cls)
-                and recorder.sender.wants("loop.stop")
+                and recorder.sender.is_active("loop.stop")
                 and not recorder.muted()
             ):
                 event = _stop_event(recorder, self)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop running
             if is_made(self):
-                recorder.fault(error)
+                recorder.report_fault(error)
         if event is not None:
-            recorder.sender.offer(event)
+            recorder.sender.emit_preventable(event)
         original(self)
 
     return stop
@@ -112,9 +114,9 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
     info = codes.of(step)
     current = current_task()
     # Beyond the loop's own frames the stack only says who runs it.
-    while not (info.boundary or info.kind == OWN):
-        looking = found is None or found[0].kind != APPLICATION
-        if looking and info.kind in (APPLICATION, THIRD_PARTY):
+    while not (info.boundary or info.owner == OWN):
+        looking = found is None or found[0].owner != APPLICATION
+        if looking and info.owner in (APPLICATION, THIRD_PARTY):
             found = (info, step.f_lasti)
         back = step.f_back
         if back is None:
@@ -130,7 +132,7 @@ def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
     ):
         current = None
     return LoopStop(
-        **recorder.sender.base("loop.stop", recorder.state.places.place(loop)),
+        **recorder.sender.base_fields("loop.stop", recorder.state.places.place(loop)),
         source=(recorder.state.codes.of(frame) if found is None else found[0]).source,
         at=None if found is None else found[0].at(found[1]),
         by=None if current is None else recorder.state.tasks.number(current),
@@ -146,19 +148,21 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
         closes = _before_close(recorder, self)
         original(self)
         try:
-            if closes and self.is_closed() and recorder.sender.wants("loop.close"):
+            if closes and self.is_closed() and recorder.sender.is_active("loop.close"):
                 place = recorder.state.places.place(self)
                 if not place.muted:
-                    recorder.sender.announce(LoopClose(**recorder.sender.base("loop.close", place)))
+                    recorder.sender.emit_final(
+                        LoopClose(**recorder.sender.base_fields("loop.close", place))
+                    )
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
-            recorder.fault(error)
+            recorder.report_fault(error)
 
     return close
 
 
 def _before_close(recorder: Recorder, loop: Any) -> bool:
     """Look at what *loop* leaves behind; whether it is open, and not to be left alone."""
-    if recorder.sender.deaf:
+    if recorder.sender.closed:
         return False
     try:
         recorder.state.tasks.sweep()
@@ -166,11 +170,11 @@ def _before_close(recorder: Recorder, loop: Any) -> bool:
             return False
         if not loop.is_running() and not recorder.muted():
             recorder.catch_up(loop)
-            if recorder.sender.wants("finding"):
+            if recorder.sender.is_active("finding"):
                 recorder.rules.on_loop_close(loop)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
         if is_made(loop):
-            recorder.fault(error)
+            recorder.report_fault(error)
     return True
 
 
@@ -193,13 +197,13 @@ def make_call_exception_handler(
         try:
             message = context.get("message") if isinstance(context, dict) else None
             # Whichever thread collects the garbage: an exporter's own task is not known.
-            if message == "Task was destroyed but it is pending!" and recorder.state.tasks.knows(
+            if message == "Task was destroyed but it is pending!" and recorder.state.tasks.has_seen(
                 task := context.get("task")
             ):
                 # Anybody's context is current here: exporters are to see the task's own.
                 context_of(task).copy().run(recorder.on_end, task, "destroyed", None)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the program's
-            recorder.fault(error)
+            recorder.report_fault(error)
         original(self, context)
 
     return call_exception_handler
@@ -237,7 +241,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
             if origin_of(handle):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
-            recorder.fault(error)
+            recorder.report_fault(error)
         return handle
 
     return call_at
@@ -253,13 +257,13 @@ def make_call_soon_threadsafe(
             if recorder.state.handoffs.hidden_signals:
                 recorder.state.handoffs.forget_signal(self, callback)
             if type(callback) is FunctionType:
-                chained.handed_over(recorder, callback, args, getframe(1))
+                chained.record_chained(recorder, callback, args, getframe(1))
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
                 record_handoff(recorder, bound, how, getframe(1), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
-            recorder.fault(error)
+            recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
         if origin_of(handle):
             hide(handle)
@@ -290,7 +294,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                     return
             recorder.state.handoffs.add_signal(loop, code_of(callback), number, note)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
-            recorder.fault(error)
+            recorder.report_fault(error)
 
     def add_signal_handler(self: Any, sig: Any, callback: Any, *args: Any) -> Any:
         result = original(self, sig, callback, *args)

@@ -47,44 +47,46 @@ def make_init(
 ) -> Callable[..., None]:
     """``__init__`` of the task class *cls* that notes who made the task.
 
-    *follow* is told the code of every new kind of coroutine (3.12 and later);
+    *follow* is called with the code of every new coroutine function (3.12 and later);
     *watch_end* is called with each task and its context whose end cannot be
     seen that way: all of them before 3.12, later those of coroutines that are
     not made of Python code.
 
     Who listens is built in: whenever that changes, the probes are made anew.
     """
-    births = _Births(recorder, original, follow, watch_end)
+    creation = _TaskCreation(recorder, original, follow, watch_end)
     if not HAS_EAGER_TASKS:
-        return _make_plain_init(births, original)
-    fast = ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.sender.wanted
+        return _make_plain_init(creation, original)
+    fast = (
+        ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.sender.selected_events
+    )
     if not fast or bus.hooks():
-        return _make_careful_init(births, original)
-    return _make_fast_init(births, original, cls.get_name)
+        return _make_careful_init(creation, original)
+    return _make_fast_init(creation, original, cls.get_name)
 
 
 def _make_fast_init(
-    births: _Births, original: Callable[..., None], get_name: Callable[[Any], str]
+    creation: _TaskCreation, original: Callable[..., None], get_name: Callable[[Any], str]
 ) -> Callable[..., None]:
     """The hottest path of all, for what nobody can object to.
 
     A task that an application's line makes again, to run the same coroutine in
     the same loop, is noted right here: two looks into tables, and one into each
-    of the objects that tell whether they fit.  All else is for `_Births`.
+    of the objects that tell whether they fit.  All else is for `_TaskCreation`.
     """
-    recorder = births.recorder
-    born = births.tasks.born
-    sites = births.tasks.sites
+    recorder = creation.recorder
+    born = creation.tasks.born
+    sites = creation.tasks.sites
     site_of = sites.get
-    note = births.note
-    put = births.put
+    note = creation.record
+    put = creation.put
     current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
-    next_task = births.tasks.next_number
-    next_seq = births.sender.run.next_seq
+    next_task = creation.tasks.next_number
+    next_seq = creation.sender.run.next_seq
     makers = _MAKERS
-    eager = _make_eager(births, original, get_name)
+    eager = _make_eager(creation, original, get_name)
 
     def __init__(  # noqa: N807 - stands in for the method of that name
         self: Any,
@@ -121,14 +123,14 @@ def _make_fast_init(
                     return note(self, coro, loop, name, getframe(1))
                 frame = getframe(depth)
                 # Instructions lie inside their code, so the sum is the address of one.
-                kind = site_of(id(frame.f_code) + frame.f_lasti)
-                if kind is None:
+                site = site_of(id(frame.f_code) + frame.f_lasti)
+                if site is None:
                     frame = _beyond_makers(frame)
-                    kind = sites[id(frame.f_code) + frame.f_lasti]
-                place = kind.place
+                    site = sites[id(frame.f_code) + frame.f_lasti]
+                place = site.place
                 if (
-                    kind.runs != id(coro.cr_code)
-                    or place is not parent.kind.place
+                    site.runs != id(coro.cr_code)
+                    or place is not parent.site.place
                     or place.loop_id != id(loop)
                 ):
                     return note(self, coro, loop, name, getframe(1))
@@ -138,13 +140,13 @@ def _make_fast_init(
                 next_seq(),
                 next_task(),
                 time_ns(),
-                kind,
+                site,
                 name if type(name) is str else get_name(self),
                 parent.task,
             )
             put(made)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
-            recorder.fault(error)
+            recorder.report_fault(error)
         return None
 
     return __init__
@@ -158,22 +160,22 @@ def _beyond_makers(frame: FrameType) -> FrameType:
 
 
 def _make_eager(
-    births: _Births, original: Callable[..., None], get_name: Callable[[Any], str]
+    creation: _TaskCreation, original: Callable[..., None], get_name: Callable[[Any], str]
 ) -> Callable[..., None]:
     """The same for a task that runs inside its own making, as aiohttp makes one for each request.
 
     Who makes it calls the class itself.  That may be a library, if no line of an
     application is behind it: if it is what the loop called.
     """
-    born = births.tasks.born
-    sites = births.tasks.direct_sites
-    slow = births.make
-    put = births.put
+    born = creation.tasks.born
+    sites = creation.tasks.direct_sites
+    slow = creation.construct
+    put = creation.put
     current_task = of_c
     python_tasks = PYTHON_TASKS
     time_ns = time.time_ns
-    next_task = births.tasks.next_number
-    next_seq = births.sender.run.next_seq
+    next_task = creation.tasks.next_number
+    next_seq = creation.sender.run.next_seq
     loops = _LOOPS
 
     def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
@@ -181,17 +183,17 @@ def _make_eager(
         try:
             parent = born[id(current_task())]
             frame = getframe(2)
-            kind = sites[id(frame.f_code) + frame.f_lasti]
-            place = kind.place
+            site = sites[id(frame.f_code) + frame.f_lasti]
+            place = site.place
             if (
-                kind.runs == id(coro.cr_code)
-                and place is parent.kind.place
+                site.runs == id(coro.cr_code)
+                and place is parent.site.place
                 and place.loop_id == id(loop)
                 and not python_tasks
-                and (kind.by_application or module_at(3) in loops)
+                and (site.by_application or module_at(3) in loops)
             ):
                 own = name if type(name) is str else ""
-                made = Created(next_seq(), next_task(), time_ns(), kind, own, parent.task)
+                made = Created(next_seq(), next_task(), time_ns(), site, own, parent.task)
         except (LookupError, AttributeError, RuntimeError, ValueError):
             made = None
         if made is None:
@@ -213,9 +215,11 @@ def _make_eager(
     return eager
 
 
-def _make_careful_init(births: _Births, original: Callable[..., None]) -> Callable[..., None]:
+def _make_careful_init(
+    creation: _TaskCreation, original: Callable[..., None]
+) -> Callable[..., None]:
     """Where a hook may object, or where nobody hears of creations but of ends."""
-    slow = births.make
+    slow = creation.construct
 
     def __init__(  # noqa: N807 - stands in for the method of that name
         self: Any,
@@ -234,9 +238,9 @@ def _make_careful_init(births: _Births, original: Callable[..., None]) -> Callab
     return __init__
 
 
-def _make_plain_init(births: _Births, original: Callable[..., None]) -> Callable[..., None]:
+def _make_plain_init(creation: _TaskCreation, original: Callable[..., None]) -> Callable[..., None]:
     """Before 3.12: no eager tasks yet, and every end needs a callback."""
-    slow = births.make
+    slow = creation.construct
 
     def __init__(  # noqa: N807 - stands in for the method of that name
         self: Any,
@@ -253,7 +257,7 @@ def _make_plain_init(births: _Births, original: Callable[..., None]) -> Callable
     return __init__
 
 
-class _Births:
+class _TaskCreation:
     """All that can be said of a task at its making, whoever makes it and however."""
 
     def __init__(
@@ -270,9 +274,9 @@ class _Births:
         self._original = original
         self._follow = follow
         self._watch_end = watch_end
-        self._tell = "task.create" in recorder.sender.wanted
+        self._tell = "task.create" in recorder.sender.selected_events
 
-    def make(self, task: Any, coro: Any, keywords: dict[str, Any], frame: FrameType) -> None:
+    def construct(self, task: Any, coro: Any, keywords: dict[str, Any], frame: FrameType) -> None:
         """Construct *task* and note it: before it starts, where it starts at once.
 
         *frame* is the one that makes it.  A hook that objects keeps it from being made.
@@ -303,21 +307,21 @@ class _Births:
             made.name = task.get_name()
         if not eager:
             self.recorder.on_created(task, made)
-        self._see_end(task, made, keywords["context"])
+        self._watch_end_of(task, made, keywords["context"])
 
-    def note(self, task: Any, coro: Any, loop: Any, name: Any, frame: FrameType) -> None:
+    def record(self, task: Any, coro: Any, loop: Any, name: Any, frame: FrameType) -> None:
         """Note *task*, which is made already."""
         made = self.recorder.on_create(coro, loop, name, frame)
         if made is not None:
             if not made.name:
                 made.name = task.get_name()
             self.recorder.on_created(task, made)
-            self._see_end(task, made, None)
+            self._watch_end_of(task, made, None)
         else:
             self._forget(task)
 
-    def _see_end(self, task: Any, made: Created, context: Any) -> None:
-        unseen = self._follow is None or made.kind.runs is None
+    def _watch_end_of(self, task: Any, made: Created, context: Any) -> None:
+        unseen = self._follow is None or made.site.runs is None
         if unseen and self._watch_end is not None:
             self._watch_end(task, context)
 
@@ -326,13 +330,13 @@ class _Births:
         try:
             made = self.recorder.on_create(coro, loop, name, frame)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
-            self.recorder.fault(error)
+            self.recorder.report_fault(error)
             return None
         if made is not None and self._tell and bus.hooks():
             event = event_of(made)
             assert isinstance(event, TaskCreate)
             try:
-                self.sender.ask(event)
+                self.sender.call_hooks(event)
             except BaseException:
                 close = getattr(coro, "close", None)
                 if close is not None:
@@ -380,7 +384,7 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
             if before and not recorder.muted():
                 recorder.on_uncancel(self, getframe(1), remaining)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not change what uncancel() does
-            recorder.fault(error)
+            recorder.report_fault(error)
         return remaining
 
     return uncancel

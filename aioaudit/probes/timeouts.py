@@ -42,25 +42,25 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
                 return
             outer = frame.f_back
             info = None if outer is None else known(id(outer.f_code))
-            if outer is not None and info is not None and info.kind == APPLICATION:
+            if outer is not None and info is not None and info.owner == APPLICATION:
                 timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None)
             else:
-                timeouts[self] = _entered(recorder, outer, now)
+                timeouts[self] = _entry_of(recorder, outer, now)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a timeout
-            recorder.fault(error)
+            recorder.report_fault(error)
 
     return reschedule
 
 
-def _entered(recorder: Recorder, frame: FrameType | None, now: float) -> TimeoutEntry:
+def _entry_of(recorder: Recorder, frame: FrameType | None, now: float) -> TimeoutEntry:
     """What is to be known of a timeout that *frame* has entered."""
     codes = recorder.state.codes
     by: CodeInfo | None = None
     if frame is not None:
         by = codes.of(frame)
-        if by.kind == STDLIB and frame.f_back is not None:
+        if by.owner == STDLIB and frame.f_back is not None:
             by = codes.of(frame.f_back)  # what calls ``wait_for``
-    if by is not None and by.kind != THIRD_PARTY:
+    if by is not None and by.owner != THIRD_PARTY:
         by = None
     found = caller(codes, frame)
     if found is None:

@@ -10,7 +10,7 @@ from asyncio import CancelledError
 from types import FrameType
 
 from aioaudit.recognisers.call import Call
-from aioaudit.stack.frames import handled_by, local
+from aioaudit.stack.frames import frame_handling, local
 from aioaudit.state.cause import Cause
 
 _REASON = "aiohappyeyeballs.race"
@@ -19,7 +19,7 @@ _REASON = "aiohappyeyeballs.race"
 def race_left(frame: FrameType, call: Call) -> Cause | None:
     """``staggered_race``: one attempt won, or whoever waited for it was cancelled."""
     error = call.exception
-    if isinstance(error, CancelledError) and handled_by(error) is frame:
+    if isinstance(error, CancelledError) and frame_handling(error) is frame:
         return call.by_request("awaiter", error)
     if not local(frame, "winner"):
         return None

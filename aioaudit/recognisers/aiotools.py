@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.cpython.callbacks import gathered_by, owner_of
+from aioaudit.cpython.callbacks import gather_of, owner_of
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN, Internal
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
@@ -149,7 +149,7 @@ def cancelled_and_awaited(frame: FrameType, call: Call) -> Cause | None:
 def _gathered_by(task: Any) -> Any:
     """The task that waits for the ``gather`` which *task* is a part of."""
     for callback in _callbacks(task):
-        gather = gathered_by(callback)
+        gather = gather_of(callback)
         for waiting in () if gather is None else _callbacks(gather[0]):
             owner = owner_of(waiting)
             if owner is not None:
@@ -242,7 +242,7 @@ def _make_enter(probing: Probing, original: Callable[..., Any]) -> Callable[...,
                 if found is not None:
                     _entered[self] = found
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
-            probing.fault(error)
+            probing.report_fault(error)
         return original(self)
 
     return _enter_scope
@@ -256,7 +256,7 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
             if self._shield and not probing.muted():
                 _note_held(probing, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            probing.fault(error)
+            probing.report_fault(error)
         return original(self, *args, **keywords)
 
     return _cancel

@@ -204,7 +204,7 @@ def _make_init(probing: Probing, original: Callable[..., None]) -> Callable[...,
                 if delay is not None:
                     _delays[self] = self._deadline, delay
         except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
-            probing.fault(error)
+            probing.report_fault(error)
 
     return __init__
 
@@ -229,7 +229,7 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
                 reason = keywords.get("reason", args[0] if args else None)
                 _note_cancel(probing, self, reason, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
-            probing.fault(error)
+            probing.report_fault(error)
         return original(self, *args, **keywords)
 
     return cancel
@@ -266,7 +266,7 @@ def _make_timeout(probing: Probing, original: Callable[..., Any]) -> Callable[..
             if self._deadline != math.inf:
                 _note_entered(probing, self, getframe(1))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
-            probing.fault(error)
+            probing.report_fault(error)
         return original(self)
 
     return _timeout

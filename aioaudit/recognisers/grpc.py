@@ -23,7 +23,7 @@ from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.stack.frames import awaited, local
+from aioaudit.stack.frames import awaited_chain, local
 from aioaudit.state.cause import Cause
 
 _CORE = "grpc._cython.cygrpc"
@@ -117,7 +117,7 @@ def _context_and_server(coro: Any) -> tuple[Any, Any]:
 
 def _held_by(coro: Any) -> Iterator[Any]:
     """What the compiled coroutines from *coro* inwards hold: their variables live in a closure."""
-    for step in awaited(coro):
+    for step in awaited_chain(coro):
         if (
             type(step) is not CoroutineType
         ):  # Cython's own class; before 3.0 by the name of Python's
@@ -153,7 +153,7 @@ def _stop_of(server: Any) -> tuple[Any, FrameType, bool] | None:
 def _stops_server(task: Any, server: Any) -> tuple[Any, FrameType, bool] | None:
     waits = False
     inside = None
-    for step in awaited(task.get_coro()):
+    for step in awaited_chain(task.get_coro()):
         frame = getattr(step, "cr_frame", None)
         code = getattr(step, "cr_code", None)
         if code is _WAIT_FOR:

@@ -12,11 +12,11 @@ from aioaudit.state.cause import Cause
 class Probing(Protocol):
     """Puts probes into a library, and answers what they ask.
 
-    ``fault`` takes a fault of ours, which must not reach the library; ``muted`` says whether
+    ``report_fault`` takes a fault of ours, which must not reach the library; ``muted`` says whether
     what happens in this thread is heard by nobody.
     """
 
-    fault: Callable[[BaseException], None]
+    report_fault: Callable[[BaseException], None]
     muted: Callable[[], bool]
 
     def put(self, owner: Any, name: str, probe: Any) -> None:

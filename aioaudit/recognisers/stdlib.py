@@ -20,7 +20,7 @@ from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_timeout
 from aioaudit.stack.code import Explain, NotNowError
-from aioaudit.stack.frames import handled_by, local
+from aioaudit.stack.frames import frame_handling, local
 from aioaudit.state.cause import Cause
 
 
@@ -269,7 +269,7 @@ def race_won(frame: FrameType, _call: Call) -> Cause:
 def race_left(frame: FrameType, call: Call) -> Cause | None:
     """``staggered_race``: whoever waited for it was cancelled."""
     error = call.exception
-    if not isinstance(error, CancelledError) or handled_by(error) is not frame:
+    if not isinstance(error, CancelledError) or frame_handling(error) is not frame:
         return None
     return call.by_request("awaiter", error)
 

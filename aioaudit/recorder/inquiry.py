@@ -126,7 +126,7 @@ class Inquiry:
         current = current_task()
         call = Call(known, future, current, nested, sys.exception(), message=message)
         cause = find_cause(call, frame)
-        event = self._sender.begin(FutureCancel, known.places.place(loop_of(future)))
+        event = self._sender.new_event(FutureCancel, known.places.place(loop_of(future)))
         _tell_cause(event, cause)
         self._tell_asker(event, cause, current, nested)
         event.waiters = [known.tasks.number(task) for task in waiters]
@@ -141,7 +141,7 @@ class Inquiry:
     ) -> TaskCancel:
         """A new event of a request that says why; *lines* has those that say the same, by place."""
         if lines is None:
-            event = self._sender.begin(TaskCancel, place)
+            event = self._sender.new_event(TaskCancel, place)
             _tell_cause(event, cause)
             return event
         known = lines.get(place)
@@ -150,12 +150,12 @@ class Inquiry:
                 lines.pop(each, None)  # its loop is gone; where there was none, it is made anew
             if len(lines) > _MOST_PLACES:
                 lines.clear()
-            known = lines[place] = place.blank(TaskCancel)
+            known = lines[place] = place.new_event(TaskCancel)
             _tell_cause(known, cause)
         event = cast(TaskCancel, cast(Any, known).__copy__())
         event.ts = timestamp(time.time_ns())
         sender = self._sender
-        event.seq = sender.run.next_seq() if "task.cancel" in sender.heard else 0
+        event.seq = sender.run.next_seq() if "task.cancel" in sender.active_events else 0
         return event
 
     def _tell_asker(

@@ -47,13 +47,13 @@ class Recorder:
 
     def __init__(self, run: Run, wanted: frozenset[str]) -> None:
         self.sender = Sender(run, wanted)
-        self.fault = self.sender.fault
+        self.report_fault = self.sender.report_fault
         self.muted = self.sender.muted
         codes = Codes(
             dict(stdlib.CALL_SITES),
             set(stdlib.BOUNDARIES | loops.BOUNDARIES),
             registry.find,
-            self.fault,
+            self.report_fault,
         )
         self.state = State(run, codes, self.muted)
         self.rules = Rules(self.state, self.sender)
@@ -80,11 +80,11 @@ class Recorder:
                 if not loop.is_running():
                     self.catch_up(loop)
             except Exception as error:  # noqa: BLE001 - a foreign loop may answer with anything
-                self.fault(error)
+                self.report_fault(error)
 
     def close(self) -> None:
         """Hear nothing more: the interpreter is going down."""
-        self.sender.deaf = True
+        self.sender.closed = True
         self.state.cancellations.interpreter_ending = True
 
     # -- tasks are made -----------------------------------------------------------
@@ -103,14 +103,14 @@ class Recorder:
             self.sender.seq("task.create"),
             known.tasks.next_number(),
             time.time_ns(),
-            known.births.kind(place, coro, frame),
+            known.creation_sites.site(place, coro, frame),
             name if isinstance(name, str) else "",
             None if current is None else known.tasks.number(current),
         )
 
     def on_created(self, task: Any, made: Created) -> None:
         """*task* is the one that `on_create` has *made* known."""
-        if "task.create" in self.sender.wanted:
+        if "task.create" in self.sender.selected_events:
             self.sender.sinks.put(made)
         self.state.tasks.states.pop(id(task), None)  # of an earlier one at that address
         self.state.tasks.born[id(task)] = made
@@ -126,16 +126,16 @@ class Recorder:
         try:
             request = self._inquiry.task_request(task, message, frame)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
-            self.fault(error)
+            self.report_fault(error)
             return None
         if request is None:
             return None
         if request.times == 1:
-            self.sender.offer(request.event)
+            self.sender.emit_preventable(request.event)
         request.victim = id(task)
         cancellations = self.state.cancellations
         cancellations.accept(task, request)
-        if "finding" in self.sender.heard:
+        if "finding" in self.sender.active_events:
             self.rules.on_request(task, request)
         cancellations.enter(request, forwards=True)
         return request
@@ -147,9 +147,9 @@ class Recorder:
         try:
             request = self._inquiry.future_request(future, message, frame, waiters)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
-            self.fault(error)
+            self.report_fault(error)
             return None
-        self.sender.offer(request.event)
+        self.sender.emit_preventable(request.event)
         self.state.cancellations.pass_on(waiters, request)
         self.state.cancellations.enter(request)
         return request
@@ -163,12 +163,12 @@ class Recorder:
     def on_uncancel(self, task: Any, frame: FrameType, remaining: int) -> None:
         """``uncancel()`` was called on *task* by *frame*; *remaining* is what ``cancelling()`` says."""
         request = self._match_uncancel(task, frame, remaining)
-        if not self.sender.wants("task.uncancel"):
+        if not self.sender.is_active("task.uncancel"):
             return
         known = self.state
         state = known.tasks.state(task)
         found = caller(known.codes, frame)
-        event = self.sender.begin(TaskUncancel, known.places.place())
+        event = self.sender.new_event(TaskUncancel, known.places.place())
         event.task = state.task
         event.name = known.tasks.name(task)
         event.coro = state.coro
@@ -179,13 +179,13 @@ class Recorder:
         if found is not None:
             event.at = found[0].at(found[1])
         event.source = known.codes.of(frame).source
-        self.sender.announce(event)
+        self.sender.emit_final(event)
 
     def _match_uncancel(self, task: Any, frame: FrameType, remaining: int) -> Request | None:
         """The request that an ``uncancel()`` on *task*, called by *frame*, took back."""
         known = self.state
         cancellations = known.cancellations
-        state = known.tasks.known(task)
+        state = known.tasks.find_state(task)
         if state is None:
             return None
         cancellations.changes += 1
@@ -193,7 +193,7 @@ class Recorder:
         owner = since = None
         own_only = scope = False
         values: Mapping[str, Any] = {}
-        if info.kind != APPLICATION:
+        if info.owner != APPLICATION:
             values = variables(frame)
             owner = values.get("self")
             own_only = info.source in OWN_ONLY
@@ -218,7 +218,7 @@ class Recorder:
                 tie = cancellations.tie_of(error)
             if tie is not None:
                 tie.timeout = request
-        if "finding" in self.sender.heard:
+        if "finding" in self.sender.active_events:
             self.rules.on_uncancel(task, state, request, frame)
         return request
 
@@ -244,7 +244,7 @@ class Recorder:
         cancellations = known.cancellations
         cancellations.changes += 1
         born = tasks.born.pop(id(task), None)
-        state = tasks.known(task)
+        state = tasks.find_state(task)
         if state is None and born is None:
             state = tasks.state(task)
         request, cancel_outcome = classify_end(
@@ -275,11 +275,11 @@ class Recorder:
             elif outcome != "cancelled":
                 for lost in drop_propagated(state):
                     self.rules.on_propagation_lost(lost, state)
-        if self.sender.wants("task.done"):
+        if self.sender.is_active("task.done"):
             if outcome == "cancelled" and not by_hand:
                 error = None  # there is nothing to say of it but whose request it delivers
             self._send_end(task, born, state, error, request)
-        if state is not None and "finding" in self.sender.heard:
+        if state is not None and "finding" in self.sender.active_events:
             self.rules.on_end(task, state, born, outcome, error, request, result)
 
     def _send_end(
@@ -291,7 +291,7 @@ class Recorder:
         request: Request | None,
     ) -> None:
         known = self.state
-        event = self.sender.begin(TaskDone, known.places.place(loop_of(task)))
+        event = self.sender.new_event(TaskDone, known.places.place(loop_of(task)))
         if born is not None:
             event.task, event.coro = born.task, born.coro
             event.lifetime = lifetime_of(time.time_ns() - born.ns)
@@ -312,4 +312,4 @@ class Recorder:
             event.cancel = None if logged is None else logged.event.seq
             if state is not None and state.concluded:
                 event.evidence = "inferred"
-        self.sender.announce(event)
+        self.sender.emit_final(event)

@@ -41,7 +41,7 @@ _RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERA
 Explain = Callable[[FrameType, Any], Any]
 
 
-def kind_of(path: str) -> int:
+def owner_of(path: str) -> int:
     """Whose code lives at *path*: the application's, a library's, Python's or ours."""
     if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _PACKAGES.search(path)):
         return OWN
@@ -74,8 +74,8 @@ class CodeInfo:
         "finalizer",
         "given",
         "interrupted",
-        "kind",
         "notable",
+        "owner",
         "resumed",
         "source",
     )
@@ -84,12 +84,12 @@ class CodeInfo:
         """*known* has this entry as long as *code* lives."""
         self._ref = dropping(code, known, id(code))
         self._site = code.co_filename, code.co_firstlineno
-        self.kind = kind_of(code.co_filename)
+        self.owner = owner_of(code.co_filename)
         self.source = clean(f"{module}:{code.co_qualname}")
         self.explain: Explain | None = None
         self.boundary = False
         self.finalizer = code.co_name == "__del__"
-        self.notable = self.finalizer or self.kind == OWN
+        self.notable = self.finalizer or self.owner == OWN
         """Whether a frame of it says something also further out than the caller."""
         self.given: tuple[str, ...] = code.co_varnames[: code.co_argcount]
         """The arguments that a call fills by their position; the last may be a tuple of the rest."""
@@ -176,13 +176,13 @@ class Codes:
         if not isinstance(module, str):
             module = "?"
         info = CodeInfo(code, module, self.known)
-        if info.kind != APPLICATION:
+        if info.owner != APPLICATION:
             if module == "__main__":  # `python -m` of a module that has another name
                 module = str(getattr(namespace.get("__spec__"), "name", module))
             info.explain = self._recognised.get((module, code.co_qualname))
         if info.source in self._boundaries:
             info.boundary = info.notable = True
-        if info.kind == THIRD_PARTY:
+        if info.owner == THIRD_PARTY:
             info.explain = functools.partial(self._look_up, info)
         if len(self.known) >= _LIMIT:
             # Programs that compile code as they run, and keep it, would fill the memory.

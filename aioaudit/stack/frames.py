@@ -73,7 +73,7 @@ def error_site(codes: Codes, error: BaseException) -> tuple[str | None, str | No
     best: tuple[CodeInfo, int] | None = None
     while step is not None:
         info = codes.of(step.tb_frame)
-        if info.kind == APPLICATION or best is None or best[0].kind != APPLICATION:
+        if info.owner == APPLICATION or best is None or best[0].owner != APPLICATION:
             best = (info, step.tb_lasti)
         step = step.tb_next
     if best is None:
@@ -81,7 +81,7 @@ def error_site(codes: Codes, error: BaseException) -> tuple[str | None, str | No
     return best[0].at(best[1]), best[0].source
 
 
-def handled_by(error: BaseException) -> FrameType | None:
+def frame_handling(error: BaseException) -> FrameType | None:
     """The frame that handles *error*: the outermost that it has reached."""
     step = error.__traceback__
     return None if step is None else step.tb_frame
@@ -132,7 +132,7 @@ def suspended_in(codes: Codes, coro: Any) -> tuple[CodeInfo, int] | None:
                     break
                 inner = coro.ag_await
         info = codes.known.get(id(frame.f_code)) or codes.of(frame)
-        if info.kind == APPLICATION or best is None or best[0].kind != APPLICATION:
+        if info.owner == APPLICATION or best is None or best[0].owner != APPLICATION:
             best = (info, frame.f_lasti)
         if type(inner) is CoroutineType:
             coro = inner
@@ -140,11 +140,11 @@ def suspended_in(codes: Codes, coro: Any) -> tuple[CodeInfo, int] | None:
         kind = type(inner).__name__
         if kind in _LEAVES:
             break
-        coro = _behind(inner) if kind in _WRAPPERS else inner
+        coro = _driven_by(inner) if kind in _WRAPPERS else inner
     return best
 
 
-def awaited(coro: Any) -> Iterator[Any]:
+def awaited_chain(coro: Any) -> Iterator[Any]:
     """*coro* and the coroutines that it waits in, inwards; those of compiled code, too."""
     for _ in range(_MAX_FRAMES):
         for name in ("cr_await", "gi_yieldfrom", "ag_await"):
@@ -154,7 +154,7 @@ def awaited(coro: Any) -> Iterator[Any]:
         else:
             return
         yield coro
-        coro = _behind(inner) if type(inner).__name__ in _WRAPPERS else inner
+        coro = _driven_by(inner) if type(inner).__name__ in _WRAPPERS else inner
 
 
 _MISSING = object()
@@ -168,7 +168,7 @@ _WRAPPERS = frozenset(
 )
 
 
-def _behind(awaited: Any) -> Any:
+def _driven_by(awaited: Any) -> Any:
     """What *awaited* drives, where it is one of CPython's wrappers that do not say."""
     for _ in range(5):
         if type(awaited).__name__ not in _WRAPPERS:
@@ -342,9 +342,9 @@ def caller(codes: Codes, frame: FrameType | None) -> tuple[CodeInfo, int] | None
     if frame is None or info is None or info.callee(frame) is None:
         return None
     while not info.boundary:
-        if info.kind == APPLICATION:
+        if info.owner == APPLICATION:
             return info, frame.f_lasti
-        if best is None and info.kind < 2:
+        if best is None and info.owner < 2:
             best = (info, frame.f_lasti)
         back = frame.f_back
         if back is None:
@@ -415,7 +415,7 @@ def _called_by_itself(frame: FrameType, names: tuple[str, ...]) -> bool:
     if type(given[-1]) is tuple:
         given.extend(given.pop()[:_MOST_GIVEN])  # ``gather(*coroutines)`` may be given thousands
     for number, value in enumerate(given):
-        if dropped(value):
+        if is_dead_reference(value):
             return True
         if type(value) is dict and number > 0:
             before = given[number - 1]
@@ -427,6 +427,6 @@ def _called_by_itself(frame: FrameType, names: tuple[str, ...]) -> bool:
     return False
 
 
-def dropped(value: object) -> bool:
+def is_dead_reference(value: object) -> bool:
     """Whether *value* is a weak reference without its object: what the callback of one is given."""
     return isinstance(value, weakref.ref) and weakref.ref.__call__(value) is None

@@ -41,13 +41,13 @@ _COMPILERS = {"CLEANUP_THROW", "CALL_INTRINSIC_1", "COPY"}
 _cache: dict[tuple[int, int], tuple[CodeRef, list[_Clause]]] = {}
 
 
-Keeper = tuple[CodeRef, bool, str | None]
+CachedHandler = tuple[CodeRef, bool, str | None]
 
-KEEPERS: dict[int, Keeper] = {}
-"""What `keeper_of` has answered, by the address of the instruction, as long as its code lives."""
+HANDLER_CACHE: dict[int, CachedHandler] = {}
+"""What `swallowing_clause` has answered, by the address of the instruction, as long as its code lives."""
 
 
-def keeper_of(code: CodeType, offset: int) -> Keeper:
+def swallowing_clause(code: CodeType, offset: int) -> CachedHandler:
     """Whether the types of clauses decide at *offset* of *code*; if not, who takes everything.
 
     Most handlers that a CancelledError passes have no types to look up: they are
@@ -55,14 +55,16 @@ def keeper_of(code: CodeType, offset: int) -> Keeper:
     """
     steps, at = next(iter(_clauses(code, offset)), (None, None))
     key = id(code) + offset
-    ref = dropping(code, KEEPERS, key)
-    if len(KEEPERS) > _MOST:
-        KEEPERS.clear()
-    KEEPERS[key] = answer = (ref, False, at) if steps is None else (ref, True, None)
+    ref = dropping(code, HANDLER_CACHE, key)
+    if len(HANDLER_CACHE) > _MOST:
+        HANDLER_CACHE.clear()
+    HANDLER_CACHE[key] = answer = (ref, False, at) if steps is None else (ref, True, None)
     return answer
 
 
-def keeping_line(frame: FrameType, code: CodeType, offset: int, error: BaseException) -> str | None:
+def swallowing_line(
+    frame: FrameType, code: CodeType, offset: int, error: BaseException
+) -> str | None:
     """``path:line`` of the clause at or after *offset* that takes *error*; None where unclear."""
     for steps, at in _clauses(code, offset):
         if steps is None:

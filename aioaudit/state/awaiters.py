@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioaudit.cpython.callbacks import gathered_by, is_wakeup, owner_of, released_by
+from aioaudit.cpython.callbacks import gather_of, is_wakeup, owner_of, released_future
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import callback_of, callbacks_of
 
@@ -23,10 +23,10 @@ def reached_by(callback: Any) -> list[Any]:
     task = owner_of(callback)
     if task is not None:
         return [task] if is_wakeup(callback) else []
-    released = released_by(callback)
+    released = released_future(callback)
     if released is not None:
         return waiters_of(released)
-    gather = gathered_by(callback)
+    gather = gather_of(callback)
     if gather is None:
         return []
     outer, keeps_errors = gather

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import CodeType, CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.delivery.records import Kind
+from aioaudit.delivery.records import CreationSite
 from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
 from aioaudit.stack.frames import caller
 
@@ -15,57 +15,57 @@ if TYPE_CHECKING:
     from aioaudit.state.places import Places
     from aioaudit.state.tasks import Tasks
 
-_MOST_KINDS = 10_000
+_MAX_SITES = 10_000
 
 
-class Births:
-    """The kinds of tasks that are made: by which line, in which loop, to run what."""
+class CreationSites:
+    """Where tasks are made: by which line, in which loop, to run what."""
 
     def __init__(self, codes: Codes, places: Places, tasks: Tasks) -> None:
         self._codes = codes
         self._places = places
         self._tasks = tasks
-        self.follow: Callable[[Any, CodeType], None] | None = None
-        """Is told the code of every new kind of coroutine (3.12 and later)."""
+        self.watch_code: Callable[[Any, CodeType], None] | None = None
+        """Is called with the code of every new coroutine function (3.12 and later)."""
 
-    def kind(self, place: Place, coro: Any, frame: FrameType) -> Kind:
-        """The kind of a task that *frame* makes in *place* to run *coro*."""
+    def site(self, place: Place, coro: Any, frame: FrameType) -> CreationSite:
+        """The site of a task that *frame* makes in *place* to run *coro*."""
         found = caller(self._codes, frame)
         # Cython's coroutines have a code, too, but nothing of theirs runs it.
         runs = coro.cr_code if type(coro) is CoroutineType else None
         code, offset = (None, 0) if found is None else found
         if runs is None:
-            # Nothing tells one of these from another: each is a kind of its own.
-            return Kind(place, self._tasks.coro_name(coro), None, code, offset)
-        site = None if code is None else code.code
-        direct = site is frame.f_code and offset == frame.f_lasti
+            # Nothing tells one of these from another: each has a site of its own.
+            return CreationSite(place, self._tasks.coro_name(coro), None, code, offset)
+        maker = None if code is None else code.code
+        direct = maker is frame.f_code and offset == frame.f_lasti
         key = (code, offset, id(runs), direct)
-        kinds = self._places.kinds
-        kind = kinds.get(key)
-        new = kind is None or kind.place is not place
-        if kind is None or new:
-            if len(kinds) >= _MOST_KINDS:
-                kinds.clear()
-            if self.follow is not None:
-                self.follow(coro, runs)
-            kind = kinds[key] = Kind(place, self._tasks.coro_name(coro), runs, code, offset)
-            kind.go_with(runs, kinds, key)
-        if code is None or site is None:
-            return kind
+        sites = self._places.sites
+        site = sites.get(key)
+        new = site is None or site.place is not place
+        if site is None or new:
+            if len(sites) >= _MAX_SITES:
+                sites.clear()
+            if self.watch_code is not None:
+                self.watch_code(coro, runs)
+            site = sites[key] = CreationSite(place, self._tasks.coro_name(coro), runs, code, offset)
+            site.drop_with(runs, sites, key)
+        if code is None or maker is None:
+            return site
         # Instructions lie inside their code, so the sum is the address of one.
-        address = id(site) + offset
+        address = id(maker) + offset
         tables = self._sites_of(code, direct=direct)
         for table in tables:
-            table[address] = kind
+            table[address] = site
             if new:
-                kind.go_with(runs, table, address)
-                kind.go_with(site, table, address)
-        return kind
+                site.drop_with(runs, table, address)
+                site.drop_with(maker, table, address)
+        return site
 
-    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[dict[int, Kind]]:
+    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[dict[int, CreationSite]]:
         """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""
-        tables: list[dict[int, Kind]] = []
-        if code.kind == APPLICATION:
+        tables: list[dict[int, CreationSite]] = []
+        if code.owner == APPLICATION:
             # A library's line says nothing: whose behalf it acts on, the stack tells.
             tables.append(self._tasks.sites)
         if direct:

@@ -18,7 +18,7 @@ from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import current_task, fut_waiter, must_cancel
 from aioaudit.events import TaskCancel
-from aioaudit.stack.frames import handled_by
+from aioaudit.stack.frames import frame_handling
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.places import reference
 from aioaudit.state.requests import CancelState, Request, Tie
@@ -173,7 +173,7 @@ class Cancellations:
             return told
         if not _is_handled_here(error):
             return told  # never raised, or kept by whom it was delivered to
-        state = self._tasks.known(task)
+        state = self._tasks.find_state(task)
         if state is None:
             return told
         if tie is not None and tie.state is state:
@@ -194,19 +194,19 @@ class Cancellations:
 
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended the task or future *task*."""
-        state = self._tasks.known(task)
+        state = self._tasks.find_state(task)
         return None if state is None else state.answer or state.inherited
 
     def last_request_from(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* made to *task*."""
-        state = self._tasks.known(task)
+        state = self._tasks.find_state(task)
         if state is None:
             return None
         return next((each for each in reversed(state.requests) if each.owner == id(owner)), None)
 
     def first_undelivered(self, task: Any) -> Request | None:
         """The request that *task* has not felt yet."""
-        state = self._tasks.known(task)
+        state = self._tasks.find_state(task)
         return None if state is None else state.first_undelivered()
 
     def accept(self, task: Any, request: Request) -> None:
@@ -255,7 +255,7 @@ class Cancellations:
 
 def _is_handled_here(error: BaseException) -> bool:
     """Whether a frame below the caller handles *error*, or has let it through."""
-    handler = handled_by(error)
+    handler = frame_handling(error)
     frame: FrameType | None = getframe(1)
     while handler is not None and frame is not None:
         if frame is handler:

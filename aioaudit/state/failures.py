@@ -109,7 +109,7 @@ class Failures:
 
     def _request_behind(self, task: Any, error: BaseException) -> Request | None:
         """The request on *task* whose consequence *error* is: a timeout's, a group's."""
-        state = self._tasks.known(task)
+        state = self._tasks.find_state(task)
         if isinstance(error, BaseExceptionGroup):
             return None if state is None else self._group_behind(state, error)
         step: BaseException | None = error

@@ -7,7 +7,7 @@ from types import CodeType
 
 from aioaudit.identity import Run
 from aioaudit.stack.code import Codes
-from aioaudit.state.births import Births
+from aioaudit.state.births import CreationSites
 from aioaudit.state.cancellations import Cancellations
 from aioaudit.state.failures import Failures
 from aioaudit.state.handoffs import Handoffs
@@ -29,7 +29,7 @@ class State:
         """The `id` of the code of each probe that stands in a stack where ``cancel()`` is called."""
         self.places = Places(run, muted)
         self.tasks = Tasks(codes, self.places)
-        self.births = Births(codes, self.places, self.tasks)
+        self.creation_sites = CreationSites(codes, self.places, self.tasks)
         self.cancellations = Cancellations(self.tasks)
         self.failures = Failures(codes, self.tasks, self.cancellations)
         self.handoffs = Handoffs()

@@ -10,15 +10,15 @@ from typing import Any
 
 from aioaudit.cpython.loops import running_loop, thread_of
 from aioaudit.cpython.threads import name_of_thread
-from aioaudit.delivery.records import Kind, KindKey
+from aioaudit.delivery.records import CreationSite, SiteKey
 from aioaudit.identity import Run
 from aioaudit.place import Place
 from aioaudit.text import clean
 from aioaudit.threads import ThreadLocal, get_ident, main_ident
 from aioaudit.weak import WeakIdMap
 
-_Scene = tuple[Place, dict[KindKey, Kind]]
-"""A place, and the kinds of tasks that were made there."""
+_Scene = tuple[Place, dict[SiteKey, CreationSite]]
+"""A place, and the sites that make tasks there."""
 
 
 class _Thread:
@@ -113,8 +113,8 @@ class Places:
         return found[0]
 
     @property
-    def kinds(self) -> dict[KindKey, Kind]:
-        """The kinds of tasks made in the place that `place` gave last in this thread.
+    def sites(self) -> dict[SiteKey, CreationSite]:
+        """The sites that make tasks in the place that `place` gave last in this thread.
 
         That may be another than its caller thinks: the collector may have asked in between.
         """

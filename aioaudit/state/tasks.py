@@ -25,7 +25,7 @@ from aioaudit.weak import swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioaudit.delivery.records import Created, Kind, Returned
+    from aioaudit.delivery.records import Created, CreationSite, Returned
     from aioaudit.stack.code import Codes
     from aioaudit.state.places import Places
 
@@ -46,18 +46,18 @@ class Tasks:
     def __init__(self, codes: Codes, places: Places) -> None:
         self._codes = codes
         self._places = places
-        self.made_seen = False
+        self.creations_seen = False
         """Whether it is seen when a task is made."""
         born: dict[int, Created] = {}
         self.born: Lives = born
         """The tasks that live, by `id`, whose making was seen."""
-        self.sites: dict[int, Kind] = {}
+        self.sites: dict[int, CreationSite] = {}
         """By the address of an instruction of the application: what it made last."""
-        self.direct_sites: dict[int, Kind] = {}
+        self.direct_sites: dict[int, CreationSite] = {}
         """The same of instructions, also a library's, that call the class of tasks itself."""
-        self.recent: deque[Returned] = deque(maxlen=_RECENT)
+        self.recently_returned: deque[Returned] = deque(maxlen=_RECENT)
         self.states: dict[int, CancelState] = {}
-        """What cancellations did to a task, by its `id`: look at it through `known`."""
+        """What cancellations did to a task, by its `id`: look at it through `find_state`."""
         self.next_number = itertools.count(1).__next__
         self._pop_state = self.states.pop
         self._states_room = 0
@@ -70,7 +70,7 @@ class Tasks:
 
     # -- one task -----------------------------------------------------------------
 
-    def known(self, task: Any) -> CancelState | None:
+    def find_state(self, task: Any) -> CancelState | None:
         """What cancellations did to *task*, None where nothing was asked about it yet."""
         state = self.states.get(id(task))
         return state if state is not None and state.ref() is task else None
@@ -90,7 +90,7 @@ class Tasks:
             number, coro = self._ended_number(key)
             if number == 0:
                 number = self.next_number()
-                preexisting = self.made_seen
+                preexisting = self.creations_seen
                 coro = "?" if task.done() else self.coro_name(task.get_coro())
 
         if len(states) >= self._states_room:
@@ -116,14 +116,16 @@ class Tasks:
 
     def _ended_number(self, key: int) -> tuple[int, str]:
         """Number and coroutine of a task that returned lately and is asked about again."""
-        for returned in reversed(list(self.recent)):  # tasks of other threads end meanwhile
+        for returned in reversed(
+            list(self.recently_returned)
+        ):  # tasks of other threads end meanwhile
             if returned.key == key:
                 return returned.born.task, returned.born.coro
         return 0, ""
 
-    def knows(self, task: Any) -> bool:
+    def has_seen(self, task: Any) -> bool:
         """Whether *task* has been heard of."""
-        return id(task) in self.born or self.known(task) is not None
+        return id(task) in self.born or self.find_state(task) is not None
 
     def name(self, task: Any) -> str:
         """The task's name now."""
@@ -151,7 +153,7 @@ class Tasks:
 
     # -- all of them --------------------------------------------------------------
 
-    def alive(self) -> int:
+    def count_living(self) -> int:
         """How many tasks live whose making was seen."""
         if len(self.born) < _SWEEP:
             self._sweep()
@@ -179,7 +181,7 @@ class Tasks:
             return
         for key, made in old:
             # What is not run by Python code may be done, and tells of it a moment later.
-            if key not in living and made.kind.runs is not None and born.get(key) is made:
+            if key not in living and made.site.runs is not None and born.get(key) is made:
                 del born[key]
 
 

@@ -31,7 +31,7 @@ from aioaudit.exporters.otel.lives import TOUCHED
 from aioaudit.exporters.otel.metrics import Metrics
 from aioaudit.exporters.otel.sending import Target, application_target, own_target
 from aioaudit.exporters.otel.spans import Spans
-from aioaudit.session import alive
+from aioaudit.session import living_tasks
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class OpenTelemetryExporter:
         self._given = tracer_provider
         self._current = CurrentSpans()
         self.witness = self._current.witness
-        self._metrics = Metrics(meter_provider, alive)
+        self._metrics = Metrics(meter_provider, living_tasks)
         self._spans = Spans(tasks, status, self._current.outside)
         self._pid = os.getpid()
         self._own: Maker | None = None

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from aioaudit.chain.recent import Recent, answer, asked_for
+from aioaudit.chain.recent import RecentRequests, answer, request_sentence
 from aioaudit.chain.summary import cause
 from aioaudit.events import (
     Event,
@@ -80,7 +80,7 @@ class Spans:
     def begin(self, run: str) -> None:
         """Forget what was; the next events are those of *run*."""
         self._run = run
-        self._recent = Recent()
+        self._recent = RecentRequests()
         self.lives.begin(run)
         self._requests: dict[int, tuple[Trace, int]] = {}
         self._out: list[SpanFacts] = []
@@ -253,7 +253,7 @@ class Spans:
         if done.outcome == "raised":
             error = done.error or "unknown"
             attributes["error.type"] = class_of(error)
-        steps = self._recent.ended(done)
+        steps = self._recent.steps_of_end(done)
         if not steps:
             return error
         chain = [step.link for step in steps]
@@ -280,7 +280,7 @@ class Spans:
         return error
 
     def _asked(self, event: TaskCancel | FutureCancel) -> None:
-        steps = self._recent.asked(event)
+        steps = self._recent.steps_of_request(event)
         ns = self._time(event.ts)
         victims: list[Life] = []
         if isinstance(event, FutureCancel):
@@ -288,7 +288,7 @@ class Spans:
             names = ", ".join(event.waiter_names)
             summary = f"a future that {names or 'nobody known'} awaited was cancelled"
         else:
-            summary = asked_for(event, steps)
+            summary = request_sentence(event, steps)
             if event.accepted:
                 life = self.lives.living.get(event.task)
                 if life is None:

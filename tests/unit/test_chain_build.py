@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from aioaudit.chain.build import (
     Chains,
-    Logged,
-    Request,
+    LogReading,
+    RequestEvent,
     Resolve,
     Step,
     answer_of,
@@ -26,7 +26,7 @@ from aioaudit.chain.build import (
 from aioaudit.chain.links import Answer, Link, flatten, unflatten
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.state.requests import Request as Kept
-from aioaudit.trail import InMemory
+from aioaudit.trail import MemoryReading
 
 BASE: dict[str, Any] = {
     "ts": "2026-11-22T14:02:11.873000Z",
@@ -46,7 +46,7 @@ def future(seq: int, *waiters: int, **more: Any) -> FutureCancel:
     return FutureCancel(**BASE, seq=seq, waiters=list(waiters), **more)
 
 
-def chain(*events: Request) -> list[Link]:
+def chain(*events: RequestEvent) -> list[Link]:
     """The chain of the first of *events*, which are all that is known."""
     known = {event.seq: event for event in events}
     return [step.link for step in walk(events[0], lambda event: known.get(event.cause or 0))]
@@ -286,7 +286,7 @@ def test_a_request_that_was_concluded_to_have_ended_the_task_makes_the_answer_pr
         assert inferred(steps) is concluded
 
 
-def step_by_step(request: Request, resolve: Resolve) -> list[Step]:
+def step_by_step(request: RequestEvent, resolve: Resolve) -> list[Step]:
     """What the chain of one request is, said plainly: the rule that the real walk is held to."""
     steps = [Step(own_link(request), request, True)]
     seen = {id(request)}
@@ -326,20 +326,20 @@ def ended(link: Link, seq: int) -> Link:
 def test_chains_that_share_their_ends_are_those_of_each_request_alone(
     made: list[tuple[int, bool, bool]],
 ) -> None:
-    known: dict[int, Request] = {}
+    known: dict[int, RequestEvent] = {}
     for seq, (cause, origin, guessed) in enumerate(made, 1):
         more: dict[str, Any] = {"evidence": "inferred"} if guessed else {}
         if origin:
             more |= {"origin": "called", "origin_at": f"app.py:{seq}"}
         # A cause comes before what it causes, or its line is missing.
         known[seq] = cancel(seq, seq, cause=cause if cause < seq and cause else cause + 100, **more)
-    chains = Chains[Request](Logged(lambda request: known.get(request.cause or 0)))
+    chains = Chains[RequestEvent](LogReading(lambda request: known.get(request.cause or 0)))
     for request in reversed(known.values()):
         alone = step_by_step(request, lambda each: known.get(each.cause or 0))
         chain = chains.of(request)
         assert chain.steps() == alone == walk(request, lambda each: known.get(each.cause or 0))
         assert (chain.length, chain.root) == (len(alone), alone[-1])
-        assert (chain.guess is not None) == inferred(alone)
+        assert (chain.inferred_request is not None) == inferred(alone)
         short = chain.steps(4)
         assert (short[0], short[-1], len(short)) == (alone[0], alone[-1], min(len(alone), 4))
         assert inferred(short) == inferred(alone)
@@ -347,7 +347,7 @@ def test_chains_that_share_their_ends_are_those_of_each_request_alone(
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=12))
 def test_what_is_in_memory_has_the_chain_that_its_lines_have(made: list[tuple[int, bool]]) -> None:
-    logged: dict[int, Request] = {}
+    logged: dict[int, RequestEvent] = {}
     kept: dict[int, Kept] = {}
     for seq, (cause, failed) in enumerate(made, 1):
         above = kept.get(cause)
@@ -357,7 +357,7 @@ def test_what_is_in_memory_has_the_chain_that_its_lines_have(made: list[tuple[in
         if origin is not None:
             flatten(origin, event)
         logged[seq] = event
-    chains = Chains(InMemory())
+    chains = Chains(MemoryReading())
     for seq, request in kept.items():
         steps = walk(logged[seq], lambda each: logged.get(each.cause or 0))
         assert chains.of(request).steps() == steps
@@ -375,5 +375,5 @@ def test_a_link_lies_flat_in_an_event_and_is_read_back(key: str) -> None:
 
 def test_a_circle_of_causes_ends() -> None:
     known = {seq: cancel(seq, seq, cause=seq % 3 + 1) for seq in (1, 2, 3)}
-    chains = Chains[Request](Logged(lambda request: known.get(request.cause or 0)))
+    chains = Chains[RequestEvent](LogReading(lambda request: known.get(request.cause or 0)))
     assert [chains.of(request).length for request in known.values()] == [3, 2, 1]

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
 )
 
 from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, Kind, Record, Returned, event_of
+from aioaudit.delivery.records import Created, CreationSite, Record, Returned, event_of
 from aioaudit.events import (
     Event,
     FutureCancel,
@@ -217,7 +217,7 @@ def test_lives_that_are_left_out_at_once_change_nothing_of_what_is_told(seed: in
     """Whole batches of raw items give the same spans as their events one by one."""
     random = Random(seed)
     place = Place(RUN, "MainThread", 1, 1, lambda: None)
-    kind = Kind(place, "app:work", None, None, 0)
+    kind = CreationSite(place, "app:work", None, None, 0)
     story = Story()
     items: list[Record] = [story.events[0]]
     living: list[Created] = []

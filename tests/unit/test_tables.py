@@ -348,7 +348,7 @@ def test_tasks_that_are_lost_without_a_word_are_not_counted() -> None:
         del loop
         gc.collect()
         # What was made a moment ago may still be in the making.
-        wait_until(lambda: session.alive() == 0)
+        wait_until(lambda: session.living_tasks() == 0)
 
 
 def test_living_tasks_are_counted() -> None:
@@ -358,7 +358,7 @@ def test_living_tasks_are_counted() -> None:
 
         tasks = [asyncio.create_task(forever()) for _ in range(10)]
         await asyncio.sleep(1.2)
-        count = session.alive()
+        count = session.living_tasks()
         for task in tasks:
             task.cancel()
         return count

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioaudit.delivery.encoding import Batch, encode_event, encode_events
-from aioaudit.delivery.records import Created, Kind, Record, Returned, event_of
+from aioaudit.delivery.records import Created, CreationSite, Record, Returned, event_of
 from aioaudit.events import AnyEvent, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
 from aioaudit.identity import Run, timestamp
 from aioaudit.place import Place
@@ -52,11 +52,13 @@ def a_place(thread: str = "MainThread", loop: int | None = 1) -> Place:
     return Place(Run(), thread, loop, 0, lambda: None)
 
 
-def a_kind(place: Place, coro: str = "shop.orders:refresh", *, known: bool = True) -> Kind:
-    return Kind(place, coro, None, CodeInfo(here(), "shop", {}) if known else None, 4)
+def a_kind(place: Place, coro: str = "shop.orders:refresh", *, known: bool = True) -> CreationSite:
+    return CreationSite(place, coro, None, CodeInfo(here(), "shop", {}) if known else None, 4)
 
 
-def a_task(kind: Kind, name: str, *, ns: int = BEGAN, lived: int = 1_234_567) -> list[Record]:
+def a_task(
+    kind: CreationSite, name: str, *, ns: int = BEGAN, lived: int = 1_234_567
+) -> list[Record]:
     made = Created(2, 1, ns, kind, name, 7)
     return [made, Returned(3, ns + lived, made, 1)]
 
@@ -152,7 +154,7 @@ def test_kinds_and_times_may_follow_one_another_in_any_order() -> None:
 def test_typed_events_stand_between_the_others_in_their_order() -> None:
     place = a_place()
     create, done = a_task(a_kind(place), "Task-1")
-    cancel = place.blank(TaskCancel)
+    cancel = place.new_event(TaskCancel)
     cancel.ts, cancel.seq, cancel.task, cancel.name, cancel.coro = timestamp(BEGAN), 9, 1, "a", "b"
     cancel.accepted = True
     lines = check([create, cancel, done])
@@ -209,7 +211,7 @@ def test_a_batch_shows_typed_events() -> None:
 
 def test_blanks_share_nothing() -> None:
     place = a_place()
-    first, second = place.blank(TaskCancel), place.blank(TaskCancel)
+    first, second = place.new_event(TaskCancel), place.new_event(TaskCancel)
     first.reason = "timeout"
     assert (second.reason, second.run, second.loop) == ("unknown", place.run.id, 1)
 
