@@ -105,29 +105,28 @@ def from_environ(environ: Mapping[str, str]) -> Settings | None:
     value = environ.get(VARIABLE)
     if value is None or is_off(value):
         return None
-    return Settings(exporters=_exporters(VARIABLE, value), **_read(environ))
+    return Settings(exporters=_exporters(VARIABLE, value), **_read(environ, {}))
 
 
 def build(
     exporters: str | Iterable[str] | None = None,
     *,
-    events: str | Iterable[str] | None = None,
-    jsonl_path: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
     where: str = "exporters",
+    **given: object,
 ) -> Settings:
     """The settings that code asks for; what it leaves out comes from *environ*.
 
     Args:
         exporters: Names, as a list or separated by commas.
-        events: Names or patterns like ``task.*``, as a list or separated by commas.
-        jsonl_path: Where the jsonl exporter writes; may hold ``{pid}``.
         environ: Variables for what is not given; none by default.  An
             ``AIOAUDIT`` that means off is no answer here: code asked.
         where: What an error about *exporters* calls them.
+        given: Values for fields of `Settings` that are in `TABLE`; None is not given.
 
     Raises:
         SettingsError: an argument or a variable holds something that cannot be used.
+        TypeError: an argument is of a type that no value of it has.
     """
     environ = {} if environ is None else environ
     if exporters is None:
@@ -138,16 +137,11 @@ def build(
             else _exporters(VARIABLE, wanted)
         )
     else:
-        names = _exporters(where, _joined(exporters))
-    given: dict[str, object] = {}
-    if events is not None:
-        given["events"] = _events("events", _joined(events))
-    if jsonl_path is not None:
-        given["jsonl_path"] = _jsonl_path("jsonl_path", os.fspath(jsonl_path))
+        names = _exporters(where, _joined(where, exporters))
     return Settings(exporters=names, **_read(environ, given))
 
 
-def bad_value(where: str, value: str, wrong: str, allowed: str) -> SettingsError:
+def bad_value(where: str, value: object, wrong: str, allowed: str) -> SettingsError:
     """The error that names the setting *where*, its *value* as written, and what would be right."""
     return SettingsError(f"{where}={_shown(value)}: {wrong}; allowed: {allowed}")
 
@@ -160,8 +154,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _shown(value: str) -> str:
-    return repr(value) if len(value) <= 200 else f"{value[:200]!r}..."
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 200 else f"{value[:200]!r}..."
+    return repr(value)
 
 
 def _word(value: str) -> str:
@@ -172,8 +168,13 @@ def _items(value: str) -> list[str]:
     return [item for item in (part.strip() for part in value.split(",")) if item]
 
 
-def _joined(value: str | Iterable[str]) -> str:
-    return value if isinstance(value, str) else ",".join(value)
+def _joined(where: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return ",".join(value)
+    except TypeError:
+        raise TypeError(f"{where} is text or an iterable of texts, not {value!r}") from None
 
 
 def _exporters(where: str, value: str) -> tuple[str, ...]:
@@ -193,21 +194,23 @@ def _exporters(where: str, value: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read(environ: Mapping[str, str], given: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Each field of `Settings` that a variable sets; what is *given* is not read."""
-    found = dict(given or {})
+def _read(environ: Mapping[str, str], given: Mapping[str, object]) -> dict[str, Any]:
+    """Each field of `Settings` that is *given* or that a variable sets."""
+    found: dict[str, Any] = {}
     for each in TABLE:
-        if each.field not in found:
-            found[each.field] = each.read(environ)
+        argument, variable = given.get(each.field), environ.get(each.name)
+        if argument is not None:
+            found[each.field] = each.check(each.field, argument)
+        elif variable:
+            found[each.field] = each.check(each.name, variable)
+    unknown = given.keys() - {each.field for each in TABLE}
+    if unknown:
+        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     return found
 
 
-def _jsonl_path_of(environ: Mapping[str, str]) -> str:
-    value = environ.get(JSONL_PATH_VARIABLE)
-    return _jsonl_path(JSONL_PATH_VARIABLE, value) if value else DEFAULT_JSONL_PATH
-
-
-def _jsonl_path(where: str, value: str) -> str:
+def _jsonl_path(where: str, given: Any) -> str:
+    value = os.fsdecode(given)
     allowed = "the path of a file, with {pid} for the number of the process"
     if not value.strip() or "\0" in value:
         raise bad_value(where, value, "this names no file", allowed)
@@ -221,14 +224,13 @@ def _jsonl_path(where: str, value: str) -> str:
     return value
 
 
-def _events_of(environ: Mapping[str, str]) -> frozenset[str]:
-    value = environ.get(EVENTS_VARIABLE)
-    return _events(EVENTS_VARIABLE, value) if value and _items(value) else frozenset(EVENT_NAMES)
-
-
-def _events(where: str, value: str) -> frozenset[str]:
+def _events(where: str, given: Any) -> frozenset[str]:
+    value = _joined(where, given)
+    items = _items(value)
+    if given is value and not items:
+        return frozenset(EVENT_NAMES)
     wanted = set(ALWAYS)
-    for item in _items(value):
+    for item in items:
         matching = [name for name in EVENT_NAMES if fnmatchcase(name, item.lower())]
         if not matching:
             raise bad_value(
@@ -241,43 +243,38 @@ def _events(where: str, value: str) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _slow_cancel_of(environ: Mapping[str, str]) -> float:
-    value = environ.get(SLOW_CANCEL_VARIABLE, "").strip()
-    if not value:
+def _slow_cancel(where: str, given: Any) -> float:
+    if isinstance(given, str) and not given.strip():
         return DEFAULT_SLOW_CANCEL
     try:
-        seconds = float(value)
-    except ValueError:
+        seconds = float(given)
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < math.inf:
-        raise bad_value(
-            SLOW_CANCEL_VARIABLE,
-            environ[SLOW_CANCEL_VARIABLE],
-            "this is no length of time",
-            "seconds, like 0.5",
-        )
+        raise bad_value(where, given, "this is no length of time", "seconds, like 0.5")
     return seconds
 
 
-def _otel_tasks_of(environ: Mapping[str, str]) -> str:
-    items = _items(environ.get(OTEL_TASKS_VARIABLE, ""))
+def _otel_tasks(where: str, given: Any) -> str:
+    value = _joined(where, given)
+    items = _items(value)
     words = [word for word in (item.lower() for item in items) if word in ("touched", "all")]
     if words and len(items) > 1:
         raise bad_value(
-            OTEL_TASKS_VARIABLE,
-            environ[OTEL_TASKS_VARIABLE],
+            where,
+            value,
             f"{words[0]!r} cannot stand among others",
             "touched, all, or patterns like shop.*:handle separated by commas",
         )
     return words[0] if words else ",".join(items) or DEFAULT_OTEL_TASKS
 
 
-def _otel_status_of(environ: Mapping[str, str]) -> str:
-    value = environ.get(OTEL_STATUS_VARIABLE, "")
+def _otel_status(where: str, given: Any) -> str:
+    value = _joined(where, given)
     word = _word(value) or OTEL_STATUSES[0]
     if word not in OTEL_STATUSES:
         raise bad_value(
-            OTEL_STATUS_VARIABLE,
+            where,
             value,
             f"{word!r} is none{suggestion(word, OTEL_STATUSES)}",
             ", ".join(OTEL_STATUSES),
@@ -287,19 +284,20 @@ def _otel_status_of(environ: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of the environment.
+    """A variable of the environment, and the argument of `aioaudit.enable` that does the same.
 
     Attributes:
         name: Its name.
-        field: The attribute of `Settings` that it sets.
-        read: Gives that attribute's value; raises `SettingsError`.
+        field: The attribute of `Settings` that it sets; the argument's name, too.
+        check: From what an error calls it (the variable or the argument) and what it holds to
+            that attribute's value; raises `SettingsError`.
         holds: What it holds, in the words of ``docs/settings.md``.
         default: A value that means the same as leaving it unset.
     """
 
     name: str
     field: str
-    read: Callable[[Mapping[str, str]], object]
+    check: Callable[[str, Any], object]
     holds: str
     default: str
 
@@ -308,35 +306,35 @@ TABLE = (
     Variable(
         JSONL_PATH_VARIABLE,
         "jsonl_path",
-        _jsonl_path_of,
+        _jsonl_path,
         "where `jsonl` writes; `{pid}` stands for the number of the process",
         DEFAULT_JSONL_PATH,
     ),
     Variable(
         EVENTS_VARIABLE,
         "events",
-        _events_of,
+        _events,
         "names of events to record, or patterns like `task.*`, separated by commas",
         "*",
     ),
     Variable(
         SLOW_CANCEL_VARIABLE,
         "slow_cancel",
-        _slow_cancel_of,
+        _slow_cancel,
         "seconds that a task may take to obey before that is a [finding](check.md)",
         str(DEFAULT_SLOW_CANCEL),
     ),
     Variable(
         OTEL_TASKS_VARIABLE,
         "otel_tasks",
-        _otel_tasks_of,
+        _otel_tasks,
         "which tasks are [spans](opentelemetry-reference.md#settings)",
         DEFAULT_OTEL_TASKS,
     ),
     Variable(
         OTEL_STATUS_VARIABLE,
         "otel_status",
-        _otel_status_of,
+        _otel_status,
         "which of those spans are [errors](opentelemetry-reference.md#settings)",
         OTEL_STATUSES[0],
     ),
