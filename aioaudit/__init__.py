@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
+    from aioaudit.auditing import Auditing
     from aioaudit.bus import addaudithook
     from aioaudit.chain.links import Answer, Link
     from aioaudit.cpython.inplace import UnsupportedError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AioauditError",
     "Answer",
+    "Auditing",
     "Case",
     "Event",
     "Exporter",
@@ -70,6 +72,7 @@ __all__ = [
 _LAZY = {
     "AioauditError": "aioaudit.errors",
     "Answer": "aioaudit.chain.links",
+    "Auditing": "aioaudit.auditing",
     "Case": "aioaudit.log",
     "Event": "aioaudit.events",
     "Exporter": "aioaudit.exporter",

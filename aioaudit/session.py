@@ -9,18 +9,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 import aioaudit
 from aioaudit import bus
+from aioaudit.auditing import Auditing, Hold, Setting
 from aioaudit.loading import BRIDGE
-from aioaudit.settings import ALWAYS, EVENT_NAMES, Settings, SettingsError, build
+from aioaudit.settings import (
+    ALWAYS,
+    DEFAULT_SLOW_CANCEL,
+    EVENT_NAMES,
+    VARIABLE,
+    Settings,
+    SettingsError,
+    build,
+    is_off,
+)
 from aioaudit.text import say
 from aioaudit.threads import allocate_rlock
 
 if TYPE_CHECKING:
+    import os
+
     from aioaudit.chain.links import Answer
     from aioaudit.delivery.journal import Journal
     from aioaudit.events import Event, ProcessStart
@@ -31,6 +44,9 @@ if TYPE_CHECKING:
 
 _lock = allocate_rlock()
 _session: Session | None = None
+
+_ALL = "auditing itself"
+"""What every call of `enable` wants, beside its exporters."""
 
 
 class Session:
@@ -45,10 +61,12 @@ class Session:
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
         self.sinks: list[tuple[Journal, frozenset[str]]] = []
-        self.temporary = False
-        """Whether it is there for what was attached alone, and ends with the last of that."""
-        self.undo_bridge: Any = None
-        self.bus_events: frozenset[str] = frozenset(EVENT_NAMES)
+        self._holds: dict[Hold, object] = {}
+        """What is held: `_ALL` for auditing itself, a journal, or `BRIDGE`."""
+        self.undo_bridge: Callable[[], None] | None = None
+        self.bus_events = Setting(frozenset(EVENT_NAMES))
+        """What hooks hear where there is no exporter."""
+        self.slow_cancel = Setting(DEFAULT_SLOW_CANCEL)
         self._start: ProcessStart | None = None
         self.installation: Installation = Installation(
             self.recorder, when_anew or _warn_reimported, stays=when_anew is not None
@@ -91,6 +109,7 @@ class Session:
             self.undo_bridge()
             self.undo_bridge = None
         lifecycle.uninstall()
+        self._holds.clear()
         shutdown_all([journal for journal, _ in self.sinks])
         self.sinks.clear()
 
@@ -130,13 +149,33 @@ class Session:
         self.apply()
         return journal
 
-    def remove(self, journal: Journal) -> None:
-        """Close *journal* and take it away."""
+    def remove(self, journals: list[Journal]) -> None:
+        """Close *journals* and take them away."""
         from aioaudit.delivery.journal import shutdown_all
 
-        self.sinks = [sink for sink in self.sinks if sink[0] is not journal]
+        self.sinks = [sink for sink in self.sinks if sink[0] not in journals]
         self.apply()
-        shutdown_all([journal])
+        shutdown_all(journals)
+
+    def hold(self, *wanted: object) -> list[Hold]:
+        """One more call wants auditing itself, and each of what is *wanted*."""
+        known = {id(what): hold for hold, what in self._holds.items()}
+        found: list[Hold] = []
+        for what in (_ALL, *wanted):
+            hold = known.get(id(what)) or Hold()
+            hold.count += 1
+            self._holds[hold] = what
+            found.append(hold)
+        return found
+
+    def let_go(self, holds: Iterable[Hold]) -> list[object]:
+        """One call less wants these; what no other does is given back."""
+        free: list[object] = []
+        for hold in holds:
+            hold.count -= 1
+            if hold in self._holds and not hold.count:  # else it is of a session that is over
+                free.append(self._holds.pop(hold))
+        return free
 
     def apply(self) -> None:
         """Let the recorder and its probes know who listens to what."""
@@ -144,7 +183,8 @@ class Session:
         for _, events in self.sinks:
             wanted |= events
         if not self.sinks:
-            wanted = self.bus_events
+            wanted = self.bus_events.value
+        self.recorder.rules.slow_after = self.slow_cancel.value
         sinks = [
             (
                 _filtered(journal, events, wanted),
@@ -269,8 +309,11 @@ def living_tasks() -> int | None:
 def enable(
     *exporters: str | Exporter,
     events: str | Iterable[str] | None = None,
-    jsonl_path: str | None = None,
-) -> None:
+    jsonl_path: str | os.PathLike[str] | None = None,
+    slow_cancel: float | None = None,
+    otel_tasks: str | Iterable[str] | None = None,
+    otel_status: str | None = None,
+) -> Auditing:
     """Turn auditing on for this process; doing it again adds exporters.
 
     Args:
@@ -278,27 +321,48 @@ def enable(
             objects with ``export``, ``flush`` and ``shutdown``.  Without any,
             those that ``AIOAUDIT`` names, else none: then only hooks hear
             events, and ``CancelledError.source`` and `why` answer.
-        events: Names or patterns of the wanted events (default:
-            ``AIOAUDIT_EVENTS``, else all).
-        jsonl_path: Where ``"jsonl"`` writes (default: ``AIOAUDIT_JSONL_PATH``).
+        events: Names or patterns of the events that these exporters get, or hooks
+            where there is no exporter at all, as a list or separated by commas.
+        jsonl_path: Where ``"jsonl"`` writes; may hold ``{pid}``.
+        slow_cancel: Seconds that a task may take to obey before that is a finding;
+            for all of the process, as the last call gave it that has not ended.
+        otel_tasks: Which tasks ``"otel"`` makes spans of: ``touched``, ``all``, or
+            patterns like ``shop.*:handle``, as a list or separated by commas.
+        otel_status: When a cancelled task's span is an error: ``cause``, ``unset``
+            or ``error``.
 
-    An exporter that is already there under the same name is not added twice.
-    May be called from any thread, before a loop exists or while it runs.
+    What is left out comes from the variables of the environment (``docs/settings.md``),
+    which are read anew at each call.
+
+    An exporter that is already there under the same name is not added twice, and goes on as it
+    is; it ends when no call wants it any more.  May be called from any thread, before a loop
+    exists or while it runs.
+
+    Returns:
+        What this call turned on: a context manager that ends it, which need not be kept.
 
     Raises:
-        aioaudit.settings.SettingsError: a name or pattern means nothing.
-        aioaudit.cpython.inplace.UnsupportedError: this interpreter cannot be
-            instrumented safely; nothing was changed.
+        SettingsError: a name, a pattern or another value means nothing.
+        UnsupportedError: this interpreter cannot be instrumented safely.
+        TypeError: an argument is of a type that no value of it has.
+
+    Where it raises, auditing is as it was.
     """
     import os
 
     names = [each for each in exporters if isinstance(each, str)]
     objects = [each for each in exporters if not isinstance(each, str)]
     environ = dict(os.environ)
-    settings = build(names or None, events=events, jsonl_path=jsonl_path, environ=environ)
-    from aioaudit.settings import is_off
-
-    if not names and (objects or is_off(environ.get("AIOAUDIT"))):
+    settings = build(
+        names or None,
+        environ=environ,
+        events=events,
+        jsonl_path=jsonl_path,
+        slow_cancel=slow_cancel,
+        otel_tasks=otel_tasks,
+        otel_status=otel_status,
+    )
+    if not names and (objects or is_off(environ.get(VARIABLE))):
         wanted: tuple[str, ...] = ()
     else:
         wanted = settings.exporters
@@ -311,12 +375,41 @@ def enable(
         for exporter in objects:
             if not any(journal.exporter is exporter for journal, _ in session.sinks):
                 session.add(exporter, type(exporter).__name__, settings.events)
-        session.recorder.rules.slow_after = settings.slow_cancel
-        if not session.sinks:
-            session.bus_events = settings.events
-        if BRIDGE in wanted:
-            _bridge(session)
+        held = [
+            journal
+            for journal, _ in session.sinks
+            if journal.name in wanted or any(journal.exporter is each for each in objects)
+        ]
+        bridge = _bridge(session, wanted)
+        holds = session.hold(*held, *bridge)
+        handle = Auditing(partial(_release, holds))
+        if slow_cancel is None:
+            session.slow_cancel.otherwise = settings.slow_cancel
+        else:
+            session.slow_cancel.give(handle, settings.slow_cancel)
+        if not held:
+            session.bus_events.give(handle, settings.events)
         session.apply()
+        return handle
+
+
+def _release(holds: list[Hold], handle: Auditing) -> None:
+    """End what is held by *handle* alone; for `Auditing.disable`."""
+    with _lock:
+        mine, holds[:] = holds[:], []  # a second call finds none
+        session = _session
+        if session is None or not mine:
+            return
+        free = session.let_go(mine)
+        if _ALL in free:
+            disable()
+            return
+        session.slow_cancel.take_back(handle)
+        session.bus_events.take_back(handle)
+        if BRIDGE in free and session.undo_bridge is not None:
+            session.undo_bridge()
+            session.undo_bridge = None
+        session.remove([journal for journal, _ in session.sinks if journal in free])
 
 
 def enable_from_settings(
@@ -325,24 +418,28 @@ def enable_from_settings(
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
     with _lock:
         session = _begin(when_asyncio_is_anew)
-        session.recorder.rules.slow_after = settings.slow_cancel
+        session.slow_cancel.otherwise = settings.slow_cancel
         for name in settings.exporters:
             try:
                 for own_name, exporter in _open((name,), settings):
                     session.add(exporter, own_name, settings.events)
             except SettingsError as error:
                 say(f"{error}; the program runs on, unaudited by it")
+        # Nobody lets go of these but `disable`.
+        named = [journal for journal, _ in session.sinks if journal.name in settings.exporters]
+        session.hold(*named, *_bridge(session, settings.exporters))
         if not session.sinks:
-            session.bus_events = settings.events
-        if BRIDGE in settings.exporters:
-            _bridge(session)
+            session.bus_events.otherwise = settings.events
         session.apply()
 
 
 def disable() -> None:
-    """Turn auditing off: everything is as it was before, exporters are closed.
+    """Turn auditing off, whoever turned it on: everything is as before, exporters are closed.
 
     Does nothing where it is off.  Hooks stay registered and hear nothing.
+
+    Raises:
+        BaseException: what an exporter's own ``shutdown`` lets out.
     """
     global _session
     with _lock:
@@ -382,17 +479,10 @@ def _attach(
     exporter: Exporter, name: str, events: frozenset[str]
 ) -> tuple[Session, Journal, Callable[[], None]]:
     with _lock:
-        session = _begin(temporary=True)
+        session = _begin()
         journal = session.add(exporter, name, events)
-
-    def detach() -> None:
-        with _lock:
-            if session is _session and any(each is journal for each, _ in session.sinks):
-                session.remove(journal)
-                if session.temporary and not session.sinks:
-                    disable()
-
-    return session, journal, detach
+        handle = Auditing(partial(_release, session.hold(journal)))
+    return session, journal, handle.disable
 
 
 def _warn_reimported() -> None:
@@ -409,17 +499,14 @@ def _import_asyncio() -> None:
     import_module("asyncio")
 
 
-def _begin(when_anew: Callable[[], None] | None = None, *, temporary: bool = False) -> Session:
-    """The session, begun where there is none; *temporary* as in `Session.temporary`."""
+def _begin(when_anew: Callable[[], None] | None = None) -> Session:
+    """The session, begun where there is none."""
     global _session
     _import_asyncio()
     if _session is None:
         session = Session(when_anew)
-        session.temporary = temporary
         session.begin()
         _session = aioaudit._answers = session
-    elif not temporary:
-        _session.temporary = False
     return _session
 
 
@@ -435,15 +522,17 @@ def _open(names: Iterable[str], settings: Settings) -> list[tuple[str, Exporter]
     ]
 
 
-def _bridge(session: Session) -> None:
-    """Raise every event again as a real audit event, so that `sys.addaudithook` hears it."""
-    if session.undo_bridge is not None:
-        return
+def _bridge(session: Session, names: Iterable[str]) -> list[str]:
+    """Where one of *names* asks for it, raise every event again as a real audit event."""
+    if BRIDGE not in names:
+        return []
+    if session.undo_bridge is None:
 
-    def raise_again(event: str, args: tuple[Any, ...]) -> None:
-        sys.audit(f"aioaudit.{event}", *args)
+        def raise_again(event: str, args: tuple[Any, ...]) -> None:
+            sys.audit(f"aioaudit.{event}", *args)
 
-    session.undo_bridge = bus.addaudithook(raise_again)
+        session.undo_bridge = bus.addaudithook(raise_again)
+    return [BRIDGE]
 
 
 def _bus_changed() -> None:

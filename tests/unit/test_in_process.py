@@ -194,6 +194,13 @@ def by_enabling() -> None:
     aioaudit.disable()
 
 
+def by_blocks() -> None:
+    kept = aioaudit.enable(MemoryExporter(), slow_cancel=3)
+    with aioaudit.enable("sys"):
+        asyncio.run(_use())
+    kept.disable()
+
+
 def by_hook() -> None:
     undo = aioaudit.addaudithook(lambda *_: None)
     aioaudit.enable()
@@ -253,6 +260,7 @@ async def _use() -> None:
     [
         by_recording,
         by_enabling,
+        by_blocks,
         by_hook,
         for_cancellations_only,
         in_a_running_loop,

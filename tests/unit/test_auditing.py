@@ -1,0 +1,342 @@
+"""What `enable` returns ends what that call turned on, and nothing of what others did."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit import session, settings
+from aioaudit.events import Event, TaskCancel, name_of
+from aioaudit.exporters.memory import MemoryExporter
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    """Whatever a test turns on is off after it."""
+    yield
+    aioaudit.disable()
+
+
+def on() -> bool:
+    """Whether auditing is on, asked of what a program sees of it."""
+    return hasattr(asyncio.CancelledError, "source")
+
+
+def use(name: str = "victim") -> None:
+    """Have a task called *name* cancelled."""
+
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.sleep(3600), name=name)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(main())
+
+
+def told(exporter: MemoryExporter) -> list[str]:
+    """The names of the tasks whose cancellation *exporter* was told of."""
+    return [event.name for event in exporter.events if isinstance(event, TaskCancel)]
+
+
+def names(events: list[Event]) -> list[str]:
+    return [name_of(event) for event in events]
+
+
+def test_at_the_end_of_the_block_it_is_off_and_all_is_written() -> None:
+    exporter = MemoryExporter()
+    with aioaudit.enable(exporter) as auditing:
+        assert isinstance(auditing, aioaudit.Auditing)
+        assert on()
+        use()
+    assert not on()
+    assert told(exporter) == ["victim"]
+    assert names(exporter.events)[-1] == "process.end"
+
+
+def test_an_error_in_the_block_goes_on_its_way() -> None:
+    with pytest.raises(ZeroDivisionError), aioaudit.enable():
+        _ = 1 / 0
+    assert not on()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_the_one_that_is_left_goes_on(first: int) -> None:
+    exporters = [MemoryExporter(), MemoryExporter()]
+    handles = [aioaudit.enable(each) for each in exporters]
+    use("both")
+    handles[first].disable()
+    assert names(exporters[first].events)[-1] == "process.end"
+    use("one")
+    assert on()
+    handles[1 - first].disable()
+    assert not on()
+    assert told(exporters[first]) == ["both"]
+    assert told(exporters[1 - first]) == ["both", "one"]
+    assert names(exporters[1 - first].events)[-1] == "process.end"
+
+
+def test_what_two_asked_for_ends_with_the_second() -> None:
+    exporter = MemoryExporter()
+    with aioaudit.enable(exporter):
+        with aioaudit.enable(exporter):
+            use("both")
+        use("one")
+    assert told(exporter) == ["both", "one"]
+    assert names(exporter.events).count("process.end") == 1
+
+
+def test_a_second_end_of_the_same_one_takes_nothing_from_others() -> None:
+    exporter = MemoryExporter()
+    once = aioaudit.enable(exporter)
+    aioaudit.enable(exporter)
+    for _ in range(3):
+        once.disable()
+    use()
+    aioaudit.disable()
+    assert told(exporter) == ["victim"]
+
+
+def test_ends_in_many_threads_at_once_count_once() -> None:
+    exporter = MemoryExporter()
+    kept = [aioaudit.enable(exporter) for _ in range(2)]
+    ready = threading.Barrier(8)
+
+    def end() -> None:
+        ready.wait()
+        kept[0].disable()
+
+    threads = [threading.Thread(target=end) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    use()
+    aioaudit.disable()
+    assert told(exporter) == ["victim"]
+
+
+def test_one_that_is_thrown_away_stays_on_until_all_is_turned_off() -> None:
+    exporter = MemoryExporter()
+    aioaudit.enable(exporter)
+    with aioaudit.enable():
+        gc.collect()
+    use()
+    assert on()
+    aioaudit.disable()
+    assert not on()
+    assert told(exporter) == ["victim"]
+
+
+def test_turning_all_off_ends_each_and_the_next_begins_anew() -> None:
+    before = aioaudit.enable(MemoryExporter(), slow_cancel=5)
+    aioaudit.disable()
+    assert not on()
+    exporter = MemoryExporter()
+    aioaudit.enable(exporter)
+    before.disable()
+    use()
+    aioaudit.disable()
+    assert told(exporter) == ["victim"]
+
+
+def test_a_recording_and_a_block_end_in_any_order() -> None:
+    with aioaudit.recording() as trail:
+        with aioaudit.enable(MemoryExporter()):
+            use("both")
+        use("one")
+        assert trail.why("one") is not None
+    assert not on()
+    with aioaudit.enable(MemoryExporter()):
+        with aioaudit.recording():
+            pass
+        assert on()
+    assert not on()
+
+
+def test_what_the_environment_began_goes_on_after_a_block(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    session.enable_from_settings(settings.Settings(jsonl_path=str(log)))
+    with aioaudit.enable("jsonl"):
+        use("both")
+    use("one")
+    aioaudit.disable()
+    assert [answer.name for answer in aioaudit.load(log).why()] == ["both", "one"]
+
+
+def test_the_bridge_ends_with_the_last_that_asked_for_it() -> None:
+    heard: list[str] = []
+    listening = True
+
+    def hear(event: str, _args: object) -> None:
+        if listening and event == "aioaudit.task.cancel":
+            heard.append(event)
+
+    sys.addaudithook(hear)
+    with aioaudit.enable():
+        with aioaudit.enable("sys"):
+            with aioaudit.enable("sys"):
+                use()
+            use()
+        assert len(heard) == 2
+        use()
+    listening = False
+    assert len(heard) == 2
+
+
+def test_hooks_hear_what_the_last_asked_for_that_has_not_ended() -> None:
+    heard: list[str] = []
+    undo = aioaudit.addaudithook(lambda event, _args: heard.append(event))
+    with aioaudit.enable(events="task.cancel"):
+        with aioaudit.enable(events="task.done"):
+            use()
+        assert set(heard) == {"task.done"}
+        heard.clear()
+        with aioaudit.enable(MemoryExporter(), events="loop.start"):
+            use()
+        assert set(heard) == {"loop.start"}
+        heard.clear()
+        use()
+        assert set(heard) == {"task.cancel"}
+    undo()
+
+
+def slow() -> float:
+    """What holds for the whole process now."""
+    current = session.current()
+    assert current is not None
+    return current.recorder.rules.slow_after
+
+
+def test_a_setting_holds_until_the_call_ends_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOAUDIT_SLOW_CANCEL", "2")
+    with aioaudit.enable():
+        assert slow() == 2
+        first = aioaudit.enable(slow_cancel=3)
+        second = aioaudit.enable(slow_cancel=4)
+        aioaudit.enable(MemoryExporter()).disable()
+        assert slow() == 4
+        first.disable()
+        assert slow() == 4
+        second.disable()
+        assert slow() == 2
+        aioaudit.enable(slow_cancel=5)
+        gc.collect()
+        with aioaudit.enable(slow_cancel=6):
+            assert slow() == 6
+        assert slow() == 5
+        aioaudit.disable()
+
+
+_shared = MemoryExporter()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        aioaudit.enable,
+        lambda: aioaudit.enable(slow_cancel=2),
+        lambda: aioaudit.enable(_shared, "sys", events="task.*"),
+        lambda: aioaudit.enable(MemoryExporter(), slow_cancel=3).disable(),
+    ],
+)
+def test_a_thousand_calls_leave_as_much_as_one(call: Callable[[], object]) -> None:
+    with aioaudit.enable(_shared):
+        counts: list[int] = []
+        for _ in range(3):
+            for _ in range(300):
+                call()
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+        aioaudit.disable()
+    assert counts[2] - counts[1] < 100
+
+
+def test_a_handle_that_is_kept_keeps_nothing_of_what_has_ended() -> None:
+    kept = [aioaudit.enable(MemoryExporter(), slow_cancel=1) for _ in range(2)]
+    aioaudit.disable()
+    gc.collect()
+    sessions = [each for each in gc.get_objects() if type(each) is session.Session]
+    assert (len(kept), sessions) == (2, [])
+
+
+# -- every setting is an argument ------------------------------------------------------
+
+
+def test_every_setting_is_an_argument_of_its_own_name() -> None:
+    keywords = [
+        each.name
+        for each in inspect.signature(aioaudit.enable).parameters.values()
+        if each.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    assert sorted(keywords) == sorted(each.field for each in settings.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ({"slow_cancel": 0.25}, "slow_cancel", 0.25),
+        ({"slow_cancel": 3}, "slow_cancel", 3.0),
+        ({"otel_tasks": "ALL"}, "otel_tasks", "all"),
+        ({"otel_tasks": ["shop.*:handle", "b:*"]}, "otel_tasks", "shop.*:handle,b:*"),
+        ({"otel_status": "Unset"}, "otel_status", "unset"),
+        ({"events": []}, "events", settings.ALWAYS),
+        ({"events": ""}, "events", frozenset(settings.EVENT_NAMES)),
+        ({"jsonl_path": Path("x/{pid}.jsonl")}, "jsonl_path", "x/{pid}.jsonl"),
+    ],
+)
+def test_an_argument_is_stronger_than_its_variable(
+    given: dict[str, Any], field: str, value: object
+) -> None:
+    variables = {each.name: "nonsense{" for each in settings.TABLE if each.field in given}
+    built = settings.build("otel", environ=variables, **given)
+    wanted: dict[str, Any] = {field: value}
+    assert built == dataclasses.replace(settings.Settings(("otel",)), **wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"slow_cancel": -1},
+            "slow_cancel=-1: this is no length of time; allowed: seconds, like 0.5",
+        ),
+        ({"slow_cancel": float("nan")}, "slow_cancel=nan: this is no length of time;"),
+        ({"slow_cancel": 10**400}, f"slow_cancel={10**400}: this is no length of time;"),
+        ({"slow_cancel": "soon"}, "slow_cancel='soon': this is no length of time;"),
+        (
+            {"otel_status": "eror"},
+            "otel_status='eror': 'eror' is none (did you mean 'error'?);"
+            " allowed: cause, unset, error",
+        ),
+        ({"otel_tasks": ["all", "a:*"]}, "otel_tasks='all,a:*': 'all' cannot stand among others;"),
+        ({"events": "task.cancl"}, "events='task.cancl': 'task.cancl' is no event"),
+        ({"jsonl_path": "{host}"}, "jsonl_path='{host}': {host} stands for nothing;"),
+    ],
+)
+def test_a_bad_argument_is_named_as_it_was_written_and_nothing_is_turned_on(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(aioaudit.SettingsError, match=f"^{re.escape(message)}"):
+        aioaudit.enable(**given)
+    assert not on()
+
+
+@pytest.mark.parametrize("field", ["events", "otel_tasks", "otel_status", "jsonl_path"])
+def test_an_argument_of_another_type_is_a_type_error(field: str) -> None:
+    with pytest.raises(TypeError):
+        aioaudit.enable(**{field: 5})  # type: ignore[arg-type]  # that is what is wrong
+    with pytest.raises(TypeError, match="no setting speed"):
+        settings.build(speed=5)
+    assert not on()
