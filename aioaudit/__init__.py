@@ -29,14 +29,16 @@ from typing import TYPE_CHECKING, Any
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from aioaudit.auditing import Auditing
     from aioaudit.bus import addaudithook
-    from aioaudit.chain.links import Answer, Link
+    from aioaudit.chain.links import Answer, Link, RequestSummary
     from aioaudit.cpython.inplace import UnsupportedError
     from aioaudit.errors import AioauditError
     from aioaudit.events import Event
     from aioaudit.exporter import Exporter, ExporterError, NotTakenError
-    from aioaudit.log import Case, Log, Problem, load
+    from aioaudit.log import Log, Problem, load
     from aioaudit.session import Session, audit, disable, enable, recording
     from aioaudit.settings import SettingsError
     from aioaudit.trail import Trail
@@ -45,7 +47,6 @@ __all__ = [
     "AioauditError",
     "Answer",
     "Auditing",
-    "Case",
     "Event",
     "Exporter",
     "ExporterError",
@@ -53,6 +54,7 @@ __all__ = [
     "Log",
     "NotTakenError",
     "Problem",
+    "RequestSummary",
     "SettingsError",
     "Trail",
     "UnsupportedError",
@@ -73,7 +75,6 @@ _LAZY = {
     "AioauditError": "aioaudit.errors",
     "Answer": "aioaudit.chain.links",
     "Auditing": "aioaudit.auditing",
-    "Case": "aioaudit.log",
     "Event": "aioaudit.events",
     "Exporter": "aioaudit.exporter",
     "ExporterError": "aioaudit.exporter",
@@ -81,6 +82,7 @@ _LAZY = {
     "Log": "aioaudit.log",
     "NotTakenError": "aioaudit.exporter",
     "Problem": "aioaudit.log",
+    "RequestSummary": "aioaudit.chain.links",
     "SettingsError": "aioaudit.settings",
     "Trail": "aioaudit.trail",
     "UnsupportedError": "aioaudit.cpython.inplace",
@@ -108,11 +110,11 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def why(what: Any) -> Answer | None:
-    """Why a task was cancelled: the whole chain, from the task to the root.
+def why(what: Task[Any] | BaseException) -> Answer | None:
+    """Why one task was cancelled: the whole chain, from the task to the root.
 
     Args:
-        what: A task, or a CancelledError that was caught.
+        what: The task, or a CancelledError that was caught.
 
     Returns:
         None where auditing is off or nothing is known.
@@ -123,7 +125,12 @@ def why(what: Any) -> Answer | None:
 def source(error: BaseException) -> str | None:
     """``module:qualname`` of the caller at the root of *error*'s chain.
 
-    The same as ``error.source`` on a CancelledError while auditing is on; None
-    where auditing is off or nothing is known.
+    The same as ``error.source`` while auditing is on.
+
+    Args:
+        error: A CancelledError that was caught.
+
+    Returns:
+        None where auditing is off or nothing is known.
     """
     return None if _answers is None else _answers.source(error)

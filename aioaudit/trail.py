@@ -11,6 +11,8 @@ from aioaudit.delivery.journal import flush_all
 from aioaudit.events import Event, FutureCancel, TaskCancel
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from aioaudit.delivery.journal import Journal
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.state.known import State
@@ -115,7 +117,7 @@ class MemoryReading:
 
 
 class Trail:
-    """What was recorded while a `recording` block ran."""
+    """What was recorded while a `recording` block ran; `recording` makes it."""
 
     def __init__(self, exporter: MemoryExporter, journal: Journal, known: State) -> None:
         self._exporter = exporter
@@ -128,18 +130,34 @@ class Trail:
         flush_all([self._journal])
         return self._exporter.events
 
-    def why(self, what: Any) -> Answer | None:
-        """Why *what* was cancelled; None where nothing is known.
+    def why(self, what: Task[Any] | BaseException | str | int) -> Answer | None:
+        """Why one task was cancelled: the whole chain, from the task to the root.
 
         Args:
-            what: A task, a CancelledError, or a task's name or number.
+            what: The task, a CancelledError that was caught, or the task's name or number; of
+                several tasks of that name the one that was cancelled first.
+
+        Returns:
+            None where nothing is known.
         """
         if isinstance(what, str | int):
-            from aioaudit.log import Log
-
-            log = Log()
-            for event in self.events:
-                log.add(event)
-            answers = log.why(what)
+            answers = self.answers(what)
             return answers[0] if answers else None
         return explain(self._known, what)
+
+    def answers(self, task: str | int | None = None) -> list[Answer]:
+        """Why tasks were cancelled: an `Answer` for each, the oldest first.
+
+        Args:
+            task: A task's last name or its number; without it, every cancelled task is answered
+                for.
+
+        Returns:
+            Several where several tasks have that name, none where nobody cancelled such a task.
+        """
+        from aioaudit.log import Log
+
+        log = Log()
+        for event in self.events:
+            log.add(event)
+        return log.answers(task)

@@ -362,24 +362,15 @@ class Intake:
         self.events += 1
 
 
-class Log(Intake):
-    """The events of any number of runs, and what they answer."""
+class Store(Intake):
+    """The events of any number of runs, and the cases among them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[str, Run] = {}
 
-    def why(self, task: str | int | None = None) -> list[Answer]:
-        """Answers, one for each cancelled task that *task* names, oldest first.
-
-        *task* is a task's last name, its id, or ``RUN:ID`` where the same id
-        occurs in several runs; without it, every cancelled task is answered for.
-        The list is empty if there is no such task or nobody cancelled it.
-        """
-        return [case.answer() for case in self.cases(task)]
-
     def cases(self, task: str | int | None = None) -> list[Case]:
-        """Like `why`, with the events behind each answer."""
+        """Like `Log.answers`, with the events behind each answer."""
         if task is None:
             wanted: Iterable[tuple[Run, int]] = (
                 (run, each) for run in self.runs.values() for each in run.cancelled_tasks()
@@ -478,3 +469,30 @@ def _started(run: Run) -> str:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+class Log(Store):
+    """A log that was read, and what it answers; `load` makes it.
+
+    Attributes:
+        problems: What could not be read, each a `Problem`; the first hundred.
+        damaged: How many lines were skipped.
+        events: How many events were read.
+    """
+
+    def answers(self, task: str | int | None = None) -> list[Answer]:
+        """Why tasks were cancelled: an `Answer` for each, the oldest first.
+
+        Args:
+            task: A task's last name, its id, or ``RUN:ID`` where the same id occurs in several
+                runs; without it, every cancelled task is answered for.
+
+        Returns:
+            Several where several tasks have that name or id, none where there is no such task
+            or nobody cancelled it.
+        """
+        return [case.answer() for case in self.cases(task)]
+
+    def why(self, task: str | int | None = None) -> list[Answer]:
+        """The same as `answers`, under the name that `aioaudit.why` has, which gives one."""
+        return self.answers(task)

@@ -83,8 +83,8 @@ def explained(
         name_task("main")
         with aioaudit.recording() as trail:
             task = await main()
-            memory = trail.why(task)
             assert task is not None
+            memory = trail.why(task)
             logged = trail.why(task.get_name())
             if sys.version_info >= (3, 12):  # before, memory forgets what was absorbed
                 assert memory == logged

@@ -464,6 +464,17 @@ def test_a_recording_leaves_auditing_on_where_it_was_on() -> None:
     assert trail.why("second") is None
 
 
+def test_a_trail_gives_the_first_of_several_answers_or_all_of_them() -> None:
+    with aioaudit.recording() as trail:
+        for name in ("twin", "other", "twin"):
+            asyncio.run(cancel_one(name))
+    twins = trail.answers("twin")
+    assert [answer.name for answer in twins] == ["twin", "twin"]
+    assert trail.why("twin") == twins[0]
+    assert [answer.name for answer in trail.answers()] == ["twin", "other", "twin"]
+    assert trail.answers("nobody") == []
+
+
 def test_an_error_in_the_block_ends_the_recording() -> None:
     before = portrait()
     with pytest.raises(KeyError), aioaudit.recording():

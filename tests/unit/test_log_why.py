@@ -213,6 +213,15 @@ def test_answers_come_in_the_order_of_their_requests() -> None:
     assert [answer.task for answer in log.why()] == [2, 3, 1]
 
 
+def test_one_question_has_the_same_list_under_both_of_its_names() -> None:
+    log = read(cancel(1, 1, name="twin"), cancel(2, 2, name="twin"), cancel(3, 3, name="other"))
+    assert [answer.task for answer in log.answers("twin")] == [1, 2]
+    assert [answer.task for answer in log.answers()] == [1, 2, 3]
+    assert log.answers("nobody") == []
+    for task in ("twin", "r1:3", 3, None, "nobody"):
+        assert log.why(task) == log.answers(task)
+
+
 def test_a_waiter_is_named_by_its_future_and_known_better_by_its_creation() -> None:
     log = read(future(2, 1, 2, origin="called"), create(1, 2))
     assert [(answer.name, answer.coro) for answer in log.why()] == [("T1", ""), ("T2", "app:t2")]
