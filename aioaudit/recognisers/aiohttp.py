@@ -12,7 +12,6 @@ from types import FrameType
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.stdlib import timer
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.text import describe
@@ -56,7 +55,7 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
 
 def grace(frame: FrameType, call: Call) -> Cause:
     """``RequestHandler.shutdown``: it waits no longer for a handler to end."""
-    return timer(frame, call, detail="shutdown_timeout")
+    return call.by_timeout(frame, detail="shutdown_timeout")
 
 
 def run_app_ended(frame: FrameType, call: Call) -> Cause:

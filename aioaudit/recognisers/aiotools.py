@@ -19,9 +19,9 @@ from aioaudit.cpython.callbacks import gather_of, owner_of
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN, Internal
 from aioaudit.cpython.tasks import callback_of, callbacks_of, current_task
-from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.call import Call, seconds
 from aioaudit.recognisers.probing import Probing
-from aioaudit.recognisers.stdlib import seconds, timeout_expired
+from aioaudit.recognisers.stdlib import timeout_expired
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.weak import WeakIdMap

@@ -26,9 +26,8 @@ from aioaudit.chain.links import Link
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
-from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.call import Call, seconds
 from aioaudit.recognisers.probing import Probing
-from aioaudit.recognisers.stdlib import seconds
 from aioaudit.recognisers.uncancels import CANCELLING_AT_ENTER
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause

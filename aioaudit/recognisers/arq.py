@@ -7,7 +7,6 @@ from types import FrameType
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.stdlib import timer
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -16,7 +15,7 @@ _WORKER = "arq.worker"
 
 def job_timed_out(frame: FrameType, call: Call) -> Cause:
     """``Worker.run_job``: the job took longer than its ``timeout``."""
-    return timer(frame, call, detail="the timeout of the job")
+    return call.by_timeout(frame, detail="the timeout of the job")
 
 
 def job_aborted(_frame: FrameType, call: Call) -> Cause:

@@ -10,7 +10,7 @@ from types import FrameType
 
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import waiting_in
-from aioaudit.recognisers.stdlib import cancel_and_wait, timer
+from aioaudit.recognisers.stdlib import cancel_and_wait
 from aioaudit.state.cause import Cause
 
 _COMPAT = "asyncpg._asyncio_compat"
@@ -23,28 +23,28 @@ _ACQUIRE = "the timeout of acquire()"
 
 def connecting(frame: FrameType, call: Call) -> Cause:
     """``connect``: no connection was made in time."""
-    return timer(frame, call, detail="the timeout of connect()")
+    return call.by_timeout(frame, detail="the timeout of connect()")
 
 
 def closing(frame: FrameType, call: Call) -> Cause:
     """``Connection.close``: the server did not end the connection in time."""
-    return timer(frame, call, detail="the timeout of close()")
+    return call.by_timeout(frame, detail="the timeout of close()")
 
 
 def resetting(frame: FrameType, call: Call) -> Cause:
     """``Connection.reset``: what a pool does with a connection that comes back."""
-    return timer(frame, call, detail="the timeout of reset()")
+    return call.by_timeout(frame, detail="the timeout of reset()")
 
 
 def acquiring(frame: FrameType, call: Call) -> Cause:
     """``Pool._acquire``: no connection became free, or could be made, in time."""
-    return timer(frame, call, detail=_ACQUIRE)
+    return call.by_timeout(frame, detail=_ACQUIRE)
 
 
 def waiting(frame: FrameType, call: Call) -> Cause:
     """``wait_for`` as asyncpg has it before 3.12: of a pool, or of a source or sink of COPY."""
     acquires = waiting_in(call.victim, "Pool._acquire") is not None
-    return timer(frame, call, detail=_ACQUIRE if acquires else None)
+    return call.by_timeout(frame, detail=_ACQUIRE if acquires else None)
 
 
 # -- calls of cancel() -----------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.stack.frames import caller, signal_name, suspended_in
+from aioaudit.stack.frames import caller, local, signal_name, suspended_in
 from aioaudit.state.cause import Cause
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from aioaudit.place import Place
     from aioaudit.state.known import State
     from aioaudit.state.requests import Request
+
+
+def seconds(value: float) -> float:
+    """A length of time as a person wrote it: the clock's noise rounded away."""
+    rounded = round(value, 3)
+    return rounded if rounded and abs(rounded - value) < 0.0002 else round(value, 6)
 
 
 class Call(msgspec.Struct, eq=False):
@@ -94,7 +101,7 @@ class Call(msgspec.Struct, eq=False):
         """Tell that the current task will raise TimeoutError because of this call."""
         self.timeout_remembered = True
 
-    # -- the four kinds of causes -------------------------------------------------
+    # -- the kinds of causes ------------------------------------------------------
 
     def by_caller(
         self,
@@ -110,7 +117,7 @@ class Call(msgspec.Struct, eq=False):
             reason: Why the library cancels then.
             frame: Where to look for the caller; None where no line is to be named.
             detail: Half a sentence for what nothing else says.
-            bystander: Whether the task that runs just now has nothing to do with it.
+            current_task_unrelated: Whether the task that runs just now has nothing to do with it.
         """
         at, source = (None, None) if frame is None else self.caller(frame)
         return Cause(
@@ -142,7 +149,7 @@ class Call(msgspec.Struct, eq=False):
             detail: Half a sentence for what nothing else says.
             owner: The object that takes the request back with ``uncancel()``, if one does.
             taken_back: Whether that is certain to happen.
-            bystander: Whether the task that runs just now has nothing to do with it.
+            current_task_unrelated: Whether the task that runs just now has nothing to do with it.
         """
         at, source = self.waiting_at() if line is None else line
         return Cause(
@@ -161,6 +168,38 @@ class Call(msgspec.Struct, eq=False):
             at=at,
             source=source,
             current_task_unrelated=current_task_unrelated,
+        )
+
+    def by_timeout(
+        self, frame: FrameType, reason: str = "timeout", detail: str | None = None
+    ) -> Cause:
+        """An ``asyncio.timeout()`` or ``wait_for()`` of the library ran out.
+
+        Args:
+            frame: That of the timeout's ``_on_timeout``, which a recogniser of timeouts gets.
+            reason: Why the library cancels then: ``timeout``, or a word of its own.
+            detail: What the library had it for, in half a sentence.
+        """
+        timeout = local(frame, "self")
+        note = self.timeout_entry(timeout)
+        when = timeout.when()
+        late = asyncio.get_running_loop().time() - when
+        lateness = f"{late:.3f} s late" if late >= 0.001 else None
+        return Cause(
+            reason=reason,
+            origin=Link(
+                what="deadline",
+                reason=reason,
+                at=note.at,
+                source=note.source,
+                seconds=seconds(max(0.0, when - note.armed)),
+                detail=", ".join(filter(None, (detail, lateness))) or None,
+            ),
+            detail=detail,
+            owner=id(timeout),
+            taken_back=True,
+            at=note.at,
+            source=note.source,
         )
 
     def by_signal(self, signal: int | str, detail: str | None = None) -> Cause:

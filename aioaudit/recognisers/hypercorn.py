@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.stdlib import timer
 from aioaudit.state.cause import Cause
 
 _CONTEXT = "hypercorn.asyncio.worker_context"
@@ -18,7 +17,7 @@ def server_ended(frame: FrameType, call: Call) -> Cause:
 
 def outlived(frame: FrameType, call: Call) -> Cause:
     """``worker_serve``: what still ran when the time for a graceful end was over."""
-    return timer(frame, call, detail="graceful_timeout")
+    return call.by_timeout(frame, detail="graceful_timeout")
 
 
 def idle_timer(frame: FrameType, call: Call) -> Cause:

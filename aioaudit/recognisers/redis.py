@@ -11,7 +11,6 @@ from types import FrameType
 from aioaudit.chain.links import Link
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import waiting_in
-from aioaudit.recognisers.stdlib import timer
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -27,22 +26,22 @@ def read(frame: FrameType, call: Call) -> Cause:
     """``AbstractConnection.read_response``: no answer came; polls have a timeout of their own."""
     reader = waiting_in(call.victim, "AbstractConnection.read_response")
     own = reader is not None and local(reader, "timeout") is not None
-    return timer(frame, call, detail="the timeout of this read" if own else "socket_timeout")
+    return call.by_timeout(frame, detail="the timeout of this read" if own else "socket_timeout")
 
 
 def connect(frame: FrameType, call: Call) -> Cause:
     """``_connect`` of a connection: it was not made in time; or not closed, in ``disconnect``."""
-    return timer(frame, call, detail="socket_connect_timeout")
+    return call.by_timeout(frame, detail="socket_connect_timeout")
 
 
 def pool_full(frame: FrameType, call: Call) -> Cause:
     """``BlockingConnectionPool.get_connection``: no connection became free."""
-    return timer(frame, call, detail="all connections of the pool were in use")
+    return call.by_timeout(frame, detail="all connections of the pool were in use")
 
 
 def polled(frame: FrameType, call: Call) -> Cause:
     """``can_read_destructive`` (until redis 7): is there anything to read?  It does not wait."""
-    return timer(frame, call, "redis.poll", "redis looks without waiting")
+    return call.by_timeout(frame, "redis.poll", "redis looks without waiting")
 
 
 # -- calls of cancel() -----------------------------------------------------------------

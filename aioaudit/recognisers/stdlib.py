@@ -7,7 +7,6 @@ taskgroups.py, runners.py, staggered.py and futures.py.
 
 from __future__ import annotations
 
-import asyncio
 from asyncio import CancelledError
 from types import FrameType
 from typing import Any
@@ -17,17 +16,11 @@ import msgspec
 from aioaudit.chain.links import Link
 from aioaudit.cpython.groups import parent_of
 from aioaudit.cpython.internals import UNKNOWN
-from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.call import Call, seconds
 from aioaudit.recognisers.registry import ask, find_timeout
 from aioaudit.stack.code import Explain, NotNowError
 from aioaudit.stack.frames import frame_handling, local
 from aioaudit.state.cause import Cause
-
-
-def seconds(value: float) -> float:
-    """A length of time as a person wrote it: the clock's noise rounded away."""
-    rounded = round(value, 3)
-    return rounded if rounded and abs(rounded - value) < 0.0002 else round(value, 6)
 
 
 def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
@@ -46,7 +39,7 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
     if note.by is not None:
         # The library whose timeout it is may say what it was for.
         cause = ask(_meant, note.by.source, frame, call)
-    return cause or timer(frame, call)
+    return cause or call.by_timeout(frame)
 
 
 def _meant(frame: FrameType, call: Call) -> Cause | None:
@@ -57,33 +50,6 @@ def _meant(frame: FrameType, call: Call) -> Cause | None:
     except NotNowError:
         return None
     return None if explain is None else explain(frame, call)
-
-
-def timer(
-    frame: FrameType, call: Call, reason: str = "timeout", detail: str | None = None
-) -> Cause:
-    """The timeout whose ``_on_timeout`` is *frame* ran out; *detail* says what a library had it for."""
-    timeout = local(frame, "self")
-    note = call.timeout_entry(timeout)
-    when = timeout.when()
-    late = asyncio.get_running_loop().time() - when
-    lateness = f"{late:.3f} s late" if late >= 0.001 else None
-    return Cause(
-        reason=reason,
-        origin=Link(
-            what="deadline",
-            reason=reason,
-            at=note.at,
-            source=note.source,
-            seconds=seconds(max(0.0, when - note.armed)),
-            detail=", ".join(filter(None, (detail, lateness))) or None,
-        ),
-        detail=detail,
-        owner=id(timeout),
-        taken_back=True,
-        at=note.at,
-        source=note.source,
-    )
 
 
 def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:

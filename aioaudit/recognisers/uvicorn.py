@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import FrameType
 
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.stdlib import shutdown, timer
+from aioaudit.recognisers.stdlib import shutdown
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -24,7 +24,7 @@ def graceful_shutdown(frame: FrameType, call: Call) -> Cause:
 
 def grace(frame: FrameType, call: Call) -> Cause:
     """``Server.shutdown``: the time for a graceful end is over, the server waits no longer."""
-    return timer(frame, call, detail="timeout_graceful_shutdown")
+    return call.by_timeout(frame, detail="timeout_graceful_shutdown")
 
 
 CALL_SITES = {
