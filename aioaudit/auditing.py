@@ -40,7 +40,7 @@ class Auditing:
     __slots__ = ("__weakref__", "_release")
 
     def __init__(self, release: Callable[[Auditing], None]) -> None:
-        """Private: `enable` makes them; *release* does nothing when it is called again."""
+        """Private. *release* does nothing when it is called again."""
         self._release = release
 
     def disable(self) -> None:

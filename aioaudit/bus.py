@@ -1,4 +1,4 @@
-"""The hook bus, modelled on PEP 578.
+"""Private. The hook bus, modelled on PEP 578.
 
 A hook is called with the event's name and a tuple of arguments, in the thread
 that raised the event, in the order in which the hooks were added, before what

@@ -1,4 +1,4 @@
-"""What every error of ours is: one base, so that one ``except`` has them all."""
+"""Private. What every error of ours is: one base, so that one ``except`` has them all."""
 
 
 class AioauditError(Exception):

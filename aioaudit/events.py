@@ -16,6 +16,36 @@ from typing import Any, Literal
 
 import msgspec
 
+__all__ = [
+    "BY_NAME",
+    "NAMES",
+    "REASONS",
+    "SCHEMA",
+    "AnyEvent",
+    "CancelOutcome",
+    "Event",
+    "Evidence",
+    "Finding",
+    "FutureCancel",
+    "HookAdd",
+    "LoopClose",
+    "LoopStart",
+    "LoopStop",
+    "Outcome",
+    "ProcessDropped",
+    "ProcessEnd",
+    "ProcessStart",
+    "Reason",
+    "Severity",
+    "TaskCancel",
+    "TaskCreate",
+    "TaskDone",
+    "TaskUncancel",
+    "What",
+    "json_schema",
+    "name_of",
+]
+
 NO_FINDINGS = "findings: not recorded, AIOAUDIT_EVENTS leaves them out"
 """What ``coverage`` says of a process in which nobody hears of findings."""
 
@@ -44,12 +74,22 @@ REASONS = frozenset(
         "unknown",
     }
 )
+"""The reasons of aioaudit itself; recognisers of other packages add theirs."""
 
 Evidence = Literal["observed", "inferred"]
+"""Whether something was seen, or follows from what was seen."""
+
 What = Literal["cancelled", "failed", "signal", "deadline", "shutdown", "called"]
+"""What a link of a chain tells of."""
+
 Outcome = Literal["returned", "raised", "cancelled", "destroyed"]
+"""How a task ended; ``destroyed``: it was collected while it was pending."""
+
 CancelOutcome = Literal["obeyed", "swallowed", "absorbed", "replaced"]
+"""What became of the request to cancel a task that has ended."""
+
 Severity = Literal["finding", "note"]
+"""Whether something is wrong, or only looks as if it might be."""
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="event"):
@@ -292,6 +332,7 @@ AnyEvent = (
     | LoopStop
     | LoopClose
 )
+"""An event of any kind."""
 
 BY_NAME: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in AnyEvent.__args__}
 """Every event's class by its name."""

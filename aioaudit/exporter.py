@@ -171,7 +171,7 @@ class Notes(Generic[Note]):
                 waiting[seq_of(record)] = note
 
     def take(self, seq: int) -> Note | None:
-        """What was noted of the event with this number, None where nothing was; once only."""
+        """What was noted of the event whose ``seq`` is *seq*, None where nothing was; once only."""
         return self._waiting.pop(seq, None) if self._waiting else None
 
     def close(self) -> None:

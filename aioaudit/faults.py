@@ -1,4 +1,4 @@
-"""Faults of our own, counted by kind: where one arose, and the class of its error.
+"""Private. Faults of our own, counted by kind: where one arose, and the class of its error.
 
 A fault handler runs where something has gone wrong already, perhaps while the interpreter
 ends and modules are taken apart.  So nothing here imports, and whoever calls is ready for it

@@ -1,4 +1,4 @@
-"""The end of the process and its forks: the one room that knows how they come about.
+"""Private. The end of the process and its forks: the one room that knows how they come about.
 
 Wish: at every end that leaves time for it, what was recorded is on disk, and
 a forked child records for itself, while the program notices nothing.

@@ -1,4 +1,4 @@
-"""From an exporter's name to the exporter.
+"""Private. From an exporter's name to the exporter.
 
 The core never imports an exporter by itself: only the name in a setting brings
 it in.  Names that are not our own are looked up among the entry points that

@@ -1,4 +1,4 @@
-"""Opening a file to write, so that nothing which another user put in its place is written to.
+"""Private. Opening a file to write; what another user put in its place is not written to.
 
 In a folder that others can write to (``/tmp``), any of them may have made the file
 before us: a link to a file of ours, a file that they can read, a pipe that nobody

@@ -1,4 +1,4 @@
-"""Where an event happens: run, thread and loop, known once for many events."""
+"""Private. Where an event happens: run, thread and loop, known once for many events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who hears of an event: numbers, hooks, exporters, and what is done about faults of our own."""
+"""Private. Who hears of an event: numbers, hooks, exporters; and of faults of our own."""
 
 from __future__ import annotations
 

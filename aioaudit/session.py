@@ -1,4 +1,4 @@
-"""Turning auditing on and off: one recorder, its probes, its exporters.
+"""Private. Turning auditing on and off: one recorder, its probes, its exporters.
 
 Everything that lasts longer than a call and belongs to the whole process is
 here, behind one lock.

@@ -1,4 +1,4 @@
-"""Every setting and its environment variable: the one place that reads them.
+"""Private. Every setting and its environment variable: the one place that reads them.
 
 A setting is checked when it is read, long before it is used, so that a typing
 error is one line at start-up and not a surprise at the first event.  This

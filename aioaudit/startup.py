@@ -1,4 +1,4 @@
-"""Auditing begins when asyncio does, and not before.
+"""Private. Auditing begins when asyncio does, and not before.
 
 A start-up file runs in every process that inherits the variable, also in those
 that never touch asyncio (compilers, package managers, multiprocessing's

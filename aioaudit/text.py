@@ -1,4 +1,4 @@
-"""Foreign text made safe to keep and to show: names, messages and reprs of any program.
+"""Private. Foreign text made safe to keep and to show: names, messages and reprs of any program.
 
 Everything that ends in an event passes through `clean`, at the moment the event
 is made: the text is short, holds no lone surrogates (JSON in UTF-8 has no

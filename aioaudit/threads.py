@@ -1,4 +1,4 @@
-"""Threads, locks and the clock: the system's own, whatever was made of them since.
+"""Private. Threads, locks and the clock: the system's own, whatever was made of them since.
 
 gevent and eventlet put others in their place that belong to one thread's hub: a
 thread that is none, a lock that switches greenlets where it should wait.  Half of

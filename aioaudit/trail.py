@@ -1,4 +1,4 @@
-"""Answers from memory: what `aioaudit.why` and a recording say of a task or an exception."""
+"""Private. Answers from memory: what `why` and a recording say of a task or an exception."""
 
 from __future__ import annotations
 
@@ -117,9 +117,10 @@ class MemoryReading:
 
 
 class Trail:
-    """What was recorded while a `recording` block ran; `recording` makes it."""
+    """What was recorded while a `recording` block ran."""
 
     def __init__(self, exporter: MemoryExporter, journal: Journal, known: State) -> None:
+        """Private."""
         self._exporter = exporter
         self._journal = journal
         self._known = known

@@ -1,4 +1,4 @@
-"""Entries of tables that go with the objects that they are about.
+"""Private. Entries of tables that go with the objects that they are about.
 
 The callbacks of these weak references are C code throughout.  One in Python
 could be where a signal's handler runs, and the KeyboardInterrupt that this

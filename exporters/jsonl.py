@@ -36,6 +36,8 @@ from aioaudit.exporter import ExporterError, NotTakenError, encode_events
 from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.threads import allocate_lock, sleep
 
+__all__ = ["JsonlExporter"]
+
 # Bound now: a program, or its tests, may put something else in their place later,
 # and the log is not what that is meant for.
 _open, _close, _write, _truncate = os.open, os.close, os.write, os.ftruncate

@@ -1,4 +1,4 @@
-"""What `structlog` and `logging` have in common: the line that an event becomes.
+"""Private. What `structlog` and `logging` have in common: the line that an event becomes.
 
 - **Level.**  A cancellation is never an error.  What deserves a look is a
   warning: a finding, a cancellation that was swallowed, one that nobody can

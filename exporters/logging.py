@@ -17,6 +17,8 @@ from aioaudit.exporter import Record
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
 from aioaudit.text import path_and_line
 
+__all__ = ["LoggingExporter"]
+
 
 class LoggingExporter:
     """Logs each event: a constant message with a sentence, its keys in ``extra``.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from aioaudit.events import Event
 
+__all__ = ["MemoryExporter"]
+
 
 class MemoryExporter:
     """Keeps every event, typed, in `events`, the oldest first.

@@ -20,6 +20,8 @@ from aioaudit.events import Event
 from aioaudit.exporter import Record
 from aioaudit.exporters.lines import DEBUG, INFO, TAKEN_BY_LOGGING, WARNING, Emitter, Line
 
+__all__ = ["StructlogExporter"]
+
 _METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning"}
 
 

@@ -8,7 +8,6 @@ page leads somewhere there, too.  The reference of the API is made of docstrings
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from importlib import import_module
@@ -20,19 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages of the repository's own folder, which are pages of the site."""
 
-API = (
-    ("aioaudit.events", "The shapes of [events](events.md), as classes."),
-    ("aioaudit.exporter", "What an [exporter](write-an-exporter.md) is, and what it may raise."),
-    ("aioaudit.recognisers.Call", "What a [recogniser](write-a-recogniser.md) may ask."),
-    ("aioaudit.recognisers.Cause", "What a recogniser answers."),
-    ("aioaudit.recognisers.local", ""),
-    ("aioaudit.exporters.jsonl.JsonlExporter", ""),
-    ("aioaudit.exporters.memory.MemoryExporter", ""),
-    ("aioaudit.exporters.logging.LoggingExporter", ""),
-    ("aioaudit.exporters.structlog.StructlogExporter", ""),
-    ("aioaudit.exporters.otel.OpenTelemetryExporter", ""),
-)
-"""What is public beside the names at the top of the package."""
+API = "api.md"
+"""The page that lists the public names; docstrings follow it in the site."""
 
 _BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)#:]+)((?:#[^)]*)?\))")
@@ -43,7 +31,6 @@ def on_files(files: Any, config: Any) -> Any:
     file_class = import_module("mkdocs.structure.files").File
     for name in PAGES:
         files.append(file_class.generated(config, name, content=(ROOT / name).read_text()))
-    files.append(file_class.generated(config, "api.md", content=_reference()))
     wanted = {
         target
         for file in list(files.documentation_pages())
@@ -72,25 +59,21 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     for block in _BLOCK.finditer(markdown):
         parts += [_LINK.sub(in_site, markdown[end : block.start()]), block[0]]
         end = block.end()
-    return "".join([*parts, _LINK.sub(in_site, markdown[end:])])
+    parts.append(_LINK.sub(in_site, markdown[end:]))
+    if page.file.src_uri == API:
+        parts.append(_reference(markdown))
+    return "".join(parts)
 
 
-def _reference() -> str:
-    """The page of the API: each public name, for mkdocstrings to describe."""
-    tree = ast.parse((ROOT / "aioaudit" / "__init__.py").read_text())
-    [names] = [
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    ]
-    told = [(f"aioaudit.{name}", "") for name in names if not name.startswith("_")]
-    return "\n\n".join(
-        [
-            "# API",
-            "The names on this page are public. Whatever else a module holds may change at any time.",
-            *(f"{words}\n\n::: {name}".strip() for name, words in [*told, *API]),
-        ]
-    )
+def _reference(markdown: str) -> str:
+    """What docstrings say of each name that the page lists, for mkdocstrings to describe."""
+    found: dict[str, None] = {}
+    for section in markdown.split("\n## ")[1:]:
+        module = section.partition("`")[2].partition("`")[0]
+        for row in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE):
+            found.update(dict.fromkeys(f"{module}.{name}" for name in re.findall(r"`(\w+)`", row)))
+    names = [name for name in found if not name.endswith("__")]
+    return "\n\n".join(["\n\n## In detail", *(f"::: {name}" for name in names)])
 
 
 def _where(name: str) -> Path:

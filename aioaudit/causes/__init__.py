@@ -1,0 +1,1 @@
+"""Private. Why ``cancel()`` was called, from the stack and from what is known."""

@@ -1,4 +1,4 @@
-"""The command line: one module for each subcommand.
+"""Private. The command line: one module for each subcommand.
 
 Importing this package imports nothing else, so that ``run`` stays light.  The
 others need click, and rich for their text; both belong to the extra ``cli``.

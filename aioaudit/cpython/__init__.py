@@ -1,1 +1,1 @@
-"""The one room in which CPython itself is touched."""
+"""Private. The one room in which CPython itself is touched."""

@@ -1,1 +1,1 @@
-"""From the recorder to the exporters: what is queued, the queue, and lines of JSON."""
+"""Private. From the recorder to the exporters: what is queued, the queue, and lines of JSON."""

@@ -41,6 +41,7 @@ class Batch(Sequence[Event]):
     __slots__ = ("records",)
 
     def __init__(self, items: list[Record]) -> None:
+        """Private."""
         self.records = items
 
     @overload

@@ -1,4 +1,4 @@
-"""What of aioaudit works in the environment that this process runs in, and what does not.
+"""Private. What of aioaudit works in the environment that this process runs in, and what does not.
 
 Nothing here is needed to audit a program.  Libraries are looked at without being
 imported; what has to be tried is tried in a process of its own.

@@ -1,4 +1,4 @@
-"""Reading logs: files, folders and streams of events, and what they answer.
+"""Private. Reading logs: files, folders and streams of events, and what they answer.
 
 `load` reads, `Log.why` answers.  What cannot be read is skipped, and listed in
 `Log.problems` with its file and line.

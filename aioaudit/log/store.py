@@ -494,5 +494,5 @@ class Log(Store):
         return [case.answer() for case in self.cases(task)]
 
     def why(self, task: str | int | None = None) -> list[Answer]:
-        """The same as `answers`, under the name that `aioaudit.why` has, which gives one."""
+        """The same as ``answers(task)``, under the name that `aioaudit.why` has, which gives one."""
         return self.answers(task)

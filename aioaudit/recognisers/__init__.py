@@ -11,6 +11,8 @@ The table of a library is loaded as soon as the library has been imported; the
 library itself is never imported.  Tables of
 other packages are found under the entry-point group ``aioaudit.recognisers``
 (`aioaudit.recognisers.registry`).
+
+The modules in here are private; public is what the package itself names.
 """
 
 from aioaudit.chain.links import Link

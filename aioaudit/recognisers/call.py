@@ -203,7 +203,12 @@ class Call(msgspec.Struct, eq=False):
         )
 
     def by_signal(self, signal: int | str, detail: str | None = None) -> Cause:
-        """The signal with this number or name came; whichever task runs had nothing to do with it."""
+        """A signal came; whichever task runs just now has nothing to do with it.
+
+        Args:
+            signal: Its number or name.
+            detail: Half a sentence for what nothing else says.
+        """
         name = signal if isinstance(signal, str) else signal_name(int(signal))
         return Cause(
             reason="signal",
@@ -230,7 +235,14 @@ class Call(msgspec.Struct, eq=False):
     def by_failure(
         self, reason: str, task: Any, error: BaseException, owner: object = None
     ) -> Cause:
-        """*task* failed with *error*, by itself or because of a request; *owner* as before."""
+        """*task* failed with *error*, by itself or because of a request.
+
+        Args:
+            reason: How that led to the new request.
+            task: The task that failed.
+            error: What it raised.
+            owner: The object that takes the new request back with ``uncancel()``, if one does.
+        """
         origin, request = self.failure_of(task, error)
         return Cause(
             reason=reason,

@@ -1,0 +1,1 @@
+"""Private. What happens to tasks is entered into the state here, and told."""

@@ -1,0 +1,1 @@
+"""Private. Code objects and frames, and what they say of who called whom."""

@@ -1,0 +1,1 @@
+"""Private. What is known now: tasks, requests, failures, what loops were given."""

@@ -96,7 +96,7 @@ class OpenTelemetryExporter:
         self._not_taken = 0
 
     def use(self, tracer_provider: Any, meter_provider: Any) -> None:
-        """From now on use these providers, where they are not None."""
+        """From now on use *tracer_provider* and *meter_provider*, where they are not None."""
         if tracer_provider is not None:
             self._given = tracer_provider
         if meter_provider is not None:

@@ -17,6 +17,8 @@ from aioaudit.exporters.otel import OpenTelemetryExporter
 from aioaudit.settings import VARIABLE, SettingsError, build, is_off
 from aioaudit.text import describe, say
 
+__all__ = ["AioauditInstrumentor"]
+
 
 class AioauditInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # for the same reason
     """Adds the exporter ``otel``, unless it is there already; turns auditing on if it is off.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import pkgutil
 from pathlib import Path
 
@@ -62,14 +61,6 @@ def test_each_public_name_can_be_imported_from_the_top(name: str) -> None:
     home = aioaudit._LAZY.get(name)
     if home is not None:
         assert value is getattr(importlib.import_module(home), name)
-
-
-def test_what_public_functions_give_and_raise_is_public_itself() -> None:
-    for function in (aioaudit.load, aioaudit.why, aioaudit.enable, aioaudit.recording):
-        code = inspect.unwrap(function)
-        tree = ast.parse(str(inspect.signature(code).return_annotation), mode="eval")
-        told = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        assert told - {"Generator"} <= set(aioaudit.__all__), code
 
 
 def test_what_is_lazy_is_all_that_is_public_and_what_type_checkers_are_told() -> None:
