@@ -64,7 +64,7 @@ class Session:
         self._holds: dict[Hold, object] = {}
         """What is held: `_ALL` for auditing itself, a journal, or `BRIDGE`."""
         self.undo_bridge: Callable[[], None] | None = None
-        self.bus_events = Setting(frozenset(EVENT_NAMES))
+        self.bus_events: Setting[frozenset[str]] = Setting(frozenset(EVENT_NAMES))
         """What hooks hear where there is no exporter."""
         self.slow_cancel = Setting(DEFAULT_SLOW_CANCEL)
         self._start: ProcessStart | None = None
@@ -468,7 +468,7 @@ def recording() -> Generator[Trail, None, None]:
     from aioaudit.trail import Trail
 
     exporter = MemoryExporter()
-    session, journal, detach = _attach(exporter, "memory", frozenset(EVENT_NAMES))
+    session, journal, detach = _attach(exporter, "recording()", frozenset(EVENT_NAMES))
     try:
         yield Trail(exporter, journal, session.recorder.state)
     finally:

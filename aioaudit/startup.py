@@ -43,7 +43,8 @@ _settings: Settings | None = None
 _end: Callable[[], None] | None = None
 
 _KEPT = frozenset(
-    f"aioaudit.{name}" for name in ("startup", "settings", "loading", "version", "errors")
+    f"aioaudit.{name}"
+    for name in ("startup", "settings", "loading", "version", "errors", "auditing")
 )
 """What knows nothing of asyncio, and may be in the middle of starting us."""
 

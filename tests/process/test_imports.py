@@ -62,18 +62,21 @@ def test_an_asyncio_that_is_imported_anew_is_audited(
     assert answer.stdout.count('"source":"__main__:main"') >= (2 if first else 1)
 
 
-def test_errors_are_the_same_ones_after_asyncio_was_imported_anew(
+def test_errors_and_handles_are_the_same_after_asyncio_was_imported_anew(
     run_python: Runner, tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(
-        "import sys, asyncio, aioaudit\nheld = aioaudit.AioauditError\n"
+        "import sys, asyncio, aioaudit\nheld = aioaudit.AioauditError\nhandle = aioaudit.enable()\n"
         f"{ANEW['asyncio alone']}\nimport asyncio\n"
         "for base in (held, aioaudit.AioauditError, aioaudit.SettingsError):\n"
         "    try: aioaudit.enable('nosuchexporter')\n"
         "    except base: print('caught')\n"
+        "handle.disable()\n"  # what it turned on ended with the old one
+        "assert isinstance(handle, aioaudit.Auditing)\n"
+        "print(hasattr(asyncio.CancelledError, 'source'))\n"
     )
     done = run_python("app.py", AIOAUDIT="jsonl")
-    assert (done.stdout, done.stderr) == ("caught\n" * 3, "")
+    assert (done.stdout, done.stderr) == ("caught\n" * 3 + "True\n", "")
 
 
 def test_a_module_that_is_only_run_again_is_the_same(run_python: Runner, tmp_path: Path) -> None:

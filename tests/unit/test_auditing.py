@@ -165,6 +165,29 @@ def test_a_recording_and_a_block_end_in_any_order() -> None:
     assert not on()
 
 
+def test_a_name_that_a_recording_has_is_free_for_an_exporter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "somebodys-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        f"[aioaudit.exporters]\nmemory = {__name__}:_given\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _shared.clear()
+    with aioaudit.recording(), aioaudit.enable("memory"):
+        use()
+    assert told(_shared) == ["victim"]
+
+
+def _given() -> MemoryExporter:
+    return _shared
+
+
+_shared = MemoryExporter()
+
+
 def test_what_the_environment_began_goes_on_after_a_block(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     session.enable_from_settings(settings.Settings(jsonl_path=str(log)))
@@ -237,9 +260,6 @@ def test_a_setting_holds_until_the_call_ends_that_gave_it(monkeypatch: pytest.Mo
             assert slow() == 6
         assert slow() == 5
         aioaudit.disable()
-
-
-_shared = MemoryExporter()
 
 
 @pytest.mark.parametrize(
