@@ -7,8 +7,8 @@ here, behind one lock.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -368,8 +368,13 @@ def enable(
         wanted = settings.exporters
     with _lock:
         _import_asyncio()
-        opened = _open(wanted, settings)
-        session = _begin()
+        with ExitStack() as undo:
+            opened: list[tuple[str, Exporter]] = []
+            for name, exporter in _open(wanted, settings):
+                undo.callback(exporter.shutdown)
+                opened.append((name, exporter))
+            session = _begin()
+            undo.pop_all()  # nothing raised
         for name, exporter in opened:
             session.add(exporter, name, settings.events)
         for exporter in objects:
@@ -510,16 +515,14 @@ def _begin(when_anew: Callable[[], None] | None = None) -> Session:
     return _session
 
 
-def _open(names: Iterable[str], settings: Settings) -> list[tuple[str, Exporter]]:
-    """The exporters of these names that are not there yet."""
+def _open(names: Iterable[str], settings: Settings) -> Iterator[tuple[str, Exporter]]:
+    """The exporters of these names that are not there yet, made one after the other."""
     from aioaudit.loading import load_exporter
 
     present = set() if _session is None else {journal.name for journal, _ in _session.sinks}
-    return [
-        (name, load_exporter(name, settings))
-        for name in names
-        if name != BRIDGE and name not in present
-    ]
+    for name in names:
+        if name != BRIDGE and name not in present:
+            yield name, load_exporter(name, settings)
 
 
 def _bridge(session: Session, names: Iterable[str]) -> list[str]:

@@ -168,24 +168,51 @@ def test_a_recording_and_a_block_end_in_any_order() -> None:
 def test_a_name_that_a_recording_has_is_free_for_an_exporter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metadata = tmp_path / "somebodys-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        f"[aioaudit.exporters]\nmemory = {__name__}:_given\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
+    register("memory", tmp_path, monkeypatch)
     _shared.clear()
     with aioaudit.recording(), aioaudit.enable("memory"):
         use()
     assert told(_shared) == ["victim"]
 
 
+def register(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a package in *folder* give `_shared` that name."""
+    metadata = folder / "somebodys-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        f"[aioaudit.exporters]\n{name} = {__name__}:_given\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+
+
+class Shared(MemoryExporter):
+    """Counts how often it was closed."""
+
+    closed = 0
+
+    def shutdown(self) -> None:
+        self.closed += 1
+
+
+_shared = Shared()
+
+
 def _given() -> MemoryExporter:
     return _shared
 
 
-_shared = MemoryExporter()
+def test_what_was_opened_is_closed_where_another_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("mine", tmp_path, monkeypatch)
+    before = _shared.closed
+    with pytest.raises(aioaudit.SettingsError, match="is no exporter"):
+        aioaudit.enable("mine", "nosuchexporter")
+    assert (_shared.closed - before, on()) == (1, False)
+    with aioaudit.enable("mine"):
+        assert _shared.closed - before == 1
+    assert _shared.closed - before == 2
 
 
 def test_what_the_environment_began_goes_on_after_a_block(tmp_path: Path) -> None:
