@@ -205,10 +205,9 @@ def test_nothing_is_loaded_before_a_library_cancels(world: World, tmp_path: Path
 
 TIMEOUTS = """
 from aioaudit.recognisers import Cause, Link
-from aioaudit.recognisers.stdlib import timer
 
 def too_long(frame, call):
-    return timer(frame, call, detail="the pool was full")
+    return call.by_timeout(frame, detail="the pool was full")
 
 def called(frame, call):
     at, source = call.caller(frame)
