@@ -16,6 +16,7 @@ from time import monotonic
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.callbacks import thread_waits_for
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.groups import (
@@ -105,7 +106,7 @@ class Rules:
             self._report(catalogue.WRONG_THREAD, task, request)
         state = known.tasks.state(task)
         if len(state.requests) > 1:
-            first = state.first_undelivered()
+            first = first_undelivered(state.requests)
             if first is request:
                 self._check_swallowed(task, state, event.suspended_at, but=request)
             elif first is not None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from aioaudit.chain import obeyed as rule
 from aioaudit.chain.links import RequestFate, RequestSummary
-from aioaudit.events import TaskCancel, TaskUncancel
+from aioaudit.events import FutureCancel, TaskCancel, TaskUncancel
 
 
 def all_asked(
@@ -124,30 +125,61 @@ _GIVES_BACK = (":TaskGroup.__aexit__", ":TaskGroup._aexit")
 """How the ``source`` ends of what takes somebody's request and gives it back at once."""
 
 
-def now(
-    requests: Sequence[TaskCancel], absorbed: Mapping[int, object], *, full: bool
-) -> TaskCancel:
-    """The request that the task which *requests* were made to is to obey, or was.
+class Read:
+    """A request to a task, or to what it awaited, as the rule looks at it (`chain.obeyed.Made`)."""
 
-    The rule of `aioaudit.state.verdict`, for a log that does not tell the task's end:
-    of those that came before the last delivery (each of the others names the first in
-    ``behind``) the first that stands, or else the one that was taken back last.
+    __slots__ = ("absorbed", "delivered", "event")
+
+    lost = False  # a log does not tell on its way to whom a request was lost
+    pending = 1
+    successor = None
+
+    def __init__(
+        self, event: TaskCancel | FutureCancel, *, delivered: bool, absorbed: bool = False
+    ) -> None:
+        self.event = event
+        self.delivered = delivered
+        self.absorbed = absorbed
+
+
+def to_obey(
+    requests: Sequence[TaskCancel],
+    absorbed: Mapping[int, object],
+    waited: Sequence[FutureCancel],
+    *,
+    full: bool,
+) -> TaskCancel | FutureCancel | None:
+    """The request that a task is to obey, or did, where the log does not tell its end.
+
+    That is `aioaudit.chain.obeyed.to_obey`; here is what a log says of its arguments.
 
     Args:
-        requests: Those that were accepted, by ``seq``; at least one.
+        requests: Those that were made to the task and accepted, by ``seq``.
         absorbed: By ``seq``, those that were taken back, in order (`taken_back`).
+        waited: Those made to futures that it awaited, by ``seq``.
         full: Whether the log tells what was taken back.  Where it does not, a
             request that whoever made it takes back counts only if there is no other.
     """
+    # Step 1: a request that was not yet delivered when another came is named by that, in
+    # ``behind``.  So one without it tells that all before it were, and are over.
     start = 0
     for index, request in enumerate(requests):
         if request.behind is None:
             start = index
-    together = requests[start:]
-    standing = [each for each in together if each.seq not in absorbed]
+    # Step 2: who took back what.
+    gone = set(absorbed)
     if not full:
-        standing = [each for each in standing if not each.taken_back] or standing
-    if standing:
-        return standing[0]
-    last = {seq: index for index, seq in enumerate(absorbed)}
-    return max(together, key=lambda each: last[each.seq])
+        left = [each for each in requests[start:] if each.seq not in gone]
+        own = {each.seq for each in left if each.taken_back}
+        if len(own) < len(left):
+            gone |= own
+    together = [Read(each, delivered=False, absorbed=each.seq in gone) for each in requests[start:]]
+    # Step 3: whether those left over were delivered, no line tells, and the rule gives the same
+    # answer: the first that stands, or the last that was taken back.  For one error goes on from
+    # each to the next (`successor_of`) until none behind stands.  Only what stood *before* it
+    # is not known here: at the entry of which block it had been asked for.
+    order = {seq: index for index, seq in enumerate(absorbed)}
+    last = max(together, key=lambda each: order.get(each.event.seq, -1), default=None)
+    inherited = Read(waited[0], delivered=True) if waited else None
+    found = rule.to_obey(together, last, inherited)
+    return None if found is None else found.event

@@ -41,7 +41,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
-from aioaudit.log.asked import all_asked, now, taken_back
+from aioaudit.log.asked import all_asked, taken_back, to_obey
 
 MOST_PROBLEMS = 100
 """So many problems are kept word for word; `Log.damaged` counts them all."""
@@ -132,12 +132,13 @@ class Run:
             lost = end.cancel if request is None else None
         elif end is not None and end.cancel_outcome is not None:
             pass  # it was cancelled and nobody saw by what
-        elif accepted:
-            request = now(accepted, self._taken_back(task), full=self.uncancels_told)
-        elif end is None and task not in self.returned and self._waited(task):
-            request = self._waited(task)[0]
         else:
-            return None
+            lives = end is None and task not in self.returned
+            waited = self._waited(task) if lives else []
+            absorbed = self._taken_back(task)
+            request = to_obey(accepted, absorbed, waited, full=self.uncancels_told)
+            if request is None:
+                return None
         name, coro = self._names(task, asked)
         cancel_outcome: str | None = end.cancel_outcome if end is not None else None
         outcome: AnswerOutcome = "pending"

@@ -25,6 +25,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from aioaudit import bus
+from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython import internals
 from aioaudit.cpython.callbacks import owner_of
 from aioaudit.cpython.frames import getframe, module_at
@@ -196,7 +197,11 @@ class EndMonitor:
             ):
                 return
             cancelled = must_cancel(task)
-            if cancelled is UNKNOWN and state is not None and state.first_undelivered() is not None:
+            if (
+                cancelled is UNKNOWN
+                and state is not None
+                and first_undelivered(state.requests) is not None
+            ):
                 self.watch_end(task, None)  # a moment later the task itself says it
             elif cancelled is True:
                 recorder.on_end(task, "cancelled", None)

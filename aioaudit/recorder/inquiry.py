@@ -11,6 +11,7 @@ import msgspec
 
 from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import flatten
+from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.tasks import current_task
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.identity import timestamp
@@ -97,7 +98,7 @@ class Inquiry:
         self._tell_asker(event, cause, current, nested)
         if not cancellations.deliveries_seen:
             cancellations.infer_delivery(task, state)
-        earlier = state.first_undelivered() if state.requests else None
+        earlier = first_undelivered(state.requests)
         event.task = state.task
         event.name = known.tasks.name(task)
         event.coro = state.coro

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
@@ -207,7 +208,7 @@ class Cancellations:
     def first_undelivered(self, task: Any) -> Request | None:
         """The request that *task* has not felt yet."""
         state = self._tasks.find_state(task)
-        return None if state is None else state.first_undelivered()
+        return None if state is None else first_undelivered(state.requests)
 
     def accept(self, task: Any, request: Request) -> None:
         """*request* goes ahead: from now on the task's end may be its doing."""
@@ -243,7 +244,7 @@ class Cancellations:
 
     def infer_delivery(self, task: Any, state: CancelState) -> None:
         """Before 3.12 no delivery is seen: tell from what the task waits for now."""
-        first = state.first_undelivered()
+        first = first_undelivered(state.requests)
         if first is None or must_cancel(task) is not False:
             return
         waiter = fut_waiter(task)

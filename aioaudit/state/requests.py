@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.chain.obeyed import first_undelivered, stands, stands_for, successor_of, to_obey
 from aioaudit.events import CancelOutcome, FutureCancel, Outcome, Severity, TaskCancel
 
 
@@ -31,7 +32,7 @@ class Request(msgspec.Struct, eq=False):
     long; ``kept_at`` is the line that kept what this request was passed on as.
     ``taken_over`` says that not its own scope took it back, but the one around that.
     ``successor`` is the request for which a CancelledError of this one went on when this one
-    was taken back (`CancelState.successor_of`); ``depth`` is how many requests lie before it in its chain.
+    was taken back (`aioaudit.chain.obeyed`); ``depth`` is how many requests lie before it in its chain.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -65,20 +66,12 @@ class Request(msgspec.Struct, eq=False):
     @property
     def stands(self) -> bool:
         """Whether it was neither taken back nor lost on its way."""
-        return not (self.absorbed or self.lost)
+        return stands(self)
 
     @property
     def effective(self) -> Request:
-        """The request that a CancelledError of this one stands for now.
-
-        That is the rule, and all who ask whose an error is come here (see
-        `aioaudit.state.verdict`): this request as long as it stands, then what
-        the error went on for when it was taken back.
-        """
-        request = self
-        while request.successor is not None and not request.stands:
-            request = request.successor
-        return request
+        """The request that a CancelledError of this one stands for now."""
+        return stands_for(self)
 
     @property
     def undelivered(self) -> bool:
@@ -194,49 +187,19 @@ class CancelState(msgspec.Struct, eq=False):
             self.requests = _needed(self.requests)
             self.room = 2 * max(len(self.requests), 8)
 
-    def successor_of(self, request: Request, since: int | None) -> Request | None:
-        """What an error of *request*, which was taken back, goes on for: None if it does not.
-
-        The first made after it that stands, or else the first made before it: one that
-        was delivered earlier, and that the task was cleaning up for.  *since* is how many
-        calls of ``cancel()`` that still count came since the entry of the block that
-        took *request* back (None where no block did): those before are none of its business.
-        """
-        # Step 1: of those behind it the first that stands.  ``cancelling()`` is above what it was
-        # at the entry because of them, so the block lets the error go on: ``Timeout.__aexit__``
-        # compares ``uncancel()`` with its ``_cancelling``, ``TaskGroup`` with zero, and gives
-        # back what it took where somebody else asked, too (gh-116720, 3.13).
-        found: Request | None = None
-        if self.requests[-1] is not request:
-            for each in reversed(self.requests):
-                if each is request:
-                    break
-                if each.stands:
-                    found = each
-        if found is not None or since is None or since <= 0:
-            return found
-        # Step 2: of those before it, as many as were counted since the entry: an earlier error
-        # delivered them, and the task was asked again while it cleaned up for that one.
-        for each in reversed(self.requests):
-            if since <= 0:
-                break
-            if each.stands:
-                found = each
-                since -= max(each.pending, 1)
-        return found
+    def take_back(self, request: Request, since: int | None) -> None:
+        """*request* is taken back, and an error of it goes on or not; *since* as in `successor_of`."""
+        request.pending -= 1
+        request.absorbed = True
+        # What stands now is taken back later, if at all: so this never leads in a circle.
+        request.successor = successor_of(self.requests, request, since)
 
     @property
     def answer(self) -> Request | None:
         """The request that the task obeyed, is to obey, or else lived through last."""
-        current = None if self.current is None else self.current.effective
-        return current if self.ended else self.first_undelivered() or current
-
-    def first_undelivered(self) -> Request | None:
-        """The request that the next delivery will be of."""
-        for request in self.requests:
-            if not (request.delivered or request.absorbed or request.lost):
-                return request
-        return None
+        if self.ended:
+            return None if self.current is None else self.current.effective
+        return to_obey(self.requests, self.current)
 
     def find_repeated(self, once: object | None, nested: Request | None) -> Request | None:
         """The request that is made again: by the same asker, or by *nested* passed on again."""
@@ -257,13 +220,8 @@ class CancelState(msgspec.Struct, eq=False):
         Requests made before one delivery are one cancellation; the first of
         them is the one that the task obeys.
         """
-        # ``Task.cancel`` of a task that is to be woken only sets ``_must_cancel``, or cancels what
-        # it awaits (Lib/asyncio/tasks.py; ``_asyncio_Task_cancel_impl`` in Modules/_asynciomodule.c):
-        # a second call before the next step makes no second error.
-        first = self.first_undelivered()
+        first = first_undelivered(self.requests)
         if first is not None:
-            # The step that throws the error clears ``_must_cancel`` (``__step_run_and_handle_result``,
-            # ``task_step_impl``): whatever was asked till then has been delivered with it.
             for request in self.requests:
                 if not (request.absorbed or request.lost):
                     request.delivered = True
@@ -323,13 +281,5 @@ class Tie(msgspec.Struct, eq=False):
 
     @property
     def effective(self) -> Request | None:
-        """The request that the error stands for now (`Request.effective`)."""
-        if self.request is None:
-            return None
-        request = self.request.effective
-        # A cancelled future hands its very error to whoever awaits it (``fut_cancelled_exc`` in
-        # Modules/_asynciomodule.c, ``_cancelled_exc`` in Lib/asyncio/futures.py), so that one
-        # error may deliver a request to each of the two.
-        if self.beneath is not None and not request.stands:
-            return self.beneath.effective
-        return request
+        """The request that the error stands for now."""
+        return None if self.request is None else stands_for(self.request, self.beneath)

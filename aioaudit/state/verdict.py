@@ -1,35 +1,15 @@
-"""Whose a CancelledError is now, which request a task's end belongs to, and what the task did.
+"""What an error was delivered for, which request a task's end belongs to, and what the task did.
 
-One CancelledError may stand for several requests: what is asked before it is
-delivered makes no second one (``Task.cancel`` in Modules/_asynciomodule.c only
-counts, and ``task_step`` drops ``_must_cancel`` as it throws).  Whoever asked may take
-its own request back while the error is on its way; if others are left
-(``cancelling()`` is not what it was at the entry), ``Timeout.__aexit__``
-(Lib/asyncio/timeouts.py), ``TaskGroup.__aexit__`` and anyio's scopes let the error go on.
-
-The rule, for "which request does this CancelledError stand for now":
-
-1. the first of those that it was delivered for, while that stands;
-2. once that was taken back, or came to nothing, the first of those behind it, in
-   the order of being made, that stood when it was taken back; and so on from there.
-   If none stood, the first of those before it that did: one that an earlier error had
-   delivered, for which the task was cleaning up when it was asked again.  Only what was
-   asked since the block was entered counts, which the block itself compares
-   (``Timeout._cancelling``, anyio's ``CancelScope._cancelling_at_enter``);
-3. where the error came out of what the task awaited, and its own request is taken back
-   with none behind it, what it stood for there;
-4. where nothing stands any more, the one that was taken back last.
-
-`match_uncancel` applies step 2 where it happens (`Request.successor`), `Request.effective` and
-`Tie.effective` read it.  Nobody else decides: ends, ``error.source``, `aioaudit.why`, the
-cause of what is cancelled while the error is handled, groups, gathers and callbacks
-all ask them.
+Here is what only a program that runs can see: which CancelledError ended a task, which request it
+brought, and which one an ``uncancel()`` takes back.  What follows from that is the rule, which is
+in `aioaudit.chain.obeyed` and serves a log as well.
 """
 
 from __future__ import annotations
 
 from asyncio import CancelledError
 
+from aioaudit.chain.obeyed import obeyed, successor_of, to_obey
 from aioaudit.events import CancelOutcome, TaskCancel
 from aioaudit.state.requests import CancelState, Request, Tie, results_from
 
@@ -88,9 +68,7 @@ def _lived_through(
         request = tie.timeout or tie.effective
         if request is not None and request in state.requests:
             return request
-    request = state.first_undelivered() or (
-        None if state.current is None else state.current.effective
-    )
+    request = to_obey(state.requests, state.current)
     taken = state.last_absorbed
     # The last delivery may have gone unseen: then what was taken back last tells.
     seen = seen or (request is not None and request.stands)
@@ -131,9 +109,7 @@ def _cancelled_by(
     Where the *error* that ended it is known, only what it stands for counts: a
     request that was delivered before may have been swallowed since.
     """
-    # Step 1: the error that left the coroutine is the one that was delivered: a task that ends with
-    # it passes it on as it is (``future_cancel`` after ``CancelledError`` in ``task_step_impl``,
-    # Modules/_asynciomodule.c).  What it stands for now is what was obeyed.
+    # Step 1: what the error that left the coroutine stands for now.
     tie = _tie_of(ties, error)
     request = None if tie is None else tie.effective
     # Step 2: one that nobody delivered was raised by hand.  asyncio takes any for a cancellation
@@ -149,11 +125,8 @@ def _cancelled_by(
         # Step 3: where no error was seen at all, what was on its way has arrived.
         if request is None and error is None:
             request = infer_delivered(state, came_with)
-        # Step 4: it was asked again on the way out.  A coroutine that returns while
-        # ``_must_cancel`` is set ends cancelled all the same ("Task is cancelled right before
-        # coro stops" in tasks.py and in ``task_step_impl``).
-        if request is None or not request.stands:
-            request = state.first_undelivered() or request
+        # Step 4: of that and those that were made since.
+        request = obeyed(state.requests, request)
     return request, "obeyed"
 
 
@@ -258,10 +231,7 @@ def match_uncancel(
         if not left:
             return None
         chosen = left[-1]
-    chosen.pending -= 1
-    chosen.absorbed = True
-    # What stands now is taken back later, if at all: so `successor` never leads in a circle.
-    chosen.successor = state.successor_of(chosen, since)
+    state.take_back(chosen, since)
     state.last_absorbed = chosen
     return chosen
 
@@ -278,14 +248,13 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
         if taken is None and each.dedup_key is not None and each.pending > 0:
             taken = each
     if taken is not None:
-        taken.pending -= 1
-        taken.absorbed = taken.taken_over = True
-        taken.successor = state.successor_of(taken, since)
+        state.take_back(taken, since)
+        taken.taken_over = True
         if own is None:
             state.last_absorbed = taken
         else:
             taken.successor = taken.successor or own
-            own.successor = state.successor_of(own, since)
+            own.successor = successor_of(state.requests, own, since)
             state.last_absorbed = own
     return taken
 
