@@ -43,8 +43,6 @@ def explain(known: State, what: Any) -> Answer | None:
         if state is None:
             return None
         request = state.answer
-        if request is None and state.outcome == "cancelled":
-            request = state.inherited
         if request is None:
             return None
         name = known.tasks.name(what)

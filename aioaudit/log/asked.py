@@ -180,6 +180,8 @@ def to_obey(
     # is not known here: at the entry of which block it had been asked for.
     order = {seq: index for index, seq in enumerate(absorbed)}
     last = max(together, key=lambda each: order.get(each.event.seq, -1), default=None)
-    inherited = Read(waited[0], delivered=True) if waited else None
+    # Step 4: a task awaits one future at a time, so the next line that names it tells that what the
+    # one before brought is over.  (Of the children of one ``gather`` it would be the first.)
+    inherited = Read(waited[-1], delivered=True) if waited else None
     found = rule.to_obey(together, last, inherited)
     return None if found is None else found.event

@@ -267,9 +267,8 @@ class Recorder:
             state.ended = True
             state.outcome = outcome
             state.cancel_outcome = cancel_outcome
-            if request is not None:
-                # The last delivered may be another: a scope's, taken back since.
-                state.current = request
+            # The last delivered may be another: a scope's, taken back since.
+            state.current = request
             if outcome == "cancelled" and cancel_outcome == "obeyed":
                 cancellations.pass_on(waiters_of(task), request)
             elif outcome != "cancelled":

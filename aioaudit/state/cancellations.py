@@ -22,7 +22,7 @@ from aioaudit.events import TaskCancel
 from aioaudit.stack.frames import frame_handling
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.places import reference
-from aioaudit.state.requests import CancelState, Request, Tie
+from aioaudit.state.requests import CancelState, Request, Tie, results_from
 from aioaudit.state.verdict import infer_delivered
 from aioaudit.threads import get_ident
 
@@ -196,7 +196,7 @@ class Cancellations:
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended the task or future *task*."""
         state = self._tasks.find_state(task)
-        return None if state is None else state.answer or state.inherited
+        return None if state is None else state.answer
 
     def last_request_from(self, owner: Any, task: Any) -> Request | None:
         """The last request that the object *owner* made to *task*."""
@@ -235,8 +235,13 @@ class Cancellations:
             state = self._tasks.state(task)
             if not self.deliveries_seen:
                 self.infer_delivery(task, state)
-            state.inherited = request
-            state.inherited_arriving = True
+            waiter = fut_waiter(task)
+            if not _comes_second(state, waiter, request):
+                state.inherited = request
+                state.inherited_arriving = True
+                state.awaited_ref = (
+                    None if waiter is None or waiter is UNKNOWN else reference(waiter)
+                )
             if request.awaiting_tasks is None:
                 request.awaiting_tasks = []
             request.awaiting_tasks.append(state)
@@ -252,6 +257,23 @@ class Cancellations:
             return
         if waiter is None or first.awaited_ref is None or first.awaited_ref() is not waiter:
             state.deliver()
+
+
+def _comes_second(state: CancelState, waiter: Any, request: Request) -> bool:
+    """Whether another error than that of *request* is on its way already to whoever awaits *waiter*.
+
+    ``gather`` ends with the first of its children that is cancelled (``_done_callback`` in
+    Lib/asyncio/tasks.py does nothing once ``outer.done()``), and callbacks run in order.  What only
+    followed from the earlier request tells more than that one.
+    """
+    earlier = state.inherited
+    return (
+        state.inherited_arriving
+        and earlier is not None
+        and state.awaited_ref is not None
+        and state.awaited_ref() is waiter
+        and not results_from(request, earlier)
+    )
 
 
 def _is_handled_here(error: BaseException) -> bool:

@@ -152,7 +152,7 @@ class CancelState(msgspec.Struct, eq=False):
     ``requests`` are those that an answer may still need, in the order they were made.
     ``current`` is the request whose CancelledError was delivered last,
     ``inherited`` one made to what the task was awaiting, about to reach it while
-    ``inherited_arriving`` is true; ``concluded`` says that which request ended it was not seen, and
+    ``inherited_arriving`` is true and it waits for ``awaited_ref``; ``concluded`` says that which request ended it was not seen, and
     there were several; ``errors`` counts the CancelledErrors of this task that live;
     ``last_absorbed`` is the one that the last ``uncancel()`` took back;
     ``handler_timer`` says which handler took how long, once one of the program's own
@@ -166,6 +166,7 @@ class CancelState(msgspec.Struct, eq=False):
     requests: list[Request] = []
     current: Request | None = None
     inherited: Request | None = None
+    awaited_ref: Callable[[], Any] | None = None
     last_absorbed: Request | None = None
     swallowed_at: str | None = None
     handler_timer: HandlerTimer | None = None
@@ -197,9 +198,9 @@ class CancelState(msgspec.Struct, eq=False):
     @property
     def answer(self) -> Request | None:
         """The request that the task obeyed, is to obey, or else lived through last."""
-        if self.ended:
-            return None if self.current is None else self.current.effective
-        return to_obey(self.requests, self.current)
+        # What ended it was decided when it did, by its error, and stands in the log as ``cancel``.
+        # That nobody saw it is an answer, too: what came before may have been swallowed since.
+        return self.current if self.ended else to_obey(self.requests, self.current, self.inherited)
 
     def find_repeated(self, once: object | None, nested: Request | None) -> Request | None:
         """The request that is made again: by the same asker, or by *nested* passed on again."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
 import aioaudit
+from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.events import TaskCancel, TaskDone, TaskUncancel
 from aioaudit.log import Log
 from tests.loops import every_loop
@@ -203,3 +205,113 @@ def test_a_limit_of_the_clean_up_is_not_told_for_the_timeout_that_ran_out(
         run(main())
         answer = trail.why("sibling")
     assert [(each["what"], each.get("at")) for each in links(answer)][-1] == ("deadline", "outer")
+
+
+def by_hand(gone: asyncio.Future[None]) -> None:
+    raise asyncio.CancelledError
+
+
+def by_result(gone: asyncio.Future[None]) -> None:
+    gone.result()
+
+
+@every_loop
+@pytest.mark.parametrize("end", [by_hand, by_result])
+@pytest.mark.parametrize("itself", [True, False], ids=["the task", "what it awaits"])
+def test_what_was_swallowed_is_not_what_a_later_error_of_nobody_ended(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    end: Callable[[asyncio.Future[None]], None],
+    itself: bool,
+) -> None:
+    if end is by_result and not HAS_MONITORING:
+        pytest.skip("no delivery is seen, so this one may have been one")
+
+    async def main() -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        awaited, gone = loop.create_future(), loop.create_future()
+        gone.cancel()
+
+        async def worker() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await awaited
+            await asyncio.sleep(0)
+            end(gone)
+
+        victim = asyncio.create_task(worker(), name="victim")
+        await asyncio.sleep(0)
+        (victim if itself else awaited).cancel()
+        await asyncio.wait([victim])
+        return victim
+
+    with aioaudit.recording() as trail:
+        victim = run(main())
+        assert victim.cancelled()
+        logged = log_of(trail).answers("victim")
+        live = trail.why(victim)
+    if end is by_hand and itself:  # the one answer that there is: it kept what it was asked for
+        assert live is not None
+        assert live.cancel_outcome == logged[0].cancel_outcome == "swallowed"
+        assert live.chain == logged[0].chain
+    else:
+        assert live is None
+        assert [answer.root.reason for answer in logged] == ["unknown"] * (end is by_result)
+
+
+@every_loop
+def test_of_what_a_task_awaited_the_last_is_what_it_is_to_obey(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        first, second = loop.create_future(), loop.create_future()
+
+        async def worker() -> None:
+            for each in (first, second):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await each
+            await asyncio.sleep(60)
+
+        victim = asyncio.create_task(worker(), name="victim")
+        await asyncio.sleep(0)
+        first.cancel()  # LINE first
+        for _ in range(2):
+            live = trail.why(victim)
+            assert links(live)[-1]["at"] == "first"
+            assert live == log_of(trail).answers("victim")[0]
+            await asyncio.sleep(0)
+        second.cancel()  # LINE second
+        for _ in range(3):
+            live = trail.why(victim)
+            assert links(live)[-1]["at"] == "second"
+            assert live == log_of(trail).answers("victim")[0]
+            await asyncio.sleep(0)
+        victim.cancel()
+        await asyncio.wait([victim])
+
+    with aioaudit.recording() as trail:
+        run(main())
+
+
+@every_loop
+def test_a_gather_ends_with_the_first_of_its_futures_that_was_cancelled(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+) -> None:
+    async def main() -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        first, second = loop.create_future(), loop.create_future()
+
+        async def worker() -> None:
+            await asyncio.gather(first, second)
+
+        victim = asyncio.create_task(worker(), name="victim")
+        await asyncio.sleep(0)
+        first.cancel()  # LINE one
+        second.cancel()  # LINE other
+        await asyncio.wait([victim])
+        return victim
+
+    with aioaudit.recording() as trail:
+        victim = run(main())
+        live = trail.why(victim)
+        assert links(live)[-1]["at"] == "one"
+        assert live == log_of(trail).answers("victim")[0]
