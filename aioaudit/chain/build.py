@@ -150,6 +150,14 @@ def walk(request: RequestEvent, resolve: Resolve) -> list[Step]:
     return Chains[RequestEvent](LogReading(resolve)).of(request).steps()
 
 
+def back(request: R, cause: Callable[[R], R | None]) -> Iterator[R]:
+    """*request*, what led to it according to *cause*, what led to that, and so on to the root."""
+    step: R | None = request
+    while step is not None:
+        yield step
+        step = cause(step)
+
+
 class Chain:
     """A chain that shares its end with all those that lead into it.
 
@@ -212,11 +220,10 @@ class Chains(Generic[R]):
         reading = self._reading
         known = self._known
         path: dict[int, tuple[R, Link | None, bool]] = {}
-        step: R | None = request
         shown = True  # whether the step's own link is to be told
         rest: Chain | None = None
         # Forth, as far as nothing is known yet.
-        while step is not None:
+        for step in back(request, reading.cause):
             key = reading.key(step)
             rest = known.get((key, shown))
             if rest is not None or key in path:  # a circle: it ends as if this was missing
@@ -225,7 +232,6 @@ class Chains(Generic[R]):
             path[key] = step, origin, shown
             # The origin tells the step to the cause better than the cause's own link.
             shown = origin is None
-            step = reading.cause(step)
         # And back: each step is put before what follows it.
         for key, (each, origin, own) in reversed(path.items()):
             rest = known[key, own] = self._before(rest, each, origin, own)

@@ -394,10 +394,10 @@ class Rules:
             or request.slow_reported
         ):
             return
-        above: Request | None = request
-        while above is not None and not above.slow_reported:
-            above.slow_reported = True
-            above = above.cause
+        for each in request.back():
+            if each.slow_reported:
+                break  # and all before it
+            each.slow_reported = True
         cleanup = state.handler_timer
         at, waited = None, 0.0
         if cleanup is not None:
@@ -522,15 +522,11 @@ def _kept_by_library(task: Any, state: CancelState) -> bool:
 
 def _line_of(request: Request) -> tuple[str | None, str | None]:
     """``source`` and ``at`` of *request*, or of the nearest one before it that has a line."""
-    step: Request | None = request
-    for _ in range(100):
-        if step is None:
-            break
+    for step in request.back():
         if step.event.at is not None:
             return step.event.source, step.event.at
         if step.event.origin_at is not None:
             return step.event.origin_source, step.event.origin_at
-        step = step.cause
     return request.event.source, None
 
 

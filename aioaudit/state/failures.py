@@ -127,9 +127,10 @@ class Failures:
             request = tie.timeout or tie.effective
             if request is not None and request.taken_over:
                 return None  # the scope around has kept the error, for a reason of its own
-            while request is not None and request.event.reason == "awaiter":
-                request = request.cause
-            return request if request is not None and request.timed_out else None
+            for step in () if request is None else request.back():
+                if step.event.reason != "awaiter":
+                    return step if step.timed_out else None
+            return None
         if state is None or self._cancellations.deliveries_seen:
             return None
         for request in reversed(state.requests):

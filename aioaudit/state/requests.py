@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
+from aioaudit.chain.build import back
 from aioaudit.chain.links import Link
 from aioaudit.chain.obeyed import first_undelivered, stands, stands_for, successor_of, to_obey
 from aioaudit.events import CancelOutcome, FutureCancel, Outcome, Severity, TaskCancel
@@ -92,18 +94,23 @@ class Request(msgspec.Struct, eq=False):
 
     def nearest_logged(self) -> Request | None:
         """This request, or the nearest one before it, that is a line of the log."""
-        request: Request | None = self
-        while request is not None and request.event.seq == 0:
-            request = request.cause
-        return request
+        for step in self.back():
+            if step.event.seq:
+                return step
+        return None
+
+    def back(self) -> Iterator[Request]:
+        """This request, and each that led to the one before, to the root.
+
+        Their number is bounded (`aioaudit.recorder.inquiry`).
+        """
+        return back(self, _CAUSE)
 
     @property
     def root(self) -> Request:
         """The request at the root of this one's chain."""
-        request = self
-        while request.cause is not None:  # their number is bounded (`aioaudit.recorder.inquiry`)
-            request = request.cause
-        return request
+        *_, root = self.back()
+        return root
 
     @property
     def source(self) -> str | None:
@@ -113,14 +120,15 @@ class Request(msgspec.Struct, eq=False):
         return origin or root.event.source
 
 
+_CAUSE: Callable[[Request], Request | None] = attrgetter("cause")
+
+
 def results_from(request: Request, cause: Request) -> bool:
-    """Whether *request* was made because of *cause*, a few steps before it at most."""
-    step: Request | None = request
-    for _ in range(20):
-        if step is None or step is cause:
-            break
-        step = step.cause
-    return step is cause
+    """Whether *request* is *cause*, or was made because of it."""
+    for step in request.back():
+        if step.depth <= cause.depth:  # nothing before it has more
+            return step is cause
+    return False
 
 
 class HandlerTimer:

@@ -142,3 +142,22 @@ def test_every_layer_is_there() -> None:
     names = [name for layer in LAYERS for name in layer.split()]
     assert len(names) == len(set(names))
     assert set(names) <= set(modules())
+
+
+def test_along_causes_and_successors_there_is_one_walk_each() -> None:
+    """What steps from a request to its ``cause`` or ``successor`` again and again: one function."""
+    found: list[tuple[str, str]] = []
+    for name, path in modules().items():
+        for loop in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(loop, ast.While | ast.For):
+                continue
+            found += [
+                (name, step.value.attr)
+                for step in ast.walk(loop)
+                if isinstance(step, ast.Assign)
+                and isinstance(step.value, ast.Attribute)
+                and step.value.attr in ("cause", "successor")
+                and ast.unparse(step.targets[0]) == ast.unparse(step.value.value)
+            ]
+    # `chain.build.back` asks whoever knows what a cause is: memory has it, a log looks it up.
+    assert found == [("chain.obeyed", "successor")]
