@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.stdlib import loop_ended
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.text import describe
@@ -39,10 +39,7 @@ def connection_closed(frame: FrameType, call: Call) -> Cause | None:
         return connection_lost(outer, call)
     if name == "RequestHandler._process_keepalive":
         seconds = local(outer, "self").keepalive_timeout
-        return Cause(
-            reason="aiohttp.keepalive",
-            origin=Link(what="deadline", reason="aiohttp.keepalive", seconds=seconds),
-        )
+        return call.by_deadline("aiohttp.keepalive", seconds, (None, None))
     return None
 
 
@@ -60,15 +57,7 @@ def grace(frame: FrameType, call: Call) -> Cause:
 
 def run_app_ended(frame: FrameType, call: Call) -> Cause:
     """``web.run_app``: it ended, and cancels its own task and then what is left."""
-    at, source = call.caller(frame)
-    return Cause(
-        reason="shutdown",
-        origin=Link(
-            what="shutdown", reason="shutdown", at=at, source=source, detail="aiohttp.web.run_app"
-        ),
-        at=at,
-        source=source,
-    )
+    return loop_ended(frame, call, "aiohttp.web.run_app")
 
 
 def total_timeout(frame: FrameType, call: Call) -> Cause:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from types import FrameType
 
-from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.stdlib import shutdown
@@ -16,11 +15,12 @@ from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 
-def timed_out(frame: FrameType, _call: Call) -> Cause:
+def timed_out(frame: FrameType, call: Call) -> Cause:
     """``timeout._cancel_task``: the time is up; nothing says where it was entered."""
-    return Cause(
-        reason="timeout",
-        origin=Link(what="deadline", reason="timeout", seconds=local(frame, "self")._timeout),
+    return call.by_deadline(
+        "timeout",
+        local(frame, "self")._timeout,
+        (None, None),
         taken_back=True,
         current_task_unrelated=True,
     )

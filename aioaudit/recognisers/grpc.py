@@ -60,13 +60,7 @@ def handler_cancelled(_frame: FrameType, call: Call) -> Cause:
     detail = "the client cancelled the call, or its connection was lost"
     if left is not None:
         detail += f", {left:.3f} s before its deadline"
-    return _over(
-        Cause(
-            reason="disconnect",
-            origin=Link(what="called", reason="disconnect", detail=detail),
-            detail=detail,
-        )
-    )
+    return _over(call.by_caller("disconnect", None, detail))
 
 
 _DEADLINE = "the deadline that the client gave the call"
@@ -181,9 +175,11 @@ def call_cancelled(frame: FrameType, call: Call) -> Cause | None:
     if outer is None or outer.f_globals.get("__name__") != _CALL or error is None or task is None:
         return Cause(reason="", passes_through=True, taken_back=True)
     if isinstance(error, CancelledError):
-        return Cause(reason=_CANCELLED, request=call.request_of(error), taken_back=True)
-    origin, request = call.failure_of(task, error)
-    return Cause(reason=_CANCELLED, origin=origin, request=request, taken_back=True)
+        cause = call.by_request(_CANCELLED, error)
+    else:
+        cause = call.by_failure(_CANCELLED, task, error)
+    cause.taken_back = True
+    return cause
 
 
 def channel_closed(frame: FrameType, call: Call) -> Cause:

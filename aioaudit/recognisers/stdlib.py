@@ -29,12 +29,7 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
     note = call.timeout_entry(timeout)
     if note is None:
         # Entered before auditing began: which line is not known.
-        return Cause(
-            reason="timeout",
-            origin=Link(what="deadline", reason="timeout"),
-            owner=id(timeout),
-            taken_back=True,
-        )
+        return call.by_deadline("timeout", line=(None, None), owner=timeout)
     cause = None
     if note.by is not None:
         # The library whose timeout it is may say what it was for.
@@ -59,21 +54,9 @@ def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
         return None
     if isinstance(call.exception, CancelledError):
         return call.by_request("awaiter", call.exception)
-    at, source = call.caller(outer.f_back)
-    cause = Cause(
-        reason="timeout",
-        origin=Link(
-            what="deadline",
-            reason="timeout",
-            at=at,
-            source=source,
-            seconds=seconds(float(local(outer, "timeout"))),
-        ),
-        at=at,
-        source=source,
-    )
+    length = seconds(float(local(outer, "timeout")))
     call.remember_timeout()
-    return cause
+    return call.by_deadline("timeout", length, call.caller(outer.f_back))
 
 
 def group_child_failed(frame: FrameType, call: Call) -> Cause | None:
@@ -140,11 +123,7 @@ def group_joined(frame: FrameType, call: Call) -> Cause | None:
     if local(frame, "task") is not call.victim:
         return None
     group = local(frame, "self")
-    return Cause(
-        reason="task_group",
-        request=call.last_request_from(group, parent_of(group)),
-        owner=id(group),
-    )
+    return call.by_request("task_group", call.last_request_from(group, parent_of(group)), group)
 
 
 def group_again(frame: FrameType, call: Call) -> Cause | None:
@@ -160,10 +139,7 @@ def _child_failed(frame: FrameType, call: Call) -> Cause | None:
     error = local(frame, "exc")
     if error is None:
         return None
-    origin, request = call.failure_of(task, error)
-    return Cause(
-        reason="task_group", origin=origin, request=request, owner=id(local(frame, "self"))
-    )
+    return call.by_failure("task_group", task, error, local(frame, "self"))
 
 
 def gathered(frame: FrameType, _call: Call) -> Cause | None:
@@ -173,10 +149,15 @@ def gathered(frame: FrameType, _call: Call) -> Cause | None:
 
 def shutdown(frame: FrameType, call: Call) -> Cause | None:
     """``_cancel_all_tasks`` at the end of ``asyncio.run`` and ``Runner.close``."""
-    at, source = call.caller(frame.f_back)
+    return loop_ended(frame.f_back, call)
+
+
+def loop_ended(frame: FrameType | None, call: Call, detail: str | None = None) -> Cause:
+    """The function that ran the loop, called by *frame*, has ended and cancels what is left."""
+    at, source = call.caller(frame)
     return Cause(
         reason="shutdown",
-        origin=Link(what="shutdown", reason="shutdown", at=at, source=source),
+        origin=Link(what="shutdown", reason="shutdown", at=at, source=source, detail=detail),
         at=at,
         source=source,
     )
