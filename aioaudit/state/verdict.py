@@ -8,6 +8,7 @@ in `aioaudit.chain.obeyed` and serves a log as well.
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Iterator
 
 from aioaudit.chain.obeyed import obeyed, successor_of, to_obey
 from aioaudit.events import CancelOutcome, TaskCancel
@@ -87,13 +88,10 @@ def _delivered_with(one: Request, other: Request) -> bool:
 
 def _tie_behind(ties: Ties, error: BaseException | None) -> Tie | None:
     """The tie of the CancelledError that led to *error*, None where none did."""
-    for _ in range(100):
-        if error is None:
-            break
-        tie = ties.get(id(error))
-        if tie is not None and tie.ref() is error:
+    for each in _leading_to(error):
+        tie = ties.get(id(each))
+        if tie is not None and tie.ref() is each:
             return tie
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -164,13 +162,12 @@ def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
 
     Another error in between ends the search: what it stood for is over.
     """
-    for _ in range(100):
-        if not isinstance(error, CancelledError):
+    for each in _leading_to(error):
+        if not isinstance(each, CancelledError):
             return None
-        tie = ties.get(id(error))
-        if tie is not None and tie.ref() is error:
+        tie = ties.get(id(each))
+        if tie is not None and tie.ref() is each:
             return tie
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -261,10 +258,19 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
 
 def comes_from_cancelled(error: BaseException | None) -> bool:
     """Whether a CancelledError led to *error*."""
+    for each in _leading_to(error):  # noqa: SIM110 - no generator's function, as in match_uncancel
+        if isinstance(each, CancelledError):
+            return True
+    return False
+
+
+def _leading_to(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, the one that it was raised for, and so on: a hundred at most.
+
+    Nothing keeps a program from tying the ends of such a chain together (bpo-25782).
+    """
     for _ in range(100):
         if error is None:
-            return False
-        if isinstance(error, CancelledError):
-            return True
+            return
+        yield error
         error = error.__cause__ or error.__context__
-    return False
