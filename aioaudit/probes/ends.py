@@ -21,7 +21,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from aioaudit import bus
@@ -50,6 +50,7 @@ from aioaudit.cpython.tasks import (
 from aioaudit.delivery.records import Returned
 from aioaudit.probes.tasks import OUTSIDE
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.code import RESUMED
 from aioaudit.stack.frames import local
 from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause, swallowing_line
 from aioaudit.state.awaiters import reached_by
@@ -394,31 +395,67 @@ class EndMonitor:
         return reraised
 
 
+def _raised_at(error: BaseException) -> TracebackType | None:
+    """Where *error* was raised; None where that cannot be told.
+
+    Of a future of the Python class that was cancelled it cannot: the frame of ``result()`` is
+    the innermost one whether the task awaited it or called that (``Task.__wakeup`` in
+    Lib/asyncio/tasks.py calls it, too, and throws what it raises).
+    """
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return None if step is None or step.tb_frame.f_code is _RESULT else step
+
+
+def _instruction(step: TracebackType) -> str:
+    """The name of the instruction at which *step* was left."""
+    code = step.tb_frame.f_code.co_code
+    at = step.tb_lasti
+    if not 0 <= at < len(code):
+        return ""
+    # 3.11 leaves a frame that called a Python function behind the caches of its ``CALL``
+    # (``JUMPBY(INLINE_CACHE_ENTRIES_CALL)`` in Python/ceval.c).
+    while at > 0 and dis.opname[code[at]] == "CACHE":
+        at -= 2
+    return dis.opname[code[at]]
+
+
 def _raised_by_hand(error: BaseException) -> bool:
     """Whether a ``raise`` statement made *error*, rather than the ``result()`` of a future."""
-    step = error.__traceback__
-    if step is None:
-        return False
-    while step.tb_next is not None:
-        step = step.tb_next
-    if step.tb_frame.f_code is _RESULT:
-        return False
-    code = step.tb_frame.f_code.co_code
-    if not 0 <= step.tb_lasti < len(code):
-        return False
-    return dis.opname[code[step.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+    step = _raised_at(error)
+    return step is not None and _instruction(step) in ("RAISE_VARARGS", "RERAISE")
 
 
-def _only_by_hand(error: BaseException) -> bool:
-    """Whether a ``raise`` statement made *error*, and not while it handled one that was delivered."""
+def _came_out_of_a_call(error: BaseException) -> bool:
+    """Whether the task called what raised *error*, as the ``result()`` of a cancelled future."""
+    step = _raised_at(error)
+    if step is None or not _instruction(step).startswith("CALL"):
+        return False
+    if step.tb_frame.f_code.co_flags & RESUMED:
+        return True
+    # A function that the task called, then, and not the ``Task.__wakeup`` that threw it.
+    caller = error.__traceback__
+    while caller is not None and caller.tb_next is not step:
+        caller = caller.tb_next
+    return caller is not None and _instruction(caller).startswith("CALL")
+
+
+def _delivered(error: BaseException) -> bool:
+    """Whether *error* may have been delivered, or one that was handled when it came.
+
+    A CancelledError is delivered where a coroutine waits (``gen_send_ex`` in
+    Objects/genobject.c throws it in there), so one that comes from a ``raise`` statement or
+    from a call was not.
+    """
     for _ in range(100):
-        if not _raised_by_hand(error):
-            return False
+        if not (_raised_by_hand(error) or _came_out_of_a_call(error)):
+            return True
         further = error.__cause__ or error.__context__
         if not isinstance(further, CancelledError):
-            return True
+            return False
         error = further
-    return False
+    return True
 
 
 class EndCallbacks:
@@ -475,14 +512,15 @@ class EndCallbacks:
                 tie = None if error is None else recorder.state.cancellations.tie_of(error)
                 # Somebody asked whose it is while it was handled.
                 tied = tie is not None and tie.state is state and tie.request is not None
-                own = error is not None and not tied and _only_by_hand(error)
+                own = error is not None and not tied and not _delivered(error)
+                by_hand = own and error is not None and _raised_by_hand(error)
                 if own and state is not None and must_cancel(task) is False:
                     state.deliver()
                 recorder.on_end(
                     task,
                     "cancelled",
                     error if own or tied else None,
-                    by_hand=own or not known,
+                    by_hand=by_hand or not known,
                     came_with=None if tie is None or tied else tie.effective,
                 )
                 if error is not None and not (own or tied):

@@ -36,7 +36,7 @@ _PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
 _COMPILED = re.compile(r"(?![\\/]|[A-Za-z]:).*\.(pyx|pxi|pxd)$")
 """Cython keeps the path that a source had where it was compiled: a library's, as a rule."""
 _LIMIT = 50_000
-_RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 Explain = Callable[[FrameType, Any], Any]
 
@@ -99,7 +99,7 @@ class CodeInfo:
             rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
             self.given += (rest,)
             self.interrupted += (rest,)
-        self.resumed = bool(code.co_flags & _RESUMED)
+        self.resumed = bool(code.co_flags & RESUMED)
         """Whether it is a generator's or a coroutine's, which is resumed and not called."""
         self.calls: dict[int, Any] = {}
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
