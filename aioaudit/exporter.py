@@ -23,7 +23,7 @@ an event made of one where it needs it (`event_of`).
 
 Two things are optional.  What can only be known where and while an event
 happens, the values of context variables above all, a method ``witness`` takes
-down (see `Witness`), and `Notes` brings it to the exporter's thread.  What has
+down (see `Witness`), and `ContextNotes` brings it to the exporter's thread.  What has
 threads of its own ends them in a method ``before_fork``.
 """
 
@@ -48,11 +48,11 @@ from aioaudit.events import Event, ProcessStart
 
 __all__ = [
     "Batch",
+    "ContextNotes",
     "Created",
     "Exporter",
     "ExporterError",
     "NotTakenError",
-    "Notes",
     "Record",
     "Returned",
     "Witness",
@@ -65,7 +65,7 @@ __all__ = [
 Note = TypeVar("Note")
 
 MOST_NOTES = 100_000
-"""So many notes wait for their events: as many as events wait for an exporter."""
+"""At most this many notes wait for their events: as many as events wait for an exporter."""
 
 
 class ExporterError(AioauditError):
@@ -130,7 +130,7 @@ def records_of(events: Sequence[Event]) -> Sequence[Record]:
     return events.records if isinstance(events, Batch) else events
 
 
-class Notes(Generic[Note]):
+class ContextNotes(Generic[Note]):
     """What was noted of events where they happened, until they come to the exporter.
 
     `keep` is for ``witness``; all else for the exporter's own thread.  Memory is

@@ -44,7 +44,7 @@ def timestamp(ns: int) -> str:
 
 
 MOST_ANCESTORS = 8
-"""So many processes above this one are told."""
+"""At most this many processes above this one are told."""
 
 
 def processes() -> list[str]:

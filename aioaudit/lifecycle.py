@@ -1,6 +1,6 @@
-"""Private. The end of the process and its forks: the one room that knows how they come about.
+"""Private. The end of the process and its forks, in one place.
 
-Wish: at every end that leaves time for it, what was recorded is on disk, and
+Goal: at every end that leaves time for it, what was recorded is on disk, and
 a forked child records for itself, while the program notices nothing.
 
 **Ends.**  `sys.exit`, an unhandled error, the end of the main thread: `atexit`.

@@ -227,7 +227,7 @@ class Session:
         for journal, _ in self.sinks:
             try:
                 journal.before_fork()
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not show at a fork
+            except Exception as error:  # noqa: BLE001 - an internal error must not show at a fork
                 self.recorder.report_fault(error)
             own = getattr(journal.exporter, "before_fork", None)
             if own is not None:

@@ -60,7 +60,7 @@ def start_from_environ() -> None:
             return
         _check_names(settings)
     except SettingsError as error:
-        complain(str(error))
+        report_unaudited(str(error))
     else:
         start(settings)
 
@@ -95,7 +95,7 @@ def stop_waiting() -> None:
         watch.remove()
 
 
-def complain(message: str) -> None:
+def report_unaudited(message: str) -> None:
     """Say once on stderr why this process is not audited."""
     if message in _complaints:
         return
@@ -129,7 +129,7 @@ def _activate(settings: Settings) -> None:
     except KeyboardInterrupt:
         raise  # meant for the program, which is running by now
     except BaseException as error:  # noqa: BLE001 - auditing must never stop a program
-        complain(_words(error))
+        report_unaudited(_words(error))
 
 
 def _words(error: BaseException) -> str:
@@ -179,7 +179,7 @@ class _Watch(AfterImport):
         if name.startswith(_OURS):
             self._wanted.pop(name, None)
             return
-        complain(
+        report_unaudited(
             f"{name} comes from a {type(loader).__name__}, which cannot be watched"
             f" ({_words(error)}); call aioaudit.enable() instead"
         )
@@ -193,7 +193,7 @@ def _is_half_there(module: ModuleType | None) -> bool:
 def _missed() -> None:
     """At the end: asyncio came by a finder before ours, and nothing was imported after it."""
     if _waiting is not None and _AWAITED in sys.modules and not _complaints:
-        complain(
+        report_unaudited(
             f"{_AWAITED} was imported by a finder that stands before the one of aioaudit on"
             " sys.meta_path, and was not seen; call aioaudit.enable() instead"
         )

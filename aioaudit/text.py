@@ -5,7 +5,7 @@ is made: the text is short, holds no lone surrogates (JSON in UTF-8 has no
 place for them), and asking for it can neither raise nor run for long.
 
 Everything that is shown, in a sentence, in a log, on a terminal, passes through
-`harmless`: a name may come from whoever talks to the program, and hold a newline, an
+`escape_unprintable`: a name may come from whoever talks to the program, and hold a newline, an
 escape sequence or a mark that turns the direction of writing.
 """
 
@@ -70,10 +70,10 @@ def path_and_line(at: str | None) -> tuple[str, int] | None:
     return None
 
 
-def harmless(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     r"""*text* with every character that is not plainly visible escaped.
 
-    ``harmless("a\nb")`` is ``a``, a backslash, ``n``, ``b``.  What is visible
+    ``escape_unprintable("a\nb")`` is ``a``, a backslash, ``n``, ``b``.  What is visible
     already comes back unchanged, in whatever alphabet, up to `MOST_SHOWN` characters.
     """
     if len(text) > MOST_SHOWN:
@@ -87,8 +87,8 @@ def harmless(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`harmless` *text* on one line, its words with a blank between them."""
-    return harmless(" ".join(text.split()))
+    """`escape_unprintable` *text* on one line, its words with a blank between them."""
+    return escape_unprintable(" ".join(text.split()))
 
 
 def say(message: str, more: str = "") -> None:

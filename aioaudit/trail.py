@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.chain.build import Chains, answer_of, completed, from_task
 from aioaudit.chain.links import Answer, Link
+from aioaudit.chain.walk import Chains, answer_of, completed, from_task
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.journal import flush_all
 from aioaudit.events import Event, FutureCancel, TaskCancel

@@ -1,6 +1,6 @@
 """Writes events as lines of JSON, one file a process.
 
-Wish: whatever happens, a line in the file is a whole line, and what was
+Goal: whatever happens, a line in the file is a whole line, and what was
 exported is in the hands of the kernel.
 
 - There is no buffer of our own.  A file gets a batch in one `os.write`: the kernel

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aioaudit.chain.build import Step
 from aioaudit.chain.links import Link
-from aioaudit.chain.recent import RecentRequests, answer, brief, request_sentence
+from aioaudit.chain.recent_requests import RecentRequests, answer, brief, request_sentence
 from aioaudit.chain.summary import is_known, who
+from aioaudit.chain.walk import Step
 from aioaudit.events import (
     Event,
     Finding,
@@ -39,9 +39,9 @@ from aioaudit.events import (
     TaskUncancel,
     name_of,
 )
-from aioaudit.exporter import Created, Notes, Record, Returned, event_of, records_of
+from aioaudit.exporter import ContextNotes, Created, Record, Returned, event_of, records_of
 from aioaudit.findings.words import sentence
-from aioaudit.text import describe, harmless, say
+from aioaudit.text import describe, escape_unprintable, say
 
 DEBUG = logging.DEBUG
 INFO = logging.INFO
@@ -158,7 +158,7 @@ def _line(event: Event, level: int, what: str, lowest: int) -> Line | None:
     about = getattr(event, "coro", None)
     if about is not None:
         what = f"{who(getattr(event, 'name', ''), about)} {what}"
-    return Line(name, level, harmless(what), keys)
+    return Line(name, level, escape_unprintable(what), keys)
 
 
 def _of_finding(event: Finding, level: int, lowest: int) -> Line | None:
@@ -178,7 +178,7 @@ def _of_chain(
     keys = msgspec.to_builtins(event)
     del keys["event"]
     keys.update(root_keys(steps[-1].link))
-    keys["summary"] = sentence = harmless(sentence)
+    keys["summary"] = sentence = escape_unprintable(sentence)
     return Line(name_of(event), level, sentence, keys)
 
 
@@ -187,7 +187,7 @@ def root_keys(root: Link) -> dict[str, Any]:
     return {f"root_{key}": value for key, value in msgspec.to_builtins(root).items()}
 
 
-class Contexts(Notes[Context]):
+class Contexts(ContextNotes[Context]):
     """The contexts in which events happened, until their lines are logged."""
 
     def __init__(self) -> None:

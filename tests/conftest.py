@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leftovers
 from tests.waiting import PATIENCE
@@ -36,7 +37,13 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the programs of the tests: a shell's background jobs are deaf to it."""
+    """Let no test depend on the machine's speed, and Ctrl-C reach the programs of the tests.
+
+    A shell's background jobs are deaf to it.
+    """
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("patient", settings.default, **patient)
+    settings.load_profile("patient")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     leftovers.watch()

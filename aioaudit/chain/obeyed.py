@@ -1,7 +1,7 @@
 """Which request to cancel an error stands for, and which one a task obeyed: the one rule, pure.
 
 The same functions serve what is kept in memory (`aioaudit.state.requests`) and what a log
-tells (`aioaudit.log.asked`); both offer the few attributes of `Made`.  Whoever has the question
+tells (`aioaudit.log.requests`); both offer the few attributes of `Made`.  Whoever has the question
 comes here: ends of tasks, ``error.source``, `aioaudit.why`, the cause of what is cancelled
 while an error is handled, groups, gathers and callbacks, and the reader of a log.
 

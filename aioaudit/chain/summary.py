@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from aioaudit.chain.links import LEFT_OUT, Link
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 Show: TypeAlias = Callable[[str], str]
 
 MOST_NAMES = 3
-"""So many tasks between the victim and the root are named; more are counted."""
+"""At most this many tasks between the victim and the root are named; more are counted."""
 
 
 def _as_it_is(place: str) -> str:
@@ -35,15 +35,15 @@ def who(name: str, coro: str) -> str:
     """``fetch (Task-7)``: the coroutine's own name, and the task's if it has another."""
     function = coro.rpartition(":")[2].rpartition("<locals>.")[2]
     if not function or function == name:
-        return harmless(name)
+        return escape_unprintable(name)
     if not name:
-        return harmless(function)
-    return f"{harmless(function)} ({harmless(name)})"
+        return escape_unprintable(function)
+    return f"{escape_unprintable(function)} ({escape_unprintable(name)})"
 
 
 def cause(root: Link, show: Show = _as_it_is) -> str:
     """What *root* says, as a clause that can follow "because"."""
-    return harmless(_clause(root, show) + _detail(root))
+    return escape_unprintable(_clause(root, show) + _detail(root))
 
 
 def summarise(
@@ -114,7 +114,7 @@ def unknown(root: Link, show: Show = _as_it_is) -> str:
         facts.append(f"the last that is known is a request with reason {root.reason}")
     if root.at is not None:
         facts.append(f"it was made at {show(root.at)}")
-    return harmless("; ".join(facts))
+    return escape_unprintable("; ".join(facts))
 
 
 def _detail(root: Link) -> str:
@@ -134,12 +134,12 @@ def _by_way_of(chain: Sequence[Link]) -> str:
         return f", by way of more than {len(hops)} other tasks"
     if len(hops) > MOST_NAMES:
         return f", by way of {len(hops)} other tasks"
-    return ", by way of " + ", ".join(harmless(name) for name in hops.values())
+    return ", by way of " + ", ".join(escape_unprintable(name) for name in hops.values())
 
 
 def _end(outcome: str, cancel_outcome: str | None, swallowed_at: str | None, show: Show) -> str:
     if cancel_outcome == "swallowed":
-        place = "" if swallowed_at is None else f" at {harmless(show(swallowed_at))}"
+        place = "" if swallowed_at is None else f" at {escape_unprintable(show(swallowed_at))}"
         return f"; it swallowed the cancellation{place}"
     if cancel_outcome == "absorbed":
         return "; it absorbed the cancellation with uncancel()"

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     except ImportError:
         return lacking("click", "this command")
     from aioaudit.cli.commands import commands
-    from aioaudit.cli.terminal import Enough
+    from aioaudit.cli.terminal import OutputClosed
 
     try:
         status: object = commands.main(argv, standalone_mode=False)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     except click.Abort:
         return 130
-    except (Enough, BrokenPipeError):
+    except (OutputClosed, BrokenPipeError):
         # Whoever read has enough.  What is left in the buffer has nowhere to go,
         # and the interpreter would complain about that at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

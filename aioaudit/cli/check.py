@@ -10,16 +10,16 @@ import click
 from aioaudit.cli import lacking
 from aioaudit.cli.terminal import (
     as_json,
-    complain,
-    complain_of_gaps,
     named,
-    out,
     plural,
+    print_line,
     progress,
+    report_gaps,
+    report_problems,
     say,
 )
 from aioaudit.findings.catalogue import CATALOGUE
-from aioaudit.findings.groups import Group, grouped, told
+from aioaudit.findings.groups import Group, grouped, report_of
 from aioaudit.log import Log, load
 from aioaudit.settings import suggestion
 
@@ -61,11 +61,11 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
         return BAD
-    complain(log)
+    report_problems(log)
     if not log.events:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to check")
         return BAD
-    complain_of_gaps(log, "findings")
+    report_gaps(log, "findings")
     if not _can_be_checked(log):
         return BAD
     groups = grouped(
@@ -75,7 +75,7 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     shown = groups if notes else wrong
     if wants_json:
         for group in shown:
-            out(as_json(told(group)))
+            print_line(as_json(report_of(group)))
     elif shown:
         _write(log, shown)
     hidden = sum(group.count for group in groups) - sum(group.count for group in shown)

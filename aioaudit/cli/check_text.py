@@ -6,41 +6,42 @@ from collections import Counter
 
 from rich import text as rich_text
 
-from aioaudit.cli.terminal import Here, clock, console, out, plural, write
+from aioaudit.cli.terminal import RelativePath, clock, console, plural, print_line, write
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Log
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 MOST_GROUPS = 1_000
-"""So many groups are told of; more are counted."""
+"""At most this many groups are told of; more are counted."""
 
 MOST_NAMES = 5
-"""So many tasks of a group are named; more are counted."""
+"""At most this many tasks of a group are named; more are counted."""
 
 
 def write_groups(log: Log, groups: list[Group]) -> None:
     """*groups* of *log* on stdout."""
-    show = Here()
+    show = RelativePath()
     paper = console()
     several = len(log.runs) > 1
     date = len({group.first.ts[:10] for group in groups}) > 1
 
     def line(text: str, style: str = "") -> None:
-        write(paper, rich_text.Text(harmless(text), style))
+        write(paper, rich_text.Text(escape_unprintable(text), style))
 
     line(_headline(groups), "bold")
     for group in groups[:MOST_GROUPS]:
         first = group.first
         kind = CATALOGUE.get(first.kind)
-        out()
+        print_line()
         heading = rich_text.Text()
         heading.append(
-            f"{harmless(first.kind)}", "bold red" if first.severity == "finding" else "bold"
+            f"{escape_unprintable(first.kind)}",
+            "bold red" if first.severity == "finding" else "bold",
         )
         if first.severity != "finding":
-            heading.append(f" ({harmless(first.severity)})", "dim")
+            heading.append(f" ({escape_unprintable(first.severity)})", "dim")
         heading.append(f"  {sentence(first, show)}")
         write(paper, heading)
         for each in particulars(first, show):
@@ -49,7 +50,7 @@ def write_groups(log: Log, groups: list[Group]) -> None:
         if kind is not None:
             line(f"    {kind.remedy}", "green")
     if len(groups) > MOST_GROUPS:
-        out()
+        print_line()
         line(f"and {len(groups) - MOST_GROUPS:,} more (--json has them all)")
 
 

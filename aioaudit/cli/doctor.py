@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from aioaudit.cli import lacking
-from aioaudit.cli.terminal import as_json, console, out, plural, write
-from aioaudit.text import harmless
+from aioaudit.cli.terminal import as_json, console, plural, print_line, write
+from aioaudit.text import escape_unprintable
 
 if TYPE_CHECKING:
-    from aioaudit.doctor.finding import Finding
+    from aioaudit.doctor.diagnosis import Diagnosis
 
 FINE, WRONG = 0, 1
 """Exit statuses: no warning and no problem, or some."""
@@ -36,19 +36,19 @@ def command(in_json: bool) -> int:
         if find_spec(package) is None and not (in_json and package == "rich"):
             return lacking(package, "this command")
     from aioaudit.doctor import examine
-    from aioaudit.doctor.finding import WRONG as WRONG_STATES
+    from aioaudit.doctor.diagnosis import WRONG as WRONG_STATES
 
-    findings: list[Finding] = []
+    findings: list[Diagnosis] = []
     for finding in examine():
         findings.append(finding)
         if in_json:
-            out(as_json(finding))
+            print_line(as_json(finding))
     if not in_json:
         _show(findings)
     return WRONG if any(each.state in WRONG_STATES for each in findings) else FINE
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: list[Diagnosis]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -65,16 +65,16 @@ def _show(findings: list[Finding]) -> None:
             table.add_row(Text(section, "bold"))
         table.add_row(
             Text(f"  {MARKS[each.state]}", _STYLES[each.state]),
-            harmless(each.subject),
-            harmless(each.text),
+            escape_unprintable(each.subject),
+            escape_unprintable(each.text),
         )
     shown = console()
     write(shown, table)
-    out()
+    print_line()
     write(shown, Text(_verdict(findings), "bold"))
 
 
-def _verdict(findings: list[Finding]) -> str:
+def _verdict(findings: list[Diagnosis]) -> str:
     counts = Counter(each.state for each in findings)
     wrong = [
         f"{counts[state]} {plural(state, counts[state])}"

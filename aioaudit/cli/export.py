@@ -13,15 +13,23 @@ from typing import IO, cast
 
 import click
 
-from aioaudit.cli.terminal import Enough, complain, named, out, plural, progress, say
+from aioaudit.cli.terminal import (
+    OutputClosed,
+    named,
+    plural,
+    print_line,
+    progress,
+    report_problems,
+    say,
+)
 from aioaudit.errors import AioauditError
 from aioaudit.exporter import ExporterError
 from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.otlp_json import JsonWriter
-from aioaudit.exporters.otel.replay import Afterwards, Tell
+from aioaudit.exporters.otel.replay import LogReplay, Tell
 from aioaudit.exporters.otel.upload import Collector
 from aioaudit.log.ordered import read_in_order
-from aioaudit.log.store import Intake
+from aioaudit.log.store import EventSink
 from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.settings import OTEL_TASKS_VARIABLE, Settings, SettingsError, build
 
@@ -117,7 +125,7 @@ def _send(logs: tuple[str, ...], settings: Settings, endpoint: str | None) -> in
         return REFUSED
     if not collector.taken:
         return _nothing(found, logs)
-    out(f"{collector.taken:,} {plural('span', collector.taken)} sent")
+    print_line(f"{collector.taken:,} {plural('span', collector.taken)} sent")
     return DONE
 
 
@@ -135,7 +143,7 @@ def _write(logs: tuple[str, ...], settings: Settings, name: str) -> int:
             say(f"cannot write {name}: {error}")
             return BAD
     if name != "-":
-        out(f"{written:,} {plural('span', written)} written to {name}")
+        print_line(f"{written:,} {plural('span', written)} written to {name}")
     return DONE
 
 
@@ -189,22 +197,22 @@ class _File:
         try:
             yield
         except BrokenPipeError:  # whoever reads standard output has enough
-            raise Enough from None
+            raise OutputClosed from None
         except OSError as error:
             raise _NotWrittenError(error.strerror) from None
 
 
-def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> Intake:
+def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> EventSink:
     """Give the spans of *logs* to *tell*."""
-    spans = Afterwards(settings.otel_tasks, settings.otel_status, tell)
+    spans = LogReplay(settings.otel_tasks, settings.otel_status, tell)
     with progress() as report:
         found = read_in_order(logs, spans.take, progress=report)
     spans.finish()
-    complain(found)
+    report_problems(found)
     return found
 
 
-def _nothing(found: Intake, logs: tuple[str, ...]) -> int:
+def _nothing(found: EventSink, logs: tuple[str, ...]) -> int:
     if not found.events:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to export")
         return BAD

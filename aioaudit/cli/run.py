@@ -148,7 +148,7 @@ def _start(call: _Call) -> None:
         settings = build(call.to, environ=os.environ)
         check(settings, VARIABLE, os.environ.get(VARIABLE))
     except SettingsError as error:
-        startup.complain(str(error))
+        startup.report_unaudited(str(error))
         return
     os.environ[VARIABLE] = ",".join(settings.exporters)  # for child processes
     startup.start(settings)

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit import text
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from aioaudit.log.reading import Progress
-    from aioaudit.log.store import Intake, Log
+    from aioaudit.log.store import EventSink, Log
 
-MOST_COMPLAINTS = 10
-"""So many problems of a log are shown; the rest is counted."""
+MOST_PROBLEMS_SHOWN = 10
+"""At most this many problems of a log are shown; the rest is counted."""
 
 MOST_KINDS = 3
-"""So many kinds of internal errors are shown of one run."""
+"""At most this many kinds of internal errors are shown of one run."""
 
 PATIENCE = 1.0
 """Seconds that reading may take before a progress bar shows."""
@@ -50,7 +50,7 @@ def console() -> Console:
     terminal = sys.stdout.isatty()
     plain = not terminal or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return Console(
-        # What is printed is captured and written by `out`: rich must not touch stdout, it ends
+        # What is printed is captured and written by `print_line`: rich must not touch stdout, it ends
         # the process where nobody reads it.
         file=io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8"),
         force_terminal=terminal,
@@ -67,26 +67,26 @@ def write(console: Console, renderable: RenderableType) -> None:
     with console.capture() as captured:
         console.print(renderable)
     for line in captured.get().splitlines():
-        out(line.rstrip())
+        print_line(line.rstrip())
 
 
-class Enough(Exception):  # noqa: N818 - no error: whoever reads stdout has seen enough
+class OutputClosed(Exception):  # noqa: N818 - no error: whoever reads stdout has seen enough
     """Nobody reads stdout any more.
 
     Not a `BrokenPipeError`, which click would take for a failure.
     """
 
 
-def out(line: str = "") -> None:
+def print_line(line: str = "") -> None:
     """One line on stdout; what its encoding has no place for is escaped.
 
-    Raises `Enough` if nobody reads it.
+    Raises `OutputClosed` if nobody reads it.
     """
     encoding = sys.stdout.encoding
     try:
         sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except BrokenPipeError:
-        raise Enough from None
+        raise OutputClosed from None
 
 
 def as_json(answer: Any) -> str:
@@ -116,12 +116,12 @@ def _escaped(character: str) -> str:
 
 def say(message: str) -> None:
     """One line on stderr, in which nothing of *message* is left out."""
-    text.say(harmless(message))
+    text.say(escape_unprintable(message))
 
 
-def complain(log: Intake) -> None:
+def report_problems(log: EventSink) -> None:
     """Say on stderr what of *log* could not be read, at most ten times, then how much more."""
-    shown = log.problems[:MOST_COMPLAINTS]
+    shown = log.problems[:MOST_PROBLEMS_SHOWN]
     for problem in shown:
         say(f"{problem}{'; skipped' if problem.skipped else ''}")
     rest = log.damaged - sum(problem.skipped for problem in shown)
@@ -129,14 +129,14 @@ def complain(log: Intake) -> None:
         say(f"{rest:,} more damaged {plural('line', rest)} skipped")
 
 
-def complain_of_gaps(log: Log, what: str) -> None:
+def report_gaps(log: Log, what: str) -> None:
     """Say on stderr which runs lack events, or may, as the log itself tells.
 
     *what* may be among what is lost.  What is not there cannot be answered from: a chain
     may end early, a task be missing.
     """
     incomplete = [run for run in log.runs.values() if run.dropped or run.faults]
-    for run in incomplete[:MOST_COMPLAINTS]:
+    for run in incomplete[:MOST_PROBLEMS_SHOWN]:
         if run.dropped:
             lost = f"{run.dropped:,} {plural('event', run.dropped)}"
             say(f"run {run.id} lost {lost}: {what} may be among them")
@@ -147,7 +147,7 @@ def complain_of_gaps(log: Log, what: str) -> None:
                 f"run {run.id} (pid {run.pid}) may lack events: internal errors of aioaudit:"
                 f" {shown}" + (f"; {rest} more" if rest > 0 else "")
             )
-    rest = len(incomplete) - MOST_COMPLAINTS
+    rest = len(incomplete) - MOST_PROBLEMS_SHOWN
     if rest > 0:
         say(f"{rest:,} more {plural('run', rest)} may lack events")
 
@@ -162,7 +162,7 @@ def plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-class Here:
+class RelativePath:
     """Paths as seen from the working directory, where they are inside of it."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ def clock(ts: str, *, date: bool = False) -> str:
     """``14:02:11.873`` of *ts*, with the date before it on demand; UTC like the log."""
     when = moment(ts)
     if when is None:
-        return harmless(ts) or "?"
+        return escape_unprintable(ts) or "?"
     text = f"{when:%H:%M:%S}.{when.microsecond // 1000:03d}"
     return f"{when:%Y-%m-%d} {text}" if date else text
 

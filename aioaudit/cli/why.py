@@ -16,14 +16,14 @@ import msgspec
 
 from aioaudit.cli import lacking
 from aioaudit.cli.terminal import (
-    Here,
+    RelativePath,
     as_json,
-    complain,
-    complain_of_gaps,
     named,
-    out,
     plural,
+    print_line,
     progress,
+    report_gaps,
+    report_problems,
     say,
 )
 from aioaudit.log import Case, Log, load
@@ -36,13 +36,13 @@ MOST_LINKS = 1_000_000
 """Links that are written of all chains together; of those that follow only few each."""
 
 FEW_LINKS = 10
-"""So many: the first ones, one that says how many are left out, and the root."""
+"""Then a chain shows at most this many: the first links, how many are left out, and the root."""
 
 MOST_NAMES = 10_000
 """Names that are compared with one that is not there."""
 
 MOST_NEAR = 3
-"""So many names that hold what was asked for are shown; more are counted."""
+"""At most this many names that hold what was asked for are shown; more are counted."""
 
 
 @click.command("why")
@@ -67,11 +67,11 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
         return BAD
-    complain(log)
+    report_problems(log)
     if not log.events:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to answer from")
         return BAD
-    complain_of_gaps(log, "what was asked for")
+    report_gaps(log, "what was asked for")
     cases = log.cases(task)
     if not cases:
         say(_nothing(log, task))
@@ -106,7 +106,7 @@ def _nothing(log: Log, task: str | None) -> str:
     by_hand = next((end for end in ends if end.outcome == "cancelled"), None)
     if by_hand is None:
         return told
-    place = "" if by_hand.error_at is None else f" at {Here()(by_hand.error_at)}"
+    place = "" if by_hand.error_at is None else f" at {RelativePath()(by_hand.error_at)}"
     return f"{told}: it ended with a CancelledError that was raised by hand{place}"
 
 
@@ -134,4 +134,4 @@ def _write_json(log: Log, cases: Sequence[Case]) -> None:
         if parent is not None:
             answer["parent_run"], answer["parent_pid"] = parent.run.id, parent.run.pid
             answer["parent_evidence"] = parent.evidence
-        out(as_json(answer))
+        print_line(as_json(answer))

@@ -2,7 +2,7 @@
 
 The answer comes first, in one sentence, then the evidence: the chain as a tree
 in the order of time, the root cause on top.  Whatever comes out of the log
-passes through `harmless` and is never read as markup.
+passes through `escape_unprintable` and is never read as markup.
 """
 
 from __future__ import annotations
@@ -18,25 +18,34 @@ from rich.table import Table
 from rich.tree import Tree
 
 from aioaudit.chain import summary
-from aioaudit.chain.build import Step, inferred
 from aioaudit.chain.links import Link, RequestFate, RequestSummary
-from aioaudit.cli.terminal import Here, clock, console, out, plural, since, span, write
+from aioaudit.chain.walk import Step, inferred
+from aioaudit.cli.terminal import (
+    RelativePath,
+    clock,
+    console,
+    plural,
+    print_line,
+    since,
+    span,
+    write,
+)
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 MOST_STEPS = 12
 """Of a longer chain only the two ends are shown."""
 
 MOST_ROWS = 1_000
-"""So many root causes are shown, worst first; more are counted."""
+"""At most this many root causes are shown, worst first; more are counted."""
 
 MOST_NAMES = 5
-"""So many siblings or waiters are named; more are counted."""
+"""At most this many siblings or waiters are named; more are counted."""
 
 MOST_REQUESTS = 10
-"""So many other requests to the same task are shown; more are counted."""
+"""At most this many other requests to the same task are shown; more are counted."""
 
 BECAME: dict[RequestFate, str] = {
     "obeyed": "it obeyed",
@@ -62,7 +71,7 @@ class Text:
     def __init__(self, log: Log, call: str) -> None:
         self._log = log
         self._call = call
-        self._show = Here()
+        self._show = RelativePath()
         self._console = console()
 
     # One task
@@ -83,9 +92,9 @@ class Text:
             ),
             "bold",
         )
-        out()
+        print_line()
         write(self._console, self._tree(steps, case))
-        out()
+        print_line()
         told = (self._became(case), self._asked(case), self._found(case), self._siblings(case))
         for line in itertools.chain(*told):
             self._line(line)
@@ -120,7 +129,7 @@ class Text:
         if step.concluded:
             node.append(" [inferred]", "yellow")
         elif step.request is not None and step.request.evidence != "observed":
-            node.append(f" [{harmless(step.request.evidence)}]", "yellow")
+            node.append(f" [{escape_unprintable(step.request.evidence)}]", "yellow")
         for line in more:
             node.append("\n" + line)
         return node
@@ -131,23 +140,23 @@ class Text:
         if link.what != "cancelled":
             text = summary.cause(link, self._show)
             if link.source is not None and link.what != "called":
-                text += f", in {harmless(link.source)}"
+                text += f", in {escape_unprintable(link.source)}"
             return [text]
         if request is None:
             text = summary.who(case.name, case.coro) if link.task == case.task else "a request"
             text += " was cancelled" if link.task == case.task else ""
-            return [text + ("" if link.detail is None else f": {harmless(link.detail)}")]
+            return [text + ("" if link.detail is None else f": {escape_unprintable(link.detail)}")]
         text = "a future"
         if isinstance(request, TaskCancel):
             text = summary.who(request.name, request.coro)
-        text += f" was cancelled, reason {harmless(request.reason)}"
+        text += f" was cancelled, reason {escape_unprintable(request.reason)}"
         if request.at is not None:
-            text += f", at {harmless(self._show(request.at))}"
+            text += f", at {escape_unprintable(self._show(request.at))}"
         if request.source is not None:
-            text += f" in {harmless(request.source)}"
+            text += f" in {escape_unprintable(request.source)}"
         if request.by_name is not None:
             by = "thread" if request.reason == "thread" else "task"
-            text += f", by {by} {harmless(request.by_name)}"
+            text += f", by {by} {escape_unprintable(request.by_name)}"
         return [text, *self._particulars(link, request)]
 
     def _particulars(self, link: Link, request: TaskCancel | FutureCancel) -> list[str]:
@@ -163,7 +172,7 @@ class Text:
             lines.append(f"message: {request.message}")
         if link.detail is not None:
             lines.append(link.detail)
-        return [harmless(line) for line in lines]
+        return [escape_unprintable(line) for line in lines]
 
     def _became(self, case: Case) -> list[str]:
         """What became of the request."""
@@ -177,15 +186,15 @@ class Text:
             when += f" ({since(case.request.ts, end.ts)} after the request)"
         if end.lifetime is not None:
             when += f", after a life of {span(end.lifetime).removeprefix('+')}"
-        error = "" if end.error is None else f" with {harmless(end.error)}"
+        error = "" if end.error is None else f" with {escape_unprintable(end.error)}"
         if end.error_at is not None:
-            error += f" at {harmless(self._show(end.error_at))}"
+            error += f" at {escape_unprintable(self._show(end.error_at))}"
         if end.outcome == "destroyed":
             return [f"It was destroyed while pending {when}."]
         if end.cancel_outcome == "swallowed":
             place = "" if end.swallowed_at is None else f" at {self._show(end.swallowed_at)}"
             return [
-                f"It swallowed the cancellation{harmless(place)} and {end.outcome}{error} {when}."
+                f"It swallowed the cancellation{escape_unprintable(place)} and {end.outcome}{error} {when}."
             ]
         if end.cancel_outcome == "absorbed":
             place = self._absorbed_at(case)
@@ -209,7 +218,7 @@ class Text:
         after = -1 if case.request is None else case.request.seq
         for event in sorted(case.run.uncancels.get(case.task, []), key=lambda event: event.seq):
             if event.seq > after and event.remaining == 0 and event.at is not None:
-                return f" with uncancel() at {harmless(self._show(event.at))}"
+                return f" with uncancel() at {escape_unprintable(self._show(event.at))}"
         return " with uncancel()"
 
     def _asked(self, case: Case) -> list[str]:
@@ -235,7 +244,7 @@ class Text:
         text += f": {BECAME[asked.became]}"
         if asked.absorbed_at is not None:
             text += f" at {self._show(asked.absorbed_at)}"
-        return harmless(text)
+        return escape_unprintable(text)
 
     def _siblings(self, case: Case) -> list[str]:
         same = _incident(case)
@@ -264,12 +273,12 @@ class Text:
     def choice(self, task: str, cases: list[Case]) -> None:
         """The tasks that *task* may mean, one line each."""
         self._line(f"{len(cases):,} cancelled tasks match {task!r}; which one?", "bold")
-        out()
+        print_line()
         table = _table("ASK FOR", "PID", "TASK", "CANCELLED", "BECAME", "ROOT CAUSE")
         date = _several_days(cases)
         for case in cases[:MOST_ROWS]:
             table.add_row(
-                harmless(case.key),
+                escape_unprintable(case.key),
                 str(case.run.pid),
                 summary.who(case.name, case.coro),
                 clock(case.ts, date=date),
@@ -294,7 +303,7 @@ class Text:
                 row.runs.add(case.run.id)
                 rows[kind] = _Row(row.tasks + 1, row.runs, _common(row.root, root), row.first, case)
         self._line(_headline(cases, rows), "bold")
-        out()
+        print_line()
         # What happened at one line in several processes is one row, and several incidents.
         several = len(self._log.runs) > 1
         runs = ["RUNS"] if several else []
@@ -308,7 +317,7 @@ class Text:
                 *([f"{len(row.runs):,}"] if several else []),
                 clock(row.first.ts, date=date),
                 clock(row.last.ts, date=date),
-                harmless(self._example(row.first, names)),
+                escape_unprintable(self._example(row.first, names)),
                 self._cause(row.root),
             )
         write(self._console, table)
@@ -329,11 +338,11 @@ class Text:
         return case.key if len(self._log.runs) > 1 else str(case.task)
 
     def _further(self, example: str) -> None:
-        out()
+        print_line()
         self._line(f"Ask further: {self._call} --task {shlex.quote(example)}")
 
     def _line(self, text: str, style: str = "") -> None:
-        write(self._console, rich_text.Text(harmless(text), style))
+        write(self._console, rich_text.Text(escape_unprintable(text), style))
 
 
 class _Row(NamedTuple):
@@ -422,7 +431,7 @@ def _ts(step: Step, case: Case) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(harmless(name) for name in names[:MOST_NAMES])
+    shown = ", ".join(escape_unprintable(name) for name in names[:MOST_NAMES])
     rest = len(names) - MOST_NAMES
     return shown if rest <= 0 else f"{shown} and {rest:,} more"
 

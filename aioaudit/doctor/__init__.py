@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aioaudit.doctor import activation, internals, interpreter, recognisers
-from aioaudit.doctor.finding import Finding
+from aioaudit.doctor.diagnosis import Diagnosis
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Every finding, section by section, as it is found."""
     yield from interpreter.interpreter()
     yield from internals.of_python()

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 import aioaudit
 from aioaudit import loading, settings
-from aioaudit.doctor.finding import Finding, State
+from aioaudit.doctor.diagnosis import Diagnosis, State
 from aioaudit.doctor.internals import missing_imported
 from aioaudit.doctor.packages import version_of
 from aioaudit.exporter import ExporterError
@@ -42,10 +42,10 @@ _TRIAL = 1 << 16
 # -- the start-up file ---------------------------------------------------------------------
 
 
-def start_up() -> Iterator[Finding]:
+def start_up() -> Iterator[Diagnosis]:
     """Whether Python runs our start-up file, and if not, why."""
     state, text = _start_up()
-    yield Finding(section="start-up", subject=STARTED_BY, state=state, text=text)
+    yield Diagnosis(section="start-up", subject=STARTED_BY, state=state, text=text)
 
 
 def _start_up() -> tuple[State, str]:
@@ -129,12 +129,12 @@ def wanted(environ: Mapping[str, str]) -> Settings | None:
     return found
 
 
-def variables() -> Iterator[Finding]:
+def variables() -> Iterator[Diagnosis]:
     """`AIOAUDIT`, and each other variable of ours that is set."""
     value = os.environ.get(VARIABLE)
     if value is None or settings.is_off(value):
         text = "not set: programs run unaudited" if value is None else f"{value!r}: off"
-        yield Finding(section="settings", subject=VARIABLE, state="none", text=text)
+        yield Diagnosis(section="settings", subject=VARIABLE, state="none", text=text)
     else:
         yield _setting(VARIABLE, value)
     foreign = {each.name for each in entry_points(group=loading.GROUP)}
@@ -143,10 +143,10 @@ def variables() -> Iterator[Finding]:
             yield _setting(name, each)
         elif owner := _owner(name, foreign):
             text = f"left to the exporter {owner!r}, which another package registers"
-            yield Finding(section="settings", subject=name, state="none", text=text)
+            yield Diagnosis(section="settings", subject=name, state="none", text=text)
         elif name.startswith(f"{VARIABLE}_"):
             text = f"no setting{settings.suggestion(name, settings.VARIABLES)}; it changes nothing"
-            yield Finding(section="settings", subject=name, state="warning", text=text)
+            yield Diagnosis(section="settings", subject=name, state="warning", text=text)
 
 
 def _owner(variable: str, exporters: Iterable[str]) -> str | None:
@@ -156,7 +156,7 @@ def _owner(variable: str, exporters: Iterable[str]) -> str | None:
     return next((each for each, word in named if rest.startswith(f"{word}_")), None)
 
 
-def _setting(name: str, value: str) -> Finding:
+def _setting(name: str, value: str) -> Diagnosis:
     """Whether the variable *name* may hold *value*."""
     state: State = "ok"
     text = repr(value)
@@ -167,13 +167,13 @@ def _setting(name: str, value: str) -> Finding:
             loading.check(found, VARIABLE, value)
     except SettingsError as error:
         state, text = "problem", str(error).removeprefix(f"{name}=")
-    return Finding(section="settings", subject=name, state=state, text=text)
+    return Diagnosis(section="settings", subject=name, state=state, text=text)
 
 
 # -- exporters -----------------------------------------------------------------------------
 
 
-def exporters() -> Iterator[Finding]:
+def exporters() -> Iterator[Diagnosis]:
     """Whether each exporter could be used."""
     found = wanted(os.environ)
     names = () if found is None else found.exporters
@@ -183,7 +183,7 @@ def exporters() -> Iterator[Finding]:
             state = "problem"
         if name == "otel" and name in names and state == "ok":
             state, text = _collector(text)
-        yield Finding(section="exporters", subject=name, state=state, text=text, version=version)
+        yield Diagnosis(section="exporters", subject=name, state=state, text=text, version=version)
         if name == "otel" and name in names and state == "ok":
             from aioaudit.exporters.otel.internals import INTERNALS
 
@@ -231,7 +231,7 @@ def _collector(text: str) -> tuple[State, str]:
     return "ok", text
 
 
-def _foreign_exporter(point: EntryPoint, named_so: list[EntryPoint]) -> Finding:
+def _foreign_exporter(point: EntryPoint, named_so: list[EntryPoint]) -> Diagnosis:
     """An exporter that another package registered as *point*."""
     of = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
     state: State = "ok"
@@ -251,13 +251,15 @@ def _foreign_exporter(point: EntryPoint, named_so: list[EntryPoint]) -> Finding:
     if state == "warning" and found is not None and point.name in found.exporters:
         state = "problem"
     version = None if point.dist is None else point.dist.version
-    return Finding(section="exporters", subject=point.name, state=state, text=text, version=version)
+    return Diagnosis(
+        section="exporters", subject=point.name, state=state, text=text, version=version
+    )
 
 
 # -- the log -------------------------------------------------------------------------------
 
 
-def log() -> Iterator[Finding]:
+def log() -> Iterator[Diagnosis]:
     """Where ``jsonl`` would write, and whether it could."""
     found = wanted(os.environ)
     try:
@@ -273,7 +275,7 @@ def log() -> Iterator[Finding]:
     if wrong is not None:
         state = "problem" if found is not None and "jsonl" in found.exporters else "warning"
     text = str(place) if wrong is None else f"{place}: {wrong}"
-    yield Finding(section="log", subject="jsonl", state=state, text=text)
+    yield Diagnosis(section="log", subject="jsonl", state=state, text=text)
 
 
 def _wrong_with(place: Path) -> str | None:

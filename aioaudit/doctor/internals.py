@@ -14,20 +14,20 @@ from types import CodeType
 from aioaudit.cpython import internals
 from aioaudit.cpython.behaviour import VERSION
 from aioaudit.cpython.internals import Internal, Version
-from aioaudit.doctor.finding import Finding, SiteState
+from aioaudit.doctor.diagnosis import Diagnosis, SiteState
 
 Codes = Callable[[str], Mapping[str, CodeType] | None]
 """The codes of a module's functions and classes by qualified name; None where there are none."""
 
 
-def of_python() -> Iterator[Finding]:
+def of_python() -> Iterator[Diagnosis]:
     """One line where all names of CPython are there, else one for each that is missing."""
     meant = [each for each in internals.TABLE if each.is_meant()]
     missing = internals.missing()
     names: dict[str, SiteState] = {
         each.full: "gone" if each in missing else "there" for each in meant
     }
-    yield Finding(
+    yield Diagnosis(
         section="interpreter",
         subject="private names",
         state="warning" if any(each.loses for each in missing) else "ok",
@@ -45,14 +45,14 @@ def of_library(
     return {each: _look(each, version, codes) for each in table}
 
 
-def missing_in(library: str, became: Mapping[Internal, SiteState]) -> Iterator[Finding]:
+def missing_in(library: str, became: Mapping[Internal, SiteState]) -> Iterator[Diagnosis]:
     """A line for each name that *library* has no more."""
     for each, state in became.items():
         if state == "gone":
             yield _missing(each, "recognisers", library)
 
 
-def missing_imported(table: tuple[Internal, ...], section: str, where: str) -> Iterator[Finding]:
+def missing_imported(table: tuple[Internal, ...], section: str, where: str) -> Iterator[Diagnosis]:
     """A line for each name of *table* that modules, which are imported for it, have no more."""
     for each in table:
         try:
@@ -63,8 +63,8 @@ def missing_imported(table: tuple[Internal, ...], section: str, where: str) -> I
             yield _missing(each, section, where)
 
 
-def _missing(each: Internal, section: str, where: str) -> Finding:
-    return Finding(
+def _missing(each: Internal, section: str, where: str) -> Diagnosis:
+    return Diagnosis(
         section=section,
         subject=each.full,
         state="warning" if each.loses else "note",

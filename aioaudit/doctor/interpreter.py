@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from aioaudit.cpython import inplace
 from aioaudit.cpython.behaviour import RELEASE
 from aioaudit.cpython.monitoring import AVAILABLE, CANDIDATES
-from aioaudit.doctor.finding import Finding, State
+from aioaudit.doctor.diagnosis import Diagnosis, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 
 TESTED = ((3, 11), (3, 15))
@@ -45,7 +45,7 @@ if answer is None or (answer.root.what, answer.root.source) != ("called", "__mai
 """A task is cancelled on a loop; was it seen, and by whom?"""
 
 
-def interpreter() -> Iterator[Finding]:
+def interpreter() -> Iterator[Diagnosis]:
     """Version and build, and whether the types of asyncio can be changed."""
     version = platform.python_version()
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -66,7 +66,7 @@ def interpreter() -> Iterator[Finding]:
         if not TESTED[0] <= RELEASE <= TESTED[1] or free_threaded or debug:
             state = "note"
             build.append(f"aioaudit is tested on CPython {first} to {last}, release builds")
-    yield Finding(
+    yield Diagnosis(
         section="interpreter",
         subject=f"{platform.python_implementation()} {version}",
         state=state,
@@ -75,15 +75,15 @@ def interpreter() -> Iterator[Finding]:
     )
 
 
-def loops() -> Iterator[Finding]:
+def loops() -> Iterator[Diagnosis]:
     """Whether a cancellation on each loop is seen and explained: it is tried."""
     for module in ("asyncio", "uvloop"):
         if find_spec(module) is None:
-            yield Finding(section="loops", subject=module, state="none", text="not installed")
+            yield Diagnosis(section="loops", subject=module, state="none", text="not installed")
             continue
         version = None if module == "asyncio" else version_of_module(module)
         wrong = _try(module)
-        yield Finding(
+        yield Diagnosis(
             section="loops",
             subject=module if version is None else f"{module} {version}",
             state="ok" if wrong is None else "problem",
@@ -119,11 +119,11 @@ def _try(module: str) -> str | None:
     return said[-1] if said else f"the trial ended with status {done.returncode}"
 
 
-def monitoring() -> Iterator[Finding]:
+def monitoring() -> Iterator[Diagnosis]:
     """How it is seen where a task ended, and whether a tool id is free for that."""
     subject = "sys.monitoring"
     if not AVAILABLE:
-        yield Finding(
+        yield Diagnosis(
             section="interpreter",
             subject=subject,
             state="note",
@@ -139,6 +139,6 @@ def monitoring() -> Iterator[Finding]:
         text += f"; taken: {', '.join(taken)}"
     if not free:
         text += "; auditing needs one"
-    yield Finding(
+    yield Diagnosis(
         section="interpreter", subject=subject, state="ok" if free else "problem", text=text
     )

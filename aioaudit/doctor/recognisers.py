@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion
 from aioaudit.cpython.behaviour import VERSION
 from aioaudit.cpython.internals import Internal
 from aioaudit.doctor import internals
-from aioaudit.doctor.finding import Finding, SiteState, State
+from aioaudit.doctor.diagnosis import Diagnosis, SiteState, State
 from aioaudit.doctor.packages import find_spec, version_of_module
 from aioaudit.recognisers import registry
 from aioaudit.stack.code import APPLICATION, owner_of
@@ -35,7 +35,7 @@ Site = tuple[str, str]
 _STDLIB = "stdlib"
 
 
-def recognisers() -> Iterator[Finding]:
+def recognisers() -> Iterator[Diagnosis]:
     """Our own recognisers, then those of other packages."""
     for library in (_STDLIB, *sorted(registry.OWN)):
         yield from _own(library)
@@ -43,19 +43,19 @@ def recognisers() -> Iterator[Finding]:
         yield from _foreign(point)
 
 
-def _own(library: str) -> list[Finding]:
+def _own(library: str) -> list[Diagnosis]:
     try:
         module = import_module(registry.module_of(library))
     except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
         text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
-        return [Finding(section="recognisers", subject=library, state="problem", text=text)]
+        return [Diagnosis(section="recognisers", subject=library, state="problem", text=text)]
     sites = _sites(registry.Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {})), module)
     if library == _STDLIB:
         return [_finding("asyncio", VERSION, sites, _versions(module), "", {})]
     return list(_library(library, sites, module, ""))
 
 
-def _foreign(point: EntryPoint) -> Iterator[Finding]:
+def _foreign(point: EntryPoint) -> Iterator[Diagnosis]:
     """The recogniser that another package registered as *point*, one finding a library."""
     of = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
     by = f"{point.value}{of}"
@@ -63,7 +63,7 @@ def _foreign(point: EntryPoint) -> Iterator[Finding]:
         tables = registry.loaded(point)
     except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
         text = f"{by} cannot be loaded: {describe(error)}"
-        yield Finding(section="recognisers", subject=point.name, state="warning", text=text)
+        yield Diagnosis(section="recognisers", subject=point.name, state="warning", text=text)
         return
     module = sys.modules.get(point.module)
     sites = _sites(tables, module)
@@ -89,16 +89,16 @@ def _versions(module: Any) -> Mapping[Site, str]:
     return found
 
 
-def _library(library: str, sites: list[Site], module: Any, by: str) -> Iterator[Finding]:
+def _library(library: str, sites: list[Site], module: Any, by: str) -> Iterator[Diagnosis]:
     spec = find_spec(library)
     if spec is None:
         text = f"not installed{by}"
-        yield Finding(section="recognisers", subject=library, state="none", text=text)
+        yield Diagnosis(section="recognisers", subject=library, state="none", text=text)
         return
     version = version_of_module(library)
     origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     if owner_of(origin) == APPLICATION:
-        yield Finding(
+        yield Diagnosis(
             section="recognisers",
             subject=library if version is None else f"{library} {version}",
             state="warning",
@@ -134,7 +134,7 @@ def _finding(
     versions: Mapping[Site, str],
     by: str,
     names: Mapping[Internal, SiteState],
-) -> Finding:
+) -> Diagnosis:
     """What became of *sites* and *names* in the *version* of *library* that is installed."""
     became: dict[Site, SiteState] = {
         site: _look(site, version, versions.get(site)) for site in sites
@@ -155,7 +155,7 @@ def _finding(
         state = "warning"
         gone = [site for site, each in named.items() if each == "gone"]
         text += f"; gone, and told unexplained: {', '.join(gone)}"
-    return Finding(
+    return Diagnosis(
         section="recognisers",
         subject=library if version is None else f"{library} {version}",
         state=state,

@@ -11,7 +11,7 @@ from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.words import sentence
 
 MOST_TASKS = 100
-"""So many tasks of a group are named to programs."""
+"""At most this many tasks of a group are named to programs."""
 
 
 class Group(msgspec.Struct):
@@ -24,7 +24,7 @@ class Group(msgspec.Struct):
     """Names of the tasks by ``RUN:ID``, those of the first `MOST_TASKS`."""
 
 
-class Told(msgspec.Struct, kw_only=True, omit_defaults=True):
+class GroupReport(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A group as ``--json`` gives it; ``finding`` is the event of the first one."""
 
     kind: str
@@ -53,11 +53,11 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
     return sorted(groups.values(), key=lambda group: group.first.severity != "finding")
 
 
-def told(group: Group) -> Told:
+def report_of(group: Group) -> GroupReport:
     """*group* for programs."""
     first = group.first
     kind = CATALOGUE.get(first.kind)
-    return Told(
+    return GroupReport(
         kind=first.kind,
         severity=first.severity,
         count=group.count,

@@ -52,7 +52,7 @@ _BY_CHANCE = _BY_CODE | {"timeout", "signal", "disconnect"}
 """Reasons of requests that come when they like."""
 
 _MOST_LEFT = 10_000
-"""So many tasks that their loops left behind are remembered until they are destroyed."""
+"""At most this many tasks left behind by their loops are remembered until they are destroyed."""
 
 _BY_GROUP = (
     "asyncio.TaskGroup kept it, because its own cancel() had been called (gh-155433):"
@@ -78,7 +78,7 @@ class Rules:
         """*request* was made to *task*: called for every one, also for those made again."""
         try:
             self._check_request(task, request)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task alive
             self._sender.report_fault(error)
 
     def _check_request(self, task: Any, request: Request) -> None:
@@ -183,7 +183,7 @@ class Rules:
                 self._check_swallowed(task, state, suspended_at(self._known.codes, coro))
             elif coro.cr_running:
                 self.watch_next(task)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a finalizer
+        except Exception as error:  # noqa: BLE001 - an internal error must not reach a finalizer
             self._sender.report_fault(error)
 
     def on_next_suspend(self, task: Any, at: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aioaudit.chain.summary import Show, who
 from aioaudit.events import Finding
 from aioaudit.findings import catalogue
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 _AGAIN = {"returned": "returned", "raised": "raised", "cancelled": "was cancelled"}
 
@@ -20,8 +20,8 @@ def sentence(finding: Finding, show: Show = _as_it_is) -> str:
     """What was found, without a full stop; *show* turns a ``path:line`` into what is shown."""
     say = _SENTENCES.get(finding.kind)
     if say is None:  # of a later version: a reader accepts it
-        return harmless(f"{_who(finding)}: {finding.kind}" + _detail(finding))
-    return harmless(say(finding, show))
+        return escape_unprintable(f"{_who(finding)}: {finding.kind}" + _detail(finding))
+    return escape_unprintable(say(finding, show))
 
 
 def particulars(finding: Finding, show: Show = _as_it_is) -> list[str]:
@@ -41,7 +41,7 @@ def particulars(finding: Finding, show: Show = _as_it_is) -> list[str]:
         lines.append(_where(finding, show))
     if finding.detail is not None and finding.kind != catalogue.SLOW:
         lines.append(finding.detail)
-    return [harmless(line) for line in lines]
+    return [escape_unprintable(line) for line in lines]
 
 
 def _asked(finding: Finding, show: Show) -> str:

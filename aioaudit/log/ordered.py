@@ -16,12 +16,12 @@ from operator import attrgetter
 
 from aioaudit.events import Event, ProcessStart
 from aioaudit.log.reading import Paths, Progress, read
-from aioaudit.log.store import Intake
+from aioaudit.log.store import EventSink
 
 
 def read_in_order(
     path: Paths, take: Callable[[Event], None], *, progress: Progress | None = None
-) -> Intake:
+) -> EventSink:
     """Give every event of a log to *take*; the events of one run come in order, each once.
 
     *path* and *progress* are as in `aioaudit.log.load`.  What could not be read
@@ -55,7 +55,7 @@ def _half(progress: Progress | None, half: int) -> Progress | None:
     return report
 
 
-class _Look(Intake):
+class _Look(EventSink):
     """Finds the runs whose events do not come in order."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class _Look(Intake):
             self.disordered.add(event.run)
 
 
-class _Ordered(Intake):
+class _Ordered(EventSink):
     """Passes events on; keeps those of the *disordered* runs (None: of all) to the end."""
 
     def __init__(self, take: Callable[[Event], None], disordered: set[str] | None) -> None:

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeAlias
 import msgspec
 
 from aioaudit.events import BY_NAME, SCHEMA, AnyEvent, Event
-from aioaudit.log.store import Intake, Log
+from aioaudit.log.store import EventSink, Log
 
 PIECE = 1 << 20
 """Bytes read at a time."""
@@ -63,7 +63,7 @@ def load(path: Paths, *, progress: Progress | None = None) -> Log:
     return log
 
 
-def read(path: Paths, log: Intake, *, progress: Progress | None = None) -> None:
+def read(path: Paths, log: EventSink, *, progress: Progress | None = None) -> None:
     """Give every event of a log to *log*, in the order of the lines; the rest as in `load`."""
     files = list(_files(path))
     total = _size(files)
@@ -101,7 +101,7 @@ def _size(files: list[tuple[str, bool]]) -> int | None:
     return sum(path.stat().st_size for path in paths)
 
 
-def _read(file: str, log: Intake) -> Iterator[int]:
+def _read(file: str, log: EventSink) -> Iterator[int]:
     """Read one file into *log*; yields the bytes read, piece by piece."""
     if file == "-":
         with open(0, "rb", closefd=False) as stream:
@@ -111,7 +111,7 @@ def _read(file: str, log: Intake) -> Iterator[int]:
         yield from _read_stream(file, stream, log)
 
 
-def _read_stream(file: str, stream: BinaryIO, log: Intake) -> Iterator[int]:
+def _read_stream(file: str, stream: BinaryIO, log: EventSink) -> Iterator[int]:
     number = 0
     rest = b""
     too_long = False
@@ -139,7 +139,7 @@ def _read_stream(file: str, stream: BinaryIO, log: Intake) -> Iterator[int]:
         log.problem(file, 1, "the file is empty, nothing was recorded in it", skipped=False)
 
 
-def _take(line: bytes, file: str, number: int, log: Intake, *, last: bool = False) -> None:
+def _take(line: bytes, file: str, number: int, log: EventSink, *, last: bool = False) -> None:
     try:
         event = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -154,7 +154,7 @@ def _take(line: bytes, file: str, number: int, log: Intake, *, last: bool = Fals
 
 
 def _take_other(
-    line: bytes, file: str, number: int, log: Intake, what: str | None, error: Exception
+    line: bytes, file: str, number: int, log: EventSink, what: str | None, error: Exception
 ) -> None:
     """A line that is none of the events known here: say what it is."""
     if what is None and line.startswith(b"\x1f\x8b"):
@@ -173,11 +173,11 @@ def _take_other(
         return
     if head.schema is not None and head.schema > SCHEMA and head.event == "process.start":
         log.problem(file, number, _newer(head.schema), skipped=False)
-        log.pass_over()
+        log.skip_unknown()
     elif head.event in BY_NAME:
         log.problem(file, number, f"damaged {head.event} ({error})")
     else:  # an event of a later version: a reader accepts it
-        log.pass_over()
+        log.skip_unknown()
 
 
 def _is_cut(line: bytes) -> bool:

@@ -16,7 +16,8 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.chain.build import (
+from aioaudit.chain.links import Answer, AnswerOutcome, Link, RequestFate, RequestSummary
+from aioaudit.chain.walk import (
     Chains,
     LogReading,
     RequestEvent,
@@ -25,7 +26,6 @@ from aioaudit.chain.build import (
     from_task,
     steps_of,
 )
-from aioaudit.chain.links import Answer, AnswerOutcome, Link, RequestFate, RequestSummary
 from aioaudit.events import (
     NO_FINDINGS,
     NO_UNCANCELS,
@@ -41,10 +41,10 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
-from aioaudit.log.asked import all_asked, taken_back, to_obey
+from aioaudit.log.requests import summarise_requests, taken_back, to_obey
 
 MOST_PROBLEMS = 100
-"""So many problems are kept word for word; `Log.damaged` counts them all."""
+"""At most this many problems are kept word for word; `Log.damaged` counts them all."""
 
 
 MOST_DROPPED = 2**63
@@ -74,11 +74,11 @@ class Parent(msgspec.Struct, frozen=True):
     ``inferred`` where the log only tells which processes there were.
     """
 
-    run: Run
+    run: LoggedRun
     evidence: Evidence
 
 
-class Run:
+class LoggedRun:
     """The events of one run of one process, as far as answers need them."""
 
     def __init__(self, run: str, pid: int) -> None:
@@ -262,7 +262,7 @@ class Case:
     def __init__(
         self,
         *,
-        run: Run,
+        run: LoggedRun,
         task: int,
         name: str,
         coro: str,
@@ -314,7 +314,7 @@ class Case:
         if not any(request.seq != answered for request in made):
             return []
         became = cast(RequestFate, self.cancel_outcome or "pending")
-        return all_asked(made, self.run.uncancels.get(self.task, []), answered, became)
+        return summarise_requests(made, self.run.uncancels.get(self.task, []), answered, became)
 
     def root(self) -> Link:
         """The last link of the chain."""
@@ -336,7 +336,7 @@ class Case:
         )
 
 
-class Intake:
+class EventSink:
     """What a log is read into.
 
     ``problems`` are the first `MOST_PROBLEMS` things that could not be read,
@@ -358,22 +358,22 @@ class Intake:
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(Problem(file, line, what, skipped))
 
-    def pass_over(self) -> None:
+    def skip_unknown(self) -> None:
         """Count an event of a later version, which has nothing to say here."""
         self.events += 1
 
 
-class Store(Intake):
+class Store(EventSink):
     """The events of any number of runs, and the cases among them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, LoggedRun] = {}
 
     def cases(self, task: str | int | None = None) -> list[Case]:
         """Like `Log.answers`, with the events behind each answer."""
         if task is None:
-            wanted: Iterable[tuple[Run, int]] = (
+            wanted: Iterable[tuple[LoggedRun, int]] = (
                 (run, each) for run in self.runs.values() for each in run.cancelled_tasks()
             )
         else:
@@ -382,7 +382,7 @@ class Store(Intake):
         found.sort(key=lambda case: (case.ts, case.run.id, case.task))
         return found
 
-    def parent(self, run: Run) -> Parent | None:
+    def parent(self, run: LoggedRun) -> Parent | None:
         """The run of the nearest process above *run*'s that is in this log."""
         start = run.start
         if start is None:
@@ -408,9 +408,9 @@ class Store(Intake):
         ]
         return Parent(max(found, key=_started), "inferred") if found else None
 
-    def find(self, task: str | int) -> list[tuple[Run, int]]:
+    def find(self, task: str | int) -> list[tuple[LoggedRun, int]]:
         """The tasks of this name, id or ``RUN:ID``, whether cancelled or not."""
-        found: dict[tuple[str, int], tuple[Run, int]] = {}
+        found: dict[tuple[str, int], tuple[LoggedRun, int]] = {}
         text = str(task)
         of_run, _, in_run = text.rpartition(":")
         for run in self.runs.values():
@@ -427,7 +427,7 @@ class Store(Intake):
         super().add(event)
         run = self.runs.get(event.run)
         if run is None:
-            run = self.runs[event.run] = Run(event.run, event.pid)
+            run = self.runs[event.run] = LoggedRun(event.run, event.pid)
         kind = type(event)
         if kind is TaskCreate:
             made = cast(TaskCreate, event)
@@ -464,7 +464,7 @@ class Store(Intake):
             run.faults.update(dict.fromkeys(each.partition(", ")[0] for each in end.faults))
 
 
-def _started(run: Run) -> str:
+def _started(run: LoggedRun) -> str:
     return run.start.ts if run.start is not None else ""
 
 

@@ -35,5 +35,5 @@ def record_chained(recorder: Recorder, callback: Any, arguments: Any, frame: Fra
         destination, source = arguments
         if source.cancelled() and asyncio.isfuture(destination) and not destination.done():
             recorder.remember_cause(destination, recorder.explain_cancel(destination, frame))
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from ending
+    except Exception as error:  # noqa: BLE001 - an internal error must not keep a future from ending
         recorder.report_fault(error)

@@ -61,7 +61,7 @@ _WAIT_FOR = asyncio.wait_for.__code__
 _RESULT = code_of_result()
 
 _MANY = 2000
-"""So many tasks are not searched for the one that awaited another (3.11 under uvloop)."""
+"""More tasks than this are not searched for the one that awaited another (3.11 under uvloop)."""
 
 _LINGER = 0.1
 """Seconds that the costly events stay on after the last cancellation."""
@@ -208,7 +208,7 @@ class EndMonitor:
                 recorder.on_end(task, "cancelled", None)
             else:
                 recorder.on_end(task, "returned", None, result=value)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+        except Exception as error:  # noqa: BLE001 - an internal error must not reach a coroutine
             recorder.report_fault(error)
 
     def watch_next(self, task: Any) -> None:
@@ -239,7 +239,7 @@ class EndMonitor:
                 recorder.rules.on_next_suspend(
                     task, recorder.state.codes.of(getframe(1)).at(offset)
                 )
-        except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+        except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
             self._recorder.report_fault(fault)
         return None
 
@@ -273,7 +273,7 @@ class EndMonitor:
                 ) or getattr(task.get_coro(), "cr_frame", None) is getframe(1)
                 if outermost and not recorder.muted():
                     self._on_unwind(task, error)
-            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+            except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
                 recorder.report_fault(fault)
             return None
 
@@ -311,7 +311,7 @@ class EndMonitor:
                 if tie is not None and tie.state is state and state is not None:
                     return None  # a frame further out
                 self._deliver(task, state, error, None if tie is None else tie.effective)
-            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+            except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
                 recorder.report_fault(fault)
             return None
 
@@ -374,7 +374,7 @@ class EndMonitor:
                     if state.handler_timer is None:
                         state.handler_timer = HandlerTimer()
                     state.handler_timer.enter(line, monotonic())
-            except Exception as fault:  # noqa: BLE001 - a fault of ours must not reach a coroutine
+            except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
                 self._recorder.report_fault(fault)
             return None
 
@@ -537,7 +537,7 @@ class EndCallbacks:
                     )
             else:
                 self._send_end(task)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the loop
+        except Exception as error:  # noqa: BLE001 - an internal error must not reach the loop
             recorder.report_fault(error)
 
     def _send_end(self, task: Any) -> None:

@@ -43,7 +43,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                             recorder.remember_cause(
                                 self, recorder.explain_cancel(self, getframe(1), msg)
                             )
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a future from being cancelled
             recorder.report_fault(error)
         if not waiters or recorder.on_future_cancel(self, msg, getframe(1), waiters) is None:
             return original(self, msg)
@@ -113,7 +113,7 @@ def record_handoff(
             due=due,
             direct=direct,
         )
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a callback from being set
+    except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)
 
 

@@ -23,7 +23,7 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
                 cause = recorder.explain_cancel(self, getframe(1))
                 cause.reason = "task_group"
                 recorder.remember_cause(self, cause)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a group from ending
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a group from ending
             recorder.report_fault(error)
         original(self)
 

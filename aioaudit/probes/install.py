@@ -201,13 +201,13 @@ class Installation:
         """*library* is there: have what explains its calls ready."""
         try:
             registry.own_tables(library.__name__)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+        except Exception as error:  # noqa: BLE001 - an internal error must not break an import
             self.recorder.report_fault(error)
 
     def _reinstall(self, _asyncio: ModuleType) -> None:
         try:
             self._when_anew()
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+        except Exception as error:  # noqa: BLE001 - an internal error must not break an import
             self.recorder.report_fault(error)
 
     def _probe_library(self, library: str) -> Callable[[ModuleType], None]:
@@ -218,7 +218,7 @@ class Installation:
                 recogniser = import_module(registry.module_of(library))
                 recogniser.install(module, LibraryProbes(self.recorder, self._put_outside))
                 self._versions.settle()
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not break an import
+            except Exception as error:  # noqa: BLE001 - an internal error must not break an import
                 self.recorder.report_fault(error)
 
         return probe

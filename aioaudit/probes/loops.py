@@ -47,7 +47,7 @@ def on_loop_start(recorder: Recorder, loop: Any) -> None:
             recorder.sender.emit_final(
                 LoopStart(**recorder.sender.base_fields("loop.start", place))
             )
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop from running
+    except Exception as error:  # noqa: BLE001 - an internal error must not keep a loop from running
         recorder.report_fault(error)
 
 
@@ -96,7 +96,7 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
                 and not recorder.muted()
             ):
                 event = _stop_event(recorder, self)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop running
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a loop running
             if is_made(self):
                 recorder.report_fault(error)
         if event is not None:
@@ -154,7 +154,7 @@ def make_close(recorder: Recorder, original: Callable[..., None]) -> Callable[..
                     recorder.sender.emit_final(
                         LoopClose(**recorder.sender.base_fields("loop.close", place))
                     )
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a loop open
             recorder.report_fault(error)
 
     return close
@@ -172,7 +172,7 @@ def _before_close(recorder: Recorder, loop: Any) -> bool:
             recorder.catch_up(loop)
             if recorder.sender.is_active("finding"):
                 recorder.rules.on_loop_close(loop)
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a loop open
+    except Exception as error:  # noqa: BLE001 - an internal error must not keep a loop open
         if is_made(loop):
             recorder.report_fault(error)
     return True
@@ -202,7 +202,7 @@ def make_call_exception_handler(
             ):
                 # Anybody's context is current here: exporters are to see the task's own.
                 context_of(task).copy().run(recorder.on_end, task, "destroyed", None)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not hide the program's
+        except Exception as error:  # noqa: BLE001 - an internal error must not hide the program's
             recorder.report_fault(error)
         original(self, context)
 
@@ -240,7 +240,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
                     note(self, when, bound, direct=bound is callback)
             if origin_of(handle):
                 hide(handle)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a handle
+        except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
             recorder.report_fault(error)
         return handle
 
@@ -262,7 +262,7 @@ def make_call_soon_threadsafe(
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
                 record_handoff(recorder, bound, how, getframe(1), loop=self, direct=direct)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a callback
+        except Exception as error:  # noqa: BLE001 - an internal error must not lose a callback
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
         if origin_of(handle):
@@ -293,7 +293,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                     recorder.state.handoffs.add_signal(loop, None, number, note)
                     return
             recorder.state.handoffs.add_signal(loop, code_of(callback), number, note)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not lose a signal
+        except Exception as error:  # noqa: BLE001 - an internal error must not lose a signal
             recorder.report_fault(error)
 
     def add_signal_handler(self: Any, sig: Any, callback: Any, *args: Any) -> Any:

@@ -145,7 +145,7 @@ def _make_fast_init(
                 parent.task,
             )
             put(made)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task from being made
             recorder.report_fault(error)
         return None
 
@@ -329,7 +329,7 @@ class _TaskCreation:
         """Before the construction: for eager tasks, and where hooks may object."""
         try:
             made = self.recorder.on_create(coro, loop, name, frame)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task from being made
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task from being made
             self.recorder.report_fault(error)
             return None
         if made is not None and self._tell and bus.hooks():
@@ -383,7 +383,7 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
         try:
             if before and not recorder.muted():
                 recorder.on_uncancel(self, getframe(1), remaining)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not change what uncancel() does
+        except Exception as error:  # noqa: BLE001 - an internal error must not change what uncancel() does
             recorder.report_fault(error)
         return remaining
 

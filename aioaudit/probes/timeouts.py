@@ -46,7 +46,7 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
                 timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None)
             else:
                 timeouts[self] = _entry_of(recorder, outer, now)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a timeout
+        except Exception as error:  # noqa: BLE001 - an internal error must not disarm a timeout
             recorder.report_fault(error)
 
     return reschedule

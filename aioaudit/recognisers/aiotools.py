@@ -241,7 +241,7 @@ def _make_enter(probing: Probing, original: Callable[..., Any]) -> Callable[...,
                 found = probing.caller(getframe(1))
                 if found is not None:
                     _entered[self] = found
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope from being entered
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a scope from being entered
             probing.report_fault(error)
         return original(self)
 
@@ -255,7 +255,7 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
         try:
             if self._shield and not probing.muted():
                 _note_held(probing, self, getframe(1))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task alive
             probing.report_fault(error)
         return original(self, *args, **keywords)
 

@@ -61,7 +61,7 @@ _delays: WeakIdMap[tuple[float, float]] = WeakIdMap()
 """The deadlines that scopes were made with which are not entered yet, and their seconds."""
 
 _MAKERS = 6
-"""So many frames lie between the making of a scope and ``fail_after``, at most."""
+"""At most this many frames lie between the making of a scope and ``fail_after``."""
 
 
 # -- the call sites --------------------------------------------------------------------
@@ -202,7 +202,7 @@ def _make_init(probing: Probing, original: Callable[..., None]) -> Callable[...,
                 delay = _delay(getframe(1))
                 if delay is not None:
                     _delays[self] = self._deadline, delay
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the program
+        except Exception as error:  # noqa: BLE001 - an internal error must not reach the program
             probing.report_fault(error)
 
     return __init__
@@ -227,7 +227,7 @@ def _make_cancel(probing: Probing, original: Callable[..., Any]) -> Callable[...
             if not self._cancel_called and not probing.muted():
                 reason = keywords.get("reason", args[0] if args else None)
                 _note_cancel(probing, self, reason, getframe(1))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a scope alive
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a scope alive
             probing.report_fault(error)
         return original(self, *args, **keywords)
 
@@ -264,7 +264,7 @@ def _make_timeout(probing: Probing, original: Callable[..., Any]) -> Callable[..
         try:
             if self._deadline != math.inf:
                 _note_entered(probing, self, getframe(1))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not disarm a deadline
+        except Exception as error:  # noqa: BLE001 - an internal error must not disarm a deadline
             probing.report_fault(error)
         return original(self)
 

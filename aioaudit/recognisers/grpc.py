@@ -31,7 +31,7 @@ _CALL = "grpc.aio._call"
 _CANCELLED = "grpc.cancelled"
 _WAIT_FOR = asyncio.wait_for.__code__
 _MANY = 2000
-"""So many tasks are not searched for the one that stops a server."""
+"""More tasks than this are not searched for the one that stops a server."""
 _PAUSE = 0.1
 """Seconds in which a search that found nothing is not repeated."""
 

@@ -12,7 +12,7 @@ from aioaudit.state.cause import Cause
 class Probing(Protocol):
     """Puts probes into a library, and answers what they ask.
 
-    ``report_fault`` takes a fault of ours, which must not reach the library; ``muted`` says whether
+    ``report_fault`` takes an internal error, which must not reach the library; ``muted`` says whether
     what happens in this thread is heard by nobody.
     """
 

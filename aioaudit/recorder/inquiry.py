@@ -31,7 +31,7 @@ _DEEPEST = 500
 """Maximum number of requests in a row, each the cause of the next, that are kept."""
 
 _MOST_PLACES = 20
-"""So many places have lines ready of requests that one instruction makes."""
+"""At most this many places have lines ready of requests that one instruction makes."""
 
 
 class Inquiry:

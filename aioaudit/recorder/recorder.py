@@ -125,7 +125,7 @@ class Recorder:
         """
         try:
             request = self._inquiry.task_request(task, message, frame)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a task alive
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task alive
             self.report_fault(error)
             return None
         if request is None:
@@ -146,7 +146,7 @@ class Recorder:
         """The same for a plain future that *waiters* await: they will end with it."""
         try:
             request = self._inquiry.future_request(future, message, frame, waiters)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not keep a future from being cancelled
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a future from being cancelled
             self.report_fault(error)
             return None
         self.sender.emit_preventable(request.event)

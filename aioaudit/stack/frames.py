@@ -363,7 +363,7 @@ _RESUMING = frozenset({"aclose", "athrow", "close", "next", "send", "throw"})
 """What resumes a generator or a coroutine, where its name stands at the call."""
 
 _MOST_GIVEN = 2
-"""So many arguments the interpreter gives at most to what it calls by itself."""
+"""The most arguments that the interpreter gives to what it calls by itself."""
 
 _COLLECTING = frozenset({"start", "stop"})
 _DROPPED = (

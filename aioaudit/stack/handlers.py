@@ -25,7 +25,7 @@ _Clause = tuple[list[_Step] | None, str]
 CodeRef = weakref.ref[CodeType]
 
 _MOST = 10_000
-"""So many handlers are kept."""
+"""At most this many handlers are kept."""
 
 _LOADS = {
     "LOAD_GLOBAL",

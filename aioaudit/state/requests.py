@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from aioaudit.chain.build import back
 from aioaudit.chain.links import Link
 from aioaudit.chain.obeyed import first_undelivered, stands, stands_for, successor_of, to_obey
+from aioaudit.chain.walk import back
 from aioaudit.events import CancelOutcome, FutureCancel, Outcome, Severity, TaskCancel
 
 

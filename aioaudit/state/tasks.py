@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _RECENT = 4096
 
 _SWEEP = 1000
-"""So many tasks, and twice those that were left the last time, are looked through for lost ones."""
+"""More tasks than this, and than twice those left last time, are looked through for lost ones."""
 
 _SETTLED = 1_000_000_000
 """Nanoseconds after which a task has been made, whatever its maker is still doing."""

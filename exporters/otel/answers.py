@@ -17,7 +17,7 @@ from typing import Any
 from aioaudit.threads import get_ident
 
 MOST_WORDS = 100
-"""So many lines of the log are kept between two looks at them."""
+"""At most this many lines of the log are kept between two looks at them."""
 
 _CREDENTIALS = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_"
 
@@ -54,7 +54,7 @@ class Answers:
     def exporter(self, make: Callable[[], Any]) -> Any:
         """The exporter that *make* makes, listened to where it is one that speaks OTLP."""
         module = getattr(make, "__module__", "")
-        with self.heard():
+        with self.listening():
             if ".otlp.proto.grpc" in module and isinstance(make, type):
                 return self._listening(make)()
             if ".otlp.proto.http" in module and not _has_credentials():
@@ -62,7 +62,7 @@ class Answers:
             return make()
 
     @contextmanager
-    def heard(self, under: str = "opentelemetry") -> Generator[None]:
+    def listening(self, under: str = "opentelemetry") -> Generator[None]:
         """Keep what OpenTelemetry logs in this thread, instead of having it printed.
 
         *under* names the loggers: itself and those below it.

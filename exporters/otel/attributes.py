@@ -7,7 +7,7 @@ from functools import lru_cache
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.chain.recent import brief
+from aioaudit.chain.recent_requests import brief
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.exporters.otel.facts import Value
 from aioaudit.text import path_and_line

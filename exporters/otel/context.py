@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from aioaudit.exporter import Notes, Record, Returned
+from aioaudit.exporter import ContextNotes, Record, Returned
 from aioaudit.exporters.otel.facts import Outside
 
 
-class CurrentSpans(Notes[Any]):
+class CurrentSpans(ContextNotes[Any]):
     """The application's current spans at the events that may become children of them."""
 
     def __init__(self) -> None:

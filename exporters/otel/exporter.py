@@ -29,13 +29,13 @@ from aioaudit.exporters.otel.environment import metric_exporter, span_exporter
 from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.lives import TOUCHED
 from aioaudit.exporters.otel.metrics import Metrics
-from aioaudit.exporters.otel.sending import Target, application_target, own_target
+from aioaudit.exporters.otel.sending import SpanSink, application_target, own_target
 from aioaudit.exporters.otel.spans import Spans
 from aioaudit.session import living_tasks
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
-    from aioaudit.exporters.otel.tracer import Maker
+    from aioaudit.exporters.otel.tracer import SpanFactory
 
 FLUSH = 1.5
 """Seconds that the end of the process waits for a collector."""
@@ -86,10 +86,10 @@ class OpenTelemetryExporter:
         self._metrics = Metrics(meter_provider, living_tasks)
         self._spans = Spans(tasks, status, self._current.outside)
         self._pid = os.getpid()
-        self._own: Maker | None = None
-        self._own_target: Target | None = None
+        self._own: SpanFactory | None = None
+        self._own_target: SpanSink | None = None
         self._own_looked = False
-        self._application: dict[int, tuple[Any, Target | None, Maker | None]] = {}
+        self._application: dict[int, tuple[Any, SpanSink | None, SpanFactory | None]] = {}
         self._ending = False
         self._application_over = False
         self._answering = True
@@ -154,7 +154,7 @@ class OpenTelemetryExporter:
                 target.close()
             self._metrics.close()
 
-    def _targets(self) -> list[Target]:
+    def _targets(self) -> list[SpanSink]:
         targets = [] if self._application_over else list(self._application.values())
         found = [*(target for _, target, _ in targets), self._own_target]
         return [target for target in found if target is not None]
@@ -181,15 +181,15 @@ class OpenTelemetryExporter:
                 f"{describe(error)}; spans that it does not take are left out"
             )
 
-    def _maker(self) -> Maker | None:
-        from aioaudit.exporters.otel.tracer import Maker
+    def _maker(self) -> SpanFactory | None:
+        from aioaudit.exporters.otel.tracer import SpanFactory
 
         provider = self._given if self._given is not None else _application_provider()
         if provider is not None:
             known = self._application.get(id(provider))
             if known is None:
                 target = application_target(provider)
-                maker = None if target is None else Maker(target)
+                maker = None if target is None else SpanFactory(target)
                 known = self._application[id(provider)] = (provider, target, maker)
                 self._end_before_the_application()
             return None if self._application_over else known[2]
@@ -197,7 +197,7 @@ class OpenTelemetryExporter:
             self._own_looked = True
             self._own_target = own_target()
             if self._own_target is not None:
-                self._own = Maker(self._own_target)
+                self._own = SpanFactory(self._own_target)
         return self._own
 
     def _end_before_the_application(self) -> None:

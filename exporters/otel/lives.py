@@ -77,7 +77,7 @@ class Lives:
     """
 
     def __init__(self, tasks: str, give_up: Callable[[Life, int], None]) -> None:
-        self._give_up = give_up
+        self._abandon = give_up
         self._globs = () if tasks in (ALL, TOUCHED) else tuple(_words(tasks))
         self._matching: dict[str, bool] = {}
         self.chosen = bool(self._globs)
@@ -118,7 +118,7 @@ class Lives:
         trace.tasks += 1
         if len(self.living) >= MOST_LIVING:
             for old in list(self.living)[: MOST_LIVING // 10]:
-                self._give_up(self.living.pop(old), ns)
+                self._abandon(self.living.pop(old), ns)
         under = None if outside is None else outside.span_id
         self.living[number] = Life(number, made, ns, trace, creator, depth, shown, cut, under)
 

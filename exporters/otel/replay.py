@@ -19,7 +19,7 @@ Tell = Callable[[int, Sequence[SpanFacts]], None]
 """Takes finished spans, and the number of the process that they are from."""
 
 
-class Afterwards:
+class LogReplay:
     """Makes spans of the events of any number of runs; those of one run come in order.
 
     Args:

@@ -144,7 +144,7 @@ class OwnMetrics:
     def _send(self) -> bool:
         self._answers.begin()
         self._exporter.well = True  # where there is nothing to send
-        with self._answers.heard():
+        with self._answers.listening():
             try:
                 self._instruments.record()
                 self._reader.collect(timeout_millis=self._timeout)

@@ -63,7 +63,7 @@ class Sink(Protocol):
         ...
 
 
-class Target(Sink, Protocol):
+class SpanSink(Sink, Protocol):
     """Takes spans while the program runs; its ``processor`` never blocks."""
 
     def flush(self, timeout: float) -> bool:
@@ -79,7 +79,7 @@ class Target(Sink, Protocol):
         ...
 
 
-class ApplicationTarget:
+class ApplicationSink:
     """The span processors of the application's own tracer provider.
 
     Args:
@@ -101,7 +101,9 @@ class ApplicationTarget:
     def flush(self, timeout: float) -> bool:
         """Have the processors send what they hold; the SDK's do not heed the *timeout*."""
         done: list[bool] = []
-        _aside(lambda: done.append(self._provider.force_flush(int(timeout * 1000))), timeout)
+        _run_with_timeout(
+            lambda: done.append(self._provider.force_flush(int(timeout * 1000))), timeout
+        )
         return done == [True]
 
     def rest(self) -> int:
@@ -112,7 +114,7 @@ class ApplicationTarget:
         """Nothing: the provider is the application's."""
 
 
-class OwnTarget:
+class OwnSink:
     """A collector, as the standard ``OTEL_*`` variables name it.
 
     Args:
@@ -199,14 +201,14 @@ class OwnTarget:
             self._closed = True
             self._lock.notify_all()
         # What hangs in a connection is left to the end of the process.
-        _aside(self._exporter.shutdown, 0.5)
+        _run_with_timeout(self._exporter.shutdown, 0.5)
         lost = self.taken - self.sent
         if lost:
             why = self._why or self._answers.why  # of what is still being tried
             say(f"exporter 'otel': {lost:,} of {self.taken:,} spans did not arrive", why)
 
     def _work(self) -> None:
-        with self._answers.heard():
+        with self._answers.listening():
             self._work_quietly()
 
     def _work_quietly(self) -> None:
@@ -245,7 +247,7 @@ class OwnTarget:
         return self._hurry or self._closed or self._resting or len(self._queue) >= self._batch
 
 
-def application_target(provider: Any) -> Target | None:
+def application_target(provider: Any) -> SpanSink | None:
     """The target that *provider* is; None if it is switched off.
 
     Raises:
@@ -263,10 +265,10 @@ def application_target(provider: Any) -> Target | None:
             "tracers take no finished spans; allowed: a TracerProvider of opentelemetry-sdk, "
             "which can also be given: enable(OpenTelemetryExporter(provider))"
         )
-    return ApplicationTarget(provider, tracer)
+    return ApplicationSink(provider, tracer)
 
 
-def own_target() -> Target | None:
+def own_target() -> SpanSink | None:
     """What the ``OTEL_*`` variables name; None where they say that nothing is to be sent.
 
     Raises:
@@ -280,10 +282,10 @@ def own_target() -> Target | None:
     # The resource and the sampler are made as the variables say; spans do not pass through it.
     provider = TracerProvider(resource=own_resource(), shutdown_on_exit=False)
     answers = Answers()
-    return OwnTarget(answers.exporter(make), provider, answers)
+    return OwnSink(answers.exporter(make), provider, answers)
 
 
-def _aside(call: Callable[[], object], timeout: float) -> None:
+def _run_with_timeout(call: Callable[[], object], timeout: float) -> None:
     """Do *call*, whose own waiting cannot be bounded; go on after *timeout* seconds."""
 
     def guarded() -> None:

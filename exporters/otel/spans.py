@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from aioaudit.chain.recent import RecentRequests, answer, request_sentence
+from aioaudit.chain.recent_requests import RecentRequests, answer, request_sentence
 from aioaudit.chain.summary import cause
 from aioaudit.events import (
     Event,
@@ -72,7 +72,7 @@ class Spans:
     """
 
     def __init__(self, tasks: str, status: str, outside: Callable[[int], Outside | None]) -> None:
-        self.lives = Lives(tasks, self._give_up)
+        self.lives = Lives(tasks, self._abandon)
         self._status = status
         self._outside = outside
         self.begin("")
@@ -106,7 +106,7 @@ class Spans:
                 if life is not None:
                     life.ended = ended
                     if life.touched or not plain:
-                        self._over(life, ended)
+                        self._finish(life, ended)
             else:
                 self._see(cast(Event, item))
                 living = lives.living
@@ -128,10 +128,10 @@ class Spans:
             ns = self._time(event.ts)
             self.lives.make(event.task, event, event.parent, ns, self._outside(event.seq))
         elif isinstance(event, TaskDone):
-            life = self.lives.living.pop(event.task, None) or self._unmade(event)
+            life = self.lives.living.pop(event.task, None) or self._synthesise(event)
             if event.outcome != "returned" or event.cancel_outcome is not None:
-                self._touch(life)
-            self._over(life, event)
+                self._mark_relevant(life)
+            self._finish(life, event)
         elif isinstance(event, TaskCancel | FutureCancel):
             self._asked(event)
         elif isinstance(event, ProcessStart):
@@ -141,7 +141,7 @@ class Spans:
 
     # -- lives -------------------------------------------------------------------
 
-    def _unmade(self, event: TaskCancel | TaskDone) -> Life:
+    def _synthesise(self, event: TaskCancel | TaskDone) -> Life:
         """The life of a task whose creation was not told."""
         ns = self._time(event.ts)
         if isinstance(event, TaskDone):
@@ -149,17 +149,17 @@ class Spans:
             ns = max(ns - int(lived * 1_000_000) * 1000, 0)
         return self.lives.unmade(event, ns)
 
-    def _touch(self, life: Life | None) -> None:
+    def _mark_relevant(self, life: Life | None) -> None:
         """Let *life* and its creators be told; what has ended already is told now."""
         while life is not None and not life.touched:
             life.touched = True
             if life.ended is not None and not life.told:
                 self._tell(life, life.ended)
             if life.cut is not None:
-                self._touch(self.lives.living.get(life.cut))
+                self._mark_relevant(self.lives.living.get(life.cut))
             life = life.creator
 
-    def _over(self, life: Life, ended: Returned | TaskDone) -> None:
+    def _finish(self, life: Life, ended: Returned | TaskDone) -> None:
         life.ended = ended
         if self.lives.wanted(life):
             self._tell(life, ended)
@@ -168,12 +168,12 @@ class Spans:
         """The process ends: tell of all that have not, those that were touched first."""
         for index, life in enumerate(self.lives.abandon()):
             if life.touched or index < MOST_ABANDONED:
-                self._touch(life.creator)
+                self._mark_relevant(life.creator)
                 life.touched = True
-                self._give_up(life, ns)
+                self._abandon(life, ns)
         return self._out
 
-    def _give_up(self, life: Life, ns: int) -> None:
+    def _abandon(self, life: Life, ns: int) -> None:
         if self.lives.wanted(life):
             self._tell(life, None, ns)
 
@@ -292,13 +292,13 @@ class Spans:
             if event.accepted:
                 life = self.lives.living.get(event.task)
                 if life is None:
-                    life = self.lives.living[event.task] = self._unmade(event)
+                    life = self.lives.living[event.task] = self._synthesise(event)
                 life.ask(event.seq)
                 victims = [life]
         caller = None if event.by is None else self.lives.living.get(event.by)
         for life in victims:
-            self._touch(life)
-        self._touch(caller)
+            self._mark_relevant(life)
+        self._mark_relevant(caller)
         shown = [life for life in victims if life.shown]
         if self.lives.chosen and not (shown or (caller is not None and caller.shown)):
             return
@@ -326,7 +326,7 @@ class Spans:
         if event.origin_task is not None:
             origin = self.lives.find(event.origin_task)
             if origin is not None:
-                self._touch(origin)
+                self._mark_relevant(origin)
                 links.append(SpanLink(origin.trace, self._task_id(origin.number), "caused_by"))
         attributes = of_request(event)
         attributes["aioaudit.run"] = self._run

@@ -40,7 +40,7 @@ _RANDOM = 0x02
 """A flag of newer versions, which a trace keeps: its number was made at random."""
 
 
-class Maker:
+class SpanFactory:
     """Makes the SDK's spans of facts, for one sink.
 
     A trace is sampled or not as a whole: the sampler is asked once for each.
@@ -61,7 +61,7 @@ class Maker:
 
     def quietly(self) -> AbstractContextManager[None]:
         """While `send` is called: the SDK says nothing of each value that the limits cut."""
-        return Answers().heard("opentelemetry.attributes")
+        return Answers().listening("opentelemetry.attributes")
 
     def send(self, facts: SpanFacts) -> None:
         """Have the span of *facts* begin and end, if its trace is recorded.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
 
-    from aioaudit.exporters.otel.tracer import Maker
+    from aioaudit.exporters.otel.tracer import SpanFactory
 
 BATCH = 512
 """Spans in one request."""
@@ -63,14 +63,14 @@ class Collector:
         self.arrived = 0
         self.why = ""
 
-    def _new_maker(self, pid: int) -> Maker:
+    def _new_maker(self, pid: int) -> SpanFactory:
         from opentelemetry.sdk.resources import Resource
 
-        from aioaudit.exporters.otel.tracer import Maker
+        from aioaudit.exporters.otel.tracer import SpanFactory
 
         # Who sends is of no interest: the process is the one that wrote the log.
         own = Resource({"process.pid": held(pid)})
-        return Maker(_IntoBatch(self._resource().merge(own), self._batch))
+        return SpanFactory(_IntoBatch(self._resource().merge(own), self._batch))
 
     def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
         """Take *spans* of the process *pid*, and send where there are enough for a request."""
@@ -111,7 +111,7 @@ def _any_resource() -> Resource:
 
 
 class _IntoBatch:
-    """The sink of a `Maker`: a list, and all traces are kept."""
+    """The sink of a `SpanFactory`: a list, and all traces are kept."""
 
     def __init__(self, resource: Resource, batch: list[ReadableSpan]) -> None:
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
@@ -145,7 +145,7 @@ class _Asked:
         results: list[str] = []
 
         def work() -> None:
-            with answers.heard():
+            with answers.listening():
                 try:
                     results.append(self.exporter.export(batch).name)
                 except Exception as error:  # noqa: BLE001 - older ones let those of the connection out

@@ -208,7 +208,7 @@ def command(*argv: str, terminal: bool = False) -> tuple[int, str]:
     return status, out.bytes.getvalue().decode() + err.bytes.getvalue().decode()
 
 
-def harmless(text: str) -> bool:
+def escape_unprintable(text: str) -> bool:
     """Whether *text* is whole lines of visible characters, colours of ours apart."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return all(line.isprintable() for line in plain.split("\n"))
@@ -282,7 +282,7 @@ def test_every_command_answers_and_lets_nothing_through(
         for terminal in (False, True):
             status, said = command(*call, terminal=terminal)
             assert status in (0, 1, 2), call
-            assert harmless(said), call
+            assert escape_unprintable(said), call
     for wanted in ("touched", "all"):
         os.environ["AIOAUDIT_OTEL_TASKS"] = wanted
         try:
@@ -290,7 +290,7 @@ def test_every_command_answers_and_lets_nothing_through(
         finally:
             del os.environ["AIOAUDIT_OTEL_TASKS"]
         assert status in (0, 1, 2)
-        assert harmless(said)
+        assert escape_unprintable(said)
         if status == 0:
             check_otlp(json.loads(Path(f"{log}.json").read_bytes(), parse_constant=pytest.fail))
 
@@ -331,7 +331,7 @@ def test_a_collector_gets_every_span(
         status, said = command("export", str(path), "--to", "otlp", "--endpoint", endpoint)
         os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
     assert status in (0, 1, 2), said
-    assert harmless(said)
+    assert escape_unprintable(said)
     if status == 0:
         assert f"{len(receiver.spans):,} span" in said
 
@@ -379,7 +379,7 @@ def test_what_was_found_to_raise_or_to_get_through(
         done = run_python("-m", "aioaudit", *call, NO_COLOR="1")
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr
-        assert harmless(done.stdout + done.stderr)
+        assert escape_unprintable(done.stdout + done.stderr)
     check_otlp(json.loads((tmp_path / "trace.json").read_bytes(), parse_constant=pytest.fail))
 
 
@@ -390,7 +390,7 @@ def test_a_line_of_sixteen_megabytes_is_answered(real: list[Line], tmp_path: Pat
     for call in (("why", str(path)), ("why", str(path), "--json"), ("check", str(path))):
         status, said = command(*call)
         assert status in (0, 1)
-        assert harmless(said)
+        assert escape_unprintable(said)
 
 
 def _named(real: list[Line], name: str) -> list[Line]:

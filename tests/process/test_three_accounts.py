@@ -26,7 +26,7 @@ pytest.importorskip("opentelemetry.instrumentation.aiohttp_server")
 pytest.importorskip("structlog")
 
 from aioaudit.chain.links import Link
-from aioaudit.chain.recent import brief
+from aioaudit.chain.recent_requests import brief
 from tests.collectors import Received, Receiver, over_http, walk
 from tests.conftest import ROOT, clean_environ
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aioaudit.chain.links import Link
 from aioaudit.chain.summary import is_known, summarise, who
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 OWN = Link(what="cancelled", task=7, name="Task-7", reason="task_group")
 
@@ -174,5 +174,5 @@ def test_a_summary_is_one_line_of_visible_characters(name: str, coro: str, other
 
 
 def test_harmless_text_keeps_letters_and_escapes_the_rest() -> None:
-    assert harmless("größe 名 [red]") == "größe 名 [red]"
-    assert harmless("a\x1b[31m\n\u202eb\x9b") == r"a\x1b[31m\n\u202eb\x9b"
+    assert escape_unprintable("größe 名 [red]") == "größe 名 [red]"
+    assert escape_unprintable("a\x1b[31m\n\u202eb\x9b") == r"a\x1b[31m\n\u202eb\x9b"

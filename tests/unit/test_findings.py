@@ -28,7 +28,7 @@ from aioaudit.events import (
 )
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.findings.catalogue import CATALOGUE
-from aioaudit.findings.groups import grouped, told
+from aioaudit.findings.groups import grouped, report_of
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.session import current
 from tests.logs import made
@@ -1022,7 +1022,7 @@ def test_the_same_lines_are_told_once_and_findings_first() -> None:
         ("slow", 1),
         ("already_done", 1),
     ]
-    answer = told(groups[0])
+    answer = report_of(groups[0])
     assert (answer.first, answer.last) == (groups[0].first.ts, groups[0].last.ts)
     assert answer.tasks == ["r1:7", "r1:8"]
     assert answer.finding.seconds == 3.0

@@ -159,5 +159,5 @@ def test_along_causes_and_successors_there_is_one_walk_each() -> None:
                 and step.value.attr in ("cause", "successor")
                 and ast.unparse(step.targets[0]) == ast.unparse(step.value.value)
             ]
-    # `chain.build.back` asks whoever knows what a cause is: memory has it, a log looks it up.
+    # `chain.walk.back` asks whoever knows what a cause is: memory has it, a log looks it up.
     assert found == [("chain.obeyed", "successor")]

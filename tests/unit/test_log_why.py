@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioaudit.chain.links import Answer, Link
@@ -350,7 +350,7 @@ def incidents(draw: st.DrawFn) -> list[Incident]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(incidents(), st.randoms(use_true_random=False))
 def test_shuffled_lines_give_every_victim_the_chain_to_its_culprit(
     found: list[Incident], order: random.Random
@@ -363,7 +363,7 @@ def test_shuffled_lines_give_every_victim_the_chain_to_its_culprit(
     assert [answer.root for answer in answers] == [answer.chain[-1] for answer in answers]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(incidents(), st.randoms(use_true_random=False), st.floats(0.1, 0.9))
 def test_lost_lines_never_give_another_culprit(
     found: list[Incident], order: random.Random, loss: float

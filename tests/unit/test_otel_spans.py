@@ -38,7 +38,7 @@ from aioaudit.exporter import Exporter, ExporterError
 from aioaudit.exporters.otel import OpenTelemetryExporter
 from aioaudit.exporters.otel.facts import SpanFacts, nanoseconds
 from aioaudit.exporters.otel.lives import DEPTH, MOST_ENDED, MOST_LIVING, MOST_TASKS
-from aioaudit.exporters.otel.sending import OwnTarget
+from aioaudit.exporters.otel.sending import OwnSink
 from aioaudit.exporters.otel.spans import Spans
 from aioaudit.identity import Run
 from aioaudit.place import Place
@@ -424,7 +424,7 @@ def test_what_does_not_fit_into_the_queue_is_counted(
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
-    target = OwnTarget(Slow(), TracerProvider(shutdown_on_exit=False))
+    target = OwnSink(Slow(), TracerProvider(shutdown_on_exit=False))
     with target._lock:  # nobody sends meanwhile
         for _ in range(15):
             target.send(ReadableSpan("x"))

@@ -15,7 +15,7 @@ import pytest
 import aioaudit
 from aioaudit.delivery.records import Record, event_name
 from aioaudit.events import Event, TaskDone, name_of
-from aioaudit.exporter import Exporter, Notes, Witness
+from aioaudit.exporter import ContextNotes, Exporter, Witness
 from aioaudit.identity import Run
 from aioaudit.session import current
 
@@ -26,7 +26,7 @@ class Seeing:
     """Notes who is in the context at each event, and in which thread it happened."""
 
     def __init__(self) -> None:
-        self.notes: Notes[tuple[str, int]] = Notes()
+        self.notes: ContextNotes[tuple[str, int]] = ContextNotes()
         self.told: list[tuple[str, str, str, int]] = []
         self.seen: list[str] = []
 
@@ -228,7 +228,7 @@ def test_notes_of_lost_events_and_of_other_runs_are_let_go_and_memory_is_bounded
             outcome="returned",
         )
 
-    notes: Notes[int] = Notes(most=10)
+    notes: ContextNotes[int] = ContextNotes(most=10)
     notes.collect([run.start_event([])])
     for seq in range(2, 100):
         notes.keep(event(seq), seq)

@@ -14,7 +14,7 @@ from aioaudit.chain.links import RequestFate, RequestSummary
 from aioaudit.events import FutureCancel, TaskCancel, TaskUncancel
 
 
-def all_asked(
+def summarise_requests(
     requests: Sequence[TaskCancel],
     uncancels: Sequence[TaskUncancel],
     answered: int | None,

@@ -19,7 +19,7 @@ WRONG = frozenset({"warning", "problem"})
 SiteState = Literal["there", "gone", "not in this version", "cannot be checked"]
 
 
-class Finding(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Diagnosis(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One line of the doctor's answer.
 
     ``section`` groups findings, ``subject`` is what was looked at, ``text`` says what

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioaudit.chain.build import (
+from aioaudit.chain.links import Answer, Link, flatten, unflatten
+from aioaudit.chain.walk import (
     Chains,
     LogReading,
     RequestEvent,
@@ -23,7 +24,6 @@ from aioaudit.chain.build import (
     steps_of,
     walk,
 )
-from aioaudit.chain.links import Answer, Link, flatten, unflatten
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.state.requests import Request as Kept
 from aioaudit.trail import MemoryReading

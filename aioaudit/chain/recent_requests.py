@@ -8,7 +8,9 @@ chain that leads to an older one ends there and says so.
 
 from __future__ import annotations
 
-from aioaudit.chain.build import (
+from aioaudit.chain.links import Answer, Link
+from aioaudit.chain.summary import summarise
+from aioaudit.chain.walk import (
     Chains,
     LogReading,
     RequestEvent,
@@ -18,17 +20,15 @@ from aioaudit.chain.build import (
     inferred,
     steps_of,
 )
-from aioaudit.chain.links import Answer, Link
-from aioaudit.chain.summary import summarise
 from aioaudit.events import Event, FutureCancel, ProcessStart, TaskCancel, TaskDone
-from aioaudit.text import harmless
+from aioaudit.text import escape_unprintable
 
 MOST_REQUESTS = 10_000
-"""So many requests are kept."""
+"""At most this many requests are kept."""
 
 
 MOST_STEPS = 32
-"""So many steps of a chain are told: of a longer one the first, and its root."""
+"""At most this many steps of a chain are told: of a longer one the first, and its root."""
 
 
 class RecentRequests:
@@ -129,4 +129,4 @@ def brief(link: Link) -> str:
         parts.append(f"by {link.by_name}")
     if link.detail is not None:
         parts.append(f"({link.detail})")
-    return harmless(" ".join(parts))
+    return escape_unprintable(" ".join(parts))
