@@ -258,8 +258,7 @@ class Recorder:
         )
         if state is None and outcome != "returned":
             assert born is not None
-            state = tasks.state(task)
-            state.task, state.coro, state.preexisting = born.task, born.coro, False
+            state = tasks.state(task, born)
         if outcome == "raised" and error is not None:
             number = born.task if born is not None else tasks.number(task)
             known.failures.add(task, number, error)

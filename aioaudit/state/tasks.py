@@ -75,14 +75,18 @@ class Tasks:
         state = self.states.get(id(task))
         return state if state is not None and state.ref() is task else None
 
-    def state(self, task: Any) -> CancelState:
-        """What cancellations did to *task*; made at the first question."""
+    def state(self, task: Any, born: Created | None = None) -> CancelState:
+        """What cancellations did to *task*; made at the first question.
+
+        *born* is what was known of it, where that is no longer in the table.
+        """
         key = id(task)
         states = self.states
         state = states.get(key)
         if state is not None and state.ref() is task:
             return state
-        born = self.born.get(key)
+        if born is None:
+            born = self.born.get(key)
         preexisting = False
         if born is not None:
             number, coro = born.task, born.coro
