@@ -169,17 +169,17 @@ class Cancellations:
         the request that was on its way to that task is the answer.
         """
         tie = self.tie_of(error)
-        told = None if tie is None else tie.effective
+        request = None if tie is None else tie.effective
         if self.deliveries_seen or task is None or not isinstance(error, CancelledError):
-            return told
+            return request
         if not _is_handled_here(error):
-            return told  # never raised, or kept by whom it was delivered to
+            return request  # never raised, or kept by whom it was delivered to
         state = self._tasks.find_state(task)
         if state is None:
-            return told
+            return request
         if tie is not None and tie.state is state:
-            return told
-        request = infer_delivered(state, told)
+            return request
+        request = infer_delivered(state, request)
         if request is None:
             return None
         self.tie(error, request, state)

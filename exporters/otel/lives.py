@@ -51,19 +51,19 @@ class Life(msgspec.Struct, gc=False, eq=False):
     under: int | None = None
     """Id of the application's span that was current when the task was made."""
     touched: bool = False
-    told: bool = False
-    asked: list[int] | None = None
+    exported: bool = False
+    requests: list[int] | None = None
     ended: Returned | TaskDone | None = None
 
-    def ask(self, seq: int) -> None:
+    def add_request(self, seq: int) -> None:
         """It was asked to end, by the request with this number."""
-        if self.asked is None:
-            self.asked = []
-        self.asked.append(seq)
+        if self.requests is None:
+            self.requests = []
+        self.requests.append(seq)
 
 
 class Lives:
-    """The tasks that live, and the last ones that were told.
+    """The tasks that live, and the last ones that were exported.
 
     Args:
         tasks: ``touched``, ``all``, or globs on ``module:qualname``, with commas.
@@ -71,8 +71,8 @@ class Lives:
 
     Attributes:
         living: The tasks that live, by number.
-        ended: The last ones that were told, by number.
-        plain: Whether only those are told that something happened to.
+        ended: The last ones that were exported, by number.
+        plain: Whether only those are exported that something happened to.
         chosen: Whether only those are told whose coroutine somebody named.
     """
 
@@ -137,7 +137,7 @@ class Lives:
 
     def tell(self, life: Life) -> None:
         """*life* is told: from now on it can be linked to."""
-        life.told = True
+        life.exported = True
         remember(self.ended, life.number, life)
 
     def abandon(self) -> list[Life]:

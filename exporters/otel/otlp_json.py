@@ -105,12 +105,12 @@ def _value(value: Value) -> dict[str, Any]:
 @lru_cache
 def _resource(pid: int) -> dict[str, Value]:
     """Who the spans are from, by the variables that OpenTelemetry has for it."""
-    told: dict[str, Value] = {"service.name": "unknown_service"}
+    attributes: dict[str, Value] = {"service.name": "unknown_service"}
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         key, equals, value = pair.partition("=")
         if equals and key.strip():
-            told[key.strip()] = unquote(value.strip())
+            attributes[key.strip()] = unquote(value.strip())
     name = os.environ.get("OTEL_SERVICE_NAME", "").strip()
     if name:
-        told["service.name"] = name
-    return told | {"process.pid": held(pid)}
+        attributes["service.name"] = name
+    return attributes | {"process.pid": held(pid)}

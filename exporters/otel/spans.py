@@ -153,7 +153,7 @@ class Spans:
         """Let *life* and its creators be told; what has ended already is told now."""
         while life is not None and not life.touched:
             life.touched = True
-            if life.ended is not None and not life.told:
+            if life.ended is not None and not life.exported:
                 self._tell(life, life.ended)
             if life.cut is not None:
                 self._mark_relevant(self.lives.living.get(life.cut))
@@ -217,10 +217,10 @@ class Spans:
             error = self._end(done, attributes, links)
         else:
             attributes["aioaudit.task.outcome"] = "abandoned"
-        for seq in (life.asked or ())[:MOST_LINKS]:
+        for seq in (life.requests or ())[:MOST_LINKS]:
             self._link_request(links, seq, "asked_by")
-        if life.asked:
-            attributes["aioaudit.cancel.requests"] = len(life.asked)
+        if life.requests:
+            attributes["aioaudit.cancel.requests"] = len(life.requests)
         parent = life.under
         if parent is None and life.creator is not None:
             parent = self._task_id(life.creator.number)
@@ -293,7 +293,7 @@ class Spans:
                 life = self.lives.living.get(event.task)
                 if life is None:
                     life = self.lives.living[event.task] = self._synthesise(event)
-                life.ask(event.seq)
+                life.add_request(event.seq)
                 victims = [life]
         caller = None if event.by is None else self.lives.living.get(event.by)
         for life in victims:
