@@ -353,8 +353,8 @@ def plant(where: str) -> None:
     original = tasks.state
     kept: dict[int, int] = {}
 
-    def state(self: Any, task: Any) -> Any:
-        found = original(self, task)
+    def state(self: Any, *args: Any) -> Any:
+        found = original(self, *args)
         if where == "set":
             session = current()
             assert session is not None
