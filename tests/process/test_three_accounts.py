@@ -29,6 +29,7 @@ from aioaudit.chain.links import Link
 from aioaudit.chain.recent_requests import brief
 from tests.collectors import Received, Receiver, over_http, walk
 from tests.conftest import ROOT, clean_environ
+from tests.recognising import about
 
 EXAMPLES = ROOT / "examples"
 
@@ -167,7 +168,7 @@ def test_the_incidents_are_those_that_were_staged(accounts: Accounts) -> None:
         "page of teapot",
         None,
     ]
-    assert (timed_out["root"]["what"], timed_out["root"]["seconds"]) == ("deadline", 0.8)
+    assert (timed_out["root"]["what"], timed_out["root"]["seconds"]) == ("deadline", about(0.8))
     left = named(accounts.answers, "reviews of kettle")
     assert (left["root"]["what"], left["root"]["reason"]) == ("called", "disconnect")
     killed = named(accounts.answers, "worker-1")
