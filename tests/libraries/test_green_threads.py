@@ -83,12 +83,14 @@ def test_a_program_with_green_threads_ends_as_ever_and_its_log_is_whole(
         pytest.skip(f"{library} is not installed")
     program = PROGRAMS[library, how]
     plain = run_python("-W", "ignore", "-c", program)
-    assert (plain.returncode, plain.stdout, plain.stderr) == (0, "done\n", "")
+    assert (plain.returncode, plain.stdout) == (0, "done\n")
     path = tmp_path / "log.jsonl"
     audited = run_python(
         "-W", "ignore", "-c", program, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(path)
     )
-    assert (audited.returncode, audited.stdout, audited.stderr) == (0, "done\n", "")
+    # On 3.14 eventlet 0.41.3 itself says that it left a lock of the interpreter's as it was.
+    assert (audited.returncode, audited.stdout) == (0, "done\n")
+    assert audited.stderr == plain.stderr
     if "run(" not in program and "spawn" not in program:
         assert not path.exists()
         return
