@@ -240,7 +240,7 @@ def row(span: Span, depth: int, y: int, began: int, length: int) -> list[str]:
     if span.name == "asyncio.cancel":
         parts.append(
             f'<path d="M{left} {middle - 6} l6 6 l-6 6 l-6 -6 z" fill="#c0392b">'
-            f"<title>{escape(span.attributes['aioaudit.cancel.summary'])}</title></path>"
+            f"<title>{escape(relative(span.attributes['aioaudit.cancel.summary']))}</title></path>"
         )
     else:
         fill = "#e59866" if cancelled else "#7fb3d5"
@@ -270,9 +270,14 @@ def details(span: Span, y: int) -> tuple[list[str], int]:
 
 
 def shown(found: Any) -> Iterable[str]:
-    """The lines that a value takes; paths as seen from the tree."""
+    """The lines that a value takes."""
     for each in found if isinstance(found, list) else [found]:
-        yield from wrap(str(each).replace(f"{ROOT}{os.sep}", ""), 112, subsequent_indent="   ")
+        yield from wrap(relative(str(each)), 112, subsequent_indent="   ")
+
+
+def relative(words: str) -> str:
+    """*words* with their paths as seen from the tree."""
+    return words.replace(f"{ROOT}{os.sep}", "")
 
 
 def place(moment: int, length: int) -> int:
