@@ -1,7 +1,7 @@
 """Private. Who is writing: the run's id, the process's number, and the next ``seq``.
 
 One authority stamps order and origin; everybody else only reads.  A forked
-child is a new run with numbers of its own (`begin_run` is called in it).
+child is a new run with numbers of its own (`Run` takes the one that it comes from).
 """
 
 from __future__ import annotations

@@ -287,7 +287,13 @@ class EndMonitor:
         tie = recorder.state.cancellations.ties.get(id(error))
         # One that came out of what the task awaited is tied too, but to no request.
         tied = tie is not None and tie.ref() is error and tie.request is not None
-        recorder.on_end(task, "cancelled", error, by_hand=not tied and _raised_by_hand(error))
+        recorder.on_end(
+            task,
+            "cancelled",
+            error,
+            by_hand=not tied and _raised_by_hand(error),
+            beside_another=not tied and _came_beside_another(error),
+        )
 
     def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_THROW``: something is thrown into a coroutine, innermost first."""
@@ -427,6 +433,11 @@ def _raised_by_hand(error: BaseException) -> bool:
     return step is not None and _instruction(step) in ("RAISE_VARARGS", "RERAISE")
 
 
+def _came_beside_another(error: BaseException) -> bool:
+    """Whether *error* came while another CancelledError was handled, and no ``raise`` made it."""
+    return isinstance(error.__context__, CancelledError) and not _raised_by_hand(error)
+
+
 def _came_out_of_a_call(error: BaseException) -> bool:
     """Whether the task called what raised *error*, as the ``result()`` of a cancelled future."""
     step = _raised_at(error)
@@ -521,6 +532,7 @@ class EndCallbacks:
                     "cancelled",
                     error if own or tied else None,
                     by_hand=by_hand or not known,
+                    beside_another=error is not None and not tied and _came_beside_another(error),
                     came_with=None if tie is None or tied else tie.effective,
                 )
                 if error is not None and not (own or tied):

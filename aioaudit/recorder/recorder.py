@@ -231,13 +231,14 @@ class Recorder:
         error: BaseException | None,
         *,
         by_hand: bool = False,
+        beside_another: bool = False,
         result: object = None,
         came_with: Request | None = None,
     ) -> None:
         """*task* has ended in another way than by a plain return, or after a request.
 
         *by_hand* says that a CancelledError ended it that nothing delivered; *result*
-        is what it returned; *came_with* as in `classify_end`.
+        is what it returned; *beside_another* and *came_with* as in `classify_end`.
         """
         known = self.state
         tasks = known.tasks
@@ -254,6 +255,7 @@ class Recorder:
             error,
             seen=cancellations.deliveries_seen,
             by_hand=by_hand,
+            beside_another=beside_another,
             came_with=came_with,
         )
         if state is None and outcome != "returned":

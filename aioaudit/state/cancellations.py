@@ -105,7 +105,7 @@ class Cancellations:
     def enter(self, request: Request, *, forwards: bool = False) -> None:
         """*request* is made: its ``cancel()`` begins in this thread.
 
-        *goes_on* says that the one around it, if that is its cause, has become this one.
+        *forwards* says that the one around it, if that is its cause, has become this one.
         """
         ident = get_ident()
         stack = self.active.get(ident)

@@ -27,16 +27,24 @@ def classify_end(
     *,
     seen: bool,
     by_hand: bool,
+    beside_another: bool = False,
     came_with: Request | None = None,
 ) -> tuple[Request | None, CancelOutcome | None]:
     """Which request the end belongs to, and what the task did with it.
 
     *seen* says whether deliveries are seen at all.
+    *beside_another* says that the CancelledError that ended the task came while it handled
+    another one, and that nobody saw what for.
     *came_with* is the request of the CancelledError that ended the task, where it came out
     of what the task awaited and its arrival was not seen.
     """
     if outcome == "cancelled":
-        return _cancelled_by(ties, state, error, by_hand, came_with)
+        request, cancel_outcome = _cancelled_by(ties, state, error, by_hand, came_with)
+        # The one that it handled is known, and may be why the other came: a handler that cancels
+        # what it then awaits.  Or else that had been cancelled before: no more than a conclusion.
+        if beside_another and request is not None and state is not None:
+            state.concluded = True
+        return request, cancel_outcome
     if state is None or not state.requests:
         return None, None
     request = _lived_through(ties, state, error, seen=seen)

@@ -311,3 +311,54 @@ def test_a_gather_ends_with_the_first_of_its_futures_that_was_cancelled(
         live = trail.why(victim)
         assert links(live)[-1]["at"] == "one"
         assert live == log_of(trail).answers("victim")[0]
+
+
+def cancelled_before(own: asyncio.Future[None]) -> asyncio.Future[None]:
+    """A future that somebody cancelled before the wait for it began."""
+    gone = asyncio.get_running_loop().create_future()
+    gone.cancel()
+    return gone
+
+
+def cancelled_by_handler(own: asyncio.Future[None]) -> asyncio.Future[None]:
+    """One that the handler cancels itself, because of the error that it handles."""
+    own.cancel()
+    return own
+
+
+@every_loop
+@pytest.mark.parametrize("what", [cancelled_before, cancelled_by_handler])
+@pytest.mark.parametrize("itself", [True, False], ids=["the task", "what it awaits"])
+def test_an_error_that_comes_while_another_is_handled_is_no_more_than_a_conclusion(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    what: Callable[[asyncio.Future[None]], asyncio.Future[None]],
+    itself: bool,
+) -> None:
+    async def main() -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        awaited, own = loop.create_future(), loop.create_future()
+
+        async def worker() -> None:
+            try:
+                await awaited
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+                await what(own)
+
+        victim = asyncio.create_task(worker(), name="victim")
+        await asyncio.sleep(0)
+        (victim if itself else awaited).cancel()  # LINE handled
+        await asyncio.wait([victim])
+        return victim
+
+    with aioaudit.recording() as trail:
+        victim = run(main())
+        live = trail.why(victim)
+        [logged] = log_of(trail).answers("victim")
+    [done] = [each for each in trail.events if isinstance(each, TaskDone) and each.name == "victim"]
+    assert done.evidence == "inferred"
+    assert live is not None
+    assert live.chain == logged.chain
+    assert live.summary == logged.summary
+    assert "probably because" in live.summary
+    assert links(live)[-1]["at"] == "handled"
