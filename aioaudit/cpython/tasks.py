@@ -17,6 +17,7 @@ import gc
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from types import CodeType, FrameType
 from typing import Any, cast
@@ -65,6 +66,19 @@ def future_classes() -> list[Any]:
     """asyncio's classes of futures: that in C, and that in Python."""
     python = getattr(asyncio.futures, internals.PY_FUTURE.name, None)
     return _distinct(asyncio.futures.Future, python)
+
+
+def name_of(task: Any) -> str | None:
+    """The name of *task*, also in its first step; None before its construction gets that far.
+
+    Subclasses are not asked: what they answer with may need what is not constructed yet.
+    """
+    for cls in task_classes():
+        if isinstance(task, cls):
+            with suppress(AttributeError):  # of Python, it has no `_name` yet
+                name: str | None = cls.get_name(task)
+                return name
+    return None
 
 
 def current_task() -> Any:

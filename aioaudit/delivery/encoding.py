@@ -161,9 +161,9 @@ def _lines_of(items: list[Record]) -> list[Any]:
             began, prefix = ns - ns % MILLISECOND, timestamp(ns)[:23]
             into = ns - began
         ts = prefix + tails[into // 1000]
-        name = made.name
-        if len(name) > LIMIT:
-            name = clean(name)
+        name = made.name_or_task
+        if type(name) is not str or len(name) > LIMIT:
+            name = clean(made.name)
         if of is created:
             append(create(ts, item.seq, place, made.task, name, coro, made.parent, source))
         else:

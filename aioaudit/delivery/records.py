@@ -21,6 +21,7 @@ from aioaudit.identity import timestamp
 from aioaudit.place import Place
 from aioaudit.stack.code import APPLICATION
 from aioaudit.text import clean
+from aioaudit.threads import monotonic, sleep
 from aioaudit.weak import dropping
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from aioaudit.stack.code import CodeInfo
 
+
+_PATIENCE = 0.25  # seconds that the exporter's thread waits for a name...
+_GLANCE = 0.001  # ... and between two looks for it
 
 Pieces: TypeAlias = tuple[msgspec.Raw | None, ...]
 
@@ -87,8 +91,8 @@ class Created(msgspec.Struct, gc=False):
         seq: Its place in the order of the run.
         task: The task's number.
         ns: When it was made, in nanoseconds since the epoch.
-        name: The task's name.  It may change until the line is written (``set_name``
-            after the construction is how factories give names up to 3.13.0).
+        name_or_task: The task's name, or the task itself while it runs inside its own
+            making, where asyncio has named it but nobody was told yet: see `name`.
         parent: The number of the task that made it.
         site: What it has in common with others; the recorder's own.
     """
@@ -97,8 +101,22 @@ class Created(msgspec.Struct, gc=False):
     task: int
     ns: int
     site: CreationSite
-    name: str
+    name_or_task: Any
     parent: int | None
+
+    @property
+    def name(self) -> str:
+        """The task's name.
+
+        It may change until the line is written (``set_name`` after the construction is
+        how factories give names up to 3.13.0).
+        """
+        name = self.name_or_task
+        return name if type(name) is str else _name_of_new(name)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.name_or_task = name
 
     @property
     def place(self) -> Place:
@@ -114,6 +132,26 @@ class Created(msgspec.Struct, gc=False):
     def runs_at(self) -> tuple[str, int] | None:
         """File and first line of what it runs, where that is made of Python code."""
         return self.site.runs_at
+
+
+def _name_of_new(task: Any) -> str:
+    """The name of *task*, which another thread is making, and which may run already.
+
+    An eager task is told before it runs, which is a few instructions before asyncio
+    names it (``_asyncio_Task___init___impl`` in Modules/_asynciomodule.c).  Who asks
+    in between, in the thread of an exporter, waits until the other thread is further.
+    """
+    from aioaudit.cpython.tasks import name_of  # who only reads a log needs no asyncio
+
+    give_up: float | None = None
+    while (name := name_of(task)) is None:
+        now = monotonic()
+        if give_up is None:
+            give_up = now + _PATIENCE
+        elif now > give_up:  # the ``__str__`` of what it is to be called hangs
+            return "?"
+        sleep(_GLANCE)
+    return name
 
 
 class Returned(msgspec.Struct, gc=False):

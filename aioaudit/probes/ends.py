@@ -170,8 +170,6 @@ class EndMonitor:
                 and not (states and key in states)
             ):
                 del born[key]
-                if not made.name:  # it ran inside its own making
-                    made.name = task.get_name()
                 ended = Returned(next_seq(), time_ns(), made, key)
                 put(ended)
                 remember(ended)

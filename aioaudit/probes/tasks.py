@@ -18,6 +18,7 @@ from aioaudit.cpython.tasks import (
     ORIGIN_IS_SHOWN,
     PYTHON_TASKS,
     is_begun,
+    name_of,
     of_c,
     origin_of,
 )
@@ -192,7 +193,7 @@ def _make_eager(
                 and not python_tasks
                 and (site.by_application or module_at(3) in loops)
             ):
-                own = name if type(name) is str else ""
+                own = name if type(name) is str else self
                 made = Created(next_seq(), next_task(), time_ns(), site, own, parent.task)
         except (LookupError, AttributeError, RuntimeError, ValueError):
             made = None
@@ -205,11 +206,12 @@ def _make_eager(
             original(self, coro, loop=loop, name=name, context=context, eager_start=eager_start)
         except BaseException:
             born.pop(id(self), None)
+            made.name = name_of(self) or "?"
             raise
         if self._source_traceback is not None:
             hide(self)
-        if not made.name:
-            made.name = get_name(self)
+        if made.name_or_task is self:
+            made.name_or_task = get_name(self)
         return None
 
     return eager
@@ -290,21 +292,25 @@ class _TaskCreation:
             keywords["context"] = contextvars.copy_context()
         made = self._begin(coro, keywords["loop"], keywords["name"], frame)
         if made is not None and eager:
+            if type(keywords["name"]) is not str:
+                made.name_or_task = task
             self.recorder.on_created(task, made)
         try:
             self._original(task, coro, **keywords)
         except BaseException:
             if made is not None:
                 self.tasks.born.pop(id(task), None)
-                if made.seq and not eager:
+                if eager:
+                    made.name = name_of(task) or "?"
+                elif made.seq:
                     self.sender.sinks.skip(made.seq)
             raise
         hide(task)
         if made is None:
             self._forget(task)
             return
-        if not made.name:
-            made.name = task.get_name()
+        if type(keywords["name"]) is not str:
+            made.name = self.tasks.name(task)
         if not eager:
             self.recorder.on_created(task, made)
         self._watch_end_of(task, made, keywords["context"])
@@ -314,7 +320,7 @@ class _TaskCreation:
         made = self.recorder.on_create(coro, loop, name, frame)
         if made is not None:
             if not made.name:
-                made.name = task.get_name()
+                made.name = self.tasks.name(task)
             self.recorder.on_created(task, made)
             self._watch_end_of(task, made, None)
         else:

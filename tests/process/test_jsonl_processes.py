@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aioaudit.events import AnyEvent, ProcessStart
+from aioaudit.events import AnyEvent, ProcessStart, TaskCancel, TaskCreate, TaskDone
 from tests.logs import read
 from tests.waiting import PATIENCE
 
@@ -59,6 +59,42 @@ def test_a_forked_child_opens_a_file_of_its_own_or_shares_the_one(
     if files == 4:
         for path in paths:
             assert {each.pid for each in read(path)} == {int(path.stem.removeprefix("log-"))}
+
+
+FORK_IN_THE_FIRST_STEP = """
+import asyncio, os, sys
+import aioaudit
+
+async def first_step():
+    task = asyncio.current_task()
+    pid = os.fork()
+    if pid == 0:  # where asyncio knows of no running loop
+        task.cancel()
+        aioaudit.disable()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+async def main():
+    for number in range(2):
+        await asyncio.Task(first_step(), loop=asyncio.get_running_loop(), eager_start=True)
+
+aioaudit.enable("jsonl", jsonl_path=sys.argv[1])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with CPython 3.12")
+def test_a_task_that_forks_in_its_first_step_has_its_name_in_both_processes(
+    tmp_path: Path, run_python: RunPython
+) -> None:
+    log = tmp_path / "log-{pid}.jsonl"
+    done = run_python("-W", "ignore", "-c", FORK_IN_THE_FIRST_STEP, str(log))
+    assert (done.returncode, done.stderr) == (0, "")
+    events = [each for path in tmp_path.glob("log*") for each in read(path)]
+    for kind in (TaskCreate, TaskCancel, TaskDone):
+        found = [each for each in events if isinstance(each, kind) and "first_step" in each.coro]
+        assert sorted(each.name for each in found) == ["Task-2", "Task-3"]
 
 
 WRITER = """
