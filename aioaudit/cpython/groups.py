@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.timeouts
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from aioaudit.cpython import internals
@@ -23,6 +25,12 @@ TIMEOUT_ERROR_TYPE = "exc_type"
 
 TIMEOUT_ERROR = "exc_val"
 """A variable of its: the error that ends the block."""
+
+TIMEOUT_MAKER: CodeType = asyncio.timeouts.timeout.__code__
+"""The function that makes a timeout of so many seconds..."""
+
+TIMEOUT_DELAY = "delay"
+"""... and a variable of its: the seconds, None for never."""
 
 parent_of: Callable[[Any], Any] = reader(internals.PARENT_TASK, asyncio.TaskGroup)
 """The task that a group belongs to, None before it is entered, or `UNKNOWN`."""

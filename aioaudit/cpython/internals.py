@@ -595,6 +595,11 @@ _LOCALS = (
     ),
     *_variables("asyncio.tasks:wait_for", "how long a wait_for was to last", "timeout"),
     *_variables(
+        "asyncio.timeouts:timeout",
+        "how long a timeout was to last, to the last digit: a little less is told",
+        "delay",
+    ),
+    *_variables(
         "asyncio.tasks:shield",
         "why a shield was cancelled",
         "inner",

@@ -154,11 +154,12 @@ class Installation:
                 )
         for cls in self._future_classes:
             self._put(cls, "cancel", futures.make_cancel(recorder, cls, vars(cls)["cancel"]))
-        self._put(
-            asyncio.timeouts.Timeout,
-            "reschedule",
-            timeouts.make_reschedule(recorder, vars(asyncio.timeouts.Timeout)["reschedule"]),
+        timeout = asyncio.timeouts.Timeout
+        init, reschedule = timeouts.make_probes(
+            recorder, timeout.__init__, vars(timeout)["reschedule"]
         )
+        self._put(timeout, "__init__", init)
+        self._put(timeout, "reschedule", reschedule)
         group = asyncio.taskgroups.TaskGroup
         if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future
             self._put_outside(group, "cancel", groups.make_cancel(recorder, vars(group)["cancel"]))

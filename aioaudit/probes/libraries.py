@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.probes.tasks import make_cancel, make_uncancel
-from aioaudit.probes.timeouts import make_reschedule
+from aioaudit.probes.timeouts import make_probes
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import caller
 
@@ -32,7 +32,8 @@ class LibraryProbes:
 
     def put_timeout(self, cls: Any) -> None:
         """Probe *cls*, whose instances are entered and armed as `asyncio.Timeout` is."""
-        self.put(cls, "reschedule", make_reschedule(self._recorder, vars(cls)["reschedule"]))
+        _, reschedule = make_probes(self._recorder, cls.__init__, vars(cls)["reschedule"])
+        self.put(cls, "reschedule", reschedule)
 
     def caller(self, frame: FrameType | None) -> tuple[str, str] | None:
         """``at`` and ``source`` of the application's frame from *frame* outwards."""

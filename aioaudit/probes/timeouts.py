@@ -1,4 +1,4 @@
-"""A probe on ``asyncio.Timeout``: where it was entered, and when it was armed last."""
+"""Probes on ``asyncio.Timeout``: its seconds, where it was entered, when it was armed last."""
 
 from __future__ import annotations
 
@@ -7,35 +7,66 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.groups import TIMEOUT_DELAY, TIMEOUT_MAKER
 from aioaudit.cpython.loops import running_loop
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.stack.frames import caller
 from aioaudit.state.handoffs import TimeoutEntry
 
+_NONE_MADE: tuple[int, float | None] = (0, None)
 
-def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callable[..., None]:
-    """``Timeout.reschedule``, which ``__aenter__`` calls too.
 
-    Only here is it known which ``async with`` line entered the timeout: when it
-    runs out that line is on no stack.
+def make_probes(
+    recorder: Recorder, init: Callable[..., None], original: Callable[..., None]
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """``__init__`` and ``reschedule`` of a class of timeouts.
+
+    ``reschedule``, which ``__aenter__`` calls too, is where it is known which ``async with`` line
+    entered the timeout: when it runs out that line is on no stack.  ``__init__`` tells the
+    seconds as the program gave them to ``asyncio.timeout()``: the timeout itself knows only
+    when it is to run out, and what is left of it at its entry is less, by much where the thread
+    had to wait for the processor in between.
     """
     timeouts = recorder.state.handoffs.timeouts
     known = recorder.state.codes.known.get
+    # The timeout made last, by its `id`, and its seconds.  It is entered next, but for threads
+    # that come in between: then its seconds are measured.  Each that is made comes by here, so
+    # this is never about another one at the same address.
+    made = _NONE_MADE
+
+    def __init__(self: Any, when: float | None) -> None:  # noqa: N807 - it stands for a method
+        nonlocal made
+        init(self, when)
+        try:
+            made = _NONE_MADE
+            frame = getframe(1)
+            if frame.f_code is TIMEOUT_MAKER:
+                delay = frame.f_locals.get(TIMEOUT_DELAY)
+                if type(delay) is float or type(delay) is int:
+                    made = id(self), delay
+        except Exception as error:  # noqa: BLE001 - an internal error must not break a timeout
+            recorder.report_fault(error)
 
     def reschedule(self: Any, when: float | None) -> None:
-        # First: uvloop's clock may move on inside the original.
-        try:
-            loop = running_loop()
-            now = 0.0 if loop is None else loop.time()
-        except Exception:  # noqa: BLE001 - the clock of a loop that is not made
-            original(self, when)
-            return
+        which, given = made
+        if which != id(self):
+            given = None
+        now = 0.0
+        if given is None or timeouts.get(self) is not None:
+            # First: uvloop's clock may move on inside the original.
+            try:
+                loop = running_loop()
+                if loop is not None:
+                    now = loop.time()
+            except Exception:  # noqa: BLE001 - the clock of a loop that is not made
+                original(self, when)
+                return
         original(self, when)
         try:
             note = timeouts.get(self)
             if note is not None:
-                note.armed = now
+                note.armed, note.seconds = now, None
                 return
             frame = getframe(1)
             if frame.f_code.co_name != "__aenter__":
@@ -43,16 +74,18 @@ def make_reschedule(recorder: Recorder, original: Callable[..., None]) -> Callab
             outer = frame.f_back
             info = None if outer is None else known(id(outer.f_code))
             if outer is not None and info is not None and info.owner == APPLICATION:
-                timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None)
+                timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None, given)
             else:
-                timeouts[self] = _entry_of(recorder, outer, now)
+                timeouts[self] = _entry_of(recorder, outer, now, given)
         except Exception as error:  # noqa: BLE001 - an internal error must not disarm a timeout
             recorder.report_fault(error)
 
-    return reschedule
+    return __init__, reschedule
 
 
-def _entry_of(recorder: Recorder, frame: FrameType | None, now: float) -> TimeoutEntry:
+def _entry_of(
+    recorder: Recorder, frame: FrameType | None, now: float, given: float | None
+) -> TimeoutEntry:
     """What is to be known of a timeout that *frame* has entered."""
     codes = recorder.state.codes
     by: CodeInfo | None = None
@@ -64,5 +97,5 @@ def _entry_of(recorder: Recorder, frame: FrameType | None, now: float) -> Timeou
         by = None
     found = caller(codes, frame)
     if found is None:
-        return TimeoutEntry(None, None, now, by)
-    return TimeoutEntry(found[0].at(found[1]), found[0].source, now, by)
+        return TimeoutEntry(None, None, now, by, given)
+    return TimeoutEntry(found[0].at(found[1]), found[0].source, now, by, given)

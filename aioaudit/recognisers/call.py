@@ -183,6 +183,7 @@ class Call(msgspec.Struct, eq=False):
         timeout = local(frame, "self")
         note = self.timeout_entry(timeout)
         when = timeout.when()
+        length = when - note.armed if note.seconds is None else float(note.seconds)
         late = asyncio.get_running_loop().time() - when
         lateness = f"{late:.3f} s late" if late >= 0.001 else None
         return Cause(
@@ -192,7 +193,7 @@ class Call(msgspec.Struct, eq=False):
                 reason=reason,
                 at=note.at,
                 source=note.source,
-                seconds=seconds(max(0.0, when - note.armed)),
+                seconds=seconds(max(0.0, length)),
                 detail=", ".join(filter(None, (detail, lateness))) or None,
             ),
             detail=detail,

@@ -52,15 +52,18 @@ class Handoff:
 
 
 class TimeoutEntry(msgspec.Struct, gc=False, eq=False):
-    """Where a timeout was entered, and when it was armed last (the loop's time).
+    """Where a timeout was entered, and how long it is to last.
 
-    ``by`` is the library's code that entered it, None where the application's did.
+    That is ``seconds`` as the program gave them; where these are None it gave a time of the
+    clock, and ``armed`` is the loop's time when it did.  ``by`` is the library's code that
+    entered it, None where the application's did.
     """
 
     at: str | None
     source: str | None
     armed: float
     by: CodeInfo | None
+    seconds: float | None
 
 
 class Handoffs:

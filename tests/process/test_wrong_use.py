@@ -121,6 +121,9 @@ async def main():
     tell("nameless later", lambda: type(loop.call_later(0, types.MethodType(functools.partial(lambda x: None), 5))))
     tell("nameless soon", lambda: type(loop.call_soon_threadsafe(types.MethodType(functools.partial(lambda x: None), 5))))
     await asyncio.sleep(0.01)
+    for args in ((), (1, 2), ("x",)):
+        tell(f"timeout {args}", lambda: type(asyncio.Timeout(*args)))
+        tell(f"timeout of {args}", lambda: type(asyncio.timeout(*args)))
     for what in (5, None, asyncio.Timeout.__new__(asyncio.Timeout), asyncio.timeout(1)):
         for args in ((), (5,), ("x",), (1, 2)):
             tell(f"reschedule {type(what).__name__} {args}", lambda: asyncio.Timeout.reschedule(what, *args))

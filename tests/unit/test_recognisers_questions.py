@@ -191,7 +191,7 @@ def test_every_recogniser_answers_what_it_may_be_asked(
         if asked_of[1] == "Timeout._on_timeout":
             values["self"] = Anything(when=loop.time)
             known.handoffs.timeouts[values["self"]] = TimeoutEntry(
-                "app.py:3", "app:enters", 0.0, None
+                "app.py:3", "app:enters", 0.0, None, None
             )
         victim = loop.create_task(asyncio.sleep(60))
         call = Call(known, victim, None, None, error)

@@ -1,4 +1,4 @@
-"""asyncio cancels by itself: attempts to connect that lose, and groups as Python 3.15 ends them."""
+"""asyncio cancels by itself: timeouts, attempts to connect that lose, groups as 3.15 ends them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import contextlib
 import re
 import socket
 import sys
+import time
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,95 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
-from aioaudit.events import Finding
+from aioaudit.events import Finding, TaskCancel
 from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.recognising import links
+
+# -- how long a timeout was to last ----------------------------------------------------
+
+
+def seconds_of(runs_out: Callable[[], Awaitable[None]]) -> float | None:
+    """The seconds that are told of the one timeout that runs out in *runs_out*."""
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail, contextlib.suppress(TimeoutError):
+            await runs_out()
+        return trail
+
+    (request,) = [
+        event
+        for event in asyncio.run(main()).events
+        if isinstance(event, TaskCancel) and event.reason == "timeout"
+    ]
+    return request.origin_seconds
+
+
+def hold_up() -> None:
+    """Let others have the processor for a while."""
+    time.sleep(0.02)
+
+
+def test_the_seconds_of_a_timeout_are_those_that_the_program_gave() -> None:
+    async def runs_out() -> None:
+        limit = asyncio.timeout(0.03)
+        hold_up()
+        async with limit:
+            await forever()
+
+    assert seconds_of(runs_out) == 0.03
+
+
+def test_the_seconds_are_told_as_a_number_of_that_kind() -> None:
+    async def runs_out() -> None:
+        async with asyncio.timeout(0):
+            await forever()
+
+    told = seconds_of(runs_out)
+    assert told == 0
+    assert type(told) is float
+
+
+def test_a_timeout_that_is_set_anew_has_the_seconds_that_were_left_then() -> None:
+    async def runs_out() -> None:
+        async with asyncio.timeout(30) as limit:
+            limit.reschedule(asyncio.get_running_loop().time() + 0.01)
+            await forever()
+
+    told = seconds_of(runs_out)
+    assert told is not None
+    assert 0 < told <= 0.01
+
+
+def test_of_timeouts_that_are_made_at_once_each_has_its_own_seconds() -> None:
+    async def runs_out() -> None:
+        first, second = asyncio.timeout(0.03), asyncio.timeout(30)
+        hold_up()
+        async with first, second:
+            await forever()
+
+    told = seconds_of(runs_out)
+    assert told is not None
+    assert 0 < told <= 0.03
+
+
+def test_a_timeout_of_the_clock_at_the_place_of_another_has_seconds_of_its_own() -> None:
+    async def runs_out() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(100):
+            where = id(asyncio.timeout(30))
+            limit = asyncio.timeout_at(loop.time() + 0.01)
+            if id(limit) == where:
+                break
+        else:
+            pytest.skip("no address is used again here")
+        async with limit:
+            await forever()
+
+    told = seconds_of(runs_out)
+    assert told is not None
+    assert 0 < told <= 0.01
+
 
 # -- happy eyeballs -------------------------------------------------------------------
 
