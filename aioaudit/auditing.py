@@ -1,10 +1,13 @@
 """Private. What `aioaudit.enable` returns, and what several of its calls share.
 
 Two parts of a program may both turn auditing on, and one of them may be done first.  So each
-thing that a call enabled has a `Hold`, which counts how many calls want it still; auditing
+thing that a call enabled has a `Hold`, of which is known how many calls want it still; auditing
 itself has one.  A count and no list: a call whose handle is thrown away wants it for as long as
 the process runs, or until `aioaudit.disable`, and a million such calls take no more memory than
 one.
+
+All that is wanted is one value (`Wanted`), which is never changed but replaced: a call that is
+interrupted, wherever that is, has replaced it or has not.
 
 Rejected: a handle that ends what it enabled when it is collected (``aioaudit.enable()`` as a
 statement, as it is mostly written, would then end at once); one session for each handle (there
@@ -14,12 +17,14 @@ is one set of methods to replace, and one log).
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
+
+    from aioaudit.settings import Settings
 
 Value = TypeVar("Value")
 
@@ -28,7 +33,8 @@ class Auditing:
     """What one call of `enable` turned on.
 
     `disable` ends that and nothing else: what another call of `enable`, the environment or a
-    `recording` asked for goes on.  As a context manager it does so at the end of the block::
+    `recording` asked for goes on.  As a context manager, once, it does so at the end of the
+    block::
 
         with aioaudit.enable("jsonl", jsonl_path="nightly.jsonl"):
             asyncio.run(main())
@@ -37,25 +43,58 @@ class Auditing:
     calls have turned on.  Nothing happens when it is collected.
     """
 
-    __slots__ = ("__weakref__", "_release")
+    __slots__ = ("__weakref__", "_asked", "_block_begun", "_is_on", "_release", "ended", "holds")
 
-    def __init__(self, release: Callable[[Auditing], None]) -> None:
-        """Private. *release* does nothing when it is called again."""
+    def __init__(
+        self,
+        release: Callable[[Auditing], None],
+        is_on: Callable[[Auditing], bool],
+        asked: Iterable[str],
+    ) -> None:
+        """Private. *release* does nothing when it is called again; *asked* names the exporters."""
         self._release = release
+        self._is_on = is_on
+        self._asked = tuple(asked)
+        self._block_begun = False
+        self.ended = False
+        """Private. Whether `disable` was called."""
+        self.holds: tuple[Hold, ...] = ()
+        """Private. What it turned on and has not ended; empty where it is about to."""
 
     def disable(self) -> None:
         """End what this call enabled: its exporters have written all, and are closed.
 
-        The last one to end puts everything back, as `aioaudit.disable` does.  Does nothing where
-        it has ended before.  May be called from any thread.
-
-        Raises:
-            BaseException: what an exporter's own ``shutdown`` lets out.
+        Waits for them, 3 seconds at most.  The last handle to end puts everything back, as
+        `aioaudit.disable` does.  Does nothing where it has ended before.  May be called from any
+        thread; where a signal's handler calls it in the middle of another call that turns
+        auditing on or off, it is done at the end of that one.
         """
         self._release(self)
 
     def __enter__(self) -> Self:
-        return self
+        before = self._block_begun
+        try:
+            self._enter()
+            return self
+        except BaseException:
+            if not before:
+                self._release(self)  # Ctrl-C: nobody will come to the end of the block
+            raise
+
+    def _enter(self) -> None:
+        if self._block_begun:
+            why = "it was entered before"
+        elif not (self.holds or self.ended):
+            why = (
+                "a signal's handler, a hook or a finalizer has interrupted a call that turns"
+                " auditing on or off, and what is asked for meanwhile is done at the end of that call"
+            )
+        elif not self._is_on(self):
+            why = "it has ended"
+        else:
+            self._block_begun = True
+            return
+        raise RuntimeError(f"{self!r} cannot audit this block: {why}")
 
     def __exit__(
         self,
@@ -63,16 +102,34 @@ class Auditing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.disable()
+        try:
+            self.disable()
+        except BaseException:  # Ctrl-C, perhaps before it had begun
+            self.disable()
+            raise
+
+    def __repr__(self) -> str:
+        state = "on" if self._is_on(self) else "off"
+        return f"<aioaudit.Auditing, {', '.join((state, *self._asked))}>"
 
 
 class Hold:
-    """How many calls want a thing still; what it is, the session knows."""
+    """Stands for a thing that calls want; what it is, `Wanted` knows."""
 
-    __slots__ = ("count",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.count = 0
+
+class Held(NamedTuple):
+    """A thing that calls want."""
+
+    what: Any
+    """An exporter's journal, or another thing, of which there is one."""
+    calls: int
+    """How many want it."""
+    events: frozenset[str] = frozenset()
+    """Those that an exporter gets."""
+    settings: Settings | None = None
+    """What an exporter was made with that a name asked for."""
 
 
 class Setting(Generic[Value]):
@@ -80,26 +137,76 @@ class Setting(Generic[Value]):
 
     Args:
         value: What holds where no call gave any.
+        given: By whom what was given, the oldest first.
     """
 
-    def __init__(self, value: Value) -> None:
+    def __init__(
+        self, value: Value, given: tuple[tuple[weakref.ref[Auditing], Value], ...] = ()
+    ) -> None:
         self.otherwise = value
-        self._given: list[tuple[weakref.ref[Auditing], Value]] = []
+        self._given = given
 
     @property
     def value(self) -> Value:
         """What holds now."""
         return self._given[-1][1] if self._given else self.otherwise
 
-    def give(self, handle: Auditing, value: Value) -> None:
-        """From now on *value*, until *handle* ends."""
-        # Nobody can end one whose handle is gone: what lies below it will never hold again.
-        for index in range(len(self._given) - 1, 0, -1):
-            if self._given[index][0]() is None:
-                del self._given[:index]
-                break
-        self._given.append((weakref.ref(handle), value))
+    def without_any(self, value: Value) -> Setting[Value]:
+        """The same, but *value* where no call gave any."""
+        return Setting(value, self._given)
 
-    def take_back(self, handle: Auditing) -> None:
-        """*handle* ends."""
-        self._given = [each for each in self._given if each[0]() is not handle]
+    def given(self, handle: Auditing, value: Value) -> Setting[Value]:
+        """The same, but *value* until *handle* ends."""
+        given = self._given
+        # Nobody can end one whose handle is gone: what lies below it will never hold again.
+        for index in range(len(given) - 1, 0, -1):
+            if given[index][0]() is None:
+                given = given[index:]
+                break
+        return Setting(self.otherwise, (*given, (weakref.ref(handle), value)))
+
+    def taken_back(self, handle: Auditing) -> Setting[Value]:
+        """The same, but *handle* has ended."""
+        left = tuple(each for each in self._given if each[0]() is not handle)
+        return Setting(self.otherwise, left)
+
+
+class Wanted(NamedTuple):
+    """All that is wanted of auditing now."""
+
+    holds: Mapping[Hold, Held]
+    slow_cancel: Setting[float]
+    """Seconds that a task may take to obey."""
+    bus_events: Setting[frozenset[str]]
+    """What hooks hear where there is no exporter."""
+
+    def is_wanted(self, what: object) -> bool:
+        """Whether a call wants *what*."""
+        return any(each.what is what for each in self.holds.values())
+
+    def with_one_more(self, things: Iterable[Held]) -> tuple[Wanted, tuple[Hold, ...]]:
+        """The same, and one more call that wants each of these; and the holds that it has."""
+        holds = dict(self.holds)
+        known = {id(held.what): hold for hold, held in holds.items()}
+        mine: list[Hold] = []
+        for each in things:
+            hold = known.setdefault(id(each.what), Hold())
+            before = holds.get(hold, each._replace(calls=0))
+            holds[hold] = before._replace(calls=before.calls + 1)
+            mine.append(hold)
+        return self._replace(holds=holds), tuple(mine)
+
+    def without(self, handle: Auditing) -> Wanted:
+        """The same, but *handle* has ended."""
+        holds = dict(self.holds)
+        for hold in handle.holds:
+            held = holds.get(hold)
+            if held is None:
+                continue  # of a session that is over
+            if held.calls > 1:
+                holds[hold] = held._replace(calls=held.calls - 1)
+            else:
+                del holds[hold]
+        return Wanted(
+            holds, self.slow_cancel.taken_back(handle), self.bus_events.taken_back(handle)
+        )

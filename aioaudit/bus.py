@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aioaudit.threads import allocate_lock
+from aioaudit.threads import allocate_rlock
 
 Hook = Callable[[str, tuple[Any, ...]], object]
 
 _hooks: tuple[Hook, ...] = ()
-_lock = allocate_lock()
+_lock = allocate_rlock()  # a signal's handler may come in the middle of a change, and make another
 _listeners: list[Callable[[], None]] = []
 _describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None = None
 
@@ -56,11 +56,16 @@ def addaudithook(hook: Hook) -> Callable[[], None]:
             return lambda: None
     with _lock:
         _hooks = (*_hooks, hook)
-    _changed()
-    return lambda: _remove(hook)
+    try:
+        _changed()
+    except BaseException:
+        remove(hook)
+        raise
+    return lambda: remove(hook)
 
 
-def _remove(hook: Hook) -> None:
+def remove(hook: Hook) -> None:
+    """Call *hook* no longer, where it is called."""
     global _hooks
     with _lock:
         for index in range(len(_hooks) - 1, -1, -1):
@@ -109,4 +114,4 @@ def describe_with(describe: Callable[[Hook], tuple[str, tuple[Any, ...]]] | None
 def after_fork() -> None:
     """This is a forked child: another thread of the parent may have held the lock."""
     global _lock
-    _lock = allocate_lock()
+    _lock = allocate_rlock()

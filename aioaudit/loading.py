@@ -16,6 +16,7 @@ from aioaudit.settings import (
     Settings,
     SettingsError,
     bad_value,
+    shown,
     suggestion,
 )
 from aioaudit.text import describe, one_line
@@ -124,13 +125,54 @@ def load_exporter(name: str, settings: Settings) -> Exporter:
         raise SettingsError(
             f"exporter {name!r} ({point.value}) cannot be loaded: {one_line(text)}"
         ) from error
-    missing = [verb for verb in ("export", "flush", "shutdown") if not hasattr(made, verb)]
+    missing = _missing(made)
     if missing:
         raise SettingsError(
             f"exporter {name!r} ({point.value}) gave a {type(made).__name__},"
             f" which has no {', '.join(missing)}"
         )
     return cast("Exporter", made)
+
+
+def check_exporter(given: object) -> None:
+    """Make sure that *given*, an argument of `aioaudit.enable` that is no name, is an exporter.
+
+    Raises:
+        TypeError: it is none.
+    """
+    allowed = (
+        "names, like 'jsonl', and exporters, objects with export, flush and shutdown,"
+        " each as an argument of its own"
+    )
+    missing = _missing(given)
+    if isinstance(given, type):
+        wrong = "this is a class, not an object of it"
+        if not missing:
+            allowed = f"{shown(given)}(...)"
+    elif isinstance(given, list | tuple | set) and all(map(_may_be_given, given)):
+        wrong = f"this is a {type(given).__name__}, and each is an argument of its own"
+        allowed = f"enable({', '.join(map(shown, given))})"
+    elif given is None:
+        wrong = "this is no exporter"
+        allowed += "; without any, aioaudit.enable() uses those that AIOAUDIT names"
+    elif missing:
+        wrong = f"this is no exporter, it has no {', '.join(missing)}"
+    else:
+        return
+    raise TypeError(f"enable({shown(given)}): {wrong}; allowed: {allowed}")
+
+
+def _may_be_given(each: object) -> bool:
+    return isinstance(each, str) or not (isinstance(each, type) or _missing(each))
+
+
+def _missing(exporter: object) -> list[str]:
+    """The verbs that *exporter* lacks."""
+    return [
+        verb
+        for verb in ("export", "flush", "shutdown")
+        if not callable(getattr(exporter, verb, None))
+    ]
 
 
 def _entry_points() -> Iterable[EntryPoint]:

@@ -1,23 +1,32 @@
 """Private. Turning auditing on and off: one recorder, its probes, its exporters.
 
-Everything that lasts longer than a call and belongs to the whole process is
-here, behind one lock.
+Everything that lasts longer than a call and belongs to the whole process is here.
+
+What is wanted is one value, replaced in one step (`Session.wanted`, `_session`), and `_settle`
+makes what is in place follow it, as often as need be.  So a call that is interrupted, by Ctrl-C
+or by what a signal's handler raises, is whole all the same: one that turns something off is done
+to its end, one that turns something on is taken back, and what even that has left is put right
+by the next call.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 import aioaudit
-from aioaudit import bus
-from aioaudit.auditing import Auditing, Hold, Setting
-from aioaudit.loading import BRIDGE
+from aioaudit import bus, changes
+from aioaudit.auditing import Auditing, Held, Setting, Wanted
+from aioaudit.delivery.journal import TIMEOUT, shutdown_all
+from aioaudit.loading import BRIDGE, check_exporter
 from aioaudit.settings import (
     ALWAYS,
     DEFAULT_SLOW_CANCEL,
@@ -28,12 +37,10 @@ from aioaudit.settings import (
     build,
     is_off,
 )
-from aioaudit.text import say
-from aioaudit.threads import allocate_rlock
+from aioaudit.text import describe, say
+from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
-    import os
-
     from aioaudit.chain.links import Answer
     from aioaudit.delivery.journal import Journal
     from aioaudit.events import Event, ProcessStart
@@ -42,8 +49,27 @@ if TYPE_CHECKING:
     from aioaudit.recorder.recorder import Recorder
     from aioaudit.trail import Trail
 
-_lock = allocate_rlock()
 _session: Session | None = None
+_leaving: list[Session] = []
+"""Half begun or half ended: what of them is in place is to be taken out."""
+_closed: dict[int, list[Journal]] = {}
+"""By thread: those that a call of it has closed, and is to wait for."""
+_unsettled = False
+"""Whether a change is under way, or was interrupted, and `_settle` has to follow."""
+
+_NEEDED = tuple(
+    f"aioaudit.{name}"
+    for name in (
+        "identity",
+        "probes.install",
+        "recorder.recorder",
+        "lifecycle",
+        "events",
+        "trail",
+        "delivery.pipeline",
+    )
+)
+"""What a change may need, of what is not needed to load this."""
 
 _ALL = "auditing itself"
 """What every call of `enable` wants, beside its exporters."""
@@ -60,17 +86,19 @@ class Session:
 
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
-        self.sinks: list[tuple[Journal, frozenset[str]]] = []
-        self._holds: dict[Hold, object] = {}
-        """What is held: `_ALL` for auditing itself, a journal, or `BRIDGE`."""
-        self.undo_bridge: Callable[[], None] | None = None
-        self.bus_events: Setting[frozenset[str]] = Setting(frozenset(EVENT_NAMES))
-        """What hooks hear where there is no exporter."""
-        self.slow_cancel = Setting(DEFAULT_SLOW_CANCEL)
+        self.wanted = Wanted({}, Setting(DEFAULT_SLOW_CANCEL), Setting(frozenset(EVENT_NAMES)))
+        """What is wanted of it: `_ALL` for auditing itself, journals, `BRIDGE`."""
+        self._open: list[Journal] = []
+        self._undo_bridge: Callable[[], None] | None = None
         self._start: ProcessStart | None = None
         self.installation: Installation = Installation(
             self.recorder, when_anew or _warn_reimported, stays=when_anew is not None
         )
+
+    @property
+    def sinks(self) -> list[tuple[Journal, frozenset[str]]]:
+        """The exporters, each with the events that it gets."""
+        return [(each.what, each.events) for each in self.wanted.holds.values() if is_sink(each)]
 
     @property
     def start_event(self) -> ProcessStart:
@@ -80,38 +108,35 @@ class Session:
         return self._start
 
     def begin(self) -> None:
-        """Listen to the ends and forks of the process and to changes of the bus."""
+        """Put the probes in place; listen to the ends and forks of the process, and to the bus.
+
+        Where this raises, `end` is to be called.
+        """
         from aioaudit import lifecycle
-        from aioaudit.delivery.journal import shutdown_all
         from aioaudit.events import NAMES
         from aioaudit.trail import explain
 
         self._names = NAMES
         self._explain = explain
-        self._shut_down = shutdown_all  # at the end nothing may have to be imported
         lifecycle.install(
             self._in_forked_child,
             self._at_exit,
             before_fork=self._before_fork,
             after_fork_in_parent=self._after_fork_in_parent,
         )
+        self.installation.begin()
         bus.describe_with(self._describe_hook)
-        self.apply()
 
     def end(self) -> None:
-        """Take everything out and close the exporters."""
+        """Take everything out and close the exporters; to do it again does what is left."""
         from aioaudit import lifecycle
-        from aioaudit.delivery.journal import shutdown_all
 
+        self.wanted = self.wanted._replace(holds={})
         self.installation.remove()
         bus.describe_with(None)
-        if self.undo_bridge is not None:
-            self.undo_bridge()
-            self.undo_bridge = None
+        self._bridge()
         lifecycle.uninstall()
-        self._holds.clear()
-        shutdown_all([journal for journal, _ in self.sinks])
-        self.sinks.clear()
+        self._close_unwanted([])
 
     def why(self, what: Any) -> Answer | None:
         """Why the task, or the one that the CancelledError *what* came to, was cancelled."""
@@ -135,8 +160,8 @@ class Session:
             return event
         return replace(event, **self.recorder.sender.base_fields(name, place))
 
-    def add(self, exporter: Exporter, name: str, events: frozenset[str]) -> Journal:
-        """Put *exporter* behind the bus, for *events*."""
+    def journal(self, exporter: Exporter, name: str, events: frozenset[str]) -> Journal:
+        """What takes down *events* for *exporter*, once it is wanted."""
         from aioaudit.delivery.pipeline import Pipeline
 
         # What the recorder can see depends on what is wanted, and the log says so.
@@ -144,47 +169,19 @@ class Session:
         wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
         recorder.sender.selected_events = wanted
         recorder.state.tasks.creations_seen = bool({"task.create", "task.done"} & wanted)
-        journal = Pipeline(exporter, name=name, run=self.run, start=self.start_event)
-        self.sinks.append((journal, events))
-        self.apply()
-        return journal
-
-    def remove(self, journals: list[Journal]) -> None:
-        """Close *journals* and take them away."""
-        from aioaudit.delivery.journal import shutdown_all
-
-        self.sinks = [sink for sink in self.sinks if sink[0] not in journals]
-        self.apply()
-        shutdown_all(journals)
-
-    def hold(self, *wanted: object) -> list[Hold]:
-        """One more call wants auditing itself, and each of what is *wanted*."""
-        known = {id(what): hold for hold, what in self._holds.items()}
-        found: list[Hold] = []
-        for what in (_ALL, *wanted):
-            hold = known.get(id(what)) or Hold()
-            hold.count += 1
-            self._holds[hold] = what
-            found.append(hold)
-        return found
-
-    def let_go(self, holds: Iterable[Hold]) -> list[object]:
-        """One call less wants these; what no other does is given back."""
-        free: list[object] = []
-        for hold in holds:
-            hold.count -= 1
-            if hold in self._holds and not hold.count:  # else it is of a session that is over
-                free.append(self._holds.pop(hold))
-        return free
+        return Pipeline(exporter, name=name, run=self.run, start=self.start_event)
 
     def apply(self) -> None:
-        """Let the recorder and its probes know who listens to what."""
+        """Make the bridge, the recorder and its probes, and the exporters follow what is wanted."""
+        self._bridge()
+        listed = self.sinks
         wanted: frozenset[str] = frozenset()
-        for _, events in self.sinks:
+        for _, events in listed:
             wanted |= events
-        if not self.sinks:
-            wanted = self.bus_events.value
-        self.recorder.rules.slow_after = self.slow_cancel.value
+        if not listed:
+            wanted = self.wanted.bus_events.value
+            self._start = None  # the next log may be of other events
+        self.recorder.rules.slow_after = self.wanted.slow_cancel.value
         sinks = [
             (
                 _filtered(journal, events, wanted),
@@ -192,10 +189,34 @@ class Session:
                 journal.urge,
                 journal.open_now,
             )
-            for journal, events in self.sinks
+            for journal, events in listed
         ]
         self.recorder.sender.connect(wanted, sinks)
         self.installation.refresh()
+        self._close_unwanted([journal for journal, _ in listed])
+
+    def _close_unwanted(self, wanted: list[Journal]) -> None:
+        for journal in self._open:
+            if journal not in wanted:
+                closed = _closed.setdefault(get_ident(), [])
+                if journal not in closed:
+                    closed.append(journal)
+                journal.begin_shutdown(TIMEOUT)
+        self._open = wanted
+
+    def _bridge(self) -> None:
+        """Where `BRIDGE` is wanted, raise every event again as a real audit event."""
+        if not self.wanted.is_wanted(BRIDGE):
+            if self._undo_bridge is not None:
+                self._undo_bridge()
+                self._undo_bridge = None
+        elif self._undo_bridge is None:
+
+            def raise_again(event: str, args: tuple[Any, ...]) -> None:
+                sys.audit(f"aioaudit.{event}", *args)
+
+            self._undo_bridge = partial(bus.remove, raise_again)  # first: adding may be interrupted
+            bus.addaudithook(raise_again)
 
     def _describe_hook(self, hook: Any) -> tuple[str, tuple[Any, ...]]:
         from aioaudit.events import HookAdd
@@ -214,7 +235,7 @@ class Session:
         try:
             if signal is None:
                 self.recorder.catch_up_stopped_loops()
-            self._shut_down([journal for journal, _ in self.sinks], signal=signal)
+            shutdown_all([journal for journal, _ in self.sinks], signal=signal)
         finally:
             # What the interpreter still runs while it goes down (a loop's `__del__`, tasks
             # that are destroyed) must not come back to us: the modules that our probes
@@ -241,8 +262,12 @@ class Session:
             journal.after_fork_in_parent()
 
     def _in_forked_child(self) -> None:
-        global _lock
-        _lock = allocate_rlock()  # another thread of the parent may have held it
+        changes.after_fork()
+        _closed.clear()
+        if self is not _session:  # another thread of the parent was about to begin or end it
+            self._open.clear()
+            changes.surely(_settle)
+            return
         bus.after_fork()
         self.run = type(self.run)(forked_from=self.run)
         self._start = None
@@ -250,6 +275,15 @@ class Session:
         for journal, _ in self.sinks:
             journal.after_fork(self.run, self.start_event)
         self.apply()
+
+
+def is_sink(held: Held) -> bool:
+    """Whether it is an exporter's."""
+    return held.what is not _ALL and held.what is not BRIDGE
+
+
+def _is_of(held: Held, exporter: Exporter) -> bool:
+    return is_sink(held) and held.what.exporter is exporter
 
 
 def _filtered(journal: Journal, events: frozenset[str], wanted: frozenset[str]) -> Any:
@@ -336,7 +370,8 @@ def enable(
 
     An exporter that is already there under the same name is not added twice, and goes on as it
     is; it ends when no call wants it any more.  May be called from any thread, before a loop
-    exists or while it runs.
+    exists or while it runs; where a signal's handler, a hook or a finalizer calls it in the
+    middle of another call that turns auditing on or off, it is done at the end of that one.
 
     Returns:
         What this call turned on: a context manager that ends it, which need not be kept.
@@ -346,12 +381,12 @@ def enable(
         UnsupportedError: this interpreter cannot be instrumented safely.
         TypeError: an argument is of a type that no value of it has.
 
-    Where it raises, auditing is as it was.
+    Where it raises, auditing is as it was; so it is where Ctrl-C comes in the middle of it.
     """
-    import os
-
-    names = [each for each in exporters if isinstance(each, str)]
     objects = [each for each in exporters if not isinstance(each, str)]
+    for each in objects:
+        check_exporter(each)
+    names = [each for each in exporters if isinstance(each, str)]
     environ = dict(os.environ)
     settings = build(
         names or None,
@@ -362,96 +397,254 @@ def enable(
         otel_tasks=otel_tasks,
         otel_status=otel_status,
     )
+    wanted = settings.exporters
     if not names and (objects or is_off(environ.get(VARIABLE))):
-        wanted: tuple[str, ...] = ()
-    else:
-        wanted = settings.exporters
-    with _lock:
-        _import_asyncio()
-        with ExitStack() as undo:
-            opened: list[tuple[str, Exporter]] = []
-            for name, exporter in _open(wanted, settings):
-                undo.callback(exporter.shutdown)
-                opened.append((name, exporter))
-            session = _begin()
-            undo.pop_all()  # nothing raised
-        for name, exporter in opened:
-            session.add(exporter, name, settings.events)
-        for exporter in objects:
-            if not any(journal.exporter is exporter for journal, _ in session.sinks):
-                session.add(exporter, type(exporter).__name__, settings.events)
-        held = [
-            journal
-            for journal, _ in session.sinks
-            if journal.name in wanted or any(journal.exporter is each for each in objects)
-        ]
-        bridge = _bridge(session, wanted)
-        holds = session.hold(*held, *bridge)
-        handle = Auditing(partial(_release, holds))
-        if slow_cancel is None:
-            session.slow_cancel.otherwise = settings.slow_cancel
-        else:
-            session.slow_cancel.give(handle, settings.slow_cancel)
-        if not held:
-            session.bus_events.give(handle, settings.events)
-        session.apply()
+        wanted = ()
+    call = _Call(wanted, [(type(each).__name__, each) for each in objects], settings)
+    call.lasting = slow_cancel is None
+    return _turn_on(call)
+
+
+@dataclass
+class _Call:
+    """What one call asks for."""
+
+    names: tuple[str, ...]
+    objects: list[tuple[str, Exporter]]
+    """Exporters, each with what messages on stderr call it."""
+    settings: Settings
+    lasting: bool = True
+    """Whether its `slow_cancel` is what holds where no call gave any."""
+    when_anew: Callable[[], None] | None = None
+    """What a session that begins for it is to call where asyncio is imported anew."""
+    opened: dict[str, Exporter] = field(default_factory=dict)
+    """Exporters that were made for it, by name."""
+    handle: Auditing = field(init=False)
+    """What it gives."""
+    session: Session | None = None
+    """What it was done with."""
+    found: list[Held] = field(default_factory=list)
+    """All that it wanted, as it is there."""
+
+    def __post_init__(self) -> None:
+        asked = (*self.names, *(name for name, _ in self.objects))
+        self.handle = Auditing(_release, _is_on, asked)
+
+    def open(self, *, leaving_out: bool = False) -> None:
+        """Make the exporters of these names that are not there yet.
+
+        *leaving_out* says that one that cannot be made is only told of.
+        """
+        # An import may wait for those of other threads, and those for whoever makes a change;
+        # and what AIOAUDIT asks for begins with the first of these, and is to come first.
+        for module in ("asyncio", *_NEEDED):
+            import_module(module)
+        present = set() if _session is None else {journal.name for journal, _ in _session.sinks}
+        for name in self.names:
+            if name != BRIDGE and name not in present:
+                try:
+                    self._exporter(name)
+                except SettingsError as error:
+                    if not leaving_out:
+                        raise
+                    say(f"{error}; the program runs on, unaudited by it")
+                    self.names = tuple(each for each in self.names if each != name)
+
+    def _exporter(self, name: str) -> Exporter:
+        from aioaudit.loading import load_exporter
+
+        if name not in self.opened:
+            self.opened[name] = load_exporter(name, self.settings)
+        return self.opened[name]
+
+    def things(self, session: Session) -> list[Held]:
+        """All that it wants; an exporter that is there already as it is there."""
+        known = [held for held in session.wanted.holds.values() if is_sink(held)]
+        found = [Held(_ALL, 0)]
+        for name in self.names:
+            if name == BRIDGE:
+                found.append(Held(BRIDGE, 0))
+                continue
+            there = [held for held in known if held.what.name == name]
+            found += there[:1] or [self._new(session, self._exporter(name), name, self.settings)]
+        for name, exporter in self.objects:
+            there = [held for held in (*known, *found) if _is_of(held, exporter)]
+            found += there[:1] or [self._new(session, exporter, name)]
+        return found
+
+    def _new(
+        self, session: Session, exporter: Exporter, name: str, settings: Settings | None = None
+    ) -> Held:
+        events = self.settings.events
+        return Held(session.journal(exporter, name, events), 0, events, settings)
+
+    def close(self) -> None:
+        """Close what was made for it and is not needed."""
+        used = () if _session is None else {id(journal.exporter) for journal, _ in _session.sinks}
+        while self.opened:
+            _, exporter = self.opened.popitem()
+            if id(exporter) not in used:
+                with suppress(Exception):  # it took no event, and there is another error to tell
+                    exporter.shutdown()
+
+
+def _turn_on(call: _Call, *, leaving_out: bool = False) -> Auditing:
+    """Do what *call* asks for; Ctrl-C, or any error, leaves things as they were."""
+    handle = call.handle
+    try:
+        call.open(leaving_out=leaving_out)
+        if changes.make(partial(_add, call), partial(_add_later, call)):
+            call.close()
+            _wait()
         return handle
+    except BaseException:
+        try:
+            _end(partial(_take_back, handle))
+        finally:
+            call.close()
+        raise
 
 
-def _release(holds: list[Hold], handle: Auditing) -> None:
+def _add(call: _Call) -> None:
+    global _unsettled
+    handle = call.handle
+    if _unsettled:
+        changes.surely(_settle)
+    _unsettled = True
+    session = _begin(call.when_anew)
+    call.session = session
+    call.found = things = call.things(session)
+    wanted, holds = session.wanted.with_one_more(things)
+    slow, heard = wanted.slow_cancel, wanted.bus_events
+    if call.lasting:
+        slow = slow.without_any(call.settings.slow_cancel)
+    else:
+        slow = slow.given(handle, call.settings.slow_cancel)
+    if not any(map(is_sink, things)):
+        heard = heard.given(handle, call.settings.events)
+    wanted = wanted._replace(slow_cancel=slow, bus_events=heard)
+    # In one line, where nothing comes between: signals' handlers run where a call is over.
+    session.wanted, handle.holds = wanted, holds
+    session.apply()
+    _unsettled = False
+
+
+def _add_later(call: _Call) -> None:
+    """The same, asked for in the middle of another change, where nobody can hear of an error."""
+    try:
+        if not call.handle.ended:
+            _add(call)
+    except BaseException as error:
+        changes.surely(partial(_take_back, call.handle))
+        if not isinstance(error, Exception):
+            raise
+        say(f"auditing was not turned on from within another call: {describe(error)}")
+    finally:
+        call.close()
+
+
+def _begin(when_anew: Callable[[], None] | None = None) -> Session:
+    """The session, begun where there is none."""
+    global _session
+    session = _session
+    if session is None:
+        session = Session(when_anew)
+        _leaving.append(session)  # until it is begun
+        session.begin()
+        _session = aioaudit._answers = session
+        _leaving.remove(session)
+    return session
+
+
+def _is_on(handle: Auditing) -> bool:
+    """Whether something of what *handle* turned on is on still."""
+    session = _session
+    return session is not None and any(hold in session.wanted.holds for hold in handle.holds)
+
+
+def _release(handle: Auditing) -> None:
     """End what is held by *handle* alone; for `Auditing.disable`."""
-    with _lock:
-        mine, holds[:] = holds[:], []  # a second call finds none
-        session = _session
-        if session is None or not mine:
-            return
-        free = session.let_go(mine)
-        if _ALL in free:
-            disable()
-            return
-        session.slow_cancel.take_back(handle)
-        session.bus_events.take_back(handle)
-        if BRIDGE in free and session.undo_bridge is not None:
-            session.undo_bridge()
-            session.undo_bridge = None
-        session.remove([journal for journal, _ in session.sinks if journal in free])
+    handle.ended = True
+    _end(partial(_take_back, handle))
+
+
+def _take_back(handle: Auditing) -> None:
+    """*handle* wants nothing any more; to do it again does what is left."""
+    session = _session
+    if session is not None:
+        # As in `_add`.
+        session.wanted, handle.holds = session.wanted.without(handle), ()
+        if not session.wanted.holds:
+            _leave(session)
+    _settle()
+
+
+def _leave(session: Session) -> None:
+    global _session
+    if session not in _leaving:
+        _leaving.append(session)
+    _session = None
+
+
+def _leave_all() -> None:
+    if _session is not None:
+        _leave(_session)
+    _settle()
+
+
+def _settle() -> None:
+    """Make what is in place follow what is wanted; to do it again does what is left."""
+    global _unsettled
+    _unsettled = True
+    aioaudit._answers = _session
+    while _leaving:
+        session = _leaving[-1]
+        if session is not _session:
+            session.end()
+        _leaving.remove(session)
+    if _session is not None:
+        _session.apply()
+    _unsettled = False
+
+
+def _end(change: Callable[[], None]) -> None:
+    """Make *change*, which ends something, and wait for the exporters that it closes.
+
+    What interrupts it is raised once it is made.
+    """
+    if changes.surely(partial(changes.make, change, partial(changes.surely, change))):
+        _wait()
+
+
+def _wait() -> None:
+    """Wait for the exporters that this thread has closed.
+
+    Not in the middle of a change: others need not wait for them, and one that makes a change
+    itself would wait for us, and we for it.
+    """
+    closed = _closed.pop(get_ident(), None)
+    if closed:
+        shutdown_all(closed)
 
 
 def enable_from_settings(
     settings: Settings, when_asyncio_is_anew: Callable[[], None] | None = None
 ) -> None:
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
-    with _lock:
-        session = _begin(when_asyncio_is_anew)
-        session.slow_cancel.otherwise = settings.slow_cancel
-        for name in settings.exporters:
-            try:
-                for own_name, exporter in _open((name,), settings):
-                    session.add(exporter, own_name, settings.events)
-            except SettingsError as error:
-                say(f"{error}; the program runs on, unaudited by it")
-        # Nobody lets go of these but `disable`.
-        named = [journal for journal, _ in session.sinks if journal.name in settings.exporters]
-        session.hold(*named, *_bridge(session, settings.exporters))
-        if not session.sinks:
-            session.bus_events.otherwise = settings.events
-        session.apply()
+    # Nobody lets go of these but `disable`.
+    _turn_on(
+        _Call(settings.exporters, [], settings, when_anew=when_asyncio_is_anew), leaving_out=True
+    )
 
 
 def disable() -> None:
     """Turn auditing off, whoever turned it on: everything is as before, exporters are closed.
 
-    Does nothing where it is off.  Hooks stay registered and hear nothing.
-
-    Raises:
-        BaseException: what an exporter's own ``shutdown`` lets out.
+    Waits for the exporters, 3 seconds at most.  Does nothing where it is off.  Hooks stay
+    registered and hear nothing.  Where a signal's handler, a hook or a finalizer calls it in the
+    middle of another call that turns auditing on or off, it is done at the end of that one.
     """
-    global _session
-    with _lock:
-        session, _session = _session, None
-        aioaudit._answers = None
-        if session is not None:
-            session.end()
+    _end(_leave_all)
 
 
 def attach(exporter: Exporter, name: str, events: frozenset[str]) -> Callable[[], None]:
@@ -459,7 +652,7 @@ def attach(exporter: Exporter, name: str, events: frozenset[str]) -> Callable[[]
 
     Auditing is turned on where it is off, and off again with the last exporter.
     """
-    return _attach(exporter, name, events)[2]
+    return _turn_on(_Call((), [(name, exporter)], Settings(events=events))).disable
 
 
 @contextmanager
@@ -468,26 +661,28 @@ def recording() -> Generator[Trail, None, None]:
 
     Gives a `Trail`: ``trail.events`` and ``trail.why(task_or_exception)``.  Turns
     auditing on if it is off, and off again at the end if it was.
+
+    Raises:
+        RuntimeError: a signal's handler calls it in the middle of another call that
+            turns auditing on or off.
     """
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.trail import Trail
 
+    if changes.under_way():
+        raise RuntimeError(
+            "recording() cannot begin in the middle of a call that turns auditing on or off:"
+            " a signal's handler, a hook or a finalizer has interrupted one"
+        )
     exporter = MemoryExporter()
-    session, journal, detach = _attach(exporter, "recording()", frozenset(EVENT_NAMES))
+    call = _Call((), [("recording()", exporter)], Settings())
     try:
-        yield Trail(exporter, journal, session.recorder.state)
+        _turn_on(call)
+        assert call.session is not None
+        [journal] = [held.what for held in call.found if _is_of(held, exporter)]
+        yield Trail(exporter, journal, call.session.recorder.state)
     finally:
-        detach()
-
-
-def _attach(
-    exporter: Exporter, name: str, events: frozenset[str]
-) -> tuple[Session, Journal, Callable[[], None]]:
-    with _lock:
-        session = _begin()
-        journal = session.add(exporter, name, events)
-        handle = Auditing(partial(_release, session.hold(journal)))
-    return session, journal, handle.disable
+        call.handle.__exit__(None, None, None)
 
 
 def _warn_reimported() -> None:
@@ -497,51 +692,8 @@ def _warn_reimported() -> None:
     )
 
 
-def _import_asyncio() -> None:
-    """What ``AIOAUDIT`` asks for begins with this import, and not in the middle of a beginning."""
-    from importlib import import_module
-
-    import_module("asyncio")
-
-
-def _begin(when_anew: Callable[[], None] | None = None) -> Session:
-    """The session, begun where there is none."""
-    global _session
-    _import_asyncio()
-    if _session is None:
-        session = Session(when_anew)
-        session.begin()
-        _session = aioaudit._answers = session
-    return _session
-
-
-def _open(names: Iterable[str], settings: Settings) -> Iterator[tuple[str, Exporter]]:
-    """The exporters of these names that are not there yet, made one after the other."""
-    from aioaudit.loading import load_exporter
-
-    present = set() if _session is None else {journal.name for journal, _ in _session.sinks}
-    for name in names:
-        if name != BRIDGE and name not in present:
-            yield name, load_exporter(name, settings)
-
-
-def _bridge(session: Session, names: Iterable[str]) -> list[str]:
-    """Where one of *names* asks for it, raise every event again as a real audit event."""
-    if BRIDGE not in names:
-        return []
-    if session.undo_bridge is None:
-
-        def raise_again(event: str, args: tuple[Any, ...]) -> None:
-            sys.audit(f"aioaudit.{event}", *args)
-
-        session.undo_bridge = bus.addaudithook(raise_again)
-    return [BRIDGE]
-
-
 def _bus_changed() -> None:
-    with _lock:
-        if _session is not None:
-            _session.apply()
+    changes.make(_settle)
 
 
 bus.on_change(_bus_changed)

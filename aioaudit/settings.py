@@ -57,6 +57,7 @@ EVENT_NAMES = (
 ALWAYS = frozenset(name for name in EVENT_NAMES if name.startswith("process."))
 """Events that frame a log and say what it lacks: no filter leaves them out."""
 
+_MOST_SHOWN = 200
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _BRACE = re.compile(r"\{[^{}/]*|[^{}/]*\}")
 
@@ -143,7 +144,7 @@ def build(
 
 def bad_value(where: str, value: object, wrong: str, allowed: str) -> SettingsError:
     """The error that names the setting *where*, its *value* as written, and what would be right."""
-    return SettingsError(f"{where}={_shown(value)}: {wrong}; allowed: {allowed}")
+    return SettingsError(f"{where}={shown(value)}: {wrong}; allowed: {allowed}")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -154,10 +155,17 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """*value* as it was written, in a message: not for ever, and whatever its ``__repr__`` does."""
     if isinstance(value, str):
-        return repr(value) if len(value) <= 200 else f"{value[:200]!r}..."
-    return repr(value)
+        return repr(value) if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]!r}..."
+    if isinstance(value, type):
+        return value.__qualname__
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - ValueError of a number of 5,000 digits, or anything at all
+        return f"<{type(value).__qualname__}>"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _word(value: str) -> str:
@@ -174,7 +182,7 @@ def _joined(where: str, value: Any) -> str:
     try:
         return ",".join(value)
     except TypeError:
-        raise TypeError(f"{where} is text or an iterable of texts, not {value!r}") from None
+        raise TypeError(f"{where} is text or an iterable of texts, not {shown(value)}") from None
 
 
 def _exporters(where: str, value: str) -> tuple[str, ...]:

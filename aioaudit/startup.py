@@ -85,6 +85,7 @@ def start(settings: Settings) -> None:
         atexit.unregister(_missed)
         atexit.register(_missed)
         _waiting = _Watch(settings)
+        _waiting.begin()
 
 
 def stop_waiting() -> None:

@@ -44,7 +44,7 @@ def is_being_imported(module: ModuleType) -> bool:
 
 
 class AfterImport:
-    """Waits for modules, until all of them are there or `remove` is called.
+    """Waits for modules, from `begin` on until all of them are there or `remove` is called.
 
     Args:
         wanted: By the module's full name, what is to be called with it.
@@ -65,11 +65,19 @@ class AfterImport:
         self._wanted = {**wanted, **(also or {})}
         self._aside = frozenset() if stays else frozenset({*anew, *(also or ())})
         self._known = {name: weakref.ref(_modules[name]) for name in anew if name in _modules}
-        self.look()
         self._list = self._before = sys.meta_path
-        if self._waits():
-            self._replace(lambda finders: [self, *finders])
-            self._list = sys.meta_path
+
+    def begin(self) -> None:
+        """See which of them are there, and wait for the others."""
+        self.look()
+        while self._waits():
+            self._before = sys.meta_path
+            found = list(self._before)
+            self._list = [self, *found]
+            sys.meta_path = self._list
+            if self._before == found:
+                return
+            sys.meta_path = self._before  # somebody has changed it meanwhile
 
     def _waits(self) -> bool:
         return any(name not in self._aside for name in self._wanted)
@@ -82,26 +90,21 @@ class AfterImport:
                 self._tell(name, module)
 
     def remove(self) -> None:
-        """Wait no longer."""
+        """Wait no longer; who was interrupted here may do it again."""
         self._wanted.clear()
         self._known.clear()
-        if self in sys.meta_path:
-            alone = sys.meta_path is self._list
-            self._replace(lambda finders: [each for each in finders if each is not self])
-            if alone:  # the list itself is what it was, too; nobody goes through it
-                if self._before != sys.meta_path:
-                    self._before[:] = sys.meta_path
-                sys.meta_path = self._before
-
-    def _replace(self, change: Callable[[list[Any]], list[Any]]) -> None:
-        """Put another list in the place of `sys.meta_path`, with what others do to it meanwhile."""
-        while True:
+        while self in sys.meta_path:
             there = sys.meta_path
-            before = list(there)
-            sys.meta_path = change(before)
-            if there == before:
+            found = list(there)
+            left = [each for each in found if each is not self]
+            if there is self._list:  # the list itself is what it was, too; nobody goes through it
+                if self._before != left:
+                    self._before[:] = left
+                left = self._before
+            sys.meta_path = left
+            if there == found:
                 return
-            sys.meta_path = there
+            sys.meta_path = there  # somebody has changed it meanwhile
 
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None

@@ -108,10 +108,7 @@ def _is_builtin(cls: type) -> bool:
 
 def assign(cls: type, name: str, value: object) -> None:
     """Set ``cls.name``, or delete it where *value* is the mark for "was not there"."""
-    builtin = _is_builtin(cls)
-    flags = _flags_of(cls) if builtin else None
-    if flags is not None:
-        flags.value &= ~IMMUTABLE
+    flags = _make_mutable(cls)
     try:
         if value is _MISSING:
             delattr(cls, name)
@@ -120,7 +117,30 @@ def assign(cls: type, name: str, value: object) -> None:
     finally:
         if flags is not None:
             flags.value |= IMMUTABLE
+            _mutable.pop(id(cls), None)
             ctypes.pythonapi.PyType_Modified(ctypes.py_object(cls))
+
+
+_mutable: Final[dict[int, type]] = {}
+"""Immutable types whose flag is away just now, by `id`."""
+
+
+def _make_mutable(cls: type) -> ctypes.c_ulong | None:
+    """Take the flag of *cls* away, where it has one; gives where it is to be set again."""
+    if not _is_builtin(cls):
+        return None
+    flags = _flags_of(cls)
+    _mutable[id(cls)] = cls  # first: what is interrupted from here on `close_types` makes good
+    flags.value &= ~IMMUTABLE
+    return flags
+
+
+def close_types() -> None:
+    """Set the flags again that an interrupted change left away."""
+    for key, cls in list(_mutable.items()):
+        _flags_of(cls).value |= IMMUTABLE
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(cls))
+        _mutable.pop(key, None)
 
 
 # -- versions of classes ---------------------------------------------------------------
@@ -128,14 +148,13 @@ def assign(cls: type, name: str, value: object) -> None:
 
 def _give_version(cls: type) -> None:
     """Let *cls* have a number for the version that it is now, as the next look into it would."""
-    flags = _flags_of(cls) if _is_builtin(cls) else None
-    if flags is not None:
-        flags.value &= ~IMMUTABLE  # else it is one of the few
+    flags = _make_mutable(cls)  # else it is one of the few
     try:
         ctypes.pythonapi.PyUnstable_Type_AssignVersionTag(ctypes.py_object(cls))
     finally:
         if flags is not None:
             flags.value |= IMMUTABLE
+            _mutable.pop(id(cls), None)
 
 
 def _versions_used(cls: type) -> ctypes.c_uint16:
@@ -194,17 +213,22 @@ class Versions:
 
     def settle(self) -> None:
         """All changes are made."""
-        before, self._before = self._before, {}
-        counted = bool(before) and _versions_are_counted()
-        for cls, used in before.values():
+        counted = bool(self._before) and _versions_are_counted()
+        for key, (cls, used) in list(self._before.items()):
             _give_version(cls)
             if counted:
                 now = _versions_used(cls)
                 now.value = min(now.value, used)
+            self._before.pop(key, None)  # last: who is interrupted does it again
 
 
 class Patches:
-    """What was replaced where, so that it can be put back exactly."""
+    """What was replaced where, so that it can be put back exactly.
+
+    Anything may be interrupted anywhere, by Ctrl-C or by what a signal's handler raises.  So a
+    change is noted before it is made, and forgotten after it was undone: what was begun can
+    always be put back, and that be done again.
+    """
 
     def __init__(self, versions: Versions | None = None) -> None:
         """*versions* is to be settled after each row of changes."""
@@ -217,29 +241,38 @@ class Patches:
 
     def replace(self, owner: Any, name: str, value: object) -> None:
         """Set ``owner.name`` (a class's or a module's) and remember what stood there."""
-        before = vars(owner).get(name, _MISSING)
+        self._done.append((owner, name, vars(owner).get(name, _MISSING), value))
         if isinstance(owner, type):
             self._change(owner, name, value)
         else:
             setattr(owner, name, value)
-        self._done.append((owner, name, before, value))
 
     def restore(self) -> None:
         """Put everything back, last first.
 
         What somebody else replaced after us stays theirs: taking it away
-        would undo their work, and ours is inert by then.
+        would undo their work, and ours is inert by then.  Whatever is raised in the
+        middle of it is raised when the others are done; doing it again does what is left.
         """
-        while self._done:
-            owner, name, before, ours = self._done.pop()
-            if vars(owner).get(name, _MISSING) is not ours:
-                continue
-            if isinstance(owner, type):
-                self._change(owner, name, before)
-            elif before is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
+        failed: BaseException | None = None
+        for index in range(len(self._done) - 1, -1, -1):
+            try:
+                self._put_back(*self._done[index])
+                del self._done[index]
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _put_back(self, owner: Any, name: str, before: object, ours: object) -> None:
+        if vars(owner).get(name, _MISSING) is not ours:
+            return
+        if isinstance(owner, type):
+            self._change(owner, name, before)
+        elif before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 def disguise(new: Any, original: Any) -> Any:

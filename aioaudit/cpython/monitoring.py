@@ -31,19 +31,29 @@ class NoToolError(AioauditError, RuntimeError):
 
 
 class Monitor:
-    """One tool id of `sys.monitoring`, or none where all are taken."""
+    """One tool id of `sys.monitoring`, from `open` to `close`."""
 
     def __init__(self, name: str) -> None:
-        """Take a free tool id as *name*; raise `NoToolError` where there is none."""
+        """Touches nothing yet; *name* is what others see of it."""
         self._api: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # 3.12+, typed away on 3.11
         self._events = self._api.events
         self._global = 0
+        self._tool = -1
+        self._open = False
+        self._name = "".join(list(name))  # an object of its own, by which our tool is known
         self.codes: dict[int, weakref.ref[CodeType]] = {}
         """The codes that have local events, by `id`: one that dies takes its events along."""
+
+    def open(self) -> None:
+        """Take a free tool id.
+
+        Raises:
+            NoToolError: there is none.
+        """
         for tool in CANDIDATES:
             if self._api.get_tool(tool) is None:
-                self._api.use_tool_id(tool, name)
-                self._tool = tool
+                self._tool = tool  # first: who is interrupted here can close it
+                self._api.use_tool_id(tool, self._name)
                 self._open = True
                 return
         raise NoToolError("all six tool ids of sys.monitoring are taken")
@@ -81,8 +91,11 @@ class Monitor:
             self.codes[id(code)] = dropping(code, self.codes, id(code))
 
     def close(self) -> None:
-        """Switch everything off and give the tool id back."""
-        self.switch(False, "PY_UNWIND", "PY_THROW", "EXCEPTION_HANDLED", "RERAISE")
+        """Switch everything off and give the tool id back; to do it again does what is left."""
+        self._open = False
+        if self._tool < 0 or self._api.get_tool(self._tool) is not self._name:
+            return
+        self._api.set_events(self._tool, 0)
         for ref in list(self.codes.values()):
             code = ref()
             if code is not None:
@@ -98,4 +111,3 @@ class Monitor:
         ):
             self._api.register_callback(self._tool, getattr(self._events, event), None)
         self._api.free_tool_id(self._tool)
-        self._open = False

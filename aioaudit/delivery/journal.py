@@ -27,7 +27,7 @@ class Journal(Protocol):
 
     Whoever notes an event draws its number first (`Run.next_seq`), and then calls `put` or
     `skip` with it, from any thread, also from a signal's handler that interrupted another
-    call.  Nothing here may raise, but for what an exporter's own ``shutdown`` lets out.
+    call.  Nothing here may raise, but for Ctrl-C, while somebody waits.
     """
 
     name: str
@@ -68,8 +68,9 @@ class Journal(Protocol):
         ...
 
     def begin_shutdown(self, timeout: float, *, signal: str | None = None) -> Waiting:
-        """Have what is left and a `ProcessEnd` written, and close.
+        """Have what is left and a `ProcessEnd` written, and close; to ask again changes nothing.
 
+        It waits for nothing, and calls nothing of the exporter's: who calls may hold a lock.
         *timeout* is for the line on stderr that says that it took longer, *signal* the
         name of the signal that ends the process.
         """

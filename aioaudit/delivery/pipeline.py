@@ -87,6 +87,7 @@ class Pipeline:
         self._trouble = False
         self._retry_at = 0.0
         self._used = False  # an item came, or `open_now`
+        self._unused_open = False  # to be closed, and was never given anything
         self.closing = False
         self._signal: str | None = None
         self._fault: Exception | None = None  # for which the exporter is to go out of service
@@ -158,6 +159,9 @@ class Pipeline:
         done = self._ask_for_end(signal)
 
         def wait(deadline: float) -> bool:
+            if self._unused_open:
+                self._close_unused()
+                return not self.failed
             if self._given_up and not self.over:
                 return False  # once was enough
             if self.worker.wait(done, deadline):
@@ -179,13 +183,22 @@ class Pipeline:
         if not self.closing:
             self._signal = signal
             self.closing = True
-        if self._used:
-            return self.worker.ask()
-        # The exporter was never given anything: there is no thread to do it.
-        self.over = True
-        self.queue.set_open(False)
-        self._guarded(self.exporter.shutdown)
-        return Completion.answered(not self.failed)
+        if not (self._used or self.over):
+            # The exporter was never given anything: there is no thread to close it.  Whoever
+            # waits for the end does it, since it may take its time.
+            self.queue.set_open(False)
+            self._unused_open = True
+            self.over = True
+        return self.worker.ask()
+
+    def _close_unused(self) -> None:
+        self._unused_open = False
+        try:
+            self.exporter.shutdown()
+        except KeyboardInterrupt:
+            raise  # somebody at the keyboard means the program, whose thread this is
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
+            self._fail(error)
 
     # -- forks ------------------------------------------------------------------
 
@@ -254,7 +267,7 @@ class Pipeline:
         elif not self._trouble or monotonic() >= self._retry_at:
             self._export_ready()
         if flush and not self.over:
-            self._guarded(self.exporter.flush)
+            self._guarded("flush")
         if closing and not self.over:
             self._finish()
         return busy
@@ -350,9 +363,10 @@ class Pipeline:
         self.ordering.passed(items)
         self._written += len(items)
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _guarded(self, verb: str) -> None:
+        """Have the exporter do *verb*, which it may lack by now."""
         try:
-            call()
+            getattr(self.exporter, verb)()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
             self._fail(error)
 
@@ -398,5 +412,5 @@ class Pipeline:
             except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
                 self._fail(error)
         if not self.over:
-            self._guarded(self.exporter.shutdown)
+            self._guarded("shutdown")
             self.over = True

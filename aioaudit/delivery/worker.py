@@ -87,13 +87,6 @@ class Completion:
         self._lock.acquire()
         self._well = False
 
-    @classmethod
-    def answered(cls, well: bool) -> Completion:
-        """One that is there already."""
-        completion = cls()
-        completion.answer(well)
-        return completion
-
     def answer(self, well: bool) -> None:
         """It is done; *well* says how."""
         self._well = well

@@ -14,7 +14,6 @@ import functools
 import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -38,18 +37,18 @@ from aioaudit.text import say
 
 
 class Installation:
-    """The probes of one recorder, in place from construction to `remove`."""
+    """The probes of one recorder, in place from `begin` to `remove`."""
 
     def __init__(
         self, recorder: Recorder, when_anew: Callable[[], None], *, stays: bool = False
     ) -> None:
-        """Put the probes in place; call *when_anew* where asyncio is imported anew.
+        """Touches nothing yet; *when_anew* is to be called where asyncio is imported anew.
 
         *stays* says that this is looked for even when nothing else need be.
 
         Raises:
             aioaudit.cpython.inplace.UnsupportedError: this interpreter is not one
-                whose types can be changed safely; nothing was touched.
+                whose types can be changed safely.
         """
         self.recorder = recorder
         self._when_anew = when_anew
@@ -69,12 +68,6 @@ class Installation:
         self._task_classes = task_classes()
         self._future_classes = future_classes()
         inplace.check(*self._task_classes, *self._future_classes)
-        _say_missing()
-        try:
-            self._install()
-        except BaseException:
-            self.remove()
-            raise
 
     @property
     def coverage(self) -> list[str]:
@@ -116,12 +109,18 @@ class Installation:
             self._monitored = None
 
     def remove(self) -> None:
-        """Take everything out again; what was there before is there again."""
+        """Take everything out again; what was there before is there again.
+
+        Also where `begin` or this very method was interrupted, wherever that was.
+        """
+        inplace.close_types()
         self.stop()
         self._lasting.restore()
         self._versions.settle()
 
-    def _install(self) -> None:
+    def begin(self) -> None:
+        """Put the probes in place; where this raises, `remove` is to be called."""
+        _say_missing()
         recorder = self.recorder
         called_back = ends.EndCallbacks(
             recorder, {cls: cls.add_done_callback for cls in self._future_classes}
@@ -129,8 +128,11 @@ class Installation:
         self._watch_end = called_back.watch_end
         recorder.catch_up = called_back.catch_up
         if monitoring.AVAILABLE:
-            with suppress(monitoring.NoToolError):
-                self._monitor = monitoring.Monitor("aioaudit")
+            self._monitor = monitoring.Monitor("aioaudit")
+            try:
+                self._monitor.open()
+            except monitoring.NoToolError:
+                self._monitor = None
         recorder.state.cancellations.deliveries_seen = self._monitor is not None
         if self._monitor is not None:
             self._monitored = ends.EndMonitor(recorder, self._monitor, called_back.watch_end)
@@ -142,6 +144,20 @@ class Installation:
             recorder.state.cancellations.watch_end = called_back.watch_task
             self._hide_callback(called_back)
         self.refresh()
+        self._install_on_tasks()
+        self._install_on_loops()
+        self._versions.settle()
+        recorder.state.probe_codes = frozenset(self._probes)
+        wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
+        wanted["asyncio"] = self._reinstall
+        tables = dict.fromkeys(registry.OWN, self._load_table)
+        registry.look_around()
+        self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
+        self._libraries.begin()
+        recorder.look_for_libraries = self._look_for_libraries
+
+    def _install_on_tasks(self) -> None:
+        recorder = self.recorder
         for cls in self._task_classes:
             self._put(cls, "cancel", tasks.make_cancel(recorder, cls, vars(cls)["cancel"]))
             self._put(cls, "uncancel", tasks.make_uncancel(recorder, cls, vars(cls)["uncancel"]))
@@ -164,6 +180,9 @@ class Installation:
         if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future
             self._put_outside(group, "cancel", groups.make_cancel(recorder, vars(group)["cancel"]))
         self._lasting.replace(asyncio.exceptions.CancelledError, "source", futures.Source(recorder))
+
+    def _install_on_loops(self) -> None:
+        recorder = self.recorder
         if START_PROBE is not None:
             module, name = START_PROBE
             original = getattr(module, name)
@@ -182,14 +201,6 @@ class Installation:
             "__init_subclass__",
             classmethod(loops.make_init_subclass(self._install_on_new_loop)),
         )
-        self._versions.settle()
-        recorder.state.probe_codes = frozenset(self._probes)
-        wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
-        wanted["asyncio"] = self._reinstall
-        tables = dict.fromkeys(registry.OWN, self._load_table)
-        registry.look_around()
-        self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
-        recorder.look_for_libraries = self._look_for_libraries
 
     def _look_for_libraries(self) -> None:
         """A loop begins to run: what came past us, or on a path that is longer now?"""

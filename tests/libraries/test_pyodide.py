@@ -104,6 +104,7 @@ patches.replace(asyncio.Task, "cancel", cancel)
 patches.replace(asyncio.Future, "cancel", future_cancel)
 immutable_while_on = refused()
 monitor = monitoring.Monitor("smoke")
+monitor.open()
 monitor.on("PY_THROW", lambda code, offset, error: (
     told.append(f"throw {code.co_qualname}"), thrown.append(error)))
 monitor.on("PY_RETURN", lambda code, offset, value: told.append(f"return {code.co_qualname} {value}"))

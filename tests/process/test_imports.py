@@ -178,12 +178,14 @@ class Last:
 
 def leave_by_removing() -> Any:
     waiting = AfterImport({"never_there": lambda _: None})
+    waiting.begin()
     return waiting.remove
 
 
 def leave_by_finding() -> Any:
     """The module comes, and the finder goes by itself."""
     waiting = AfterImport({"there_in_a_moment": lambda _: None})
+    waiting.begin()
 
     def leave() -> None:
         sys.modules["there_in_a_moment"] = module = ModuleType("there_in_a_moment")

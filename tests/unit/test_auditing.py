@@ -7,9 +7,10 @@ import dataclasses
 import gc
 import inspect
 import re
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 
 import aioaudit
 from aioaudit import session, settings
+from aioaudit.delivery import journal
 from aioaudit.events import Event, TaskCancel, name_of
 from aioaudit.exporters.memory import MemoryExporter
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -318,6 +321,162 @@ def test_a_handle_that_is_kept_keeps_nothing_of_what_has_ended() -> None:
     assert (len(kept), sessions) == (2, [])
 
 
+# -- exporters that hang, call back, or are none ---------------------------------------
+
+
+class Held(MemoryExporter):
+    """Does nothing before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def export(self, events: Sequence[Event]) -> None:
+        self.entered.set()
+        self.go.wait(PATIENCE)
+        super().export(events)
+
+
+class HeldAtTheEnd(Held):
+    """The same, but it gets no event."""
+
+    def shutdown(self) -> None:
+        self.export(())
+
+
+@pytest.mark.parametrize("kind", [Held, HeldAtTheEnd])
+def test_nobody_else_waits_for_an_exporter_that_hangs_at_its_end(
+    kind: type[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal.shutdown_all, "__defaults__", (PATIENCE,))  # for 3 seconds
+    exporter = kind()
+    undone: list[Callable[[], None]] = []
+    aioaudit.enable()
+    ending = aioaudit.enable(exporter)
+    if kind is Held:
+        use()
+    thread = threading.Thread(target=ending.disable)
+    thread.start()
+    exporter.entered.wait(PATIENCE)
+    wait_until(lambda: "off" in repr(ending))
+    undone.append(aioaudit.addaudithook(lambda _event, _args: None))
+    with aioaudit.enable(MemoryExporter()), aioaudit.recording():
+        pass
+    aioaudit.disable()
+    undone[0]()
+    assert thread.is_alive()  # it waits still: nobody waited for it
+    exporter.go.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+class CallsBack(MemoryExporter):
+    """Turns auditing on, which is no use, but neither a reason to wait for one another."""
+
+    def export(self, events: Sequence[Event]) -> None:
+        aioaudit.enable()
+        super().export(events)
+
+
+def test_an_exporter_may_turn_auditing_on_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    exporter = CallsBack()
+    with aioaudit.enable(exporter):
+        use()
+    assert names(exporter.events)[-1] == "process.end"
+    assert capsys.readouterr().err == ""
+
+
+class Failing(MemoryExporter):
+    """Has an end that fails."""
+
+    def shutdown(self) -> None:
+        raise OSError("no end")
+
+
+class Losing(MemoryExporter):
+    """Is none any more after its first event, or when it was turned on."""
+
+    def lose(self) -> None:
+        self.flush = self.shutdown = None  # type: ignore[assignment,method-assign]  # that is what is wrong
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("kind", [Failing, Losing])
+def test_no_exporter_replaces_the_error_of_the_block(
+    kind: type[MemoryExporter], used: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exporter = kind()
+
+    def fail() -> None:
+        if isinstance(exporter, Losing):
+            exporter.lose()
+        if used:
+            use()
+        _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError), aioaudit.enable(exporter):
+        fail()
+    assert not on()
+    assert capsys.readouterr().err.startswith(f"aioaudit: exporter '{kind.__name__}' failed ")
+
+
+def test_ctrl_c_at_the_end_of_an_exporter_that_got_nothing_is_the_programs() -> None:
+    class Interrupted(MemoryExporter):
+        def shutdown(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    handle = aioaudit.enable(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        handle.disable()
+    assert not on()
+
+
+ONLY = "allowed: names, like 'jsonl', and exporters, objects with export, flush and shutdown"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (5, f"enable(5): this is no exporter, it has no export, flush, shutdown; {ONLY}"),
+        (None, f"enable(None): this is no exporter; {ONLY}"),
+        (MemoryExporter, "enable(MemoryExporter): this is a class, not an object of it; "),
+        (MemoryExporter, "allowed: MemoryExporter(...)"),
+        (["jsonl", "sys"], "enable(['jsonl', 'sys']): this is a list, "),
+        (["jsonl", "sys"], "allowed: enable('jsonl', 'sys')"),
+        ([5], f"enable([5]): this is no exporter, it has no export, flush, shutdown; {ONLY}"),
+        pytest.param(10**5000, "enable(<int>): this is no exporter", id="long"),
+    ],
+)
+def test_what_is_no_exporter_is_refused_as_it_was_written(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        aioaudit.enable(given)
+    assert not on()
+
+
+# -- one block each --------------------------------------------------------------------
+
+
+def test_a_handle_that_has_ended_audits_no_block() -> None:
+    ended = aioaudit.enable()
+    ended.disable()
+    with pytest.raises(RuntimeError, match=r"<aioaudit.Auditing, off> .* it has ended"), ended:
+        pass
+    ended = aioaudit.enable(MemoryExporter(), "sys")
+    assert repr(ended) == "<aioaudit.Auditing, on, sys, MemoryExporter>"
+    aioaudit.disable()
+    with pytest.raises(RuntimeError, match=r"it has ended"), ended:
+        pass
+    handle = aioaudit.enable()
+    with handle:
+        with pytest.raises(RuntimeError, match="it was entered before"), handle:
+            pass
+        assert on()
+    with pytest.raises(RuntimeError, match="it was entered before"), handle:
+        pass
+    assert not on()
+
+
 # -- every setting is an argument ------------------------------------------------------
 
 
@@ -360,7 +519,7 @@ def test_an_argument_is_stronger_than_its_variable(
             "slow_cancel=-1: this is no length of time; allowed: seconds, like 0.5",
         ),
         ({"slow_cancel": float("nan")}, "slow_cancel=nan: this is no length of time;"),
-        ({"slow_cancel": 10**400}, f"slow_cancel={10**400}: this is no length of time;"),
+        ({"slow_cancel": 10**400}, f"slow_cancel=1{199 * '0'}...: this is no length of time;"),
         ({"slow_cancel": "soon"}, "slow_cancel='soon': this is no length of time;"),
         (
             {"otel_status": "eror"},
