@@ -346,6 +346,19 @@ def name_of(event: Event) -> str:
     return str(event.__struct_config__.tag)
 
 
+def defaults_of(event: type[Event]) -> dict[str, object]:
+    """What each field of an *event* is by default, in their order; `msgspec.NODEFAULT` for none.
+
+    A default that a function makes is some object that is not None.  `msgspec.structs.fields`
+    says the same, but evaluates the annotations first: that takes milliseconds, and goes by
+    way of `sys.modules`, which may be another one (Temporal's sandbox).
+    """
+    fields = event.__struct_fields__
+    defaults = event.__struct_defaults__
+    required = (msgspec.NODEFAULT,) * (len(fields) - len(defaults))
+    return dict(zip(fields, required + defaults, strict=True))
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON schema of one line, made from the classes of this module."""
     schema = msgspec.json.schema(AnyEvent)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import sys
 import threading
 import time
@@ -55,8 +54,8 @@ def processes() -> list[str]:
     """
     found: list[str] = []
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib takes its time to import
-            boot = file.read(8)
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes its time to import
+            boot = file.read(8).decode()
         namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - the same
         pid = os.getpid()
         while pid and len(found) <= MOST_ANCESTORS:
@@ -75,7 +74,7 @@ class Run:
     def __init__(self, forked_from: Run | None = None) -> None:
         """*forked_from* is the run of the process that this one was forked from."""
         self.parent: str | None = None if forked_from is None else forked_from.id
-        self.id: str = secrets.token_hex(6)
+        self.id: str = os.urandom(6).hex()
         self.pid = os.getpid()
         self.next_seq: Callable[[], int] = itertools.count(1).__next__
         self.faults = Faults()

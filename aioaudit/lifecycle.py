@@ -45,9 +45,8 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioaudit.threads import get_ident, main_ident
 
@@ -55,8 +54,7 @@ if TYPE_CHECKING:
     from multiprocessing.util import Finalize
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Interest:
+class _Interest(NamedTuple):
     """What is to be called, and when."""
 
     on_fork_child: Callable[[], None]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from aioaudit.events import NAMES, Event
+from aioaudit.events import NAMES, Event, defaults_of
 from aioaudit.identity import Run
 
 E = TypeVar("E", bound=Event)
 
-# Asked here and not at the first event of a kind: to answer, msgspec evaluates the annotations
-# of the class, by way of `sys.modules`, and that may be another one then (Temporal's sandbox).
 _REQUIRED = {
-    kind: [field.name for field in msgspec.structs.fields(kind) if field.required] for kind in NAMES
+    kind: [name for name, value in defaults_of(kind).items() if value is msgspec.NODEFAULT]
+    for kind in NAMES
 }
 
 
-@dataclass(slots=True, frozen=True, eq=False)
 class Place:
     """What every event raised from one loop in one thread repeats.
 
@@ -29,16 +26,27 @@ class Place:
     itself is not kept, an event in a queue must not prolong its life.
     """
 
-    run: Run
-    thread: str
-    loop: int | None
-    loop_id: int
-    loop_ref: Callable[[], Any]
-    muted: bool = False
-    fields: tuple[str, int, str, int | None] = field(init=False)
-    """What the lines say of it: ``run``, ``pid``, ``thread``, ``loop``."""
+    __slots__ = ("_templates", "fields", "loop", "loop_id", "loop_ref", "muted", "run", "thread")
 
-    _templates: dict[type[Event], Event] = field(init=False, default_factory=dict)
+    def __init__(
+        self,
+        run: Run,
+        thread: str,
+        loop: int | None,
+        loop_id: int,
+        loop_ref: Callable[[], Any],
+        *,
+        muted: bool = False,
+    ) -> None:
+        self.run = run
+        self.thread = thread
+        self.loop = loop
+        self.loop_id = loop_id
+        self.loop_ref = loop_ref
+        self.muted = muted
+        self.fields = run.id, run.pid, thread, loop
+        """What the lines say of it: ``run``, ``pid``, ``thread``, ``loop``."""
+        self._templates: dict[type[Event], Event] = {}
 
     def new_event(self, kind: type[E]) -> E:
         """A new event of *kind* that says where it happens, and nothing else yet.
@@ -51,6 +59,3 @@ class Place:
             known.run, known.pid, known.thread, known.loop = self.fields
             self._templates[kind] = known
         return cast(E, cast(Any, known).__copy__())
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", (self.run.id, self.run.pid, self.thread, self.loop))

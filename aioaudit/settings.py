@@ -14,9 +14,8 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from aioaudit.errors import AioauditError
 
@@ -66,8 +65,7 @@ class SettingsError(AioauditError, ValueError):
     """A setting cannot be used; its text is one line that says which, and what is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What is wanted, checked as far as possible without importing an exporter.
 
     Attributes:
@@ -290,8 +288,7 @@ def _otel_status(where: str, given: Any) -> str:
     return word
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """A variable of the environment, and the argument of `aioaudit.enable` that does the same.
 
     Attributes:

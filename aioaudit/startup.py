@@ -22,7 +22,6 @@ import atexit
 import os
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,7 @@ def start(settings: Settings) -> None:
     else:
         # The program may go elsewhere before it imports asyncio.
         with suppress(OSError):  # the working directory was removed
-            settings = replace(settings, folder=os.getcwd())  # noqa: PTH109 - pathlib is not cheap
+            settings = settings._replace(folder=os.getcwd())  # noqa: PTH109 - pathlib is not cheap
         atexit.unregister(_missed)
         atexit.register(_missed)
         _waiting = _Watch(settings)

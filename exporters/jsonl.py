@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import select
 import stat
@@ -182,7 +181,7 @@ class _File:
             raise NotTakenError(text, max(written - extra, 0))
 
     def write_lines(self, lines: bytes) -> tuple[int, OSError | None]:
-        """How many of *lines* were written whole, and what went wrong."""
+        """How many of *lines* were written whole, where not all were, and what went wrong."""
         begin = 0
         if self.torn:
             begin = 1
@@ -194,6 +193,9 @@ class _File:
             size += done
             if error is not None:
                 break
+        if error is None:  # how many they are, nobody asks
+            self.torn = False
+            return 1, None
         whole = lines.rfind(b"\n", begin, size) + 1
         written = lines.count(b"\n", begin, whole)
         if written:
@@ -314,6 +316,9 @@ def _pieces(lines: bytes) -> Iterator[bytes]:
 
 class _Stream:
     def __init__(self, stream: Any) -> None:
+        import json  # a file needs none of it, and it takes long to import
+
+        self.json = json
         self.stream = stream
         self.text = isinstance(stream, io.TextIOBase) or (
             not isinstance(stream, io.IOBase) and hasattr(stream, "encoding")
@@ -343,9 +348,8 @@ class _Stream:
         try:
             self.stream.write(lines.decode())
         except UnicodeEncodeError:  # raised before anything is written
-            self.stream.write(
-                "".join(json.dumps(json.loads(line)) + "\n" for line in lines.splitlines())
-            )
+            dumps, loads = self.json.dumps, self.json.loads
+            self.stream.write("".join(dumps(loads(line)) + "\n" for line in lines.splitlines()))
 
     def write_bytes(self, data: bytes) -> None:
         rest = memoryview(data)

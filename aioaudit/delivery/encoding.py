@@ -8,7 +8,7 @@ from typing import Any, cast, overload
 import msgspec
 
 from aioaudit.delivery.records import Created, CreationSite, Pieces, Record, Returned, event_of
-from aioaudit.events import Event, TaskCreate, TaskDone
+from aioaudit.events import Event, TaskCreate, TaskDone, defaults_of
 from aioaudit.identity import MILLISECOND, TAILS, timestamp
 from aioaudit.text import LIMIT, clean
 
@@ -70,7 +70,7 @@ def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
     The event itself is made with keywords, and that takes longer than to encode it.
     One of *given* may name several fields: what stands for them is one `_piece`.
     """
-    fields = {field.name: field for field in msgspec.structs.fields(event)}
+    fields = defaults_of(event)
     names = " ".join(given).split()
     if names != [name for name in fields if name in names]:
         raise ValueError(f"{given} are not fields of {event.__name__} in their order")
@@ -80,7 +80,7 @@ def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
         [
             # What is the default is left out of a line, unless a function made the default.
             (name, Any, None)
-            if fields[name].default is None
+            if fields[name] is None
             else (name, Any, msgspec.field(default_factory=object))
             for name in first
         ],

@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from aioaudit.delivery.losses import Losses
 from aioaudit.delivery.records import Record, seq_of
@@ -116,8 +117,7 @@ class Ordering:
         self.waiting[:] = kept
 
 
-@dataclass(slots=True, frozen=True)
-class _Gap:
+class _Gap(msgspec.Struct, frozen=True):
     """*number* is missing: all *upto* that number goes on without it at time *until*."""
 
     number: int

@@ -12,7 +12,7 @@ import functools
 import inspect
 import os
 import re
-import sysconfig
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -29,7 +29,11 @@ STDLIB = 2
 OWN = 3
 
 _STDLIB = str(Path(os.__file__).parent) + os.sep
-_PLATLIB = {sysconfig.get_path("platstdlib") + os.sep, sysconfig.get_path("stdlib") + os.sep}
+# What `sysconfig` says of ``stdlib`` and ``platstdlib``, and takes milliseconds to say.
+_PLATLIB = {
+    str(Path(prefix, sys.platlibdir, f"python{sys.version_info[0]}.{sys.version_info[1]}")) + os.sep
+    for prefix in (sys.base_prefix, sys.base_exec_prefix)
+}
 _OWN = str(Path(__file__).absolute().parent.parent) + os.sep
 _OWN_EXPORTERS = str(Path(_OWN).parent / "exporters") + os.sep
 _PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")

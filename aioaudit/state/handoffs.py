@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from aioaudit.state.cause import Cause
 
 
-@dataclass(slots=True, frozen=True)
-class Handoff:
+class Handoff(msgspec.Struct, frozen=True, eq=False):
     """Where a bound ``cancel`` was given to a loop, and by which thread if not the loop's.
 
     ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import inspect
 import re
@@ -508,7 +507,7 @@ def test_an_argument_is_stronger_than_its_variable(
     variables = {each.name: "nonsense{" for each in settings.TABLE if each.field in given}
     built = settings.build("otel", environ=variables, **given)
     wanted: dict[str, Any] = {field: value}
-    assert built == dataclasses.replace(settings.Settings(("otel",)), **wanted)
+    assert built == settings.Settings(("otel",))._replace(**wanted)
 
 
 @pytest.mark.parametrize(
