@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from aioaudit.text import describe, say
 
-_OWN = str(Path(__file__).parent) + os.sep
+_OWN = __file__.rpartition(os.sep)[0] + os.sep
 _MOST_KINDS = 100
 _OTHERS = "others"
 

@@ -46,7 +46,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from aioaudit.threads import get_ident, main_ident
 
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from multiprocessing.util import Finalize
 
 
-class _Interest(NamedTuple):
+class _Interest(msgspec.Struct, frozen=True, eq=False):
     """What is to be called, and when."""
 
     on_fork_child: Callable[[], None]

@@ -27,7 +27,6 @@ import os
 import select
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from aioaudit.events import Event, ProcessStart
@@ -127,14 +126,14 @@ class _File:
     def __init__(self, path: str, folder: str | os.PathLike[str] | None) -> None:
         self.given = path
         # Relative to where the process is now at the latest: it may go elsewhere.
-        self.template = str(Path(folder or "", path).absolute())
+        self.template = _absolute(path, folder)
         self.own = "{pid}" in path
         self.opened_once = False
         self.header: bytes | None = None
         self.begin()
 
     def begin(self) -> None:
-        self.path = Path(self.template.replace("{pid}", str(_getpid())))
+        self.path = self.template.replace("{pid}", str(_getpid()))
         self.fd: int | None = None
         self.identity = (0, 0)
         self.regular = False
@@ -175,7 +174,7 @@ class _File:
         if written:
             self.header_due = False
         if error is not None:
-            text = f"cannot write to {str(self.path)!r}: {error.strerror}"
+            text = f"cannot write to {self.path!r}: {error.strerror}"
             if error.errno in _FULL:
                 text += " (make room, or name another place in AIOAUDIT_JSONL_PATH)"
             raise NotTakenError(text, max(written - extra, 0))
@@ -250,14 +249,14 @@ class _File:
         try:
             fd = open_to_write(self.path)
         except PlantedError as error:
-            text = f"cannot open {str(self.path)!r} for writing: {error}"
+            text = f"cannot open {self.path!r} for writing: {error}"
             if self.opened:  # put there in place of ours; it may go away again
                 raise NotTakenError(text) from error
             raise ExporterError(
                 f"{text}; AIOAUDIT_JSONL_PATH (here {self.given!r}) must name another"
             ) from error
         except OSError as error:
-            text = f"cannot open {str(self.path)!r} for writing: {error.strerror}"
+            text = f"cannot open {self.path!r} for writing: {error.strerror}"
             if self.opened_once or error.errno in _PASSING:
                 raise NotTakenError(text) from error
             raise ExporterError(
@@ -297,6 +296,14 @@ class _File:
             return True
         finally:
             _close(fd)
+
+
+def _absolute(path: str, folder: str | os.PathLike[str] | None) -> str:
+    """*path*, relative to *folder*, relative to where the process is now."""
+    # Not with pathlib, which takes its time to import.
+    if folder is not None:
+        path = os.path.join(folder, path)  # noqa: PTH118 - see above
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH117, PTH118 - see above
 
 
 def _pieces(lines: bytes) -> Iterator[bytes]:

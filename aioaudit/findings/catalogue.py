@@ -9,10 +9,10 @@ The names stand in logs and behind ``--ignore``: from 0.1.0 on none is renamed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 
-class FindingKind(NamedTuple):
+class FindingKind(msgspec.Struct, frozen=True):
     """A kind of finding; ``remedy`` is one sentence for whoever has to mend it."""
 
     name: str

@@ -7,7 +7,6 @@ import contextvars
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -27,7 +26,7 @@ from aioaudit.events import TaskCreate
 from aioaudit.recorder.recorder import Recorder
 
 _MISSING: Any = object()
-_OWN_FOLDER = str(Path(__file__).parent) + os.sep
+_OWN_FOLDER = __file__.rpartition(os.sep)[0] + os.sep
 _MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 """Where the functions live that make a task for their caller with ``loop.create_task()``."""
 

@@ -20,7 +20,6 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,7 +113,7 @@ def _registers(folder: str) -> bool:
         with _scandir(folder or ".") as entries:
             names = [each.path for each in entries if each.name.endswith(("-info", ".egg-info"))]
     except OSError:
-        return Path(folder).is_file()  # an archive: that it does not is not known
+        return os.path.isfile(folder)  # noqa: PTH113 - pathlib takes its time to import; an archive: that it does not is not known
     for name in names:
         try:
             with open(f"{name}/entry_points.txt", "rb") as file:  # noqa: PTH123 - there are hundreds

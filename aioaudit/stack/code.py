@@ -14,7 +14,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -28,14 +27,14 @@ THIRD_PARTY = 1
 STDLIB = 2
 OWN = 3
 
-_STDLIB = str(Path(os.__file__).parent) + os.sep
-# What `sysconfig` says of ``stdlib`` and ``platstdlib``, and takes milliseconds to say.
+_STDLIB = os.__file__.rpartition(os.sep)[0] + os.sep
+_FOLDER = _STDLIB.rsplit(os.sep, 2)[1]  # ``python3.13``
+# What `sysconfig` says of ``stdlib`` and ``platstdlib``, and takes milliseconds to say; on Windows it is `_STDLIB`.
 _PLATLIB = {
-    str(Path(prefix, sys.platlibdir, f"python{sys.version_info[0]}.{sys.version_info[1]}")) + os.sep
-    for prefix in (sys.base_prefix, sys.base_exec_prefix)
+    f"{prefix}/{sys.platlibdir}/{_FOLDER}/" for prefix in (sys.base_prefix, sys.exec_prefix)
 }
-_OWN = str(Path(__file__).absolute().parent.parent) + os.sep
-_OWN_EXPORTERS = str(Path(_OWN).parent / "exporters") + os.sep
+_OWN = __file__.rsplit(os.sep, 2)[0] + os.sep
+_OWN_EXPORTERS = __file__.rsplit(os.sep, 3)[0] + f"{os.sep}exporters{os.sep}"
 _PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
 _COMPILED = re.compile(r"(?![\\/]|[A-Za-z]:).*\.(pyx|pxi|pxd)$")
 """Cython keeps the path that a source had where it was compiled: a library's, as a rule."""
