@@ -154,6 +154,34 @@ async def gathers(count: int) -> None:
         await asyncio.gather(*(nothing() for _ in range(100)))
 
 
+async def groups(count: int) -> None:
+    """*count* tasks made in task groups, a thousand in each."""
+
+    async def nothing() -> None:
+        pass
+
+    for _ in range(count // 1000):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(1000):
+                group.create_task(nothing())
+
+
+async def handlers(count: int) -> None:
+    """*count* tasks that run inside their own making, each under a timeout that does not run out."""
+    loop = asyncio.get_running_loop()
+    eager: Any = asyncio.Task
+
+    async def nothing() -> None:
+        pass
+
+    async def handler() -> None:
+        async with asyncio.timeout(100):
+            await nothing()
+
+    for _ in range(count):
+        await eager(handler(), loop=loop, eager_start=True)
+
+
 def spent(program: Program, count: int) -> float:
     """Seconds of CPU time for each of *count*, the exporter's thread included."""
     gc.collect()
@@ -161,6 +189,27 @@ def spent(program: Program, count: int) -> float:
     asyncio.run(program(count))
     settle()
     return (time.process_time() - start) / count
+
+
+def cancelled(count: int) -> float:
+    """Seconds of CPU time for each of *count* waiting tasks that one line cancels, till all ended.
+
+    Without the making of the tasks, and with all that is written of their end.
+    """
+
+    async def once() -> float:
+        waiting = [asyncio.create_task(asyncio.sleep(100)) for _ in range(count)]
+        await asyncio.sleep(0)
+        settle()
+        start = time.process_time()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        settle()
+        return (time.process_time() - start) / count
+
+    gc.collect()
+    return asyncio.run(once())
 
 
 def deep(count: int) -> float:
@@ -208,34 +257,62 @@ def memory(count: int) -> float:
     return asyncio.run(living())
 
 
-def serve(flavour: str) -> None:
-    """An aiohttp server that says hello; its port, then its CPU seconds whenever a line asks."""
+async def answer(port: int) -> None:
+    """Say the *port* of a server in this loop, then its CPU seconds whenever a line asks."""
+    print(port, flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        settle()
+        clear()
+        print(time.process_time(), flush=True)
+
+
+async def serve_aiohttp() -> None:
+    """A server of aiohttp's that says hello."""
     from aiohttp import web
 
     async def hello(_request: web.Request) -> web.Response:
         return web.Response(text="Hello, world")
 
-    async def serving() -> None:
-        app = web.Application()
-        app.router.add_get("/", hello)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        print(runner.addresses[0][1], flush=True)
-        loop = asyncio.get_running_loop()
-        while await loop.run_in_executor(None, sys.stdin.readline):
-            settle()
-            clear()
-            print(time.process_time(), flush=True)
-        await runner.cleanup()
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await answer(runner.addresses[0][1])
+    await runner.cleanup()
 
+
+async def serve_uvicorn() -> None:
+    """The same of uvicorn and starlette."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    async def hello(_request: Request) -> Response:
+        return PlainTextResponse("Hello, world")
+
+    app = Starlette(routes=[Route("/", hello)])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    await answer(server.servers[0].sockets[0].getsockname()[1])
+    server.should_exit = True
+    await serving
+
+
+def serve(name: str, flavour: str) -> None:
+    """Run the server *name* in the loop *flavour*."""
+    serving = {"aiohttp": serve_aiohttp, "uvicorn": serve_uvicorn}[name]()
     if flavour == "uvloop":
         import uvloop
 
-        uvloop.run(serving())
+        uvloop.run(serving)
     else:
-        asyncio.run(serving())
+        asyncio.run(serving)
 
 
 PROGRAMS: dict[str, Callable[[int], float]] = {
@@ -244,6 +321,9 @@ PROGRAMS: dict[str, Callable[[int], float]] = {
     "timeouts": lambda count: spent(timeouts, count),
     "quiet": lambda count: spent(quiet, count),
     "gathers": lambda count: spent(gathers, count),
+    "groups": lambda count: spent(groups, count),
+    "handlers": lambda count: spent(handlers, count),
+    "cancelled": cancelled,
     "deep": deep,
     "memory": memory,
 }
@@ -257,11 +337,10 @@ def main(name: str, way: str, size: str) -> None:
             import_module(library)
     FOLDER.mkdir(mode=0o700)
     try:
-        if name == "http":
-            turn_on(way)
-            serve(size)
-            return
         turn_on(way)
+        if name not in PROGRAMS:
+            serve(name, size)
+            return
         run = PROGRAMS[name]
         for _ in sys.stdin:
             print(run(int(size)), flush=True)
