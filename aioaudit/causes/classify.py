@@ -108,7 +108,9 @@ def _walk_stack(
         if frame is root or back is None or found.signal is not None:
             break
         below = known(id(back.f_code)) or codes.of(back)
-        surely = below.callers.get(back.f_lasti) is info or (below.boundary and found.site)
+        surely = below.callers.get(back.f_lasti) is info or (
+            below.boundary and (found.site or found.cause)
+        )
         if not surely and not was_called(info, frame, below, back):
             found.finalizer = True  # below it stands whoever ran when the collector did
             break

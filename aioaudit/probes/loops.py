@@ -32,6 +32,8 @@ from aioaudit.stack.handles import context_of_signal
 from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
 
+_CALL_AT = BaseEventLoop.call_at.__code__
+
 
 def on_loop_start(recorder: Recorder, loop: Any) -> None:
     """*loop* begins to run in this thread."""
@@ -214,17 +216,10 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
 
     ``call_later`` of asyncio's own loops ends here too, and is told apart by its code.
     """
-    relative = how == "call_later"
-    call_later_code = BaseEventLoop.call_later.__code__
-
-    def note(loop: Any, when: Any, callback: Any, *, direct: bool) -> None:
-        due = None
-        with contextlib.suppress(TypeError):  # the original will say what is wrong with it
-            due = loop.time() + when if relative else when
-        frame = getframe(2)
-        name = "call_later" if frame.f_code is call_later_code else how
-        given = f"given to {name}()"
-        record_handoff(recorder, callback, given, frame, loop=loop, due=due, direct=direct)
+    note = _make_note_timer(recorder, relative=how == "call_later", how=how)
+    if getattr(original, "__code__", None) is _CALL_AT:
+        return _make_asyncio_call_at(recorder, original, note)
+    handoffs = recorder.state.handoffs
 
     # Loops of others have other names for the first argument, and some know no context.
     def call_at(self: Any, *args: Any, **keywords: Any) -> Any:
@@ -232,12 +227,10 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
             when, callback = args[:2] if len(args) > 1 else (None, None)
-            if recorder.state.handoffs.hidden_signals:
-                recorder.state.handoffs.forget_signal(self, callback)
+            if handoffs.hidden_signals:
+                handoffs.forget_signal(self, callback)
             if type(callback) in (MethodType, partial):
-                bound = bound_cancel(callback, args[2:])
-                if bound is not None:
-                    note(self, when, bound, direct=bound is callback)
+                note(self, when, callback, args[2:])
             if origin_of(handle):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
@@ -245,6 +238,52 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
         return handle
 
     return call_at
+
+
+def _make_asyncio_call_at(
+    recorder: Recorder, original: Callable[..., Any], note: Callable[..., None]
+) -> Callable[..., Any]:
+    """That of asyncio's own loops: each timeout comes by here, and each `asyncio.sleep()`.
+
+    To pass on what has a name costs less than to pass on whatever there is.
+    """
+    handoffs = recorder.state.handoffs
+
+    def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        handle = original(self, when, callback, *args, context=context)
+        try:
+            if handoffs.hidden_signals:
+                handoffs.forget_signal(self, callback)
+            kind = type(callback)
+            named = kind is MethodType and getattr(callback, "__name__", None) == "cancel"
+            if named or kind is partial:
+                note(self, when, callback, args)
+            if origin_of(handle):
+                hide(handle)
+        except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
+            recorder.report_fault(error)
+        return handle
+
+    return call_at
+
+
+def _make_note_timer(recorder: Recorder, *, relative: bool, how: str) -> Callable[..., None]:
+    """Notes who arms a timer, in the frame that calls the one that calls this, with a bound ``cancel``."""
+    call_later_code = BaseEventLoop.call_later.__code__
+
+    def note_timer(loop: Any, when: Any, callback: Any, args: tuple[Any, ...]) -> None:
+        bound = bound_cancel(callback, args)
+        if bound is None:
+            return
+        due = None
+        with contextlib.suppress(TypeError):  # the original will say what is wrong with it
+            due = loop.time() + when if relative else when
+        frame = getframe(2)
+        name = "call_later" if frame.f_code is call_later_code else how
+        given, direct = f"given to {name}()", bound is callback
+        record_handoff(recorder, bound, given, frame, loop=loop, due=due, direct=direct)
+
+    return note_timer
 
 
 def make_call_soon_threadsafe(
