@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -405,30 +404,33 @@ def enable(
     return _turn_on(call)
 
 
-@dataclass
 class _Call:
     """What one call asks for."""
 
-    names: tuple[str, ...]
-    objects: list[tuple[str, Exporter]]
-    """Exporters, each with what messages on stderr call it."""
-    settings: Settings
-    lasting: bool = True
-    """Whether its `slow_cancel` is what holds where no call gave any."""
-    when_anew: Callable[[], None] | None = None
-    """What a session that begins for it is to call where asyncio is imported anew."""
-    opened: dict[str, Exporter] = field(default_factory=dict)
-    """Exporters that were made for it, by name."""
-    handle: Auditing = field(init=False)
-    """What it gives."""
-    session: Session | None = None
-    """What it was done with."""
-    found: list[Held] = field(default_factory=list)
-    """All that it wanted, as it is there."""
-
-    def __post_init__(self) -> None:
-        asked = (*self.names, *(name for name, _ in self.objects))
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        objects: list[tuple[str, Exporter]],
+        settings: Settings,
+        when_anew: Callable[[], None] | None = None,
+    ) -> None:
+        self.names = names
+        self.objects = objects
+        """Exporters, each with what messages on stderr call it."""
+        self.settings = settings
+        self.lasting = True
+        """Whether its `slow_cancel` is what holds where no call gave any."""
+        self.when_anew = when_anew
+        """What a session that begins for it is to call where asyncio is imported anew."""
+        self.opened: dict[str, Exporter] = {}
+        """Exporters that were made for it, by name."""
+        asked = (*names, *(name for name, _ in objects))
         self.handle = Auditing(_release, _is_on, asked)
+        """What it gives."""
+        self.session: Session | None = None
+        """What it was done with."""
+        self.found: list[Held] = []
+        """All that it wanted, as it is there."""
 
     def open(self, *, leaving_out: bool = False) -> None:
         """Make the exporters of these names that are not there yet.

@@ -472,6 +472,23 @@ def test_reading_settings_imports_nothing_heavy(run_python: Runner) -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+DEAR = ("dataclasses", "json", "pathlib", "secrets", "sysconfig")
+
+
+def test_auditing_brings_no_module_that_takes_long_to_import_and_is_not_needed(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    program = (
+        "import asyncio, sys, msgspec\n"
+        "before = set(sys.modules)\n"
+        "import aioaudit\n"
+        f"aioaudit.enable('jsonl', jsonl_path={str(tmp_path / 'log')!r})\n"
+        f"print(sorted((set(sys.modules) - before) & {set(DEAR)}))"
+    )
+    done = run_python("-c", program)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_importing_the_package_brings_nothing_but_its_version(run_python: Runner) -> None:
     # What is public can be asked of it at the top, and comes when it is: it costs as little as ever.
     done = run_python("-c", f"import aioaudit; {SHOW_OURS}; {SHOW_HEAVY}")
