@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from aioaudit.exporter import Exporter
     from aioaudit.probes.install import Installation
     from aioaudit.recorder.recorder import Recorder
+    from aioaudit.state.known import State
     from aioaudit.trail import Trail
 
 _session: Session | None = None
@@ -480,6 +481,11 @@ class _Call:
         events = self.settings.events
         return Held(session.journal(exporter, name, events), 0, events, settings)
 
+    def recorded(self) -> tuple[Journal, State]:
+        """Where the last of its exporters gets events from, and what is known there."""
+        assert self.session is not None
+        return self.found[-1].what, self.session.recorder.state
+
     def close(self) -> None:
         """Close what was made for it and is not needed."""
         used = () if _session is None else {id(journal.exporter) for journal, _ in _session.sinks}
@@ -679,12 +685,16 @@ def recording() -> Generator[Trail, None, None]:
     exporter = MemoryExporter()
     call = _Call((), [("recording()", exporter)], Settings())
     try:
-        _turn_on(call)
-        assert call.session is not None
-        [journal] = [held.what for held in call.found if _is_of(held, exporter)]
-        yield Trail(exporter, journal, call.session.recorder.state)
-    finally:
-        call.handle.__exit__(None, None, None)
+        try:
+            # No loop in here: one that jumps back on a condition does so outside of the `try`
+            # around it, and looks for signals there (Python/flowgraph.c, `normalize_jumps`).
+            _turn_on(call)
+            yield Trail(exporter, *call.recorded())
+        finally:
+            call.handle.disable()
+    except BaseException:
+        call.handle.disable()  # Ctrl-C, perhaps before the other one had begun
+        raise
 
 
 def _warn_reimported() -> None:
