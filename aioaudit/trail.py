@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from aioaudit.chain.links import Answer, Link
-from aioaudit.chain.walk import Chains, answer_of, completed, from_task
+from aioaudit.chain.links import Answer, Link, RequestFate, RequestSummary
+from aioaudit.chain.walk import Chains, answer_of, completed, from_task, summary_of
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.journal import flush_all
 from aioaudit.events import Event, FutureCancel, TaskCancel
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioaudit.delivery.journal import Journal
     from aioaudit.exporters.memory import MemoryExporter
     from aioaudit.state.known import State
-    from aioaudit.state.requests import Request
+    from aioaudit.state.requests import CancelState, Request
 
 __all__ = ["Trail", "explain"]
 
@@ -56,7 +56,34 @@ def explain(known: State, what: Any) -> Answer | None:
         request,
         state.swallowed_at if state.cancel_outcome == "swallowed" else None,
         concluded=state.concluded if tie is None else tie.concluded,
+        requests=_requests(state, request),
     )
+
+
+def _requests(state: CancelState, answered: Request) -> list[RequestSummary]:
+    """Those made to the task that are still kept, in order, where there were several."""
+    made = [*state.requests, *(state.late or ())]
+    if not any(each is not answered for each in made):
+        return []
+    outcome = state.cancel_outcome
+    found: list[RequestSummary] = []
+    for each in made:
+        became = cast(RequestFate, outcome or "pending") if each is answered else _fate(each)
+        if isinstance(each.event, TaskCancel):
+            line = each.absorbed_at if became == "absorbed" else None
+            found.append(summary_of(each.event, became, line))
+    return found
+
+
+def _fate(request: Request) -> RequestFate:
+    """What became of one that the answer is not about; in the words of a log, by its rule."""
+    event = request.event
+    if isinstance(event, TaskCancel) and not event.accepted:
+        return "late"
+    if request.coalesced:
+        return "coalesced"
+    taken_back = request.absorbed or request.absorbed_at is not None
+    return "absorbed" if taken_back else "delivered"
 
 
 def _name(known: State, task: Any, request: Request) -> str:
@@ -76,6 +103,7 @@ def _answer(
     swallowed_at: str | None = None,
     *,
     concluded: bool = False,
+    requests: list[RequestSummary] | None = None,
 ) -> Answer:
     steps = Chains(MemoryReading()).of(request).steps()
     steps = from_task(task, name, request.event, steps, concluded=concluded)
@@ -87,6 +115,7 @@ def _answer(
         steps=steps,
         cancel_outcome=cancel_outcome,
         swallowed_at=swallowed_at,
+        requests=requests,
     )
 
 

@@ -26,7 +26,15 @@ from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from aioaudit.chain.links import LEFT_OUT, Answer, AnswerOutcome, Link, RequestSummary, unflatten
+from aioaudit.chain.links import (
+    LEFT_OUT,
+    Answer,
+    AnswerOutcome,
+    Link,
+    RequestFate,
+    RequestSummary,
+    unflatten,
+)
 from aioaudit.chain.summary import summarise
 from aioaudit.events import FutureCancel, TaskCancel
 
@@ -337,6 +345,24 @@ def answer_of(
             swallowed_at=swallowed_at,
         ),
         requests=requests or [],
+    )
+
+
+def summary_of(
+    request: TaskCancel, became: RequestFate, absorbed_at: str | None = None
+) -> RequestSummary:
+    """*request* as one of several; *absorbed_at* is the line that took it back."""
+    return RequestSummary(
+        seq=request.seq,
+        ts=request.ts,
+        reason=request.reason,
+        source=request.source,
+        at=request.at,
+        by_name=request.by_name,
+        message=request.message,
+        became=became,
+        absorbed_at=absorbed_at,
+        behind=request.behind,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from aioaudit.chain import obeyed as rule
 from aioaudit.chain.links import RequestFate, RequestSummary
+from aioaudit.chain.walk import summary_of
 from aioaudit.events import FutureCancel, TaskCancel, TaskUncancel
 
 
@@ -41,20 +42,8 @@ def summarise_requests(
             fate = "absorbed"
         else:
             fate = "delivered"
-        asked.append(
-            RequestSummary(
-                seq=request.seq,
-                ts=request.ts,
-                reason=request.reason,
-                source=request.source,
-                at=request.at,
-                by_name=request.by_name,
-                message=request.message,
-                became=fate,
-                absorbed_at=absorbed.get(request.seq) if fate == "absorbed" else None,
-                behind=request.behind,
-            )
-        )
+        line = absorbed.get(request.seq) if fate == "absorbed" else None
+        asked.append(summary_of(request, fate, line))
     return asked
 
 

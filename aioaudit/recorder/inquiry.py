@@ -114,6 +114,8 @@ class Inquiry:
         if message is not None:
             event.message = message_of(message)
         request = _request(event, cause)
+        if accepted and earlier is not None:
+            request.coalesced = True
         if call.timeout_remembered and current is not None:
             known.tasks.state(current).inherited = request
         return request

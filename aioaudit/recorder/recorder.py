@@ -178,6 +178,8 @@ class Recorder:
             event.cancel = request.event.seq or None
         if found is not None:
             event.at = found[0].at(found[1])
+            if request is not None:
+                request.absorbed_at = event.at
         event.source = known.codes.of(frame).source
         self.sender.emit_final(event)
 

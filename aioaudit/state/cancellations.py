@@ -213,7 +213,11 @@ class Cancellations:
     def accept(self, task: Any, request: Request) -> None:
         """*request* goes ahead: from now on the task's end may be its doing."""
         event = request.event
-        if not (isinstance(event, TaskCancel) and event.accepted):
+        if not isinstance(event, TaskCancel):
+            return
+        if not event.accepted:
+            if request.times == 1:
+                self._tasks.states[id(task)].add_late(request)
             return
         state = self._tasks.states[id(task)]  # there since the request was made
         if request.times == 1:

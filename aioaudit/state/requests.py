@@ -32,6 +32,8 @@ class Request(msgspec.Struct, eq=False):
     ``never_started`` is the severity of a finding that the task had not begun.  ``finding_sent`` says
     that a finding was sent about what became of it, ``slow_reported`` that one says why it took
     long; ``kept_at`` is the line that kept what this request was passed on as.
+    ``coalesced`` says that another one waited to be delivered when it was made, ``absorbed_at``
+    is the line that took it back last.
     ``taken_over`` says that not its own scope took it back, but the one around that.
     ``successor`` is the request for which a CancelledError of this one went on when this one
     was taken back (`aioaudit.chain.obeyed`); ``depth`` is how many requests lie before it in its chain.
@@ -64,6 +66,8 @@ class Request(msgspec.Struct, eq=False):
     taken_over: bool = False
     successor: Request | None = None
     depth: int = 0
+    coalesced: bool = False
+    absorbed_at: str | None = None
 
     @property
     def stands(self) -> bool:
@@ -164,7 +168,7 @@ class CancelState(msgspec.Struct, eq=False):
     there were several; ``errors`` counts the CancelledErrors of this task that live;
     ``last_absorbed`` is the one that the last ``uncancel()`` took back;
     ``handler_timer`` says which handler took how long, once one of the program's own
-    was entered.
+    was entered; ``late`` are the last requests that came when it had ended.
     """
 
     ref: weakref.ref[Any]
@@ -178,6 +182,7 @@ class CancelState(msgspec.Struct, eq=False):
     last_absorbed: Request | None = None
     swallowed_at: str | None = None
     handler_timer: HandlerTimer | None = None
+    late: list[Request] | None = None
     ended: bool = False
     outcome: Outcome | None = None
     cancel_outcome: CancelOutcome | None = None
@@ -195,6 +200,10 @@ class CancelState(msgspec.Struct, eq=False):
         if len(self.requests) > self.room:
             self.requests = _needed(self.requests)
             self.room = 2 * max(len(self.requests), 8)
+
+    def add_late(self, request: Request) -> None:
+        """Keep *request*, which came when the task had ended."""
+        self.late = [*(self.late or ())[-_LATE + 1 :], request]
 
     def take_back(self, request: Request, since: int | None) -> None:
         """*request* is taken back, and an error of it goes on or not; *since* as in `successor_of`."""
@@ -247,6 +256,9 @@ _DELIVERED = 32
 
 _OPEN = 32
 """Maximum number of requests kept that wait for one delivery: so many first ones, so many last."""
+
+_LATE = 8
+"""Maximum number of requests kept that came too late."""
 
 _OWNED = 64
 """Maximum number of requests kept whose asker is about to take them back."""

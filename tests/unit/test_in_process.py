@@ -6,6 +6,7 @@ import asyncio
 import asyncio.base_futures
 import asyncio.events
 import asyncio.timeouts
+import contextlib
 import gc
 import inspect
 import signal
@@ -1134,3 +1135,52 @@ def test_a_recorder_keeps_nothing_of_what_is_over() -> None:
     with aioaudit.recording():
         asyncio.run(long())
         (uvloop or asyncio).run(long())
+
+
+async def swallows(times: int) -> None:
+    """Keep as many cancellations, the last of them not."""
+    for _ in range(times):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+    await asyncio.sleep(3600)
+
+
+async def absorbs() -> None:
+    """Take one request back, then wait."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.sleep(3600)
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+    await asyncio.sleep(3600)
+
+
+@every_loop
+@pytest.mark.parametrize("works", [lambda: swallows(2), absorbs, lambda: swallows(0)])
+def test_all_requests_to_a_task_are_told_as_the_log_tells_them(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    works: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    async def main() -> asyncio.Task[None]:
+        task = asyncio.create_task(works(), name="victim")
+        for message in ("first", "second", "third"):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            task.cancel(message)
+            task.cancel("and again")
+        await asyncio.wait([task])
+        task.cancel("too late")
+        return task
+
+    with aioaudit.recording() as trail:
+        task = run(main())
+        live, told = trail.why(task), trail.why("victim")
+        assert live is not None
+        assert live == told
+        assert len(live.requests) > 3
+        assert live.requests[-1].became == "late"
+        assert aioaudit.why(task) == live
