@@ -33,6 +33,7 @@ from aioaudit.settings import (
     VARIABLE,
     Settings,
     SettingsError,
+    bad_value,
     build,
     is_off,
 )
@@ -70,6 +71,14 @@ _NEEDED = tuple(
     )
 )
 """What a change may need, of what is not needed to load this."""
+
+_OF_EXPORTERS = {
+    "events": None,
+    "jsonl_path": "jsonl",
+    "otel_tasks": "otel",
+    "otel_status": "otel",
+}
+"""The settings that an exporter is made with, and the one exporter that has it, if only one has."""
 
 _ALL = "auditing itself"
 """What every call of `enable` wants, beside its exporters."""
@@ -282,6 +291,12 @@ def is_sink(held: Held) -> bool:
     return held.what is not _ALL and held.what is not BRIDGE
 
 
+def _place(settings: Settings) -> str:
+    """The file that ``jsonl`` writes to with *settings*, in this process."""
+    path = settings.jsonl_path.replace("{pid}", str(os.getpid()))
+    return os.path.realpath(os.path.join(settings.folder or "", path))  # noqa: PTH118 - the same
+
+
 def _is_of(held: Held, exporter: Exporter) -> bool:
     return is_sink(held) and held.what.exporter is exporter
 
@@ -368,8 +383,9 @@ def enable(
     What is left out comes from the variables of the environment (``docs/settings.md``),
     which are read anew at each call.
 
-    An exporter that is already there under the same name is not added twice, and goes on as it
-    is; it ends when no call wants it any more.  May be called from any thread, before a loop
+    An exporter that is already there under the same name is not added twice, and ends when no
+    call wants it any more; what is not given here need not be as it is there.  With another
+    `jsonl_path`, ``"jsonl"`` is another one.  May be called from any thread, before a loop
     exists or while it runs; where a signal's handler, a hook or a finalizer calls it in the
     middle of another call that turns auditing on or off, it is done at the end of that one.
 
@@ -377,7 +393,8 @@ def enable(
         What this call turned on: a context manager that ends it, which need not be kept.
 
     Raises:
-        SettingsError: a name, a pattern or another value means nothing.
+        SettingsError: a name, a pattern or another value means nothing, or has no effect: it is
+            of an exporter that is there with another value, or that this call does not name.
         UnsupportedError: this interpreter cannot be instrumented safely.
         TypeError: an argument is of a type that no value of it has.
 
@@ -400,8 +417,16 @@ def enable(
     wanted = settings.exporters
     if not names and (objects or is_off(environ.get(VARIABLE))):
         wanted = ()
+    given = {
+        "events": events,
+        "jsonl_path": jsonl_path,
+        "otel_tasks": otel_tasks,
+        "otel_status": otel_status,
+    }
     call = _Call(wanted, [(type(each).__name__, each) for each in objects], settings)
+    call.given = {name: value for name, value in given.items() if value is not None}
     call.lasting = slow_cancel is None
+    call.check()
     return _turn_on(call)
 
 
@@ -419,6 +444,8 @@ class _Call:
         self.objects = objects
         """Exporters, each with what messages on stderr call it."""
         self.settings = settings
+        self.given: dict[str, object] = {}
+        """What the call gave itself of `_OF_EXPORTERS`, as it was written."""
         self.lasting = True
         """Whether its `slow_cancel` is what holds where no call gave any."""
         self.when_anew = when_anew
@@ -432,6 +459,66 @@ class _Call:
         """What it was done with."""
         self.found: list[Held] = []
         """All that it wanted, as it is there."""
+        # Where a relative path starts is decided now: the program may go elsewhere.
+        if self.settings.folder is None:
+            with suppress(OSError):  # the working directory was removed
+                self.settings = settings._replace(folder=os.getcwd())  # noqa: PTH109 - pathlib is not cheap
+
+    def check(self) -> None:
+        """Make sure that something is there for each of the settings that were given.
+
+        Raises:
+            SettingsError: one of them is of an exporter that this call does not name.
+        """
+        for name, value in self.given.items():
+            owner = _OF_EXPORTERS[name]
+            if owner is not None and owner not in self.names:
+                raise bad_value(
+                    name, value, f"this call names no exporter {owner!r}", f"enable({owner!r}, ...)"
+                )
+
+    def _there(self, held: Iterable[Held], name: str) -> list[Held]:
+        """Those of *held* that are called *name* and are as this call wants them.
+
+        Another path is another exporter; otherwise two of one name would write all twice.
+
+        Raises:
+            SettingsError: they are others, and cannot be changed.
+        """
+        named = [each for each in held if is_sink(each) and each.what.name == name]
+        wrong = [self._differs(each) for each in named]
+        fitting = [each for each, other in zip(named, wrong, strict=True) if other is None]
+        if fitting or not named:
+            return fitting
+        if all(other == "jsonl_path" for other in wrong):
+            return []
+        [first] = [other for other in wrong if other not in (None, "jsonl_path")][:1]
+        assert first is not None
+        raise bad_value(
+            first,
+            self.given[first],
+            f"{name!r} is on already, with another value",
+            "what it was turned on with, or none, or to end it first"
+            + (", or another jsonl_path" if name == "jsonl" else ""),
+        )
+
+    def _differs(self, held: Held) -> str | None:
+        """The setting that this call gave and that *held* has another value of; None without."""
+        made, wanted, name = held.settings, self.settings, held.what.name
+        others = "events" in self.given and held.events != wanted.events
+        other = "events" if others else None
+        if made is None:
+            return other
+        if "jsonl_path" in self.given and name == "jsonl" and _place(made) != _place(wanted):
+            return "jsonl_path"
+        for each in ("otel_tasks", "otel_status"):
+            if (
+                each in self.given
+                and name == "otel"
+                and getattr(made, each) != getattr(wanted, each)
+            ):
+                return each
+        return other
 
     def open(self, *, leaving_out: bool = False) -> None:
         """Make the exporters of these names that are not there yet.
@@ -442,9 +529,10 @@ class _Call:
         # and what AIOAUDIT asks for begins with the first of these, and is to come first.
         for module in ("asyncio", *_NEEDED):
             import_module(module)
-        present = set() if _session is None else {journal.name for journal, _ in _session.sinks}
+        session = _session
+        present = () if session is None else tuple(session.wanted.holds.values())
         for name in self.names:
-            if name != BRIDGE and name not in present:
+            if name != BRIDGE and not self._there(present, name):
                 try:
                     self._exporter(name)
                 except SettingsError as error:
@@ -468,10 +556,17 @@ class _Call:
             if name == BRIDGE:
                 found.append(Held(BRIDGE, 0))
                 continue
-            there = [held for held in known if held.what.name == name]
+            there = self._there(known, name)
             found += there[:1] or [self._new(session, self._exporter(name), name, self.settings)]
         for name, exporter in self.objects:
             there = [held for held in (*known, *found) if _is_of(held, exporter)]
+            if there and self._differs(there[0]) == "events":
+                raise bad_value(
+                    "events",
+                    self.given["events"],
+                    f"this {name} is on already, with others",
+                    "what it was turned on with, or none",
+                )
             found += there[:1] or [self._new(session, exporter, name)]
         return found
 

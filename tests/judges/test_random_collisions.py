@@ -28,7 +28,6 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
@@ -877,9 +876,8 @@ def check_alike(
 ) -> None:
     """Who asks the living program gets what the log says afterwards."""
     for name, answer in answers.items():
-        if name in remembered and remembered[name] is not None:
-            if remembered[name] != answer:
-                judge.wrong.append(f"{name}: from the log {answer}, living {remembered[name]}")
+        if remembered.get(name) not in (None, answer):
+            judge.wrong.append(f"{name}: from the log {answer}, living {remembered[name]}")
     for told in world.told:
         helper = answers.get(f"helper_{told.point}")
         if told.answer is None or helper is None or helper.chain[1:] == told.answer.chain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import re
 import signal
 import sys
@@ -296,7 +297,7 @@ def test_a_setting_holds_until_the_call_ends_that_gave_it(monkeypatch: pytest.Mo
     [
         aioaudit.enable,
         lambda: aioaudit.enable(slow_cancel=2),
-        lambda: aioaudit.enable(_shared, "sys", events="task.*"),
+        lambda: aioaudit.enable(_shared, "sys"),
         lambda: aioaudit.enable(MemoryExporter(), slow_cancel=3).disable(),
     ],
 )
@@ -450,6 +451,85 @@ ONLY = "allowed: names, like 'jsonl', and exporters, objects with export, flush 
 def test_what_is_no_exporter_is_refused_as_it_was_written(given: Any, message: str) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
         aioaudit.enable(given)
+    assert not on()
+
+
+# -- another call, with other settings -------------------------------------------------
+
+
+def of(log: Path) -> list[str]:
+    """The names of the tasks whose cancellation *log* tells of."""
+    return [answer.name for answer in aioaudit.load(log).answers()]
+
+
+def test_another_path_is_another_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIOAUDIT_JSONL_PATH", "whole.jsonl")
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    session.enable_from_settings(settings.Settings(jsonl_path=str(whole)))
+    with aioaudit.enable("jsonl", jsonl_path=part, events="task.cancel"):
+        use("both")
+        # What is given again, or not given at all, is there already.
+        aioaudit.enable("jsonl", jsonl_path="./part.jsonl").disable()
+        aioaudit.enable("jsonl", events="*").disable()
+        aioaudit.enable("jsonl").disable()
+        use("both again")
+    use("one")
+    aioaudit.disable()
+    assert of(whole) == ["both", "both again", "one"]
+    assert of(part) == ["both", "both again"]
+    lines = [json.loads(line)["event"] for line in part.read_text().splitlines()]
+    assert lines == ["process.start", "task.cancel", "task.cancel", "process.end"]
+
+
+def test_one_file_has_one_choice_of_events(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    first = aioaudit.enable("jsonl", jsonl_path=log, events="task.*")
+    again: list[dict[str, Any]] = [
+        {},
+        {"jsonl_path": log},
+        {"jsonl_path": tmp_path / ".." / tmp_path.name / log.name},
+    ]
+    for given in again:
+        with pytest.raises(
+            aioaudit.SettingsError,
+            match=r"^events='task.cancel': 'jsonl' is on already, with another value; allowed: what",
+        ):
+            aioaudit.enable("jsonl", events="task.cancel", **given)
+    exporter = MemoryExporter()
+    second = aioaudit.enable(exporter)
+    with pytest.raises(aioaudit.SettingsError, match=r"^events=\['task.cancel'\]: this Memory"):
+        aioaudit.enable(exporter, events=["task.cancel"])
+    aioaudit.enable(exporter, events="*").disable()
+    use()
+    first.disable()
+    assert on()
+    second.disable()
+    assert not on()
+    assert (of(log), told(exporter)) == (["victim"], ["victim"])
+
+
+@pytest.mark.parametrize(
+    ("exporters", "given", "message"),
+    [
+        (
+            (),
+            {"jsonl_path": "a.jsonl"},
+            "jsonl_path='a.jsonl': this call names no exporter 'jsonl'",
+        ),
+        (
+            ("sys",),
+            {"otel_status": "cause"},
+            "otel_status='cause': this call names no exporter 'otel'",
+        ),
+        ((MemoryExporter(),), {"otel_tasks": ["a:*"]}, "otel_tasks=['a:*']: this call names no"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    exporters: tuple[Any, ...], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(aioaudit.SettingsError, match=f"^{re.escape(message)}"):
+        aioaudit.enable(*exporters, **given)
     assert not on()
 
 
