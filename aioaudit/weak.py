@@ -56,10 +56,11 @@ class WeakIdMap(Generic[V]):
     refers to its object keeps both for good.
     """
 
-    __slots__ = ("_entries", "_room")
+    __slots__ = ("_entries", "_pop", "_room")
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[weakref.ref[Any], V]] = {}
+        self._pop = self._entries.pop
         self._room = _FEWEST
 
     def __setitem__(self, target: object, value: V) -> None:
@@ -68,7 +69,7 @@ class WeakIdMap(Generic[V]):
         if len(entries) >= self._room:
             self._room = swept(entries, _first)
         # `dropping`, written out: every timeout of a program comes by here.
-        entries[key] = weakref.ref(target, partial(entries.pop, key)), value
+        entries[key] = weakref.ref(target, partial(self._pop, key)), value
 
     @overload
     def get(self, target: object) -> V | None: ...
