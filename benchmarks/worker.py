@@ -54,7 +54,8 @@ def turn_on(way: str) -> None:
     if way in ("structlog", "logging", "otel", "memory"):
         exporter = [_exporter(way)]
     few = "task.cancel,future.cancel" if way == "only cancel lines" else None
-    aioaudit.enable(*exporter, events=few, jsonl_path=f"{LOG}-{{pid}}")
+    path = f"{LOG}-{{pid}}" if "jsonl" in exporter else None
+    aioaudit.enable(*exporter, events=few, jsonl_path=path)
 
 
 def _exporter(way: str) -> Any:
