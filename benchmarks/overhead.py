@@ -58,6 +58,7 @@ class Worker:
         # Isolated and without site-packages: nothing of what is installed can be seen.
         flags = ["-I", "-S"] if way == NOTHING else []
         environ = {key: value for key, value in os.environ.items() if "AIOAUDIT" not in key}
+        environ.setdefault("OTEL_METRICS_EXPORTER", "none")  # no collector listens here
         self.process = subprocess.Popen(
             [sys.executable, *flags, str(WORKER), name, way, str(size)],
             stdin=subprocess.PIPE,
