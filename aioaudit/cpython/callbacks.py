@@ -18,10 +18,10 @@ from aioaudit.cpython.tasks import callback_of, callbacks_of
 _GATHER_DONE = f"gather.<locals>.{internals.GATHER_DONE.name}"
 
 
-def _inner(name: str) -> CodeType | None:
-    """The code of the function *name* inside ``_chain_future``."""
-    chain: Any = getattr(asyncio.futures, internals.CHAIN_FUTURE.name, None)
-    codes = getattr(getattr(chain, "__code__", None), "co_consts", ())
+def _inner(name: str, function: Any = None) -> CodeType | None:
+    """The code of the function *name* inside *function*, by default ``_chain_future``."""
+    outer = function or getattr(asyncio.futures, internals.CHAIN_FUTURE.name, None)
+    codes = getattr(getattr(outer, "__code__", None), "co_consts", ())
     return next((each for each in codes if getattr(each, "co_name", "") == name), None)
 
 
@@ -30,6 +30,9 @@ CHAIN_SET_STATE = _inner(internals.CHAIN_SET_STATE.name)
 
 CHAIN_CHECK_CANCEL = _inner(internals.CHAIN_CHECK_CANCEL.name)
 """The code that cancels what a cancelled future is chained to."""
+
+_SHIELD_INNER_DONE = _inner(internals.SHIELD_INNER_DONE.name, asyncio.shield)
+"""The code that cancels the outer future of a shield whose inner one was cancelled."""
 
 _CHAIN_CALL_SET_STATE = _inner(internals.CHAIN_CALL_SET_STATE.name)
 
@@ -73,8 +76,10 @@ def _cell(function: FunctionType, name: str) -> Any:
 
 
 def is_chain_callback(callback: Any) -> bool:
-    """Whether *callback*, a future's, cancels what the future is chained to."""
-    return type(callback) is FunctionType and callback.__code__ is CHAIN_CHECK_CANCEL
+    """Whether *callback*, a future's, cancels what the future is chained to, or a shield of it."""
+    return type(callback) is FunctionType and (
+        callback.__code__ is CHAIN_CHECK_CANCEL or callback.__code__ is _SHIELD_INNER_DONE
+    )
 
 
 def thread_waits_for(task: Any) -> bool:

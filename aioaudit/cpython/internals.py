@@ -343,6 +343,13 @@ CHAIN_CHECK_CANCEL = Internal(
     "why a future was cancelled that is chained to another (executors, other threads)",
     sort="function",
 )
+SHIELD_INNER_DONE = Internal(
+    "_inner_done_callback",
+    "asyncio.tasks:shield",
+    "cancels the outer future of a shield",
+    "who cancelled the plain future that a shield waits for",
+    sort="function",
+)
 CHAIN_CALL_SET_STATE = Internal(
     "_call_set_state",
     "asyncio.futures:_chain_future",

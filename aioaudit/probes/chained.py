@@ -3,7 +3,8 @@
 ``run_coroutine_threadsafe``, ``wrap_future`` and executors tie a future of one loop
 to one of `concurrent.futures`.  When one is cancelled a function of asyncio's is
 handed to the other's loop, which calls it when nothing on the stack says any more
-who asked.  So it is asked as the function is handed over.
+who asked.  So it is asked as the function is handed over.  The same holds for a plain
+future that is shielded: its own loop calls what cancels the shield.
 """
 
 from __future__ import annotations

@@ -176,8 +176,13 @@ def typed_interrupt(_frame: FrameType, call: Call) -> Cause | None:
 
 
 def shielded(frame: FrameType, call: Call) -> Cause | None:
-    """``shield``: the inner future was cancelled, so is the outer one."""
-    return _follows(local(frame, "inner"), call, "asyncio.shield")
+    """``shield``: the inner future was cancelled, so is the outer one.
+
+    Where that is no task, nothing is known of its end; but it was asked as it was cancelled
+    (`aioaudit.probes.chained`), since the loop calls here when nobody is on the stack any more.
+    """
+    inner = local(frame, "inner")
+    return call.chained_cause(inner) or _follows(inner, call, "asyncio.shield")
 
 
 def chained(frame: FrameType, call: Call) -> Cause | None:

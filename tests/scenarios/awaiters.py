@@ -185,6 +185,20 @@ async def shielded() -> None:
 #   called explicit @shielded by=shielded
 
 
+async def shielded_future() -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    outer = spawn("shielded_future.outer", wait(asyncio.shield(future)))
+    await steps()
+    future.cancel()  # LINE shielded_future
+    await settle(outer)
+
+
+# WHY shielded_future.outer: cancelled, obeyed
+#   cancelled shielded_future.outer
+#   cancelled - explicit @shielded_future by=shielded_future
+#   called explicit @shielded_future by=shielded_future
+
+
 async def shield_holds() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     inner = spawn("shield_holds.not_listed", wait(future))
@@ -212,5 +226,6 @@ start(
     both_ways,
     after_the_fact,
     shielded,
+    shielded_future,
     shield_holds,
 )
