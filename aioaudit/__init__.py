@@ -110,6 +110,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def why(what: Task[Any] | BaseException) -> Answer | None:
     """Why one task was cancelled: the whole chain, from the task to the root.
 

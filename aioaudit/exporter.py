@@ -83,10 +83,15 @@ class NotTakenError(AioauditError):
     It stays in service.  The first *taken* events of the batch were taken; the
     others are offered again, together with what came meanwhile, until they are
     taken or the process ends.  The text is shown once for each burst of trouble.
+
+    Raises:
+        TypeError: *taken* is no number of events; *text* is looked at when it is shown.
     """
 
     def __init__(self, text: str, taken: int = 0) -> None:
         super().__init__(text)
+        if not isinstance(taken, int):
+            raise TypeError(f"NotTakenError: taken is a number of events, not {taken!r}")
         self.taken = taken
 
 

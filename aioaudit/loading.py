@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from aioaudit.settings import (
     DEFAULT_EXPORTER,
+    JSONL_PATH_VARIABLE,
     OFF_WORDS,
     ON_WORDS,
     Settings,
@@ -22,7 +23,7 @@ from aioaudit.settings import (
 from aioaudit.text import describe, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
     from importlib.metadata import EntryPoint
 
     from aioaudit.exporter import Exporter
@@ -34,10 +35,10 @@ BRIDGE = "sys"
 """The name that asks for real `sys.audit` events: a valid name, but no exporter."""
 
 
-def _jsonl(settings: Settings) -> Exporter:
+def _jsonl(settings: Settings, path_from: str = JSONL_PATH_VARIABLE) -> Exporter:
     from aioaudit.exporters.jsonl import JsonlExporter
 
-    return JsonlExporter(settings.jsonl_path, folder=settings.folder)
+    return JsonlExporter(settings.jsonl_path, folder=settings.folder, setting=path_from)
 
 
 def _structlog(_settings: Settings) -> Exporter:
@@ -92,8 +93,10 @@ def check(settings: Settings, where: str, value: str | None = None) -> None:
             raise _unknown(where, ",".join(settings.exporters) if value is None else value, name)
 
 
-def load_exporter(name: str, settings: Settings) -> Exporter:
+def load_exporter(name: str, settings: Settings, given: Container[str] = frozenset()) -> Exporter:
     """The exporter called *name*, made anew.
+
+    *given* are the settings that come from arguments of those names, for messages.
 
     Raises:
         SettingsError: nobody has an exporter of that name, or it cannot be loaded.
@@ -103,6 +106,8 @@ def load_exporter(name: str, settings: Settings) -> Exporter:
     built_in = _BUILT_IN.get(name)
     if built_in is not None:
         try:
+            if name == "jsonl" and "jsonl_path" in given:
+                return _jsonl(settings, "jsonl_path")
             return built_in(settings)
         except ModuleNotFoundError as error:  # an extra that is not installed; the text says which
             raise SettingsError(f"exporter {name!r} cannot be loaded: {error}") from error

@@ -545,7 +545,7 @@ class _Call:
         from aioaudit.loading import load_exporter
 
         if name not in self.opened:
-            self.opened[name] = load_exporter(name, self.settings)
+            self.opened[name] = load_exporter(name, self.settings, self.given)
         return self.opened[name]
 
     def things(self, session: Session) -> list[Held]:

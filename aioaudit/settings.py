@@ -149,8 +149,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where *word* is close to one of *known*, else nothing."""
     from difflib import get_close_matches  # only after a mistake: costs more than all the rest
 
-    close = get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = get_close_matches(word.lower(), list(by_lower), n=1)
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 
 def shown(value: object) -> str:
@@ -216,7 +217,12 @@ def _read(environ: Mapping[str, str], given: Mapping[str, object]) -> dict[str, 
 
 
 def _jsonl_path(where: str, given: Any) -> str:
-    value = os.fsdecode(given)
+    try:
+        value = os.fsdecode(given)
+    except TypeError:
+        raise TypeError(f"{where} is the path of a file, not {shown(given)}") from None
+    if not value:
+        return DEFAULT_JSONL_PATH
     allowed = "the path of a file, with {pid} for the number of the process"
     if not value.strip() or "\0" in value:
         raise bad_value(where, value, "this names no file", allowed)

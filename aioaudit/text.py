@@ -46,6 +46,14 @@ def describe(error: BaseException) -> str:
     return clean(f"{kind}: {message}" if message else kind)
 
 
+def words_of(error: BaseException) -> str:
+    """What *error* says, without its class; `describe` where its ``__str__`` says nothing."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exporter's own __str__ may raise anything at all
+        return describe(error)
+
+
 def message_of(value: object) -> str | None:
     """The message given to ``cancel()`` as text; None where there is none."""
     if value is None:

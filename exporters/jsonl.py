@@ -62,6 +62,8 @@ class JsonlExporter:
             process, or a stream to write to, for text or for bytes.
         folder: Where a relative path starts; by default the working directory
             at the moment when the exporter is made.
+        setting: What messages call the setting that has the path, for whoever
+            is to change it.
 
     A file is opened at the first export, and created with mode 0600; an
     existing one is appended to and keeps its mode.  Folders are not created.
@@ -81,10 +83,11 @@ class JsonlExporter:
         path_or_stream: str | os.PathLike[str] | TextIO | BinaryIO,
         *,
         folder: str | os.PathLike[str] | None = None,
+        setting: str = "path_or_stream",
     ) -> None:
         self._target: _File | _Stream
         if isinstance(path_or_stream, str | os.PathLike):
-            self._target = _File(os.fspath(path_or_stream), folder)
+            self._target = _File(os.fspath(path_or_stream), folder, setting)
         elif callable(getattr(path_or_stream, "write", None)):
             self._target = _Stream(path_or_stream)
         else:
@@ -123,8 +126,9 @@ class JsonlExporter:
 
 
 class _File:
-    def __init__(self, path: str, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str, folder: str | os.PathLike[str] | None, setting: str) -> None:
         self.given = path
+        self.setting = setting
         # Relative to where the process is now at the latest: it may go elsewhere.
         self.template = _absolute(path, folder)
         self.own = "{pid}" in path
@@ -176,7 +180,7 @@ class _File:
         if error is not None:
             text = f"cannot write to {self.path!r}: {error.strerror}"
             if error.errno in _FULL:
-                text += " (make room, or name another place in AIOAUDIT_JSONL_PATH)"
+                text += f" (make room, or name another place in {self.setting})"
             raise NotTakenError(text, max(written - extra, 0))
 
     def write_lines(self, lines: bytes) -> tuple[int, OSError | None]:
@@ -253,14 +257,14 @@ class _File:
             if self.opened:  # put there in place of ours; it may go away again
                 raise NotTakenError(text) from error
             raise ExporterError(
-                f"{text}; AIOAUDIT_JSONL_PATH (here {self.given!r}) must name another"
+                f"{text}; {self.setting} (here {self.given!r}) must name another"
             ) from error
         except OSError as error:
             text = f"cannot open {self.path!r} for writing: {error.strerror}"
             if self.opened_once or error.errno in _PASSING:
                 raise NotTakenError(text) from error
             raise ExporterError(
-                f"{text}; AIOAUDIT_JSONL_PATH (here {self.given!r}) must name a file that can be "
+                f"{text}; {self.setting} (here {self.given!r}) must name a file that can be "
                 "written, in a folder that exists"
             ) from error
         found = _fstat(fd)

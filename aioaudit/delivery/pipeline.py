@@ -27,7 +27,7 @@ from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run, timestamp
-from aioaudit.text import describe, one_line, say
+from aioaudit.text import describe, one_line, say, words_of
 from aioaudit.threads import monotonic, sleep
 
 _STEP = 0.01  # between two looks while waiting for a missing number
@@ -335,10 +335,13 @@ class Pipeline:
             try:
                 self.exporter.export(Batch(chunk))
             except NotTakenError as error:
+                if not isinstance(error.taken, int):  # set later, by anybody
+                    self._fail(TypeError(f"NotTakenError.taken is {error.taken!r}, no number"))
+                    return
                 self._took(chunk[: max(error.taken, 0)])
                 if not self._trouble:
                     self._trouble = True
-                    self._complain(one_line(str(error)))
+                    self._complain(one_line(words_of(error)))
                 self._retry_at = monotonic() + _RETRY
                 return
             except BaseException as error:  # noqa: BLE001 - whatever it is, the program goes on
@@ -372,7 +375,7 @@ class Pipeline:
 
     def _fail(self, error: BaseException) -> None:
         """Take the exporter out of service."""
-        text = str(error) if isinstance(error, ExporterError) else describe(error)
+        text = words_of(error) if isinstance(error, ExporterError) else describe(error)
         # Said before it is over: whoever waits for the end may let the process end.
         say(f"exporter {self.name!r} failed and is out of service: {one_line(text)}")
         self.failed = self.over = True

@@ -11,7 +11,14 @@ from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # the module tells mypy to look away
+try:
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # the module tells mypy to look away
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "AioauditInstrumentor needs opentelemetry-instrumentation:"
+        " pip install 'aioaudit[otel-instrument]'",
+        name=error.name,
+    ) from error
 
 from aioaudit.exporters.otel import OpenTelemetryExporter
 from aioaudit.settings import VARIABLE, SettingsError, build, is_off

@@ -59,7 +59,7 @@ def refused(path: Path) -> str:
     text = str(caught.value)
     assert text.startswith(f"cannot open '{path}' for writing: ")
     assert "\n" not in text
-    assert text.endswith(f"; AIOAUDIT_JSONL_PATH (here '{path}') must name another")
+    assert text.endswith(f"; path_or_stream (here '{path}') must name another")
     return text
 
 

@@ -533,6 +533,19 @@ def test_a_setting_that_would_do_nothing_is_refused(
     assert not on()
 
 
+def test_a_path_that_cannot_be_written_is_blamed_on_what_gave_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "no" / "log.jsonl")
+    with aioaudit.enable("jsonl", jsonl_path=path):
+        use()
+    assert f"; jsonl_path (here {path!r}) must name a file" in capsys.readouterr().err
+    monkeypatch.setenv("AIOAUDIT_JSONL_PATH", path)
+    with aioaudit.enable("jsonl"):
+        use()
+    assert f"; AIOAUDIT_JSONL_PATH (here {path!r}) must name a file" in capsys.readouterr().err
+
+
 # -- one block each --------------------------------------------------------------------
 
 
@@ -579,6 +592,7 @@ def test_every_setting_is_an_argument_of_its_own_name() -> None:
         ({"events": []}, "events", settings.ALWAYS),
         ({"events": ""}, "events", frozenset(settings.EVENT_NAMES)),
         ({"jsonl_path": Path("x/{pid}.jsonl")}, "jsonl_path", "x/{pid}.jsonl"),
+        ({"jsonl_path": ""}, "jsonl_path", settings.DEFAULT_JSONL_PATH),
     ],
 )
 def test_an_argument_is_stronger_than_its_variable(
@@ -620,7 +634,7 @@ def test_a_bad_argument_is_named_as_it_was_written_and_nothing_is_turned_on(
 
 @pytest.mark.parametrize("field", ["events", "otel_tasks", "otel_status", "jsonl_path"])
 def test_an_argument_of_another_type_is_a_type_error(field: str) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"^{field} is .*, not 5$"):
         aioaudit.enable(**{field: 5})  # type: ignore[arg-type]  # that is what is wrong
     with pytest.raises(TypeError, match="no setting speed"):
         settings.build(speed=5)

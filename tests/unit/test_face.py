@@ -75,3 +75,9 @@ def test_what_is_lazy_is_all_that_is_public_and_what_type_checkers_are_told() ->
     lazy = aioaudit._LAZY
     assert {name: told.get(name) for name in lazy} == lazy
     assert set(lazy) | {"__version__", "source", "why"} == set(aioaudit.__all__)
+
+
+def test_what_is_not_loaded_yet_is_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(aioaudit), "Log", raising=False)  # as before it is first used
+    assert set(aioaudit.__all__) <= set(dir(aioaudit))
+    assert "why" in dir(aioaudit)

@@ -334,7 +334,7 @@ def test_a_folder_that_does_not_exist_is_an_error_that_says_what_would_be_right(
         exporter_of(path).export([START])
     resolved = str(path).replace("{pid}", str(os.getpid()))
     assert str(caught.value) == (
-        f"cannot open '{resolved}' for writing: No such file or directory; AIOAUDIT_JSONL_PATH "
+        f"cannot open '{resolved}' for writing: No such file or directory; path_or_stream "
         f"(here '{path}') must name a file that can be written, in a folder that exists"
     )
     assert not path.parent.exists()
@@ -361,7 +361,7 @@ def test_a_bad_path_is_one_line_on_stderr_and_the_program_runs_on(
     assert not pipeline.shutdown()
     assert capsys.readouterr().err == (
         f"aioaudit: exporter 'jsonl' failed and is out of service: cannot open "
-        f"'{tmp_path}/no/x.jsonl' for writing: No such file or directory; AIOAUDIT_JSONL_PATH "
+        f"'{tmp_path}/no/x.jsonl' for writing: No such file or directory; path_or_stream "
         f"(here '{tmp_path}/no/x.jsonl') must name a file that can be written, in a folder that "
         "exists\n"
     )
@@ -373,7 +373,7 @@ def test_a_full_disk_takes_nothing_and_says_so(exporter_of: MakeExporter) -> Non
         exporter_of("/dev/full").export([START])
     assert str(caught.value) == (
         "cannot write to '/dev/full': No space left on device"
-        " (make room, or name another place in AIOAUDIT_JSONL_PATH)"
+        " (make room, or name another place in path_or_stream)"
     )
     assert caught.value.taken == 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
@@ -25,3 +28,10 @@ def test_one_that_is_not_is_a_line_of_the_doctor() -> None:
         "warning" if each.loses else "note" for each in (*renamed, moved)
     ]
     assert found[0].text == f"missing in OpenTelemetry 9; lost: {INTERNALS[0].lost}"
+
+
+def test_what_the_instrumentation_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "aioaudit.exporters.otel.instrumentor", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.instrumentor", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'aioaudit\[otel-instrument\]'"):
+        importlib.import_module("aioaudit.exporters.otel.instrumentor")

@@ -557,6 +557,52 @@ def test_what_an_exporter_cannot_take_is_kept_and_offered_again(
     assert (end.written, end.dropped) == (12, 3)
 
 
+class Miscounting(MemoryExporter):
+    """Does not say what it took in a number, and what it says cannot be shown."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.late = late
+
+    def export(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - as the protocol has it
+        error = NotTakenError("no room", 0 if self.late else 2.5)  # type: ignore[arg-type]  # that is what is wrong
+        error.taken = "two"  # type: ignore[assignment]  # the same
+        raise error
+
+
+@pytest.mark.parametrize(("late", "said"), [(False, "2.5"), (True, "'two'")])
+def test_a_count_that_is_none_is_one_line_that_says_so(
+    bench: Bench, capfd: pytest.CaptureFixture[str], late: bool, said: str
+) -> None:
+    pipeline = bench.pipeline(Miscounting(late))
+    pipeline.put(bench.event())
+    assert not pipeline.shutdown()
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("aioaudit: exporter 'probe' failed and is out of service: TypeError: ")
+    assert said in line
+
+
+class UnspeakableError(ExporterError):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise OSError("no words")
+
+
+def test_an_error_that_cannot_be_shown_is_one_line_too(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(MemoryExporter):
+        def export(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - as the protocol has it
+            raise UnspeakableError
+
+    pipeline = bench.pipeline(Failing())
+    pipeline.put(bench.event())
+    assert not pipeline.shutdown()
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.endswith("out of service: UnspeakableError: <its __str__ raised>")
+
+
 def test_trouble_that_lasts_to_the_end_is_counted_and_told_once(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -276,6 +276,7 @@ def allowed() -> str:
     ("value", "wrong", "said"),
     [
         ("sys, jsnol", "jsnol", "'jsnol' is no exporter (did you mean 'jsonl'?)"),
+        ("JSONL", "JSONL", "'JSONL' is no exporter (did you mean 'jsonl'?)"),
         ("jsonl,carrier-pigeon", "carrier-pigeon", "'carrier-pigeon' is no exporter"),
         ("a\nb\x1b[31m", "a\nb\x1b[31m", "'a\\nb\\x1b[31m' is no exporter"),
     ],
