@@ -307,7 +307,11 @@ def _absolute(path: str, folder: str | os.PathLike[str] | None) -> str:
     # Not with pathlib, which takes its time to import.
     if folder is not None:
         path = os.path.join(folder, path)  # noqa: PTH118 - see above
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH117, PTH118 - see above
+    if not os.path.isabs(path):  # noqa: PTH117 - see above
+        path = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - see above
+    # As pathlib does it: without "." and empty parts; ".." may lead elsewhere through a link.
+    first, *parts = path.split(os.sep)
+    return os.sep.join([first, *(part for part in parts if part not in ("", "."))])
 
 
 def _pieces(lines: bytes) -> Iterator[bytes]:
