@@ -11,6 +11,7 @@ by the next call.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable
@@ -715,8 +716,15 @@ def _end(change: Callable[[], None]) -> None:
 
     What interrupts it is raised once it is made.
     """
-    if changes.surely(partial(changes.make, change, partial(changes.surely, change))):
-        _wait()
+    try:
+        if changes.surely(partial(changes.make, change, partial(changes.surely, change))):
+            _wait()
+    except BaseException:
+        # Nobody waits, but for the end of the process, which may be near.
+        closed = None if changes.under_way() else _closed.pop(get_ident(), None)
+        if closed:
+            atexit.register(shutdown_all, closed)
+        raise
 
 
 def _wait() -> None:
@@ -725,9 +733,10 @@ def _wait() -> None:
     Not in the middle of a change: others need not wait for them, and one that makes a change
     itself would wait for us, and we for it.
     """
-    closed = _closed.pop(get_ident(), None)
+    closed = _closed.get(get_ident())
     if closed:
         shutdown_all(closed)
+        _closed.pop(get_ident(), None)  # a handler that came meanwhile may have waited, too
 
 
 def enable_from_settings(

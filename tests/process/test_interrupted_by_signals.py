@@ -123,3 +123,54 @@ def test_a_signal_leaves_auditing_whole_or_off(run_python: Runner, times: int) -
         "interrupt interrupted",
         *(f"{each} went through" for each in ("turn_off", "turn_on", "both", "record")),
     ]
+
+
+WAITING = r"""
+import asyncio, atexit, os, signal, threading, time
+import aioaudit
+from aioaudit.events import name_of
+
+begun, go = threading.Event(), threading.Event()
+
+
+class Slow:
+    def export(self, events):
+        begun.set()
+        go.wait()
+        time.sleep(0.1)
+        print(*map(name_of, events), flush=True)
+
+    def flush(self):
+        pass
+
+    def shutdown(self):
+        print("closed", flush=True)
+
+
+def interrupt():
+    while ", on" in repr(handle):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+handle = aioaudit.enable(Slow(), events="loop.*")
+asyncio.run(asyncio.sleep(0))
+begun.wait()
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    handle.disable()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", hasattr(asyncio.CancelledError, "source"))
+atexit.register(go.set)
+"""
+
+
+def test_what_an_exporter_has_is_written_also_where_nobody_waits_for_its_end(
+    run_python: Runner,
+) -> None:
+    done = run_python("-c", WAITING)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "interrupted False"
+    assert lines[-2:] == ["process.end", "closed"]
