@@ -90,7 +90,7 @@ class NotTakenError(AioauditError):
 
     def __init__(self, text: str, taken: int = 0) -> None:
         super().__init__(text)
-        if not isinstance(taken, int):
+        if not isinstance(taken, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers need not be typed
             raise TypeError(f"NotTakenError: taken is a number of events, not {taken!r}")
         self.taken = taken
 

@@ -335,7 +335,7 @@ class Pipeline:
             try:
                 self.exporter.export(Batch(chunk))
             except NotTakenError as error:
-                if not isinstance(error.taken, int):  # set later, by anybody
+                if not isinstance(error.taken, int):  # pyright: ignore[reportUnnecessaryIsInstance] - set later, by anybody
                     self._fail(TypeError(f"NotTakenError.taken is {error.taken!r}, no number"))
                     return
                 self._took(chunk[: max(error.taken, 0)])
