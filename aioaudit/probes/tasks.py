@@ -304,12 +304,20 @@ class _TaskCreation:
                 elif made.seq:
                     self.sender.sinks.skip(made.seq)
             raise
+        try:
+            self._constructed(task, made, keywords, eager=eager)
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task from being made
+            self.recorder.report_fault(error)
+
+    def _constructed(
+        self, task: Any, made: Created | None, keywords: dict[str, Any], *, eager: bool
+    ) -> None:
         hide(task)
         if made is None:
             self._forget(task)
             return
         if type(keywords["name"]) is not str:
-            made.name = self.tasks.name(task)
+            made.name = name_of(task) or "?"
         if not eager:
             self.recorder.on_created(task, made)
         self._watch_end_of(task, made, keywords["context"])
@@ -319,7 +327,7 @@ class _TaskCreation:
         made = self.recorder.on_create(coro, loop, name, frame)
         if made is not None:
             if not made.name:
-                made.name = self.tasks.name(task)
+                made.name = name_of(task) or "?"
             self.recorder.on_created(task, made)
             self._watch_end_of(task, made, None)
         else:

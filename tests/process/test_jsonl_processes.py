@@ -209,7 +209,7 @@ def test_when_the_disk_has_room_again_what_was_kept_and_the_losses_are_written(
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
         f"aioaudit: exporter 'jsonl' takes no events for now: cannot write to '{path}': "
-        "File too large (make room, or name another place in AIOAUDIT_JSONL_PATH); "
+        "File too large (make room, or name another place in path_or_stream); "
         "up to 50 wait until it does, or are lost with the end of the program\n"
     )
     grown, counts = done.stdout.splitlines()
