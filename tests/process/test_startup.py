@@ -479,7 +479,7 @@ def test_auditing_brings_no_module_that_takes_long_to_import_and_is_not_needed(
     run_python: Runner, tmp_path: Path
 ) -> None:
     program = (
-        "import asyncio, sys, msgspec\n"
+        "import asyncio, ctypes, sys, msgspec\n"  # that of 3.14 brings sysconfig
         "before = set(sys.modules)\n"
         "import aioaudit\n"
         f"aioaudit.enable('jsonl', jsonl_path={str(tmp_path / 'log')!r})\n"
