@@ -40,6 +40,22 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"{process.args!r} does not listen on {port}")
 
 
+def _wait_until_ready(data: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until PostgreSQL takes commands, which is a moment after it listens.
+
+    The eighth line of its ``postmaster.pid`` says so (``pidfile.h``, since PostgreSQL 10).
+    """
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        with contextlib.suppress(OSError):
+            lines = (data / "postmaster.pid").read_text().splitlines()
+            if lines[7:] and lines[7].strip() == "ready":
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"{process.args!r} does not get ready")
+
+
 @contextlib.contextmanager
 def redis_server(*options: str) -> Iterator[int]:
     """The port of a Redis server that keeps nothing."""
@@ -102,6 +118,7 @@ def postgres_server() -> Iterator[str]:
         ) as process:
             try:
                 _wait_for(port, process)
+                _wait_until_ready(data, process)
                 yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
             finally:
                 process.send_signal(3)  # SIGQUIT: at once, and its own processes with it
