@@ -295,7 +295,7 @@ def is_sink(held: Held) -> bool:
 def _place(settings: Settings) -> str:
     """The file that ``jsonl`` writes to with *settings*, in this process."""
     path = settings.jsonl_path.replace("{pid}", str(os.getpid()))
-    return os.path.realpath(os.path.join(settings.folder or "", path))  # noqa: PTH118 - the same
+    return os.path.realpath(os.path.join(settings.folder or "", path))  # noqa: PTH118 - pathlib is not cheap
 
 
 def _is_of(held: Held, exporter: Exporter) -> bool:

@@ -310,9 +310,9 @@ def _absolute(path: str, folder: str | os.PathLike[str] | None) -> str:
     if not os.path.isabs(path):  # noqa: PTH117 - see above
         path = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - see above
     # As pathlib does it: without "." and empty parts; ".." may lead elsewhere through a link.
-    first, *parts = path.split(os.sep)  # noqa: PTH206 - see above
-    told = [first, *(part for part in parts if part not in ("", "."))]
-    return os.sep.join(told)  # noqa: PTH118 - see above
+    root, rest = os.path.splitdrive(path)  # of Windows, where one may begin with two separators
+    parts = [part for part in rest.split(os.sep) if part not in ("", ".")]  # noqa: PTH206 - see above
+    return f"{root}{os.sep}{os.sep.join(parts)}"  # noqa: PTH118 - see above
 
 
 def _pieces(lines: bytes) -> Iterator[bytes]:

@@ -49,11 +49,12 @@ def make_probes(
             recorder.report_fault(error)
 
     def reschedule(self: Any, when: float | None) -> None:
+        note = timeouts.get(self)
         which, given = made
         if which != id(self):
             given = None
         now = 0.0
-        if given is None or timeouts.get(self) is not None:
+        if note is not None or given is None:
             # First: uvloop's clock may move on inside the original.
             try:
                 loop = running_loop()
@@ -64,7 +65,6 @@ def make_probes(
                 return
         original(self, when)
         try:
-            note = timeouts.get(self)
             if note is not None:
                 note.armed, note.seconds = now, None
                 return
