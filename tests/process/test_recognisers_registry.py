@@ -320,6 +320,7 @@ async def main():
     job = await scheduler.spawn(asyncio.sleep(50))
     await asyncio.sleep(0)
     await job.close()  # LINE close
+    await scheduler.close()  # else the collector may find it before its tasks have ended
 
 asyncio.run(main())
 """
