@@ -150,7 +150,7 @@ def test_the_tables_of_libraries_are_there_once_the_libraries_are(
 
 
 WORKFLOW = r"""
-import asyncio, sys
+import asyncio, atexit, os, sys
 from datetime import timedelta
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
@@ -198,6 +198,11 @@ async def main():
 
 if __name__ == "__main__":
     asyncio.run(main())
+    # Its runtime waits for its threads in a destructor, when the interpreter holds them already
+    # (3.14 and later never let go of such a thread): now and then the plain program hangs, too.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)
 """
 
 
