@@ -104,6 +104,7 @@ def _nothing_of_ours_is_left() -> Iterator[None]:
     """Blame a test for what it left itself, and not another one that this disturbs."""
     before = leftovers.Before()
     yield
+    before.restore_signals()
     left = before.left()
     if left:
         pytest.fail(f"the test left running {', '.join(left)}", pytrace=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -9,6 +11,8 @@ from aioaudit import bus, session, threads
 
 PATIENCE = 10.0
 """Seconds for a thread that has nothing left to do to be gone; only what is left waits so long."""
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
 
 _ours: list[weakref.ref[threads.Thread]] = []
 
@@ -47,6 +51,14 @@ class Before:
         self._session = session.current()
         self._hooks = bus.hooks()
         self._threads = running()
+        self._handlers = {number: signal.getsignal(number) for number in HANDLED}
+
+    def restore_signals(self) -> None:
+        """Put the handlers of signals back, which uvloop leaves in place when a loop is closed."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
 
     def left(self) -> list[str]:
         """What is still there, in words; auditing is turned off, for the sake of the next test."""
