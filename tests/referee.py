@@ -61,8 +61,8 @@ class Root:
 class Asked:
     """A request, as the program knows it: of several roots each is as right as the others.
 
-    ``besides`` are those that stood as well when ``cause`` led to this one; ``reasons`` what
-    an answer may give as the reason.
+    ``besides`` are those that stood as well when ``cause`` led to this one, ``alike`` those that
+    had been taken back in one go with it; ``reasons`` what an answer may give as the reason.
     """
 
     task: str
@@ -74,6 +74,7 @@ class Asked:
     delivered: bool = False
     taken_by: object = None
     besides: tuple[Asked, ...] = ()
+    alike: tuple[Asked, ...] = ()
     reasons: tuple[str, ...] = ()
 
     @property
@@ -85,7 +86,7 @@ class Asked:
         if self.cause is None:
             return self.roots
         found = self.cause.ends_at(besides)
-        for each in self.besides if besides else ():
+        for each in (*self.alike, *(self.besides if besides else ())):
             found |= each.ends_at(besides)
         return found
 
@@ -216,6 +217,7 @@ class Referee:
             asked.reasons = REASONS.get(frame.f_code, ("explicit", "thread"))
         if cause is not None and cause.task in self.books:
             asked.besides = self.books[cause.task].standing()
+            asked.alike = tuple(each for each in self.alike(cause) if each is not cause)
         book.asked.append(asked)
         return asked
 

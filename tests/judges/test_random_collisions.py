@@ -937,6 +937,13 @@ def test_the_referee_knows(plan: Plan, points: dict[str, str], end: str) -> None
     assert says(*([book.ended_by] if book.ended_by else book.lived_through)) == {end}
 
 
+def test_what_a_scope_takes_back_in_one_go_is_alike() -> None:
+    """A group of asyncio hands on an error that no scope takes for its own, though all are left."""
+    layers = map(Layer, ("group", "except", "scope", "nursery", "except", "except", "group"))
+    plan = Plan(tuple(layers), "future", (Hit(1, 0), Hit(1, 1), Hit(1, 0)), "")
+    assert judged(Program.of(plan), "asyncio") == []
+
+
 @pytest.mark.parametrize("loop", NAMES)
 @as_many_as_wanted
 @given(plan=plans)
