@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 
@@ -30,11 +32,17 @@ from tests.loops import BY_NAME
 
 SMALL = "task.cancel,future.cancel"
 
-in_ci = settings(
-    derandomize=True,
-    max_examples=100,
+PROGRAMS = int(os.environ.get("AIOAUDIT_TEST_PROGRAMS", "0"))
+
+patience = pytest.mark.timeout(300 + 2 * PROGRAMS)
+"""For tests of as many programs as wanted."""
+
+as_many_as_wanted = settings(
+    derandomize=not PROGRAMS,
+    max_examples=PROGRAMS or 100,
     deadline=None,
     database=None,
+    report_multiple_bugs=False,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow],
 )

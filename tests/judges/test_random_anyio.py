@@ -26,9 +26,20 @@ from aioaudit.events import Event, TaskCancel
 from aioaudit.exporters.memory import MemoryExporter
 from tests import random_trees as trees
 from tests.loops import BY_NAME, needs_uvloop
-from tests.random_trees import SMALL, Node, Plan, World, answers_of, in_ci
+from tests.random_trees import (
+    PROGRAMS,
+    SMALL,
+    Node,
+    Plan,
+    World,
+    answers_of,
+    as_many_as_wanted,
+    patience,
+)
 
 anyio = pytest.importorskip("anyio")
+
+pytestmark = patience
 
 IN_PLACE = (*trees.IN_PLACE, "scoped", "shielded", "moves_on", "cleans_up_shielded")
 SEVERAL = (*trees.SEVERAL, "nursery", "nursery", "starts")
@@ -240,20 +251,20 @@ def check(plan: Plan, loop: str) -> None:
     asked_once(trees.check(plan, loop, perform))
 
 
-@in_ci
+@as_many_as_wanted
 @given(plans)
 def test_every_victim_in_a_random_mix_is_traced_to_the_culprit(plan: Plan) -> None:
     check(plan, "asyncio")
 
 
 @needs_uvloop
-@settings(in_ci, max_examples=50)
+@settings(as_many_as_wanted, max_examples=PROGRAMS or 50)
 @given(plans)
 def test_every_victim_in_a_random_mix_on_uvloop_is_traced_to_the_culprit(plan: Plan) -> None:
     check(plan, "uvloop")
 
 
-@settings(in_ci, max_examples=50)
+@settings(as_many_as_wanted, max_examples=PROGRAMS or 50)
 @given(plans, st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_of_a_mix_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
     note(str(plan))

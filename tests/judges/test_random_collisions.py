@@ -11,14 +11,13 @@ with it, of what it cancelled while it ended, of the error itself while it was h
 
 As many programs as wanted, on seeds of its own each time:
 
-    AIOAUDIT_TEST_PROGRAMS=3000 python -m pytest tests/judges/test_random_collisions.py
+    AIOAUDIT_TEST_PROGRAMS=3000 python -m pytest tests/judges -k random
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 import aioaudit
@@ -38,7 +37,7 @@ from aioaudit.chain.summary import is_known
 from aioaudit.events import Event
 from aioaudit.exporters.memory import MemoryExporter
 from tests.loops import BY_NAME, NAMES
-from tests.random_trees import SMALL, answers_of, is_open
+from tests.random_trees import PROGRAMS, SMALL, answers_of, as_many_as_wanted, is_open, patience
 
 anyio = pytest.importorskip("anyio")
 
@@ -47,19 +46,9 @@ from tests.referee import Asked, Referee, Root, task_factory, watched_scopes  # 
 SEEN = sys.version_info >= (3, 12)
 """Whether the arrival of a CancelledError is seen."""
 
-PROGRAMS = int(os.environ.get("AIOAUDIT_TEST_PROGRAMS", "0"))
+pytestmark = patience
 
-pytestmark = pytest.mark.timeout(300 + 2 * PROGRAMS)
-
-as_many_as_wanted = settings(
-    derandomize=not PROGRAMS,
-    max_examples=PROGRAMS or 100,
-    deadline=None,
-    database=None,
-    report_multiple_bugs=False,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+as_many_as_wanted = settings(as_many_as_wanted, suppress_health_check=list(HealthCheck))
 
 
 # -- plans -------------------------------------------------------------------------------

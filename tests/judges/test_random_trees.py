@@ -13,33 +13,37 @@ from aioaudit.exporters.memory import MemoryExporter
 from tests.loops import BY_NAME, needs_uvloop
 from tests.random_trees import (
     CULPRITS,
+    PROGRAMS,
     SMALL,
     Node,
     Plan,
     World,
     answers_of,
+    as_many_as_wanted,
     blamed_wrongly,
     check,
-    in_ci,
+    patience,
     perform,
     plans,
 )
 
+pytestmark = patience
 
-@in_ci
+
+@as_many_as_wanted
 @given(plans)
 def test_every_victim_of_a_random_tree_is_traced_to_the_culprit(plan: Plan) -> None:
     check(plan, "asyncio")
 
 
 @needs_uvloop
-@settings(in_ci, max_examples=60)
+@settings(as_many_as_wanted, max_examples=PROGRAMS or 60)
 @given(plans)
 def test_every_victim_of_a_random_tree_on_uvloop_is_traced_to_the_culprit(plan: Plan) -> None:
     check(plan, "uvloop")
 
 
-@settings(in_ci, max_examples=60)
+@settings(as_many_as_wanted, max_examples=PROGRAMS or 60)
 @given(plans, st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
     note(str(plan))
