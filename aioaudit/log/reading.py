@@ -159,7 +159,7 @@ def _take_other(
     """A line that is none of the events known here: say what it is."""
     if what is None and line.startswith(b"\x1f\x8b"):
         what = f"compressed, not text; try: gzip -dc {file} | aioaudit why -"
-    elif what is None and (b"\0" in line or isinstance(error, UnicodeDecodeError)):
+    elif what is None and not _is_text(line):
         what = "binary data, not a line of JSON"
     elif what is None and not isinstance(error, msgspec.ValidationError):
         what = f"not a line of JSON ({error})"
@@ -178,6 +178,14 @@ def _take_other(
         log.problem(file, number, f"damaged {head.event} ({error})")
     else:  # an event of a later version: a reader accepts it
         log.skip_unknown()
+
+
+def _is_text(line: bytes) -> bool:
+    """Whether *line* may be text; msgspec's error does not say, since 0.23 it is as any other."""
+    try:
+        return "\0" not in line.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _is_cut(line: bytes) -> bool:
