@@ -12,8 +12,6 @@ from aioaudit import bus, session, threads
 PATIENCE = 10.0
 """Seconds for a thread that has nothing left to do to be gone; only what is left waits so long."""
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
-
 _ours: list[weakref.ref[threads.Thread]] = []
 
 
@@ -51,7 +49,7 @@ class Before:
         self._session = session.current()
         self._hooks = bus.hooks()
         self._threads = running()
-        self._handlers = {number: signal.getsignal(number) for number in HANDLED}
+        self._handlers = {each: signal.getsignal(each) for each in signal.valid_signals()}
 
     def restore_signals(self) -> None:
         """Put the handlers of signals back, which uvloop leaves in place when a loop is closed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.conftest import ROOT, clean_environ
 
 LEAKY = """
+import signal
 import aioaudit
 import pytest
 from tests import leftovers
@@ -45,6 +46,14 @@ def test_auditing():
     aioaudit.enable(MemoryExporter())
 
 
+def test_handler():
+    signal.signal(signal.SIGQUIT, print)
+
+
+def test_the_handler_is_taken_back():
+    assert signal.getsignal(signal.SIGQUIT) is not print
+
+
 def test_nothing(held_by_the_module):
     with aioaudit.recording():
         pipeline = make()
@@ -66,7 +75,7 @@ def test_who_leaves_something_running_is_blamed_and_nobody_else(tmp_path: Path) 
         timeout=300,
     )
     said = done.stdout.splitlines()
-    assert said[-1].startswith("4 passed, 3 errors"), done.stdout
+    assert said[-1].startswith("6 passed, 3 errors"), done.stdout
     assert [line for line in said if line.startswith("the test left running ")] == [
         "the test left running a hook: <built-in function print>",
         "the test left running a thread: Worker._work",
