@@ -524,6 +524,12 @@ MAIN_THREAD_IDENT = Internal(
     "nothing on Linux; elsewhere gevent's answer is taken",
     since=(3, 13),
 )
+BEFORE_EXIT = Internal(
+    "_register_atexit",
+    "threading",
+    "being told of the interpreter's end before what atexit calls, whoever registered last",
+    "spans at the end of a process that ends with its provider before our thread had a turn",
+)
 RELEASE_SAVE = Internal(
     "_release_save",
     "_thread:RLock",

@@ -29,6 +29,23 @@ MAIN_THREAD_IDENT: str | None = (
 """What ``_thread`` calls the function that tells the main thread, None before 3.13."""
 
 
+def call_before_exit_functions(function: Callable[[], None]) -> bool:
+    """Have *function* called when the interpreter ends, before what `atexit` calls; for good.
+
+    That is before the threads of the program are waited for (``Py_FinalizeEx`` in CPython's
+    Python/pylifecycle.c), and before whatever the program or a library registered last.
+    False where nothing will be called: the end has begun, or CPython has no such function.
+    """
+    register = getattr(threading, internals.BEFORE_EXIT.name, None)
+    if register is None:
+        return False
+    try:
+        register(function)
+    except RuntimeError:
+        return False
+    return True
+
+
 def release_fully(lock: Any) -> Any:
     """Let go of *lock*, an RLock of the system's, however often it is held.
 

@@ -20,7 +20,9 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+from aioaudit.cpython.threads import call_before_exit_functions
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError, Record
 from aioaudit.exporters.otel import forks
@@ -94,6 +96,7 @@ class OpenTelemetryExporter:
         self._application_over = False
         self._answering = True
         self._not_taken = 0
+        _come_before_the_applications_end(self)
 
     def use(self, tracer_provider: Any, meter_provider: Any) -> None:
         """From now on use *tracer_provider* and *meter_provider*, where they are not None."""
@@ -143,6 +146,7 @@ class OpenTelemetryExporter:
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
         self._current.close()
+        _in_use.discard(self)
         if self._not_taken > 1:
             say(
                 f"exporter 'otel': {self._not_taken:,} spans were not taken by a span processor "
@@ -184,7 +188,7 @@ class OpenTelemetryExporter:
     def _maker(self) -> SpanFactory | None:
         from aioaudit.exporters.otel.tracer import SpanFactory
 
-        provider = self._given if self._given is not None else _application_provider()
+        provider = self._provider()
         if provider is not None:
             known = self._application.get(id(provider))
             if known is None:
@@ -199,6 +203,18 @@ class OpenTelemetryExporter:
             if self._own_target is not None:
                 self._own = SpanFactory(self._own_target)
         return self._own
+
+    def _provider(self) -> Any:
+        return self._given if self._given is not None else _application_provider()
+
+    def threads_end(self) -> None:
+        """The interpreter is about to end; nothing that `atexit` calls was called yet."""
+        if "opentelemetry.trace" not in sys.modules:
+            return  # nothing is imported for this: no provider was set
+        provider = self._provider()
+        unseen = provider is not None and id(provider) not in self._application
+        if unseen or self._metrics.has_unseen_provider():
+            self._end_before_the_application()
 
     def _end_before_the_application(self) -> None:
         """Have what is left told before the end of a provider of the application."""
@@ -218,6 +234,28 @@ class OpenTelemetryExporter:
             if pipeline.exporter is self:
                 pipeline.flush(FLUSH)
         self._application_over = True
+
+
+_in_use: WeakSet[OpenTelemetryExporter] = WeakSet()
+_registered = False
+
+
+def _come_before_the_applications_end(exporter: OpenTelemetryExporter) -> None:
+    """See to it that *exporter* ends before the application's providers do, in any case.
+
+    A provider's end is registered with `atexit` when it is made, and last come is first
+    served.  Usually our thread sees the provider, and registers after it; a process that
+    ends before that thread had its first turn would end the provider first.
+    """
+    global _registered
+    _in_use.add(exporter)
+    if not _registered:
+        _registered = call_before_exit_functions(_threads_end)
+
+
+def _threads_end() -> None:
+    for exporter in list(_in_use):
+        exporter.threads_end()
 
 
 def _application_provider() -> Any:

@@ -43,6 +43,11 @@ class Metrics:
         before = self._application
         return not self._off and self._attach() and self._application is not before
 
+    def has_unseen_provider(self) -> bool:
+        """Whether there is a provider of the application that was not seen by `attach` yet."""
+        provider = None if self._off else self._provider()
+        return provider is not None and provider not in _by_provider
+
     def take(self, events: Sequence[Event], request_of: RequestOf) -> None:
         """Count *events*."""
         if self._off:
@@ -72,8 +77,11 @@ class Metrics:
         if self._application is None:
             self._counts = Counts(self._alive)
 
+    def _provider(self) -> Any:
+        return self.given if self.given is not None else _application_provider()
+
     def _attach(self) -> bool:
-        provider = self.given if self.given is not None else _application_provider()
+        provider = self._provider()
         if provider is None:
             return self._application is not None
         known = _by_provider.get(provider)

@@ -80,7 +80,9 @@ def logs(folder: Path) -> list[list[Event]]:
     for path in sorted(folder.glob("log-*.jsonl")):
         data = path.read_bytes()
         assert data.endswith(b"\n")
-        events = [msgspec.json.decode(line, type=AnyEvent) for line in data.splitlines()]
+        events: list[Event] = [
+            msgspec.json.decode(line, type=AnyEvent) for line in data.splitlines()
+        ]
         assert {each.pid for each in events} == {int(path.stem.removeprefix("log-"))}
         assert len({each.run for each in events}) == 1
         assert [each.seq for each in events] == sorted({each.seq for each in events})

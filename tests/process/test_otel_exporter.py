@@ -440,6 +440,53 @@ def test_the_provider_of_the_application_is_used_to_the_end(
     assert len(tasks(receiver)) == 7
 
 
+LATE = """
+import importlib.abc, sys, threading, time
+
+over = threading.Event()
+
+class Late(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "aioaudit.exporters.otel.tracer":
+            over.wait(10)
+            time.sleep(0.3)  # our thread had no turn yet when the program ends
+
+sys.meta_path.insert(0, Late())
+"""
+
+
+def test_a_provider_that_our_thread_had_no_time_to_see_is_used_as_well(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    done = run_program(LATE + APPLICATION + INCIDENT + "\nover.set()\n", **over_http)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {span.resource["service.name"] for span in receiver.spans} == {"of the application"}
+    assert len(receiver.spans) == 13
+    assert len(tasks(receiver)) == 7
+
+
+def test_a_task_of_the_program_s_own_end_is_sent_to_its_provider(
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+) -> None:
+    program = """
+import asyncio, atexit
+
+async def late():
+    task = asyncio.create_task(asyncio.sleep(10), name="late")
+    await asyncio.sleep(0)
+    task.cancel()
+
+asyncio.run(asyncio.wait_for(asyncio.sleep(0), 5))
+import time
+time.sleep(0.5)
+atexit.register(lambda: asyncio.run(late()))
+"""
+    done = run_program(APPLICATION + program, **over_http)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {span.resource["service.name"] for span in receiver.spans} == {"of the application"}
+    assert "late" in tasks(receiver)
+
+
 def test_a_task_that_never_ends_is_told_as_abandoned(
     over_http: dict[str, str], receiver: Receiver, run_program: RunPython
 ) -> None:
