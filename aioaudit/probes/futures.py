@@ -27,7 +27,11 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         waiters: list[Any] = []
         try:
             # What is no future, or was never begun, has none of these, or is not asked.
-            if isinstance(self, cls) and is_begun(self) is not None and not recorder.muted():
+            if (
+                isinstance(self, cls)
+                and is_begun(self) is not None
+                and not recorder.is_deaf_to(self)
+            ):
                 callbacks = own_callbacks_of(self)
                 # A task of the Python class ends itself so (``__step`` in asyncio/tasks.py).
                 if (

@@ -371,11 +371,11 @@ def hide(recorded: Any) -> None:
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
     """``cancel`` of the task class *cls* that finds out who calls it."""
-    muted = recorder.muted
+    deaf = recorder.is_deaf_to
 
     def cancel(self: Any, msg: Any = None) -> bool:
         # What is no task, or was never begun, the original is to speak about.
-        if not isinstance(self, cls) or is_begun(self) is None or muted():
+        if not isinstance(self, cls) or is_begun(self) is None or deaf(self):
             return original(self, msg)
         if recorder.on_cancel(self, msg, getframe(1)) is None:
             return original(self, msg)

@@ -66,6 +66,17 @@ class Recorder:
         self.catch_up: Callable[[Any], None] = lambda _loop: None
         """Hears what a loop has not told, and never will."""
 
+    def is_deaf_to(self, future: Any) -> bool:
+        """Whether nobody hears what is done here to the task or future *future*.
+
+        An exporter's own tasks are its own affair.  But the garbage collector runs in any
+        thread, an exporter's too, and a finalizer of the program may reach for a task of
+        a loop that runs elsewhere.
+        """
+        return self.muted() and (
+            self.sender.closed or self.state.places.foreign_thread(future) is None
+        )
+
     # -- the process --------------------------------------------------------------
 
     def after_fork(self, run: Run) -> None:

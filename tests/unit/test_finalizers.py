@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,7 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.links import Answer
-from aioaudit.events import LoopStop
+from aioaudit.events import Event, LoopStop
 from tests.waiting import PATIENCE
 
 HERE = Path(__file__)
@@ -299,14 +299,14 @@ async def watched(setup: Setup, work: Work) -> tuple[asyncio.Task[None], str | N
     return victim, label
 
 
-def check(answer: Answer | None, label: str | None) -> None:
+def check(answer: Answer | None, label: str | None, *, reason: str | None = None) -> None:
     assert answer is not None
     text = msgspec.json.encode(answer).decode()
     assert "innocent" not in text, text
     root = answer.root
     assert root.what == "called"
     assert root.at == (None if label is None else line(label))
-    assert root.reason == ("native" if label is None else "explicit")
+    assert root.reason == (reason or ("native" if label is None else "explicit"))
 
 
 @pytest.mark.parametrize("work", COLLECTING + DROPPING, ids=lambda work: work.__name__[9:])
@@ -370,6 +370,44 @@ def test_a_loop_that_a_finalizer_stops_was_stopped_by_no_bystander() -> None:
     [stop] = [event for event in trail.events if isinstance(event, LoopStop)]
     assert stop.at is None
     assert stop.source == "weakref:finalize.__call__"
+
+
+class Drops:
+    """An exporter in whose thread the last reference to something goes."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def export(self, _events: Sequence[Event]) -> None:
+        self.items.clear()
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def shutdown(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
+def test_what_is_finalized_in_the_thread_of_an_exporter_is_told_as_well(setup: Setup) -> None:
+    exporter = Drops()
+
+    async def main() -> tuple[asyncio.Task[None], str | None]:
+        victim = asyncio.create_task(forever(), name="victim")
+        await asyncio.sleep(0)
+        holder = Holder()
+        label = setup(holder, victim)
+        exporter.items.append(holder)
+        del holder
+        while not victim.done():
+            await asyncio.create_task(asyncio.sleep(0.001), name="innocent")
+        KEPT.clear()
+        return victim, label
+
+    with aioaudit.recording() as trail, aioaudit.enable(exporter):
+        victim, label = asyncio.run(main())
+        by_the_loop = setup is to_the_loop_bound  # which calls it in its own thread
+        check(trail.why(victim), label, reason=None if by_the_loop else "thread")
 
 
 # -- what is called all the same -------------------------------------------------------
