@@ -18,7 +18,7 @@ import inspect
 import time
 import weakref
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from time import monotonic
 from types import CodeType, FrameType, TracebackType
@@ -591,22 +591,32 @@ def _about_to_wake(task: Any) -> list[Any]:
     """
     loop = task.get_loop()
     ready = ready_handles(loop)
-    found: list[Any] = []
-    for handle in () if ready is None else ready:
-        call = called_by(handle)
-        if call is UNKNOWN:
-            ready = None
-            break
-        callback, args = call
-        if not args or args[0] is not task:
-            break
-        found.extend(reached_by(callback))
+    found = None
     if ready is not None:
+        try:
+            found = _woken_by(task, ready)
+        except RuntimeError:  # a signal's handler added to it meanwhile
+            found = _woken_by(task, list(ready))
+    if found is not None:
         return found
     tasks = all_tasks(loop)
     if len(tasks) > _MANY:
         return []
     return [each for each in tasks if _waits_for(each, task)]
+
+
+def _woken_by(task: Any, ready: Iterable[Any]) -> list[Any] | None:
+    """The tasks that the first of the *ready* handles wake, those of *task*; None: not known."""
+    found: list[Any] = []
+    for handle in ready:
+        call = called_by(handle)
+        if call is UNKNOWN:
+            return None
+        callback, args = call
+        if not args or args[0] is not task:
+            break
+        found.extend(reached_by(callback))
+    return found
 
 
 def _waits_for(task: Any, awaited: Any) -> bool:

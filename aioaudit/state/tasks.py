@@ -91,7 +91,7 @@ class Tasks:
         if born is not None:
             number, coro = born.task, born.coro
         else:
-            number, coro = self._ended_number(key)
+            number, coro = self._ended_number(task)
             if number == 0:
                 number = self.next_number()
                 preexisting = self.creations_seen
@@ -118,13 +118,21 @@ class Tasks:
         born = self.born.get(id(task))
         return born.task if born is not None else self.state(task).task
 
-    def _ended_number(self, key: int) -> tuple[int, str]:
-        """Number and coroutine of a task that returned lately and is asked about again."""
-        for returned in reversed(
-            list(self.recently_returned)
-        ):  # tasks of other threads end meanwhile
+    def _ended_number(self, task: Any) -> tuple[int, str]:
+        """Number and coroutine of *task*, if it returned lately and is asked about again.
+
+        One whose making nobody noted may have the address of another that returned and is gone:
+        it may still run, and has another name.
+        """
+        if not task.done():
+            return 0, ""
+        key = id(task)
+        # A copy: tasks of other threads end meanwhile.
+        for returned in reversed(list(self.recently_returned)):
             if returned.key == key:
-                return returned.born.task, returned.born.coro
+                born = returned.born
+                same = born.name == self.name(task) and born.coro == self.coro_name(task.get_coro())
+                return (born.task, born.coro) if same else (0, "")
         return 0, ""
 
     def has_seen(self, task: Any) -> bool:

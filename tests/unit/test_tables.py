@@ -8,6 +8,7 @@ import gc
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from types import CodeType
@@ -17,7 +18,9 @@ import pytest
 
 import aioaudit
 from aioaudit import session
+from aioaudit.delivery.records import Returned
 from aioaudit.events import LoopStart, TaskCancel, TaskCreate, TaskDone
+from aioaudit.probes.ends import _about_to_wake  # pyright: ignore[reportPrivateUsage] - nothing else reaches it on every version
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.weak import WeakIdMap, dropping
 from tests.waiting import wait_until
@@ -445,3 +448,78 @@ def test_the_error_of_a_group_is_read_once_for_all_that_it_cancels() -> None:
     with aioaudit.recording():
         few, many = asyncio.run(outer(5)), asyncio.run(outer(50))
     assert 0 < few == many
+
+
+async def other() -> None:
+    await asyncio.sleep(60)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="such records come of sys.monitoring")
+def test_a_task_that_nobody_noted_is_not_taken_for_the_one_that_had_its_address(
+    recorder: Recorder,
+) -> None:
+    tasks = recorder.state.tasks
+
+    async def main() -> None:
+        gone = asyncio.create_task(asyncio.sleep(0), name="gone")
+        await gone
+        [returned] = [each for each in tasks.recently_returned if each.born.name == "gone"]
+        again = tasks.state(gone)
+        assert (again.task, again.coro) == (returned.born.task, returned.born.coro)
+
+        unseen = asyncio.create_task(other(), name="unseen")
+        await asyncio.sleep(0)
+        tasks.born.pop(id(unseen), None)
+        tasks.recently_returned.append(
+            Returned(returned.seq, returned.ns, returned.born, id(unseen))
+        )
+        state = tasks.state(unseen)
+        assert state.task != returned.born.task
+        assert state.coro.endswith(":other")
+        unseen.cancel()
+        await asyncio.wait([unseen])
+
+        ended = asyncio.create_task(asyncio.sleep(0), name="ended")
+        await ended
+        tasks.recently_returned.append(
+            Returned(returned.seq, returned.ns, returned.born, id(ended))
+        )
+        assert tasks.state(ended).task != returned.born.task
+
+    with aioaudit.recording():
+        asyncio.run(main())
+
+
+def test_who_waits_is_found_though_a_signal_adds_to_the_queue_of_the_loop() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        awaited = asyncio.create_task(asyncio.sleep(0))
+        waiter = asyncio.create_task(waits_for(awaited))
+        await asyncio.sleep(0)
+        [(wakes, _)] = awaited._callbacks
+
+        class Handle:
+            """Another callback comes while this one is looked at."""
+
+            _args = (awaited,)
+
+            @property
+            def _callback(self) -> Any:
+                if len(loop._ready) == 1:
+                    loop._ready.append(
+                        asyncio.Handle(print, (), loop)
+                    )  # as a signal's handler would
+                return wakes
+
+        before, loop._ready = loop._ready, deque([Handle()])
+        try:
+            assert waiter in _about_to_wake(awaited)
+        finally:
+            loop._ready = before
+        await waiter
+
+    asyncio.run(main())
+
+
+async def waits_for(awaited: asyncio.Task[None]) -> None:
+    await awaited
