@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import aioaudit
 from aioaudit.chain.links import Link
+from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.events import Event, TaskCancel
 from aioaudit.exporters.memory import MemoryExporter
 from tests import random_trees as trees
@@ -275,7 +276,8 @@ def test_cancellations_of_a_mix_alone_blame_nobody_else(plan: Plan, loop: str) -
     finally:
         aioaudit.disable()
     answers = answers_of(exporter.events)
-    assert trees.blamed_wrongly(world, answers, lost=False) == []
+    # Before 3.12 an end that is not told is heard after what follows from it.
+    assert trees.blamed_wrongly(world, answers, lost=not HAS_MONITORING) == []
     kept = exporter.events[:: 2 + plan.order % 3]
     if kept:
         assert trees.blamed_wrongly(world, answers_of(kept), lost=True) == []

@@ -9,6 +9,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 import aioaudit
+from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.exporters.memory import MemoryExporter
 from tests.loops import BY_NAME, needs_uvloop
 from tests.random_trees import (
@@ -46,6 +47,7 @@ def test_every_victim_of_a_random_tree_on_uvloop_is_traced_to_the_culprit(plan: 
 @settings(as_many_as_wanted, max_examples=PROGRAMS or 60)
 @given(plans, st.sampled_from(sorted(BY_NAME)))
 def test_cancellations_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
+    """Before 3.12 an end that is not told is heard after what follows from it: then nobody knows."""
     note(str(plan))
     exporter = MemoryExporter()
     aioaudit.enable(exporter, events=SMALL)
@@ -54,7 +56,7 @@ def test_cancellations_alone_blame_nobody_else(plan: Plan, loop: str) -> None:
     finally:
         aioaudit.disable()
     answers = answers_of(exporter.events)
-    assert blamed_wrongly(world, answers, lost=False) == []
+    assert blamed_wrongly(world, answers, lost=not HAS_MONITORING) == []
     by_name = {answer.name for answer in answers.values()}
     if world.struck and plan.culprit in ("cancels", "by_timer"):
         # The first victim at least had a request of its own.
