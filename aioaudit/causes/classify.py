@@ -26,7 +26,7 @@ import msgspec
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
-from aioaudit.cpython.tasks import exception_of, fut_waiter
+from aioaudit.cpython.tasks import coro_of, exception_of, fut_waiter
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_compiled
 from aioaudit.stack.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
@@ -233,7 +233,7 @@ def _by_pending_cancel(call: Call) -> Cause | None:
 
 def _by_compiled_code(call: Call, frame: FrameType | None) -> Cause | None:
     """Compiled code has no frames, but where it is a task the task's coroutine says its name."""
-    coro = call.current.get_coro()
+    coro = coro_of(call.current)
     module = getattr(coro, "__module__", None)
     if frame is None or type(coro) is CoroutineType or not isinstance(module, str):
         return None

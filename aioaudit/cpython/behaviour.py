@@ -22,6 +22,12 @@ Without it the line that swallows a CancelledError is not seen, nor when one is 
 request an error stands for is told from what the task waited for, and may be inferred.
 """
 
+GET_CORO_MAY_CRASH: Final = sys.version_info < (3, 13)
+"""``get_coro()`` may read a null pointer: of a task that ended in its first step, or was not made.
+
+(gh-122332, mended within 3.12.)
+"""
+
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 """A task may run inside its own making (``eager_start``), and end there."""
 

@@ -168,6 +168,14 @@ FUT_WAITER = Internal(
     "before 3.12, which cancellation has reached a task already; cancellations that C code"
     " hands on from a task that runs are native",
 )
+CORO = Internal(
+    "_coro",
+    "asyncio:Task",
+    "what a task runs, where get_coro() may end the process",
+    "whether a task that is asked about after its end is one that was told of; findings of what"
+    " a task does after its end",
+    until=(3, 13),
+)
 MUST_CANCEL = Internal(
     "_must_cancel",
     "asyncio:Task",

@@ -23,7 +23,11 @@ from types import CodeType, FrameType
 from typing import Any, cast
 
 from aioaudit.cpython import internals
-from aioaudit.cpython.behaviour import TASKS_OF_PYTHON_ARE_APART, TASKS_STAND_IN_THREADS
+from aioaudit.cpython.behaviour import (
+    GET_CORO_MAY_CRASH,
+    TASKS_OF_PYTHON_ARE_APART,
+    TASKS_STAND_IN_THREADS,
+)
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN, Unknown, has, own_reader, reader
 from aioaudit.cpython.loops import running_loop
@@ -142,7 +146,7 @@ def living(loops: Iterable[Any]) -> set[int] | None:
 
 def _inner(one: Any, other: Any) -> Any:
     """Which of two tasks that are both under way runs inside the other's step."""
-    roots = {id(getattr(task.get_coro(), "cr_frame", None)): task for task in (one, other)}
+    roots = {id(getattr(coro_of(task), "cr_frame", None)): task for task in (one, other)}
     frame: FrameType | None = getframe(2)
     while frame is not None:
         task = roots.get(id(frame))
@@ -161,6 +165,22 @@ fut_waiter: Callable[[Any], Any] = reader(
 
 Of a task of another make that has no such thing (QtAsyncio's) it is None, too.
 """
+
+_coro_of = reader(internals.CORO, asyncio.Task)
+
+
+def coro_of(task: Any) -> Any:
+    """What *task* runs or ran; None where it ended in its first step, or is no task at all.
+
+    To be called in place of ``task.get_coro()``, except for the task that runs.
+    """
+    if GET_CORO_MAY_CRASH:
+        coro = _coro_of(task)
+        if coro is not UNKNOWN:
+            return coro
+    get_coro = getattr(task, "get_coro", None)
+    return None if get_coro is None else get_coro()
+
 
 exception_of: Callable[[Any], BaseException | Unknown | None] = reader(
     internals.EXCEPTION, asyncio.Future

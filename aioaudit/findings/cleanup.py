@@ -8,6 +8,7 @@ import weakref
 from types import CodeType, FrameType
 from typing import Any
 
+from aioaudit.cpython.tasks import coro_of
 from aioaudit.stack.code import OWN, Codes, line_of
 from aioaudit.state.verdict import comes_from_cancelled
 from aioaudit.weak import dropping
@@ -76,7 +77,7 @@ def handles_cancelled(task: Any) -> bool:
 
     A coroutine refers to the exception that it is handling; that is all that shows it.
     """
-    coro = task.get_coro()
+    coro = coro_of(task)
     for _ in range(_MOST_FRAMES):
         if coro is None:
             return False

@@ -28,7 +28,13 @@ from aioaudit.cpython.groups import (
 )
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import running_loop
-from aioaudit.cpython.tasks import all_tasks, exception_of, must_cancel, tells_of_destruction
+from aioaudit.cpython.tasks import (
+    all_tasks,
+    coro_of,
+    exception_of,
+    must_cancel,
+    tells_of_destruction,
+)
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
@@ -158,7 +164,7 @@ class Rules:
                 request,
                 other_task=known.tasks.number(waiter),
                 other_name=known.tasks.name(waiter),
-                other_at=suspended_at(known.codes, waiter.get_coro()),
+                other_at=suspended_at(known.codes, coro_of(waiter)),
             )
         elif thread_waits_for(task):
             self._report(catalogue.AWAITED_AT_EXIT, task, request, other_name="another thread")
@@ -175,7 +181,7 @@ class Rules:
                 return  # made to what it awaited: to catch that is no fault
             if not task.cancelling():
                 return
-            coro = task.get_coro()
+            coro = coro_of(task)
             if not isinstance(coro, CoroutineType):
                 return  # compiled code keeps to itself whether it runs
             if coro.cr_suspended:
@@ -437,14 +443,14 @@ class Rules:
                         self._left.clear()
                     self._left.add(state.task)
                 if any(each.delivered for each in state.requests):
-                    self._check_swallowed(task, state, suspended_at(known.codes, task.get_coro()))
+                    self._check_swallowed(task, state, suspended_at(known.codes, coro_of(task)))
                 request = state.requests[-1] if state.requests else None
                 born = known.tasks.born.get(id(task))
                 self._report(catalogue.PENDING, task, request, **self._remains(task, born))
 
     def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
-            "waits_at": suspended_at(self._known.codes, task.get_coro()),
+            "waits_at": suspended_at(self._known.codes, coro_of(task)),
             "made_at": None if born is None else born.site.fields[1],
         }
 
@@ -516,7 +522,7 @@ def _kept_by_library(task: Any, state: CancelState) -> bool:
     """Whether a library kept the error of a task that then ended: so its groups and handles work."""
     if state.swallowed_at is not None:
         return owner_of(state.swallowed_at.rpartition(":")[0]) != APPLICATION
-    code = getattr(task.get_coro(), "cr_code", None)
+    code = getattr(coro_of(task), "cr_code", None)
     return code is not None and owner_of(code.co_filename) != APPLICATION
 
 
@@ -531,7 +537,7 @@ def _line_of(request: Request) -> tuple[str | None, str | None]:
 
 
 def _not_started(task: Any) -> bool:
-    coro = task.get_coro()
+    coro = coro_of(task)
     if not isinstance(coro, CoroutineType):
         return False  # not known
     return coro.cr_frame is not None and not coro.cr_suspended and not coro.cr_running

@@ -39,6 +39,7 @@ from aioaudit.cpython.tasks import (
     callbacks_of,
     cancelled_by,
     code_of_result,
+    coro_of,
     current_task,
     exception_of,
     fut_waiter,
@@ -105,7 +106,7 @@ class EndMonitor:
         """See the end of a task that was asked to cancel."""
         if task.done():
             return
-        code = getattr(task.get_coro(), "cr_code", None)
+        code = getattr(coro_of(task), "cr_code", None)
         if isinstance(code, CodeType):
             self.watch_code(None, code)
 
@@ -624,7 +625,7 @@ def _waits_for(task: Any, awaited: Any) -> bool:
     if waiter is awaited or is_gathered(awaited, waiter):
         return True
     # ``wait_for`` of 3.11 waits for a future of its own.
-    coro = task.get_coro()
+    coro = coro_of(task)
     for _ in range(100):
         frame = getattr(coro, "cr_frame", None)
         if frame is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.cpython.tasks import coro_of
 from aioaudit.stack.frames import caller, local, signal_name, suspended_in
 from aioaudit.state.cause import Cause
 
@@ -68,8 +69,7 @@ class Call(msgspec.Struct, eq=False):
 
         Of *task* instead, where one is given.
         """
-        get_coro = getattr(task or self.victim, "get_coro", None)
-        found = None if get_coro is None else suspended_in(self.state.codes, get_coro())
+        found = suspended_in(self.state.codes, coro_of(task or self.victim))
         return (None, None) if found is None else (found[0].at(found[1]), found[0].source)
 
     def number_and_name(self, task: Any) -> tuple[int, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+from aioaudit.cpython.tasks import coro_of
 from aioaudit.stack.frames import awaited_chain
 
 
 def waiting_in(task: Any, qualname: str) -> FrameType | None:
     """The frame of the coroutine function *qualname* that *task* waits in, None if it does not."""
-    for step in awaited_chain(task.get_coro()):
+    for step in awaited_chain(coro_of(task)):
         frame: FrameType | None = getattr(step, "cr_frame", None)
         if frame is not None and frame.f_code.co_qualname == qualname:
             return frame

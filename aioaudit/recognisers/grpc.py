@@ -21,7 +21,7 @@ from typing import Any
 
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
-from aioaudit.cpython.tasks import all_tasks, current_task
+from aioaudit.cpython.tasks import all_tasks, coro_of, current_task
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import awaited_chain, local
 from aioaudit.state.cause import Cause
@@ -41,7 +41,7 @@ _PAUSE = 0.1
 
 def handler_cancelled(_frame: FrameType, call: Call) -> Cause:
     """``_schedule_rpc_coro``, which has no frame: a call whose handler still runs is over."""
-    context, server = _context_and_server(call.victim.get_coro())
+    context, server = _context_and_server(coro_of(call.victim))
     if context is None:
         return _over(Cause(reason=_CANCELLED, detail="the call was ended by core"))
     left = context.time_remaining()
@@ -147,7 +147,7 @@ def _stop_of(server: Any) -> tuple[Any, FrameType, bool] | None:
 def _stops_server(task: Any, server: Any) -> tuple[Any, FrameType, bool] | None:
     waits = False
     inside = None
-    for step in awaited_chain(task.get_coro()):
+    for step in awaited_chain(coro_of(task)):
         frame = getattr(step, "cr_frame", None)
         code = getattr(step, "cr_code", None)
         if code is _WAIT_FOR:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.cpython.internals import Internal
+from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -70,7 +71,7 @@ def file_watched(frame: FrameType, call: Call) -> Cause | None:
 def _more_body(scope: Any) -> bool | None:
     """Whether the task that sends a file inside *scope* has more to send; None if it does not say."""
     for task in scope._tasks:
-        coro = task.get_coro()
+        coro = coro_of(task)
         while coro is not None:
             frame = getattr(coro, "cr_frame", None)
             more = None if frame is None else local(frame, "more_body")

@@ -12,7 +12,7 @@ import msgspec
 from aioaudit.causes.classify import find_cause
 from aioaudit.chain.links import flatten
 from aioaudit.chain.obeyed import first_undelivered
-from aioaudit.cpython.tasks import current_task
+from aioaudit.cpython.tasks import coro_of, current_task
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.identity import timestamp
 from aioaudit.recognisers.call import Call
@@ -108,7 +108,7 @@ class Inquiry:
         if cause.taken_back:
             event.taken_back = True
         if accepted and task is not current:
-            event.suspended_at = suspended_at(known.codes, task.get_coro())
+            event.suspended_at = suspended_at(known.codes, coro_of(task))
         if accepted and earlier is not None:
             event.behind = earlier.event.seq or None
         if message is not None:

@@ -7,6 +7,7 @@ bytes each on 3.13, and would show.
 from __future__ import annotations
 
 import itertools
+import re
 import time
 import weakref
 from collections import deque
@@ -36,6 +37,9 @@ _SWEEP = 1000
 
 _SETTLED = 1_000_000_000
 """Nanoseconds after which a task has been made, whatever its maker is still doing."""
+
+_numbered = re.compile(r"Task-\d+").fullmatch
+"""Whether asyncio made up the name, and counted: of the tasks of a process no two have it."""
 
 _ref_of: Callable[[CancelState], weakref.ref[Any]] = attrgetter("ref")
 
@@ -95,7 +99,7 @@ class Tasks:
             if number == 0:
                 number = self.next_number()
                 preexisting = self.creations_seen
-                coro = "?" if task.done() else self.coro_name(task.get_coro())
+                coro = "?" if task.done() else self.coro_name(tasks.coro_of(task))
 
         if len(states) >= self._states_room:
             self._states_room = swept(states, _ref_of)
@@ -122,7 +126,7 @@ class Tasks:
         """Number and coroutine of *task*, if it returned lately and is asked about again.
 
         One whose making nobody noted may have the address of another that returned and is gone:
-        it may still run, and has another name.
+        it may still run, or another coroutine, or has a number in its name that is not that one's.
         """
         if not task.done():
             return 0, ""
@@ -131,7 +135,12 @@ class Tasks:
         for returned in reversed(list(self.recently_returned)):
             if returned.key == key:
                 born = returned.born
-                same = born.name == self.name(task) and born.coro == self.coro_name(task.get_coro())
+                coro = tasks.coro_of(task)  # one that ended in its first step has none any more
+                same = coro is None or born.coro == self.coro_name(coro)
+                # A task may have been renamed, and be called otherwise by its own class.
+                name = clean(tasks.name_of(task) or "?")
+                if name != clean(born.name) and _numbered(name):
+                    same = False
                 return (born.task, born.coro) if same else (0, "")
         return 0, ""
 
@@ -202,6 +211,6 @@ def root_frame(task: Any) -> FrameType | None:
     if task is None:
         return None
     try:
-        return cast("FrameType | None", task.get_coro().cr_frame)  # only compared with others
+        return cast("FrameType | None", tasks.coro_of(task).cr_frame)  # only compared with others
     except AttributeError:
         return None

@@ -234,6 +234,20 @@ def test_what_a_recogniser_reads_stands_in_its_table() -> None:
 
 
 @pytest.mark.sources
+def test_only_the_task_that_runs_is_asked_for_its_coroutine_without_looking() -> None:
+    """``get_coro()`` of one that is done may end the process (gh-122332)."""
+    wrong = [
+        f"{file}:{node.lineno}"
+        for file, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "get_coro"
+        and not (file.startswith(ONE_ROOM) or file == "aioaudit/probes/ends.py")
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.sources
 def test_nobody_asks_for_the_version_but_in_one_room() -> None:
     wrong = [
         f"{file}:{line}"

@@ -18,8 +18,9 @@ import pytest
 
 import aioaudit
 from aioaudit import session
+from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
 from aioaudit.delivery.records import Returned
-from aioaudit.events import LoopStart, TaskCancel, TaskCreate, TaskDone
+from aioaudit.events import Finding, LoopStart, TaskCancel, TaskCreate, TaskDone
 from aioaudit.probes.ends import _about_to_wake  # pyright: ignore[reportPrivateUsage] - nothing else reaches it on every version
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.weak import WeakIdMap, dropping
@@ -450,6 +451,10 @@ def test_the_error_of_a_group_is_read_once_for_all_that_it_cancels() -> None:
     assert 0 < few == many
 
 
+async def at_once() -> None:
+    pass
+
+
 async def other() -> None:
     await asyncio.sleep(60)
 
@@ -479,7 +484,7 @@ def test_a_task_that_nobody_noted_is_not_taken_for_the_one_that_had_its_address(
         unseen.cancel()
         await asyncio.wait([unseen])
 
-        ended = asyncio.create_task(asyncio.sleep(0), name="ended")
+        ended = asyncio.create_task(asyncio.sleep(0))
         await ended
         tasks.recently_returned.append(
             Returned(returned.seq, returned.ns, returned.born, id(ended))
@@ -488,6 +493,74 @@ def test_a_task_that_nobody_noted_is_not_taken_for_the_one_that_had_its_address(
 
     with aioaudit.recording():
         asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="such records come of sys.monitoring")
+@pytest.mark.parametrize("name", ["short", "long " * 50, "half \ud83d", 7], ids=ascii)
+def test_a_task_that_returned_keeps_its_number_whatever_it_is_called(
+    recorder: Recorder, name: Any
+) -> None:
+    class Renamed(asyncio.Task):  # type: ignore[type-arg]  # of whatever
+        def get_name(self) -> str:
+            return "another"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for kind in (asyncio.Task, Renamed):
+            task = kind(asyncio.sleep(0), loop=loop, name=name)
+            number = recorder.state.tasks.number(task)
+            await task
+            assert id(task) not in recorder.state.tasks.born
+            assert recorder.state.tasks.number(task) == number
+            renamed = kind(asyncio.sleep(0), loop=loop)
+            number = recorder.state.tasks.number(renamed)
+            renamed.set_name(name)
+            await renamed
+            assert recorder.state.tasks.number(renamed) == number
+
+    with aioaudit.recording():
+        asyncio.run(main())
+
+
+@pytest.mark.skipif(not HAS_EAGER_TASKS, reason="no task ends in its first step")
+@pytest.mark.parametrize("name", [None, "at once"])
+def test_a_task_that_ended_in_its_first_step_is_asked_about_and_keeps_its_number(
+    name: str | None,
+) -> None:
+    # Before gh-122332 whoever asked such a task for its coroutine ended the process.
+    async def main() -> None:
+        start: Any = {"eager_start": True}  # since 3.12
+        task = asyncio.Task(at_once(), loop=asyncio.get_running_loop(), **start)
+        if name is not None:
+            task.set_name(name)
+        assert (task.cancel(), aioaudit.why(task)) == (False, None)
+
+    with aioaudit.recording() as trail:
+        asyncio.run(main())
+    [made] = [e for e in trail.events if isinstance(e, TaskCreate) and e.coro.endswith("at_once")]
+    [finding] = [e for e in trail.events if isinstance(e, Finding)]
+    assert (finding.kind, finding.task) == ("already_done", made.task)
+    assert (finding.name, finding.preexisting) == (name or made.name, False)
+
+
+def test_a_task_that_its_class_has_not_made_yet_is_left_to_fail_by_itself() -> None:
+    said: list[object] = []
+
+    class Early(asyncio.Task):  # type: ignore[type-arg]  # of whatever
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            said.append(self.cancel())
+            said.append(aioaudit.why(self))
+            super().__init__(*args, **keywords)
+
+    async def main() -> None:
+        await Early(at_once(), loop=asyncio.get_running_loop())
+
+    asyncio.run(main())
+    without = said[:]
+    said.clear()
+    with aioaudit.recording():
+        asyncio.run(main())
+    assert said == without
 
 
 def test_who_waits_is_found_though_a_signal_adds_to_the_queue_of_the_loop() -> None:
@@ -506,9 +579,8 @@ def test_who_waits_is_found_though_a_signal_adds_to_the_queue_of_the_loop() -> N
             @property
             def _callback(self) -> Any:
                 if len(loop._ready) == 1:
-                    loop._ready.append(
-                        asyncio.Handle(print, (), loop)
-                    )  # as a signal's handler would
+                    another = asyncio.Handle(print, (), loop)
+                    loop._ready.append(another)  # as a signal's handler would
                 return wakes
 
         before, loop._ready = loop._ready, deque([Handle()])
