@@ -20,7 +20,6 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from aioaudit.cpython.threads import call_before_exit_functions
 from aioaudit.events import Event
@@ -96,7 +95,7 @@ class OpenTelemetryExporter:
         self._application_over = False
         self._answering = True
         self._not_taken = 0
-        _come_before_the_applications_end(self)
+        _come_before_the_application_ends()
 
     def use(self, tracer_provider: Any, meter_provider: Any) -> None:
         """From now on use *tracer_provider* and *meter_provider*, where they are not None."""
@@ -146,7 +145,6 @@ class OpenTelemetryExporter:
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""
         self._current.close()
-        _in_use.discard(self)
         if self._not_taken > 1:
             say(
                 f"exporter 'otel': {self._not_taken:,} spans were not taken by a span processor "
@@ -209,11 +207,12 @@ class OpenTelemetryExporter:
 
     def threads_end(self) -> None:
         """The interpreter is about to end; nothing that `atexit` calls was called yet."""
-        if "opentelemetry.trace" not in sys.modules:
-            return  # nothing is imported for this: no provider was set
-        provider = self._provider()
+        # Nothing is imported for this: who has not imported it has set no provider.
+        provider = self._provider() if "opentelemetry.trace" in sys.modules else None
         unseen = provider is not None and id(provider) not in self._application
-        if unseen or self._metrics.has_unseen_provider():
+        if unseen or (
+            "opentelemetry.metrics" in sys.modules and self._metrics.has_unseen_provider()
+        ):
             self._end_before_the_application()
 
     def _end_before_the_application(self) -> None:
@@ -236,26 +235,32 @@ class OpenTelemetryExporter:
         self._application_over = True
 
 
-_in_use: WeakSet[OpenTelemetryExporter] = WeakSet()
 _registered = False
 
 
-def _come_before_the_applications_end(exporter: OpenTelemetryExporter) -> None:
-    """See to it that *exporter* ends before the application's providers do, in any case.
+def _come_before_the_application_ends() -> None:
+    """See to it that we end before the application's providers do, in any case.
 
     A provider's end is registered with `atexit` when it is made, and last come is first
     served.  Usually our thread sees the provider, and registers after it; a process that
     ends before that thread had its first turn would end the provider first.
     """
     global _registered
-    _in_use.add(exporter)
     if not _registered:
         _registered = call_before_exit_functions(_threads_end)
 
 
 def _threads_end() -> None:
-    for exporter in list(_in_use):
-        exporter.threads_end()
+    """Nothing may be raised from here: CPython would not wait for the program's threads."""
+    from aioaudit import session
+
+    current = session.current()
+    for pipeline, _ in () if current is None else current.sinks:
+        if isinstance(pipeline.exporter, OpenTelemetryExporter):
+            try:
+                pipeline.exporter.threads_end()
+            except Exception as error:  # noqa: BLE001 - a provider that cannot be loaded, or answers with anything
+                say(f"exporter 'otel': no provider could be looked for: {describe(error)}")
 
 
 def _application_provider() -> Any:

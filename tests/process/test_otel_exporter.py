@@ -477,14 +477,35 @@ async def late():
     task.cancel()
 
 asyncio.run(asyncio.wait_for(asyncio.sleep(0), 5))
-import time
-time.sleep(0.5)
+from aioaudit import session
+for journal, _ in session.current().sinks:
+    journal.flush(30)  # from here on our thread has seen the provider
 atexit.register(lambda: asyncio.run(late()))
 """
     done = run_program(APPLICATION + program, **over_http)
     assert (done.returncode, done.stderr) == (0, "")
     assert {span.resource["service.name"] for span in receiver.spans} == {"of the application"}
     assert "late" in tasks(receiver)
+
+
+def test_a_provider_that_cannot_be_loaded_keeps_no_thread_of_the_program_from_its_end(
+    over_http: dict[str, str], run_program: RunPython
+) -> None:
+    program = """
+import asyncio, threading, time
+from opentelemetry import trace
+
+def work():
+    time.sleep(1)
+    print("done")
+
+asyncio.run(asyncio.wait_for(asyncio.sleep(0), 5))
+threading.Thread(target=work).start()
+over.set()
+"""
+    done = run_program(LATE + program, OTEL_PYTHON_TRACER_PROVIDER="no_such", **over_http)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert "Exception ignored" not in done.stderr
 
 
 def test_a_task_that_never_ends_is_told_as_abandoned(
