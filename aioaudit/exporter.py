@@ -11,7 +11,7 @@ help to know:
 - The first event is the run's `ProcessStart`, the last, where the process ends
   in order, its `ProcessEnd`.  ``seq`` rises strictly from one to the next.
 - All three methods are called from one thread, never two at a time.
-- What an exporter does with asyncio in that thread is not recorded.
+- What an exporter does with asyncio in that thread, to loops of that thread, is not recorded.
 - In a forked child the same object is used on, from a new thread and for a new
   run.  One that holds locks, threads or connections compares `os.getpid`.
 

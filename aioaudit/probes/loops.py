@@ -95,7 +95,7 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
             if (
                 isinstance(self, cls)
                 and recorder.sender.is_active("loop.stop")
-                and not recorder.muted()
+                and not recorder.is_deaf_to_loop(self)
             ):
                 event = _stop_event(recorder, self)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a loop running

@@ -67,15 +67,17 @@ class Recorder:
         """Hears what a loop has not told, and never will."""
 
     def is_deaf_to(self, future: Any) -> bool:
-        """Whether nobody hears what is done here to the task or future *future*.
+        """Whether nobody hears what is done here to the task or future *future*."""
+        return self.muted() and self.is_deaf_to_loop(loop_of(future))
+
+    def is_deaf_to_loop(self, loop: Any) -> bool:
+        """The same of *loop*, and of all that is its.
 
         An exporter's own tasks are its own affair.  But the garbage collector runs in any
-        thread, an exporter's too, and a finalizer of the program may reach for a task of
-        a loop that runs elsewhere.
+        thread, an exporter's too, and a finalizer of the program may reach for a loop that
+        runs elsewhere.
         """
-        return self.muted() and (
-            self.sender.closed or self.state.places.foreign_thread(future) is None
-        )
+        return self.muted() and (self.sender.closed or not self.state.places.runs_elsewhere(loop))
 
     # -- the process --------------------------------------------------------------
 

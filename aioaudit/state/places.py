@@ -123,19 +123,20 @@ class Places:
 
     def foreign_thread(self, victim: Any) -> str | None:
         """This thread's name if *victim*'s loop runs in another one just now."""
+        return self.thread_name() if self.runs_elsewhere(loop_of(victim)) else None
+
+    def runs_elsewhere(self, loop: Any) -> bool:
+        """Whether *loop* is known to run in another thread just now."""
         try:
-            loop = victim.get_loop()
             if running_loop() is loop or not loop.is_running():
-                return None
+                return False
             # asyncio's loops say it, others were seen to start (the child of a process that
             # was forked while the loop ran has the thread's number, too); trio-asyncio's
             # run in whatever thread trio does, and of them it is not known.
             ident = thread_of(loop) or self.runs_in.get(loop)
-            if ident is None or ident == get_ident():
-                return None
-        except Exception:  # noqa: BLE001 - a foreign future or loop may answer with anything
-            return None
-        return self.thread_name()
+            return ident is not None and ident != get_ident()
+        except Exception:  # noqa: BLE001 - a foreign loop may answer with anything, or be None
+            return False
 
 
 def loop_of(future: Any) -> Any:

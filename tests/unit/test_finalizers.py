@@ -410,6 +410,30 @@ def test_what_is_finalized_in_the_thread_of_an_exporter_is_told_as_well(setup: S
         check(trail.why(victim), label, reason=None if by_the_loop else "thread")
 
 
+def test_a_loop_that_is_stopped_in_the_thread_of_an_exporter_says_so_too() -> None:
+    exporter = Drops()
+    loop = asyncio.new_event_loop()
+
+    async def ticks() -> None:
+        await asyncio.sleep(0)
+        holder = Holder()
+        weakref.finalize(holder, loop.stop)
+        exporter.items.append(holder)
+        del holder
+        while True:
+            await asyncio.create_task(asyncio.sleep(0.001))
+
+    with aioaudit.recording() as trail, aioaudit.enable(exporter):
+        ticking = loop.create_task(ticks())
+        loop.run_forever()
+        ticking.cancel()
+        loop.run_until_complete(asyncio.wait([ticking]))
+        loop.close()
+        stops = [event for event in trail.events if isinstance(event, LoopStop)]
+    first = stops[0]
+    assert (first.source, first.by_name) == ("weakref:finalize.__call__", None)
+
+
 # -- what is called all the same -------------------------------------------------------
 
 
