@@ -69,10 +69,14 @@ def make_add_done_callback(
 ) -> Callable[..., None]:
     """``add_done_callback`` that notes who hands a bound ``cancel`` to it."""
 
-    def add_done_callback(self: Any, fn: Any, /, *, context: Any = None) -> None:
+    # Passed on just as it is given: without a context the one that is current now is taken, but
+    # with None the one that is when the future ends; and only asyncio's class in Python has names.
+    def add_done_callback(*args: Any, **keywords: Any) -> None:
+        fn = args[1] if len(args) == 2 else None
         if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
-            record_handoff(recorder, fn, "given to add_done_callback()", getframe(1), future=self)
-        original(self, fn, context=context)
+            how = "given to add_done_callback()"
+            record_handoff(recorder, fn, how, getframe(1), future=args[0])
+        original(*args, **keywords)
 
     return add_done_callback
 

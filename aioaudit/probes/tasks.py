@@ -408,8 +408,9 @@ def make_set_name(recorder: Recorder, original: Callable[..., None]) -> Callable
     tasks = recorder.state.tasks
     born = tasks.born
 
-    def set_name(self: Any, value: Any, /) -> None:
-        original(self, value)
+    # Of asyncio's two classes only that in Python knows the argument by name.
+    def set_name(self: Any, *args: Any, **keywords: Any) -> None:
+        original(self, *args, **keywords)
         entry = born.get(id(self))
         if entry is not None:
             entry.name = tasks.name(self)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import asyncio.base_futures
 import asyncio.events
+import asyncio.futures
+import asyncio.tasks
 import asyncio.timeouts
 import contextlib
 import gc
@@ -14,6 +16,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any
 
 import pytest
@@ -1020,6 +1024,80 @@ def test_the_program_sees_what_it_would_see_without(
     plain = run(_look())
     with aioaudit.recording():
         audited = run(_look())
+    assert audited == plain
+
+
+number: ContextVar[int] = ContextVar("number", default=0)
+
+
+class Notes:
+    """Callbacks that note which context they are called in, one of them called as a cancel is."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, int]] = []
+
+    def note(self, given: Any = None) -> None:
+        self.seen.append((type(given).__name__, number.get()))
+
+    cancel = note
+
+
+async def _contexts() -> list[Any]:
+    """The contexts that callbacks see, of all kinds and added in all ways."""
+    loop = asyncio.get_running_loop()
+    notes = Notes()
+    given = copy_context()
+    given.run(number.set, 2)
+
+    def in_python() -> Any:
+        return asyncio.futures._PyFuture(loop=loop)  # type: ignore[attr-defined]
+
+    futures = [loop.create_future(), in_python(), loop.create_task(forever())]
+    handles: list[Any] = []
+    number.set(1)
+    for callback in (notes.note, notes.cancel, partial(notes.cancel)):
+        for future in futures:
+            future.add_done_callback(callback)
+            future.add_done_callback(callback, context=given)
+            future.add_done_callback(callback, context=None)
+        handles.append(loop.call_later(0.001, callback))
+        handles.append(loop.call_later(0.001, callback, context=given))
+        handles.append(loop.call_later(0.001, callback, context=None))
+        handles.append(loop.call_at(loop.time(), callback, None, context=given))
+        for call in (loop.call_soon, loop.call_soon_threadsafe):
+            handles += [call(callback), call(callback, None, context=given)]
+    number.set(3)
+    while len(notes.seen) < len(handles):  # noqa: ASYNC110 - nothing but callbacks is to be called
+        await asyncio.sleep(0.001)
+    notes.seen.sort()  # timers of one moment go off in any order
+    for future in futures[:2]:
+        future.set_result(None)
+    futures[2].cancel()
+    await asyncio.wait([futures[2]])
+    await asyncio.sleep(0)
+    return notes.seen
+
+
+async def _by_name() -> list[Any]:
+    """Calls that name what asyncio's classes in Python have names for."""
+    loop = asyncio.get_running_loop()
+    future: Any = asyncio.futures._PyFuture(loop=loop)  # type: ignore[attr-defined]
+    future.add_done_callback(fn=print)
+    task: Any = asyncio.tasks._PyTask(asyncio.sleep(0), loop=loop)  # type: ignore[attr-defined]
+    task.set_name(value="named")
+    await task
+    return [future.remove_done_callback(print), task.get_name()]
+
+
+@pytest.mark.parametrize("look", [_contexts, _by_name])
+@every_loop
+def test_callbacks_are_called_as_without(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    look: Callable[[], Coroutine[Any, Any, list[Any]]],
+) -> None:
+    plain = run(look())
+    with aioaudit.recording():
+        audited = run(look())
     assert audited == plain
 
 
