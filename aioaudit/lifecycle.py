@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioaudit import forks
 from aioaudit.threads import get_ident, main_ident
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _set_fork_functions() -> None:
 def _before_fork() -> None:
     if _interest is not None and _interest.before_fork is not None:
         _interest.before_fork()
+        forks.hush()
 
 
 def _after_fork_in_parent() -> None:

@@ -108,6 +108,18 @@ def _exists(path: str) -> bool:
     return True
 
 
+def count_living() -> int:
+    """How many threads of ours this process has, those that are just about to go among them."""
+    _sweep()
+    return len(_begun)
+
+
+def _sweep() -> None:
+    for each in list(_begun):
+        if each.is_gone():
+            _begun.discard(each)
+
+
 class Thread:
     """A thread that `threading` knows nothing of, and that no signal is delivered to.
 
@@ -121,6 +133,7 @@ class Thread:
         self._running = allocate_lock()
         self._running.acquire()
         self._place = ""
+        self._pid = 0
         self.started = False
 
     def start(self) -> None:
@@ -143,10 +156,14 @@ class Thread:
 
     def _begin(self) -> None:
         self.started = True
+        self._pid = _getpid()
+        _sweep()
+        _begun.add(self)
         try:
             _start_new_thread(self._run, ())
         except BaseException:
             self.started = False
+            _begun.discard(self)
             raise
 
     def _run(self) -> None:
@@ -169,6 +186,16 @@ class Thread:
         while _exists(self._place) and monotonic() < deadline:
             sleep(0)
         return True
+
+    def is_gone(self) -> bool:
+        """Whether it has ended and the system, too, knows it no more."""
+        if self._pid != _getpid():
+            return True  # it is the parent's
+        return not (self._running.locked() or _exists(self._place))
+
+
+_begun: set[Thread] = set()
+"""Those that may still be there."""
 
 
 class Condition:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from aioaudit.cpython.threads import call_before_exit_functions
 from aioaudit.events import Event
 from aioaudit.exporter import ExporterError, Record
-from aioaudit.exporters.otel import forks
 from aioaudit.exporters.otel.context import CurrentSpans
 from aioaudit.exporters.otel.environment import metric_exporter, span_exporter
 from aioaudit.exporters.otel.facts import SpanFacts
@@ -139,8 +138,9 @@ class OpenTelemetryExporter:
 
     def before_fork(self) -> None:
         """End what sends; it begins anew with the next span."""
-        going_on = sum(target.rest() for target in self._targets()) + self._metrics.rest()
-        forks.hush(going_on)
+        for target in self._targets():
+            target.rest()
+        self._metrics.rest()
 
     def shutdown(self) -> None:
         """Close the connection; a provider of the application is left alone."""

@@ -106,9 +106,10 @@ class Metrics:
         """Have a report of our own sent; whether it arrived within *timeout* seconds."""
         return self._own is None or self._own.flush(timeout)
 
-    def rest(self) -> int:
-        """End the timer's thread, the process is about to fork; whether it goes on."""
-        return 0 if self._own is None else self._own.rest()
+    def rest(self) -> None:
+        """End the timer's thread, the process is about to fork."""
+        if self._own is not None:
+            self._own.rest()
 
     def close(self) -> None:
         """Send nothing any more."""

@@ -90,14 +90,13 @@ class OwnMetrics:
         self._owed = not well
         return well
 
-    def rest(self) -> int:
+    def rest(self) -> None:
         """Have the timer end, unless it is just sending; what comes next starts another."""
         with self._lock:
             self._resting = True
             self._lock.notify_all()
             self._lock.wait_for(lambda: not self._working, REST)
             self._resting = False
-            return int(self._working)
 
     def close(self, *, handed_over: bool = False) -> None:
         """Send nothing any more; what hangs in a connection is left to itself.

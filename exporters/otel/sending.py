@@ -70,8 +70,8 @@ class SpanSink(Sink, Protocol):
         """Wait for at most *timeout* seconds until what was taken has gone; whether it has."""
         ...
 
-    def rest(self) -> int:
-        """End threads of its own for now, the process is about to fork; how many go on."""
+    def rest(self) -> None:
+        """End threads of its own for now, the process is about to fork."""
         ...
 
     def close(self) -> None:
@@ -106,9 +106,8 @@ class ApplicationSink:
         )
         return done == [True]
 
-    def rest(self) -> int:
+    def rest(self) -> None:
         """Nothing: the threads are the application's."""
-        return 0
 
     def close(self) -> None:
         """Nothing: the provider is the application's."""
@@ -182,7 +181,7 @@ class OwnSink:
             finally:
                 self._hurry = False
 
-    def rest(self) -> int:
+    def rest(self) -> None:
         """Have the thread end, unless it is just sending; the next span starts another.
 
         What waited for others goes with the next span, or at the end.
@@ -191,9 +190,9 @@ class OwnSink:
             thread = self._thread
             self._resting = True
             self._lock.notify_all()
-        left = thread is not None and not thread.join(REST)
+        if thread is not None:
+            thread.join(REST)
         self._resting = False
-        return int(left)
 
     def close(self) -> None:
         """Interrupt a sender that waits for another try, and say what did not arrive."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from aioaudit.cpython.behaviour import FORK_WARNS_OF_THREADS
 from aioaudit.events import AnyEvent, Event, ProcessEnd, ProcessStart, name_of
 from tests.waiting import PATIENCE, asleep, wait_until
 
@@ -529,6 +530,44 @@ def test_forking_brings_no_warning_of_threads(run_program: RunPython, tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
     [events] = logs(tmp_path)
     assert names(events) == whole(100)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_fork_beside_an_exporter_that_is_busy_is_warned_of_for_threads_of_the_program_alone(
+    run_program: RunPython, others: int
+) -> None:
+    done = run_program(
+        f"""
+        import aioaudit, asyncio, time, warnings
+        from aioaudit import session
+
+        working, over = threading.Event(), threading.Event()
+
+        class Busy:
+            def export(self, events):
+                working.set()
+                over.wait()
+            def flush(self):
+                pass
+            def shutdown(self):
+                pass
+
+        with aioaudit.enable(Busy()):
+            asyncio.run(asyncio.sleep(0))
+            working.wait()
+            for _ in range({others}):
+                threading.Thread(target=over.wait).start()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if (pid := os.fork()) == 0:
+                    os._exit(0)
+            os.waitpid(pid, 0)
+            print(*(each.category.__name__ for each in caught))
+            over.set()
+        """
+    )
+    warned = "DeprecationWarning" if others and FORK_WARNS_OF_THREADS else ""
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, warned, "")
 
 
 def test_workers_that_their_parent_terminates_leave_whole_logs(

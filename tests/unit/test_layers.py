@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sources
 LAYERS = (
     # What needs nothing of ours but more of the same
     "version errors cpython weak threads text faults events bus settings auditing changes opening",
-    "identity chain lifecycle",
+    "identity chain forks lifecycle",
     # One code object, one frame, one place, one item of a queue
     "stack place",
     "exporter delivery",

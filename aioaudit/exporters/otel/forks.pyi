@@ -1,1 +1,0 @@
-from exporters.otel.forks import *
