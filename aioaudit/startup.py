@@ -22,10 +22,10 @@ import atexit
 import os
 import sys
 from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.cpython.imports import AfterImport, is_being_imported
+from aioaudit.cpython.interpreters import is_main
 from aioaudit.settings import VARIABLE, Settings, SettingsError, from_environ
 from aioaudit.text import describe, say
 
@@ -73,7 +73,7 @@ def start(settings: Settings) -> None:
     """
     global _waiting
     stop_waiting()
-    if not _in_main_interpreter():
+    if not is_main():
         return
     if _AWAITED in sys.modules:
         _activate(settings)
@@ -107,16 +107,6 @@ def _check_names(settings: Settings) -> None:
     from aioaudit.loading import check
 
     check(settings, VARIABLE, os.environ[VARIABLE])
-
-
-def _in_main_interpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # since 3.13, and before
-        try:
-            interpreters = import_module(name)
-        except ImportError:
-            continue
-        return bool(interpreters.get_current() == interpreters.get_main())
-    return True  # built without sub-interpreters
 
 
 def _activate(settings: Settings) -> None:
