@@ -56,16 +56,17 @@ class WeakIdMap(Generic[V]):
     refers to its object keeps both for good.
     """
 
-    __slots__ = ("_entries", "_pop", "_room")
+    __slots__ = ("_pop", "_room", "entries")
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref[Any], V]] = {}
-        self._pop = self._entries.pop
+        self.entries: dict[int, tuple[weakref.ref[Any], V]] = {}
+        """By `id`.  Only for the hottest paths, which ask the reference themselves, as `get` does."""
+        self._pop = self.entries.pop
         self._room = _FEWEST
 
     def __setitem__(self, target: object, value: V) -> None:
         """Set the value of *target*; TypeError where it takes no weak references."""
-        key, entries = id(target), self._entries
+        key, entries = id(target), self.entries
         if len(entries) >= self._room:
             self._room = swept(entries, _first)
         # `dropping`, written out: every timeout of a program comes by here.
@@ -77,28 +78,28 @@ class WeakIdMap(Generic[V]):
     def get(self, target: object, default: V) -> V: ...
     def get(self, target: object, default: V | None = None) -> V | None:
         """The value of *target*, *default* where it has none."""
-        entry = self._entries.get(id(target))
+        entry = self.entries.get(id(target))
         return default if entry is None or entry[0]() is not target else entry[1]
 
     def __contains__(self, target: object) -> bool:
-        entry = self._entries.get(id(target))
+        entry = self.entries.get(id(target))
         return entry is not None and entry[0]() is target
 
     def pop(self, target: object) -> V | None:
         """Take the value of *target* out, None where it has none."""
-        entry = self._entries.pop(id(target), None)
+        entry = self.entries.pop(id(target), None)
         return None if entry is None or entry[0]() is not target else entry[1]
 
     def items(self) -> Iterator[tuple[Any, V]]:
         """The objects that are alive, and their values."""
-        for ref, value in list(self._entries.values()):
+        for ref, value in list(self.entries.values()):
             target = ref()
             if target is not None:
                 yield target, value
 
     def clear(self) -> None:
         """Take everything out."""
-        self._entries.clear()
+        self.entries.clear()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)

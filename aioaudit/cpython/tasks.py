@@ -281,6 +281,9 @@ ORIGIN_IS_SHOWN = has(internals.SOURCE_TRACEBACK, asyncio.Future)
 origin_of: Callable[[Any], Any] = reader(internals.SOURCE_TRACEBACK, asyncio.Future, None)
 """The frames that debug mode recorded as a task's or handle's origin, None without it."""
 
+own_origin_of: Callable[[Any], Any] = own_reader(internals.SOURCE_TRACEBACK, asyncio.Future)
+"""The same of what is asyncio's own, `UNKNOWN` where it cannot be known."""
+
 
 def tells_of_destruction(task: Any) -> bool:
     """Whether *task*, if it is destroyed while pending, tells its loop; ``gather`` takes that away."""

@@ -19,7 +19,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from aioaudit.cpython.frames import getframe
-from aioaudit.cpython.tasks import all_tasks, current_task, origin_of
+from aioaudit.cpython.tasks import all_tasks, current_task, origin_of, own_origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
 from aioaudit.probes.ends import context_of
@@ -255,10 +255,16 @@ def _make_asyncio_call_at(
             if handoffs.hidden_signals:
                 handoffs.forget_signal(self, callback)
             kind = type(callback)
-            named = kind is MethodType and getattr(callback, "__name__", None) == "cancel"
-            if named or kind is partial:
+            if kind is MethodType:
+                if getattr(callback, "__name__", None) == "cancel":
+                    note(self, when, callback, args)
+            elif kind is partial:
                 note(self, when, callback, args)
-            if origin_of(handle):
+            try:
+                shown = own_origin_of(handle)
+            except AttributeError:  # a stranger's handle
+                shown = None
+            if shown:
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
             recorder.report_fault(error)

@@ -29,6 +29,7 @@ def make_probes(
     had to wait for the processor in between.
     """
     timeouts = recorder.state.handoffs.timeouts
+    entries = timeouts.entries
     known = recorder.state.codes.known.get
     # The timeout made last, by its `id`, and its seconds.  It is entered next, but for threads
     # that come in between: then its seconds are measured.  Each that is made comes by here, so
@@ -49,38 +50,61 @@ def make_probes(
             recorder.report_fault(error)
 
     def reschedule(self: Any, when: float | None) -> None:
-        note = timeouts.get(self)
+        key = id(self)
+        entry = entries.get(key)
+        note = None if entry is None or entry[0]() is not self else entry[1]
         which, given = made
-        if which != id(self):
+        if which != key:
             given = None
         now = 0.0
         if note is not None or given is None:
             # First: uvloop's clock may move on inside the original.
             try:
-                loop = running_loop()
-                if loop is not None:
-                    now = loop.time()
+                now = _time()
             except Exception:  # noqa: BLE001 - the clock of a loop that is not made
                 original(self, when)
                 return
         original(self, when)
         try:
             if note is not None:
-                note.armed, note.seconds = now, None
+                timeouts[self] = TimeoutEntry(note.at, note.source, now, note.by, None)
                 return
             frame = getframe(1)
             if frame.f_code.co_name != "__aenter__":
                 return
             outer = frame.f_back
             info = None if outer is None else known(id(outer.f_code))
-            if outer is not None and info is not None and info.owner == APPLICATION:
-                timeouts[self] = TimeoutEntry(info.at(outer.f_lasti), info.source, now, None, given)
-            else:
+            if outer is None or info is None or info.owner != APPLICATION:
                 timeouts[self] = _entry_of(recorder, outer, now, given)
+                return
+            offset = outer.f_lasti
+            note = info.timeouts.get(offset)
+            if given is None or note is None or note.seconds is not given:
+                note = _entry_at(info, offset, now, given)
+            timeouts[self] = note
         except Exception as error:  # noqa: BLE001 - an internal error must not disarm a timeout
             recorder.report_fault(error)
 
     return __init__, reschedule
+
+
+def _time() -> float:
+    """What the clock of the running loop says, 0 where none runs."""
+    loop = running_loop()
+    now: float = 0.0 if loop is None else loop.time()
+    return now
+
+
+def _entry_at(info: CodeInfo, offset: int, now: float, given: float | None) -> TimeoutEntry:
+    """The entry of timeouts that the application's line at *offset* of *info* enters.
+
+    Where it gives a number of seconds nothing else is in there that differs from one to the next,
+    so it serves for as long as the line gives that very number (`now` is 0 then).
+    """
+    entry = TimeoutEntry(info.at(offset), info.source, now, None, given)
+    if given is not None:
+        info.timeouts[offset] = entry
+    return entry
 
 
 def _entry_of(

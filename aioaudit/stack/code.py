@@ -81,6 +81,7 @@ class CodeInfo:
         "owner",
         "resumed",
         "source",
+        "timeouts",
     )
 
     def __init__(self, code: CodeType, module: str, known: dict[int, CodeInfo]) -> None:
@@ -106,6 +107,8 @@ class CodeInfo:
         """Whether it is a generator's or a coroutine's, which is resumed and not called."""
         self.calls: dict[int, Any] = {}
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
+        self.timeouts: dict[int, Any] = {}
+        """By the offset of an instruction: what is known of the timeout that it entered last."""
         self._lines: dict[int, str] = {}
         self._callees: dict[int, str | None] = {}
         self.callers: dict[int, CodeInfo] = {}

@@ -49,8 +49,10 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
         return self.context is not None and is_entered(self.context())
 
 
-class TimeoutEntry(msgspec.Struct, gc=False, eq=False):
+class TimeoutEntry(msgspec.Struct, frozen=True, gc=False, eq=False):
     """Where a timeout was entered, and how long it is to last.
+
+    All that one line enters may share one, so it is never changed: see `CodeInfo.timeouts`.
 
     That is ``seconds`` as the program gave them; where these are None it gave a time of the
     clock, and ``armed`` is the loop's time when it did.  ``by`` is the library's code that

@@ -164,7 +164,7 @@ def test_a_ctrl_c_is_not_lost_in_what_lets_go() -> None:
     values: WeakIdMap[None] = WeakIdMap()
     one = _Thing()
     values[one] = None
-    (ref, _), *_ = values._entries.values()
+    (ref, _), *_ = values.entries.values()
     callback: Any = ref.__callback__
     assert not hasattr(callback.func, "__code__")
 
@@ -595,3 +595,33 @@ def test_who_waits_is_found_though_a_signal_adds_to_the_queue_of_the_loop() -> N
 
 async def waits_for(awaited: asyncio.Task[None]) -> None:
     await awaited
+
+
+def test_what_one_line_enters_shares_a_note_until_it_is_rescheduled(recorder: Recorder) -> None:
+    notes = recorder.state.handoffs.timeouts
+
+    async def enter(delay: float | None) -> asyncio.Timeout:
+        async with asyncio.timeout(delay) as timeout:
+            await asyncio.sleep(0)
+            return timeout
+
+    async def main() -> None:
+        _, one, other, longer = [await enter(each) for each in (9, 9, 9, 10)]
+        assert notes.get(one) is notes.get(other)  # the same line, the same seconds
+        assert [each and each.seconds for each in map(notes.get, (one, longer))] == [9, 10]
+        endless, again = [await enter(None) for _ in range(2)]
+        first, second = notes.get(endless), notes.get(again)
+        assert first is not second  # of these the time counts at which they were entered
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(9) as moved:
+            before = notes.get(moved)
+            moved.reschedule(loop.time() + 5)
+            after = notes.get(moved)
+            await asyncio.sleep(0)
+        assert before is not None
+        assert after is not None
+        assert (before.seconds, after.seconds) == (9, None)
+        assert (after.at, after.source) == (before.at, before.source)
+        assert abs(after.armed - loop.time()) < 2
+
+    asyncio.run(main())
