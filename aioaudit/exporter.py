@@ -33,11 +33,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from aioaudit.core import Created, Returned
 from aioaudit.delivery.encoding import Batch, encode_events
 from aioaudit.delivery.records import (
-    Created,
     Record,
-    Returned,
     event_name,
     event_of,
     run_of,

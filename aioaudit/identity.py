@@ -6,41 +6,17 @@ child is a new run with numbers of its own (`Run` takes the one that it comes fr
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
+from aioaudit.core import new_counter
 from aioaudit.events import SCHEMA, ProcessStart
 from aioaudit.faults import Faults
+from aioaudit.timestamps import timestamp
 from aioaudit.version import __version__
-
-MILLISECOND = 1_000_000
-"""In nanoseconds: all timestamps of one differ in their tails only."""
-
-TAILS = [f"{number:03d}Z" for number in range(1000)]
-"""The tails: formatting a number with leading zeros takes far longer than to look it up."""
-
-_cached = (0, "")
-
-
-def timestamp(ns: int) -> str:
-    """RFC 3339 in UTC with microseconds for *ns*, nanoseconds since the epoch."""
-    global _cached
-    began, prefix = _cached  # one read: another thread may replace the pair meanwhile
-    rest = ns - began
-    if not 0 <= rest < MILLISECOND:
-        second, rest = divmod(ns, 1_000_000_000)
-        # Not strftime(): it imports `time` at each call (Modules/_datetimemodule.c).
-        text = datetime.fromtimestamp(second, UTC).isoformat()[:19]
-        thousandths, rest = divmod(rest, MILLISECOND)
-        prefix = f"{text}.{thousandths:03d}"
-        _cached = (ns - rest, prefix)
-    return prefix + TAILS[rest // 1000]
-
 
 MOST_ANCESTORS = 8
 """At most this many processes above this one are told."""
@@ -76,7 +52,7 @@ class Run:
         self.parent: str | None = None if forked_from is None else forked_from.id
         self.id: str = os.urandom(6).hex()
         self.pid = os.getpid()
-        self.next_seq: Callable[[], int] = itertools.count(1).__next__
+        self.next_seq: Callable[[], int] = new_counter()
         self.faults = Faults()
 
     def start_event(self, coverage: list[str]) -> ProcessStart:

@@ -46,7 +46,7 @@ class Place:
         self.muted = muted
         self.fields = run.id, run.pid, thread, loop
         """What the lines say of it: ``run``, ``pid``, ``thread``, ``loop``."""
-        self._templates: dict[type[Event], Event] = {}
+        self._templates: dict[type[Event], Any] = {}
 
     def new_event(self, kind: type[E]) -> E:
         """A new event of *kind* that says where it happens, and nothing else yet.
@@ -58,4 +58,5 @@ class Place:
             known = cast(Any, kind)(**dict.fromkeys(_REQUIRED[kind]))
             known.run, known.pid, known.thread, known.loop = self.fields
             self._templates[kind] = known
-        return cast(E, cast(Any, known).__copy__())
+        event: E = known.__copy__()
+        return event

@@ -10,9 +10,10 @@ from aioaudit import bus
 from aioaudit.delivery.records import Record
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NAMES, Event, TaskCancel, name_of
-from aioaudit.identity import Run, timestamp
+from aioaudit.identity import Run
 from aioaudit.place import E, Place
 from aioaudit.threads import get_ident
+from aioaudit.timestamps import timestamp
 
 T = TypeVar("T")
 
@@ -144,7 +145,12 @@ class Sender:
         if event.seq:
             if bus.hooks():
                 self.call_hooks(event)
-            self.export(event)
+                self.export(event)
+                return
+            sinks = self.sinks
+            sinks.put(event)
+            if type(event) is TaskCancel:
+                sinks.urge()
 
     def emit_final(self, event: Event) -> None:
         """Tell of something that can no longer be prevented."""

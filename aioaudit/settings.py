@@ -25,6 +25,7 @@ EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
 OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
 OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
 SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
+CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
 OFF_WORDS = ("0", "off", "false", "no")
@@ -35,6 +36,8 @@ DEFAULT_OTEL_TASKS = "touched"
 DEFAULT_SLOW_CANCEL = 1.0
 OTEL_STATUSES = ("cause", "unset", "error")
 """When a cancelled task's span is an error; the first is the default."""
+CORES = ("native", "python")
+"""What the hot paths can run in; `aioaudit.core.choice` says which of them do."""
 
 EVENT_NAMES = (
     "process.start",
@@ -138,6 +141,21 @@ def build(
     else:
         names = _exporters(where, _joined(where, exporters))
     return Settings(exporters=names, **_read(environ, given))
+
+
+def core_of(value: str | None) -> str | None:
+    """The one of `CORES` that *value*, as ``AIOAUDIT_CORE`` holds it, asks for; None for any.
+
+    It is none of `Settings`: it is decided once, before there are any.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    word = _word(value or "")
+    if word and word not in CORES:
+        wrong = f"{word!r} is no core{suggestion(word, CORES)}"
+        raise bad_value(CORE_VARIABLE, value, wrong, ", ".join(CORES))
+    return word or None
 
 
 def bad_value(where: str, value: object, wrong: str, allowed: str) -> SettingsError:
@@ -350,7 +368,7 @@ TABLE = (
         OTEL_STATUSES[0],
     ),
 )
-"""Every variable of ours but `VARIABLE` itself: a new one is added here and nowhere else."""
+"""Every variable of ours but `VARIABLE` and `CORE_VARIABLE`: a new one is added here alone."""
 
 VARIABLES = tuple(each.name for each in TABLE)
 """Their names."""

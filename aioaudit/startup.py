@@ -43,7 +43,10 @@ _end: Callable[[], None] | None = None
 
 _KEPT = frozenset(
     f"aioaudit.{name}"
-    for name in ("startup", "settings", "loading", "version", "errors", "auditing")
+    for name in (
+        *("startup", "settings", "loading", "version", "errors", "auditing"),
+        *("core.choice", "core._core"),  # decided for good, and loaded once in a process
+    )
 )
 """What knows nothing of asyncio, and may be in the middle of starting us."""
 

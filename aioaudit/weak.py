@@ -18,16 +18,23 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 T = TypeVar("T")
 V = TypeVar("V")
 E = TypeVar("E")
 
+
+class _Table(Protocol):
+    """What something can be taken out of."""
+
+    def pop(self, key: Any, default: Any, /) -> Any: ...
+
+
 _first = itemgetter(0)
 
 
-def dropping(target: T, table: dict[Any, Any], key: object) -> weakref.ref[T]:
+def dropping(target: T, table: _Table, key: object) -> weakref.ref[T]:
     """A reference to *target*: as long as it is kept, ``table[key]`` goes when *target* does.
 
     Raises:

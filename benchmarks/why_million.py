@@ -23,7 +23,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioaudit.events import Event, ProcessStart, TaskCancel, TaskCreate, TaskDone
-from aioaudit.identity import timestamp
+from aioaudit.timestamps import timestamp
 
 TASKS = 450_000
 CANCELLED = 100_000

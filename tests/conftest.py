@@ -124,7 +124,7 @@ def _what_is_left_to_the_collector() -> Iterator[None]:
 
 
 def clean_environ(**more: str) -> dict[str, str]:
-    """The environment of a child process: nothing of ours but *more*.
+    """The environment of a child process: nothing of ours but *more*, and the core under test.
 
     Nor what makes programs print other things than in a terminal: pytest, for one, does not
     shorten its lines where *CI* or *BUILD_NUMBER* is set (``_pytest.compat.running_on_ci``).
@@ -134,7 +134,7 @@ def clean_environ(**more: str) -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(ours) and key not in printing
+        if key == "AIOAUDIT_CORE" or (not key.startswith(ours) and key not in printing)
     }
     return kept | more
 

@@ -1,10 +1,13 @@
 """What ``make test``, ``make quick``, ``make demo`` and ``make lint`` do, with nothing but Python.
 
-The wheel is built through the source distribution (which catches files missing
-from it), installed into an environment for each interpreter, and tested from a
+A wheel for each interpreter is built through the source distribution (which catches files
+missing from it), installed into an environment of its own, and tested from a
 folder that holds the tests and not the sources, so that what is tested is what
 people install.  Environments live in ``.venv/`` and are used again for as long
 as their interpreter and their dependencies stay the same.
+
+Where there is a C compiler the wheels are native.  All tests then run with one of the two
+cores on each interpreter, and with the other one those that would tell a difference.
 
 The tests of one interpreter are spread over processes by pytest-xdist, and two
 interpreters are tested side by side.  What they print goes to ``.venv/logs/`` and
@@ -68,6 +71,22 @@ WITH_OLDEST = tuple(
     )
 )
 """What is tested with the oldest packages, too: recognisers and exporters."""
+IN_PYTHON = ("3.12", "3.14")
+"""Where all tests run with the core in Python, and not with the native one, if there is that."""
+OTHER_CORE = (
+    "tests/judges/test_random_anyio.py",
+    "tests/judges/test_random_collisions.py",
+    "tests/judges/test_random_trees.py",
+    "tests/judges/test_schema.py",
+    "tests/process/test_core.py",
+    "tests/process/test_jsonl_processes.py",
+    "tests/process/test_log_lines.py",
+    "tests/process/test_python_tasks.py",
+    "tests/process/test_scenarios.py",
+    "tests/process/test_without_monitoring.py",
+    "tests/unit",
+)
+"""What runs with the other core, too: it sees how tasks begin, are cancelled and end."""
 NOTHING_CHOSEN = 5
 """pytest's exit status where ``PYTEST_ARGS`` leaves none of its tests."""
 SIDE_BY_SIDE = 2
@@ -162,13 +181,16 @@ class Result:
     """pytest's exit statuses, one for each of its parts."""
     closings: list[str] = field(default_factory=list)
     """pytest's closing lines."""
+    may_be_empty: bool = False
+    """Only a part of the tests was to run, and ``PYTEST_ARGS`` may choose none of it."""
     kept: Path | None = None
     """What the tests wrote, if one failed."""
 
     @property
     def passed(self) -> bool:
         """Whether tests were run, and none failed."""
-        return set(self.statuses) <= {0, NOTHING_CHOSEN} and 0 in self.statuses
+        ran = 0 in self.statuses or self.may_be_empty
+        return ran and set(self.statuses) <= {0, NOTHING_CHOSEN}
 
     @property
     def closing(self) -> str:
@@ -199,8 +221,8 @@ def test() -> int:
     if not interpreters:
         return 1
     wheel, sdist = build(interpreters[-1])
+    wheels = build_others(interpreters, wheel, sdist)
     variables = {
-        "AIOAUDIT_TEST_WHEEL": str(wheel),
         "AIOAUDIT_TEST_SDIST": str(sdist),
         "AIOAUDIT_TEST_PYODIDE": str(find_pyodide()),
         "AIOAUDIT_TEST_SUITES": str(find_suites()),
@@ -215,7 +237,7 @@ def test() -> int:
             pool.submit(
                 whole_run,
                 each,
-                wheel,
+                wheels[each.short],
                 # The marker any_python of pyproject.toml says more.
                 variables | {"AIOAUDIT_TEST_BETWEEN": "1"} if each in between else variables,
             )
@@ -224,12 +246,17 @@ def test() -> int:
         if interpreters[0].version[:2] == OLDEST:
             # Its tests are of packages; those of none have no more to say than on other Pythons.
             on_oldest = variables | {"AIOAUDIT_TEST_BETWEEN": "1"}
-            begun.append(pool.submit(oldest_run, interpreters[0], wheel, on_oldest))
+            begun.append(pool.submit(oldest_run, interpreters[0], wheels["3.11"], on_oldest))
         else:
             print(
                 "without  the oldest packages: many of them are for CPython 3.11 and not for newer"
             )
         runs = [each.result() for each in begun]
+    runs += [
+        other_core(run)
+        for run, each in zip(runs, interpreters, strict=False)
+        if is_native(wheels[each.short])
+    ]
     if between:
         ends = f"{interpreters[0].long} and {interpreters[-1].long}"
         print(f"what depends on no Python is tested on CPython {ends} alone")
@@ -253,7 +280,21 @@ def test() -> int:
 def whole_run(interpreter: Interpreter, wheel: Path, variables: Mapping[str, str]) -> Run:
     """All tests on *interpreter*, with the newest packages."""
     python = environment(f"test-{interpreter.short}", interpreter, ["all"], ["test"], wheel)
-    return Run(f"CPython {interpreter.long}", python, variables)
+    core = "native" if is_native(wheel) and interpreter.short not in IN_PYTHON else "python"
+    return Run(
+        f"CPython {interpreter.long}, {core} core",
+        python,
+        {**variables, "AIOAUDIT_TEST_WHEEL": str(wheel), "AIOAUDIT_CORE": core},
+    )
+
+
+def other_core(run: Run) -> Run:
+    """What is sensitive to the core, with the one that *run* does not have."""
+    core = "python" if run.variables["AIOAUDIT_CORE"] == "native" else "native"
+    title = f"{run.title.partition(',')[0]}, {core} core, what depends on it"
+    # The marker any_python of pyproject.toml says more.
+    variables = {**run.variables, "AIOAUDIT_CORE": core, "AIOAUDIT_TEST_BETWEEN": "1"}
+    return Run(title, run.python, variables, OTHER_CORE)
 
 
 def oldest_run(interpreter: Interpreter, wheel: Path, variables: Mapping[str, str]) -> Run:
@@ -264,7 +305,10 @@ def oldest_run(interpreter: Interpreter, wheel: Path, variables: Mapping[str, st
     python = environment(
         "test-oldest", interpreter, [], [], wheel, more=[*map(pinned, allowed), *tools]
     )
-    return Run(f"CPython {interpreter.long}, oldest packages", python, variables, WITH_OLDEST)
+    # All of these run with the native one, too, where there is that: with the newest packages.
+    variables = {**variables, "AIOAUDIT_TEST_WHEEL": str(wheel), "AIOAUDIT_CORE": "python"}
+    title = f"CPython {interpreter.long}, python core, oldest packages"
+    return Run(title, python, variables, WITH_OLDEST)
 
 
 def pinned(requirement: str) -> str:
@@ -487,13 +531,13 @@ def clean_environ(**more: str) -> dict[str, str]:
     return kept | more
 
 
-def run(*command: str | Path, quiet: bool = False) -> None:
-    """Run *command* in the tree; with *quiet* its output is shown only if it fails."""
+def run(*command: str | Path, quiet: bool = False, cwd: Path = ROOT, **environ: str) -> str:
+    """Run *command* in the tree; with *quiet* its output is given, and shown only if it fails."""
     done = subprocess.run(
         command,
         check=False,  # below, after its output was shown
-        cwd=ROOT,
-        env=clean_environ(),
+        cwd=cwd,
+        env=clean_environ(**environ),
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
         text=True,
@@ -501,33 +545,80 @@ def run(*command: str | Path, quiet: bool = False) -> None:
     if done.returncode and quiet:
         print(done.stdout, file=sys.stderr)
     done.check_returncode()
+    return done.stdout or ""
 
 
 def build(interpreter: Interpreter) -> tuple[Path, Path]:
-    """The wheel, built from the source distribution, and that."""
+    """The wheel for *interpreter*, built from the source distribution, and that."""
     say("build")
-    python = environment("build", interpreter, [], [], None, more=["build>=1.2"])
     dist = VENVS / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    run(python, "-m", "build", "--outdir", dist, ROOT, quiet=True)
+    said = run(builder(interpreter), "-m", "build", "--outdir", dist, ROOT, quiet=True)
     [wheel] = dist.glob("*.whl")
     [sdist] = dist.glob("*.tar.gz")
     print(f"{wheel.name}, from {sdist.name}", flush=True)
+    print_core(said)
     return wheel, sdist
+
+
+def builder(interpreter: Interpreter) -> Path:
+    """The Python of the environment that builds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    requires: list[str] = project["build-system"]["requires"]
+    return environment("build", interpreter, [], [], None, more=["build>=1.2", *requires])
+
+
+def build_others(interpreters: Sequence[Interpreter], wheel: Path, sdist: Path) -> dict[str, Path]:
+    """A wheel for each of *interpreters*, the last of which has *wheel* already."""
+    *others, last = interpreters
+    wheels = {last.short: wheel}
+    tree = unpack(sdist, VENVS / "sources")
+    python = builder(last)
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    # The backend is Python code, and does for all of them: an environment each costs more time
+    # than all the rest, and that the build needs nothing else is what `build` has shown.
+    backend = run(python, "-c", ask, quiet=True).strip()
+    for each in others:
+        folder = VENVS / "dist" / each.short
+        options: list[str | Path] = ["-t", "wheel", "-d", folder]
+        words = [each.path, "-m", "hatchling", "build", *options]
+        said = run(*words, quiet=True, cwd=tree, PYTHONPATH=backend)
+        [wheels[each.short]] = folder.glob("*.whl")
+        print(f"{wheels[each.short].name} for CPython {each.long}", flush=True)
+        print_core(said)
+    return wheels
+
+
+def print_core(output: str) -> None:
+    """Show what a build's *output* says of the native core."""
+    for line in output.splitlines():
+        if "aioaudit: " in line:
+            print(line[line.index("aioaudit: ") :], flush=True)
+
+
+def is_native(wheel: Path) -> bool:
+    """Whether *wheel* holds the native core."""
+    return not wheel.name.endswith("-none-any.whl")
+
+
+def unpack(sdist: Path, folder: Path) -> Path:
+    """What *sdist* holds, in *folder* and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    unpacked = folder.with_name("unpacked")
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with tarfile.open(sdist) as archive:
+        # Ours, made a moment ago; 3.12 wants to be told, before 3.11.4 nobody could.
+        archive.extraction_filter = getattr(tarfile, "data_filter", _as_it_is)
+        archive.extractall(unpacked)  # noqa: S202 - no stranger's archive
+    [top] = unpacked.iterdir()
+    top.rename(folder)
+    unpacked.rmdir()
+    return folder
 
 
 def tested_copy(sdist: Path) -> Path:
     """What the source distribution holds beside the sources."""
-    copy = VENVS / "checkout"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.rmtree(VENVS / "unpacked", ignore_errors=True)
-    with tarfile.open(sdist) as archive:
-        # Ours, made a moment ago; 3.12 wants to be told, before 3.11.4 nobody could.
-        archive.extraction_filter = getattr(tarfile, "data_filter", _as_it_is)
-        archive.extractall(VENVS / "unpacked")  # noqa: S202 - no stranger's archive
-    [top] = (VENVS / "unpacked").iterdir()
-    top.rename(copy)
-    (VENVS / "unpacked").rmdir()
+    copy = unpack(sdist, VENVS / "checkout")
     for name in SOURCES:
         shutil.rmtree(copy / name)
     return copy
@@ -743,7 +834,8 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
 
     What looks at the traces of all other tests is a part of its own, behind them.
     """
-    result = Result()
+    chosen = shlex.split(os.environ.get("PYTEST_ARGS", ""))
+    result = Result(may_be_empty=bool(run.files and chosen))
     base = Path(tempfile.mkdtemp(prefix="tests-"))
     # In no folder that another interpreter uses at the same time.
     cache = VENVS / "logs" / f"{run.name}.cache"
@@ -751,7 +843,7 @@ def pytest(run: Run, copy: Path, log: Path) -> Result:
     command = [str(run.python), "-u", "-m", "pytest", "-o", f"cache_dir={cache}"]
     if sys.stdout.isatty():
         command.append("--color=yes")
-    chosen = [*shlex.split(os.environ.get("PYTEST_ARGS", "")), *run.files]
+    chosen += run.files
     for part, options in (("first", ["-n", str(WORKERS)]), ("last", [])):
         environ = clean_environ(
             **run.variables,

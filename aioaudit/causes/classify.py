@@ -19,7 +19,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from sys import getrefcount
 from types import CodeType, CoroutineType, FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -47,6 +47,11 @@ from aioaudit.state.cause import Cause
 from aioaudit.state.tasks import root_frame
 from aioaudit.text import describe
 from aioaudit.threads import get_ident
+
+if TYPE_CHECKING:
+    from aioaudit.events import TaskCancel
+    from aioaudit.place import Place
+    from aioaudit.state.known import State
 
 
 class _StackWalk:
@@ -89,8 +94,8 @@ def _walk_stack(
         if frame is catcher:
             found.handling = True
         back = frame.f_back
-        # A frame that was given to nobody is no signal handler's: no need to look.
-        given = info.interrupted and main and getrefcount(back) > UNSHARED
+        # A frame that was given to nobody (`root` is ours) is no signal handler's: no need to look.
+        given = info.interrupted and main and getrefcount(back) > UNSHARED + (back is root)
         if looking or given or info.notable:
             if info.boundary:
                 found.boundary = frame
@@ -161,6 +166,52 @@ def _keep_site(found: _StackWalk, info: CodeInfo, frame: FrameType) -> None:
         found.library = found.library or (info, frame.f_lasti)
     elif info.owner == STDLIB:
         found.stdlib = found.stdlib or info
+
+
+Plain = tuple[Cause, "dict[Place, TaskCancel]"]
+"""The cause where a line called and there is no more to say, and what `Call.lines` says."""
+
+
+def plain_cause(known: State, victim: Any, current: Any, frame: FrameType | None) -> Plain | None:
+    """What `find_cause` says, where only one line of the application has a say in it.
+
+    None where that is not sure at once.  To be asked only outside of any other ``cancel()``, while
+    nothing is handled, without a message, and with a task *current*; nobody may change the answer.
+
+    This is the walk of `_walk_stack` with every question left out whose answer is known: the
+    first frame is the line itself, which ends the search for one, and every frame further out
+    has nothing to say (it is not notable), was called by the one below, and was given to nobody.
+    Whatever else there is on the stack is left to `find_cause`, and so is a line that is new:
+    there it is learnt (`CodeInfo.calls`, `CodeInfo.callers`).
+    """
+    if frame is None:
+        return None
+    infos = known.codes.known.get
+    code = frame.f_code
+    info = infos(id(code))
+    if info is None or info.owner != APPLICATION or info.notable or code.co_name == "cancel":
+        return None
+    plain: Plain | None = info.calls.get(frame.f_lasti)
+    if plain is None:
+        return None
+    root = root_frame(current)
+    places = known.places
+    main = get_ident() == places.main_thread
+    while True:
+        back = frame.f_back
+        if back is None:
+            return None
+        if info.interrupted and main and getrefcount(back) > UNSHARED + (back is root):
+            return None
+        if frame is root:
+            break
+        below = infos(id(back.f_code))
+        if below is None or below.notable:
+            return None
+        if below.callers.get(back.f_lasti) is not info and not was_called(info, frame, below, back):
+            return None
+        frame, info = back, below
+    return plain if places.foreign_thread(victim) is None else None
 
 
 def find_cause(call: Call, frame: FrameType | None) -> Cause:
@@ -304,7 +355,7 @@ def _by_caller(
 def _by_plain_call(call: Call, site: tuple[CodeInfo, int]) -> Cause:
     """A line called, and there is no more to say: the same each time that it does."""
     info, offset = site
-    known = info.calls.get(offset)
+    known: Plain | None = info.calls.get(offset)
     if known is None:
         at, source = _at_and_source(site)
         origin = Link(what="called", reason="explicit", at=at, source=source)

@@ -15,6 +15,9 @@ RELEASE: Final[tuple[int, int]] = sys.version_info[:2]
 VERSION: Final = ".".join(map(str, sys.version_info[:3]))
 """Of this CPython in words: ``3.13.1``."""
 
+FREE_THREADED: Final = "t" in getattr(sys, "abiflags", "")
+"""This is a build without the GIL (PEP 703)."""
+
 HAS_MONITORING: Final = sys.version_info >= (3, 12)
 """There is `sys.monitoring` (PEP 669).
 

@@ -34,6 +34,17 @@ CHAIN_CHECK_CANCEL = _inner(internals.CHAIN_CHECK_CANCEL.name)
 _SHIELD_INNER_DONE = _inner(internals.SHIELD_INNER_DONE.name, asyncio.shield)
 """The code that cancels the outer future of a shield whose inner one was cancelled."""
 
+_gather = _inner(internals.GATHER_DONE.name, asyncio.gather)
+_cells = () if _gather is None else _gather.co_freevars
+_OUTER, _KEEPS = (
+    _cells.index(each.name) if each.name in _cells else -1
+    for each in (internals.GATHER_OUTER, internals.GATHER_RETURNS)
+)
+"""Which cells of the function hold what `gather_of` tells."""
+
+_GATHER_CODE = None if min(_OUTER, _KEEPS) < 0 else _gather
+"""The code by which asyncio's own ``gather`` hears of its children."""
+
 _CHAIN_CALL_SET_STATE = _inner(internals.CHAIN_CALL_SET_STATE.name)
 
 
@@ -60,12 +71,21 @@ def released_future(callback: Any) -> Any:
 
 def gather_of(callback: Any) -> tuple[Any, bool] | None:
     """The future of the ``gather`` that waits by means of *callback*, and its ``return_exceptions``."""
-    code = getattr(callback, "__code__", None)
-    if code is None or code.co_qualname != _GATHER_DONE:
-        return None
-    outer = _cell(callback, internals.GATHER_OUTER.name)
-    keeps = _cell(callback, internals.GATHER_RETURNS.name)
+    if is_gather_done(callback):
+        cells = callback.__closure__
+        outer, keeps = cells[_OUTER].cell_contents, cells[_KEEPS].cell_contents
+    else:
+        code = getattr(callback, "__code__", None)
+        if code is None or code.co_qualname != _GATHER_DONE:
+            return None
+        outer = _cell(callback, internals.GATHER_OUTER.name)
+        keeps = _cell(callback, internals.GATHER_RETURNS.name)
     return None if outer is None or keeps is None else (outer, bool(keeps))
+
+
+def is_gather_done(callback: Any) -> bool:
+    """Whether *callback* is a function of asyncio's own ``gather``, told without reading names."""
+    return type(callback) is FunctionType and callback.__code__ is _GATHER_CODE
 
 
 def _cell(function: FunctionType, name: str) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from aioaudit.core import in_order
 from aioaudit.delivery.losses import Losses
 from aioaudit.delivery.records import Record, seq_of
 from aioaudit.threads import monotonic
@@ -73,9 +74,8 @@ class Ordering:
         All that was put before *now* is among them.  Takes out whatever came too late.
         """
         waiting = self.waiting
-        numbers = list(map(seq_of, waiting))
         expected = self._last + 1
-        if numbers == list(range(expected, expected + len(numbers))):  # the usual case
+        if in_order(waiting, expected):  # the usual case
             self._gap = None
             return len(waiting)
         waiting.sort(key=seq_of)

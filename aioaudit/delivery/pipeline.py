@@ -3,7 +3,7 @@
 Goal: whatever an exporter does, be slow, fail or hang, the program neither
 waits for it nor notices it, and no event is lost in silence.
 
-Each exporter has one `Pipeline`, made of a queue (`queue`), a thread that empties it
+Each exporter has one `Pipeline`, made of a queue (`aioaudit.core`), a thread that empties it
 (`worker`) and to which a busy program gives way (`pace`), the order of numbers
 (`ordering`), and the count of what could not be kept (`losses`), which a
 `ProcessDropped` tells as soon as there is room again.  Here they come together, with
@@ -16,24 +16,27 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from aioaudit.core import Queue
 from aioaudit.delivery.encoding import Batch
 from aioaudit.delivery.journal import TIMEOUT, Waiting, flush_all, shutdown_all
 from aioaudit.delivery.losses import Losses
 from aioaudit.delivery.ordering import HOLD, Ordering
 from aioaudit.delivery.pace import Pace
-from aioaudit.delivery.queue import Queue
 from aioaudit.delivery.records import Record
 from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
-from aioaudit.identity import Run, timestamp
+from aioaudit.identity import Run
 from aioaudit.text import describe, one_line, say, words_of
 from aioaudit.threads import monotonic, sleep
+from aioaudit.timestamps import timestamp
 
 _STEP = 0.01  # between two looks while waiting for a missing number
 _GLANCE = 0.001  # between two looks for a missing number while somebody waits...
 _GLANCES = 5  # ... and how many of them there are
 _RETRY = 0.25  # between two tries while the exporter cannot take events
+_MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
+_OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
 _CHUNK = 1_000  # events given to the exporter at once: for so long it may keep the GIL
 
 
@@ -66,7 +69,15 @@ class Pipeline:
         self.capacity = capacity
         self.hold = hold
         self.pace = Pace(self._has_thread)
-        self.queue = Queue(capacity, wake_up=self.wake_up, lose=self._lose, look=self.pace.keep)
+        self.queue = Queue(
+            capacity,
+            self.wake_up,
+            self._lose,
+            self.pace.keep,
+            often=_OFTEN,
+            most_unseen=_MOST_UNSEEN,
+        )
+        self.queue.set_open(True)
         self.set_idle = self.queue.set_idle
         self._begin(run, start)
 

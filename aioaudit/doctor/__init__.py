@@ -15,6 +15,7 @@ from aioaudit.doctor.diagnosis import Diagnosis
 def examine() -> Iterator[Diagnosis]:
     """Every finding, section by section, as it is found."""
     yield from interpreter.interpreter()
+    yield from interpreter.core()
     yield from internals.of_python()
     yield from interpreter.monitoring()
     yield from interpreter.loops()

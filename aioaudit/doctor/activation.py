@@ -21,7 +21,7 @@ from aioaudit.doctor.internals import missing_imported
 from aioaudit.doctor.packages import version_of
 from aioaudit.exporter import ExporterError
 from aioaudit.opening import PlantedError, open_to_write
-from aioaudit.settings import JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
+from aioaudit.settings import CORE_VARIABLE, JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
 from aioaudit.text import describe
 
 STARTED_BY = "aioaudit_autostart.pth"
@@ -138,14 +138,15 @@ def variables() -> Iterator[Diagnosis]:
     else:
         yield _setting(VARIABLE, value)
     foreign = {each.name for each in entry_points(group=loading.GROUP)}
+    known = (*settings.VARIABLES, CORE_VARIABLE)
     for name, each in sorted(os.environ.items()):
-        if name in settings.VARIABLES:
+        if name in known:
             yield _setting(name, each)
         elif owner := _owner(name, foreign):
             text = f"left to the exporter {owner!r}, which another package registers"
             yield Diagnosis(section="settings", subject=name, state="none", text=text)
         elif name.startswith(f"{VARIABLE}_"):
-            text = f"no setting{settings.suggestion(name, settings.VARIABLES)}; it changes nothing"
+            text = f"no setting{settings.suggestion(name, known)}; it changes nothing"
             yield Diagnosis(section="settings", subject=name, state="warning", text=text)
 
 
@@ -161,6 +162,8 @@ def _setting(name: str, value: str) -> Diagnosis:
     state: State = "ok"
     text = repr(value)
     try:
+        if name == CORE_VARIABLE:
+            settings.core_of(value)
         # Alone: an error of one variable must not hide another's.
         found = settings.build(environ={name: value})
         if name == VARIABLE:

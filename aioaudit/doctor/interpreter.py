@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 
+from aioaudit.core.choice import CORE, Choice
 from aioaudit.cpython import inplace
 from aioaudit.cpython.behaviour import RELEASE
 from aioaudit.cpython.monitoring import AVAILABLE, CANDIDATES
@@ -117,6 +118,12 @@ def _try(module: str) -> str | None:
         return None
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return said[-1] if said else f"the trial ended with status {done.returncode}"
+
+
+def core(choice: Choice = CORE) -> Iterator[Diagnosis]:
+    """Which core runs, and whether that is what was asked for."""
+    state: State = "ok" if choice.name == "native" else "problem" if choice.complaint else "note"
+    yield Diagnosis(section="interpreter", subject="core", state=state, text=str(choice))
 
 
 def monitoring() -> Iterator[Diagnosis]:

@@ -46,7 +46,7 @@ from aioaudit.state.places import loop_of
 from aioaudit.text import describe
 
 if TYPE_CHECKING:
-    from aioaudit.delivery.records import Created
+    from aioaudit.core import Created
     from aioaudit.sending import Sender
     from aioaudit.state.known import State
     from aioaudit.state.requests import CancelState, Request
@@ -110,7 +110,7 @@ class Rules:
             task
         ) is not None:
             self._report(catalogue.WRONG_THREAD, task, request)
-        state = known.tasks.state(task)
+        state = known.tasks.states[id(task)]  # there since the request was made
         if len(state.requests) > 1:
             first = first_undelivered(state.requests)
             if first is request:

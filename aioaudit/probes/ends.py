@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import dis
 import inspect
-import time
 import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from typing import Any
 
 from aioaudit import bus
 from aioaudit.chain.obeyed import first_undelivered
+from aioaudit.core import Ending, Returned, make_returned
 from aioaudit.cpython import internals
 from aioaudit.cpython.callbacks import owner_of
 from aioaudit.cpython.frames import getframe, module_at
@@ -48,7 +48,6 @@ from aioaudit.cpython.tasks import (
     of_c,
     result_of,
 )
-from aioaudit.delivery.records import Returned
 from aioaudit.probes.tasks import OUTSIDE
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import RESUMED
@@ -138,50 +137,28 @@ class EndMonitor:
         return task if getattr(task.get_coro(), "cr_frame", None) is frame else None
 
     def _make_returned(self) -> Callable[[CodeType, int, object], object]:
-        """``PY_RETURN``: as hot as the making of a task, so everything is local.
+        """The callback of ``PY_RETURN``.
 
         Who listens is built in: whenever that changes, this is made anew.
         """
         recorder = self._recorder
-        python_tasks = PYTHON_TASKS
-        born = recorder.state.tasks.born
-        states = recorder.state.tasks.states
-        next_seq = recorder.sender.run.next_seq
-        remember = recorder.state.tasks.recently_returned.append
-        time_ns = time.time_ns
-        slow = self._on_return
-        put = recorder.sender.sinks.put
-        plain = "task.done" in recorder.sender.selected_events and not bus.hooks()
-        outside = OUTSIDE
-
-        def returned(code: CodeType, _offset: int, value: object) -> object:
-            try:
-                task: Any = of_c()
-            except RuntimeError:  # no loop, or one of which C does not know
-                task = current_task()
-            key = id(task)
-            made = born.get(key)
-            if (
-                made is not None
-                and plain
-                # Without a look at frames, which would have to be made for it: this is the
-                # code that the task runs, and no other frame of the task is around it.
-                and made.site.runs == id(code)
-                and module_at(2) in outside
-                and not (states and key in states)
-            ):
-                del born[key]
-                ended = Returned(next_seq(), time_ns(), made, key)
-                put(ended)
-                remember(ended)
-                return None
-            if python_tasks:
-                task = current_task()
-            if task is not None and getattr(task.get_coro(), "cr_frame", None) is getframe(1):
-                slow(task, value)
-            return None
-
-        return returned
+        known = recorder.state.tasks
+        return make_returned(
+            Ending(
+                born=known.born,
+                states=known.states,
+                next_seq=recorder.sender.run.next_seq,
+                put=recorder.sender.sinks.put,
+                returned=Returned,
+                remember=known.recently_returned.append,
+                plain="task.done" in recorder.sender.selected_events and not bus.hooks(),
+                outside=OUTSIDE,
+                python_tasks=PYTHON_TASKS,
+                of_c=of_c,
+                current_task=current_task,
+                slow=self._on_return,
+            )
+        )
 
     def _on_return(self, task: Any, value: object) -> None:
         recorder = self._recorder
@@ -253,10 +230,13 @@ class EndMonitor:
         def unwound(code: CodeType, _offset: int, error: BaseException) -> object:
             if ties:
                 tie = ties.get(id(error))
-                if tie is not None and tie.state is not None and tie.ref() is error:
-                    tie.state.swallowed_at = None
-                    if tie.state.handler_timer is not None:
-                        tie.state.handler_timer.leave(monotonic())
+                if tie is not None:
+                    state = tie.state
+                    if state is not None and tie.ref() is error:
+                        state.swallowed_at = None
+                        timer = state.handler_timer
+                        if timer is not None and timer.line is not None:
+                            timer.leave(monotonic())
             if id(code) not in codes and (
                 recorder.state.tasks.creations_seen or not code.co_flags & inspect.CO_COROUTINE
             ):
@@ -376,9 +356,10 @@ class EndMonitor:
                 line = swallowing_line(getframe(1), code, offset, error) if keeper[1] else keeper[2]
                 state.swallowed_at = line
                 if line is not None:
-                    if state.handler_timer is None:
-                        state.handler_timer = HandlerTimer()
-                    state.handler_timer.enter(line, monotonic())
+                    timer = state.handler_timer
+                    if timer is None:
+                        timer = state.handler_timer = HandlerTimer()
+                    timer.enter(line, monotonic())
             except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
                 self._recorder.report_fault(fault)
             return None
@@ -391,10 +372,13 @@ class EndMonitor:
 
         def reraised(_code: CodeType, _offset: int, error: BaseException) -> object:
             tie = ties_get(id(error))
-            if tie is not None and tie.state is not None and tie.ref() is error:
-                tie.state.swallowed_at = None
-                if tie.state.handler_timer is not None:
-                    tie.state.handler_timer.leave(monotonic())
+            if tie is not None:
+                state = tie.state
+                if state is not None and tie.ref() is error:
+                    state.swallowed_at = None
+                    timer = state.handler_timer
+                    if timer is not None and timer.line is not None:
+                        timer.leave(monotonic())
             return None
 
         return reraised

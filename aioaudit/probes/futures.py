@@ -27,21 +27,18 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         waiters: list[Any] = []
         try:
             # What is no future, or was never begun, has none of these, or is not asked.
-            if (
-                isinstance(self, cls)
-                and is_begun(self) is not None
-                and not recorder.is_deaf_to(self)
-            ):
+            if isinstance(self, cls) and is_begun(self) is not None:
                 callbacks = own_callbacks_of(self)
-                # A task of the Python class ends itself so (``__step`` in asyncio/tasks.py).
-                if (
-                    callbacks is not UNKNOWN
-                    and callbacks
-                    and not self.done()
-                    and not hasattr(self, "get_coro")
-                ):
+                if callbacks and callbacks is not UNKNOWN:
                     above = nested()
-                    if above is None or not _waiters_of(callbacks, above):
+                    # Asked first, for it is so most often: of its task's own ``cancel()``.
+                    if (
+                        (above is None or not _waiters_of(callbacks, above))
+                        and not recorder.is_deaf_to(self)
+                        and not self.done()
+                        # A task of the Python class ends itself so (``__step`` in tasks.py).
+                        and not hasattr(self, "get_coro")
+                    ):
                         waiters = waiters_of(self)
                         if chained.cancels_chained(callbacks):
                             recorder.remember_cause(

@@ -18,6 +18,7 @@ from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from aioaudit.core.choice import CORE
 from aioaudit.cpython import imports, inplace, internals, monitoring
 from aioaudit.cpython.behaviour import VERSION
 from aioaudit.cpython.loops import RUNNERS, START_PROBE
@@ -56,6 +57,7 @@ class Installation:
         self._versions = inplace.Versions()
         self._patches = inplace.Patches(self._versions)
         self._hot = inplace.Patches(self._versions)
+        self._births: list[object] = []  # what notes who makes tasks, as long as it is kept
         self._lasting = inplace.Patches(self._versions)  # what stays until all of it is taken out
         self._monitored: ends.EndMonitor | None = None
         self._follow: Callable[[Any, Any], None] | None = None
@@ -77,6 +79,7 @@ class Installation:
             "loops: asyncio" + (", uvloop" if "uvloop" in sys.modules else ""),
             "end of tasks: " + ("sys.monitoring" if self._monitor else "done callback"),
             "line that swallowed a cancellation: " + ("seen" if self._monitor else "not seen"),
+            f"core: {CORE}",
         ]
         if monitoring.AVAILABLE and self._monitor is None:
             seen.append("sys.monitoring: not used, other tools hold all of its tool ids")
@@ -102,6 +105,7 @@ class Installation:
         if self._libraries is not None:
             self._libraries.remove()
         self._hot.restore()
+        self._births.clear()
         self._patches.restore()
         if self._monitor is not None:
             self._monitor.close()
@@ -247,6 +251,7 @@ class Installation:
         if recorder.sender.closed:
             return
         self._hot.restore()
+        self._births.clear()
         known = recorder.state.tasks
         known.creations_seen = recorder.sender.has_listeners and bool(
             {"task.create", "task.done"} & recorder.sender.selected_events
@@ -261,8 +266,14 @@ class Installation:
             return
         for cls in self._task_classes:
             own = vars(cls)
-            init = tasks.make_init(recorder, cls, own["__init__"], self._follow, self._watch_end)
-            self._put(cls, "__init__", init, hot=True)
+            init, kept = tasks.make_init(
+                recorder, cls, own["__init__"], self._follow, self._watch_end
+            )
+            if isinstance(init, FunctionType):
+                self._put(cls, "__init__", init, hot=True)
+            else:  # of C: it looks like what it stands for, and no frame of it is on a stack
+                self._hot.replace(cls, "__init__", init)
+            self._births.append(kept)
             set_name = tasks.make_set_name(recorder, own["set_name"])
             self._put(cls, "set_name", set_name, hot=True)
         self._versions.settle()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import time
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from aioaudit import bus
+from aioaudit import bus, core
+from aioaudit.core import Created, Making, python
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
-from aioaudit.cpython.frames import getframe, module_at
+from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.tasks import (
     ORIGIN_IS_SHOWN,
     PYTHON_TASKS,
@@ -21,20 +21,17 @@ from aioaudit.cpython.tasks import (
     of_c,
     origin_of,
 )
-from aioaudit.delivery.records import Created, event_of
+from aioaudit.delivery.records import event_of
 from aioaudit.events import TaskCreate
 from aioaudit.recorder.recorder import Recorder
 
 _MISSING: Any = object()
-_OWN_FOLDER = __file__.rpartition(os.sep)[0] + os.sep
-_MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
-"""Where the functions live that make a task for their caller with ``loop.create_task()``."""
-
+_OWN_FOLDERS = tuple(file.rpartition(os.sep)[0] + os.sep for file in (__file__, python.__file__))
 _LOOPS = frozenset({"asyncio.events", "uvloop.loop", "aioaudit.probes.loops"})
 """The modules of the Python functions that call what a loop calls: ``Handle._run``, and what
 we put around uvloop's methods, which says that it is of uvloop."""
 
-OUTSIDE = _LOOPS | {"aioaudit.probes.tasks"}
+OUTSIDE = _LOOPS | {"aioaudit.core.python", "aioaudit.probes.tasks"}
 """The modules of the functions right outside a task's own frames; the third makes eager tasks."""
 
 
@@ -44,8 +41,8 @@ def make_init(
     original: Callable[..., None],
     follow: Callable[[Any, CodeType], None] | None,
     watch_end: Callable[[Any, Any], None] | None,
-) -> Callable[..., None]:
-    """``__init__`` of the task class *cls* that notes who made the task.
+) -> tuple[Any, object]:
+    """``__init__`` of the task class *cls* that notes who made the task, and what is to be kept with it.
 
     *follow* is called with the code of every new coroutine function (3.12 and later);
     *watch_end* is called with each task and its context whose end cannot be
@@ -56,164 +53,32 @@ def make_init(
     """
     creation = _TaskCreation(recorder, original, follow, watch_end)
     if not HAS_EAGER_TASKS:
-        return _make_plain_init(creation, original)
+        return _make_plain_init(creation, original), None
     fast = (
         ORIGIN_IS_SHOWN and follow is not None and "task.create" in recorder.sender.selected_events
     )
     if not fast or bus.hooks():
-        return _make_careful_init(creation, original)
-    return _make_fast_init(creation, original, cls.get_name)
-
-
-def _make_fast_init(
-    creation: _TaskCreation, original: Callable[..., None], get_name: Callable[[Any], str]
-) -> Callable[..., None]:
-    """The hottest path of all, for what nobody can object to.
-
-    A task that an application's line makes again, to run the same coroutine in
-    the same loop, is noted right here: two looks into tables, and one into each
-    of the objects that tell whether they fit.  All else is for `_TaskCreation`.
-    """
-    recorder = creation.recorder
-    born = creation.tasks.born
-    sites = creation.tasks.sites
-    site_of = sites.get
-    note = creation.record
-    put = creation.put
-    current_task = of_c
-    python_tasks = PYTHON_TASKS
-    time_ns = time.time_ns
-    next_task = creation.tasks.next_number
-    next_seq = creation.sender.run.next_seq
-    makers = _MAKERS
-    eager = _make_eager(creation, original, get_name)
-
-    def __init__(  # noqa: N807 - stands in for the method of that name
-        self: Any,
-        coro: Any = _MISSING,
-        *,
-        loop: Any = None,
-        name: Any = None,
-        context: Any = None,
-        eager_start: Any = False,
-    ) -> None:
-        if eager_start or coro is _MISSING:
-            if coro is _MISSING:
-                return original(self)
-            return eager(self, coro, loop, name, context, eager_start)
-        if context is not None:
-            original(self, coro, loop=loop, name=name, context=context)
-        elif name is None:
-            original(self, coro, loop=loop)
-        else:
-            original(self, coro, loop=loop, name=name)
-        try:
-            # Read as it is, by exception: through `origin_of` a task's making would cost 3% more.
-            if self._source_traceback is not None:
-                hide(self)
-            if python_tasks:
-                return note(self, coro, loop, name, getframe(1))
-            try:
-                parent = born[id(current_task())]
-                if module_at(2) in makers:
-                    depth = 3
-                elif module_at(1) in makers:  # uvloop's create_task() has no frame
-                    depth = 2
-                else:
-                    return note(self, coro, loop, name, getframe(1))
-                frame = getframe(depth)
-                # Instructions lie inside their code, so the sum is the address of one.
-                site = site_of(id(frame.f_code) + frame.f_lasti)
-                if site is None:
-                    frame = _beyond_makers(frame)
-                    site = sites[id(frame.f_code) + frame.f_lasti]
-                place = site.place
-                if (
-                    site.runs != id(coro.cr_code)
-                    or place is not parent.site.place
-                    or place.loop_id != id(loop)
-                ):
-                    return note(self, coro, loop, name, getframe(1))
-            except (LookupError, AttributeError, RuntimeError, ValueError):
-                return note(self, coro, loop, name, getframe(1))
-            born[id(self)] = made = Created(
-                next_seq(),
-                next_task(),
-                time_ns(),
-                site,
-                name if type(name) is str else get_name(self),
-                parent.task,
-            )
-            put(made)
-        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task from being made
-            recorder.report_fault(error)
-        return None
-
-    return __init__
-
-
-def _beyond_makers(frame: FrameType) -> FrameType:
-    """The frame that called what *frame* belongs to: ``gather`` calls ``ensure_future``."""
-    while frame.f_globals["__name__"] in _MAKERS:
-        frame = frame.f_back  # type: ignore[assignment]  # without one, an AttributeError takes the long way
-    return frame
-
-
-def _make_eager(
-    creation: _TaskCreation, original: Callable[..., None], get_name: Callable[[Any], str]
-) -> Callable[..., None]:
-    """The same for a task that runs inside its own making, as aiohttp makes one for each request.
-
-    Who makes it calls the class itself.  That may be a library, if no line of an
-    application is behind it: if it is what the loop called.
-    """
-    born = creation.tasks.born
-    sites = creation.tasks.direct_sites
-    slow = creation.construct
-    put = creation.put
-    current_task = of_c
-    python_tasks = PYTHON_TASKS
-    time_ns = time.time_ns
-    next_task = creation.tasks.next_number
-    next_seq = creation.sender.run.next_seq
-    loops = _LOOPS
-
-    def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
-        made = None
-        try:
-            parent = born[id(current_task())]
-            frame = getframe(2)
-            site = sites[id(frame.f_code) + frame.f_lasti]
-            place = site.place
-            if (
-                site.runs == id(coro.cr_code)
-                and place is parent.site.place
-                and place.loop_id == id(loop)
-                and not python_tasks
-                and (site.by_application or module_at(3) in loops)
-            ):
-                own = name if type(name) is str else self
-                made = Created(next_seq(), next_task(), time_ns(), site, own, parent.task)
-        except (LookupError, AttributeError, RuntimeError, ValueError):
-            made = None
-        if made is None:
-            keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-            return slow(self, coro, keywords, getframe(2))
-        born[id(self)] = made
-        put(made)
-        try:
-            original(self, coro, loop=loop, name=name, context=context, eager_start=eager_start)
-        except BaseException:
-            born.pop(id(self), None)
-            made.name = name_of(self) or "?"
-            raise
-        if self._source_traceback is not None:
-            hide(self)
-        if made.name_or_task is self:
-            made.name_or_task = get_name(self)
-        return None
-
-    return eager
+        return _make_careful_init(creation, original), None
+    known = creation.tasks
+    making = Making(
+        born=known.born,
+        sites=known.sites,
+        direct_sites=known.direct_sites,
+        next_number=known.next_number,
+        next_seq=creation.sender.run.next_seq,
+        put=creation.put,
+        created=Created,
+        python_tasks=PYTHON_TASKS,
+        loops=_LOOPS,
+        current_task=of_c,
+        get_name=cls.get_name,
+        name_of=name_of,
+        note=creation.record,
+        construct=creation.construct,
+        hide=hide,
+        fault=recorder.report_fault,
+    )
+    return core.make_init(making, cls, original)
 
 
 def _make_careful_init(
@@ -366,7 +231,7 @@ def hide(recorded: Any) -> None:
     """Take our frames out of what debug mode recorded as a task's or a handle's origin."""
     trace = origin_of(recorded)
     if trace:
-        trace[:] = [entry for entry in trace if not entry.filename.startswith(_OWN_FOLDER)]
+        trace[:] = [entry for entry in trace if not entry.filename.startswith(_OWN_FOLDERS)]
 
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:

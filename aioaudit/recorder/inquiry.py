@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioaudit.causes.classify import find_cause
+from aioaudit.causes.classify import find_cause, plain_cause
 from aioaudit.chain.links import flatten
 from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.tasks import coro_of, current_task
 from aioaudit.events import FutureCancel, TaskCancel
-from aioaudit.identity import timestamp
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import suspended_at
 from aioaudit.state.places import loop_of
 from aioaudit.state.requests import CancelState, Request
 from aioaudit.text import message_of
+from aioaudit.timestamps import timestamp
 
 if TYPE_CHECKING:
     from aioaudit.place import Place
@@ -75,8 +75,7 @@ class Inquiry:
         cancellations = known.cancellations
         nested = cancellations.nested()
         current = current_task()
-        call = Call(known, task, current, nested, sys.exception(), message=message)
-        cause = find_cause(call, frame)
+        cause, lines, remembered = self._why(task, message, frame, current, nested)
         accepted = not task.done()
         state = known.tasks.state(task)
         if cause.redelivers:
@@ -94,7 +93,7 @@ class Inquiry:
         if not accepted and nested is not None and cause.request is nested and nested.times > 1:
             return None  # a scope delivers again to a gather: it was too late for this child before
         place = known.places.place(None if current is not None else loop_of(task))
-        event = self._begin(place, cause, call.lines)
+        event = self._begin(place, cause, lines)
         self._tell_asker(event, cause, current, nested)
         if not cancellations.deliveries_seen:
             cancellations.infer_delivery(task, state)
@@ -116,9 +115,26 @@ class Inquiry:
         request = _request(event, cause)
         if accepted and earlier is not None:
             request.coalesced = True
-        if call.timeout_remembered and current is not None:
+        if remembered and current is not None:
             known.tasks.state(current).inherited = request
         return request
+
+    def _why(
+        self,
+        task: Any,
+        message: Any,
+        frame: FrameType | None,
+        current: Any,
+        nested: Request | None,
+    ) -> tuple[Cause, dict[Place, TaskCancel] | None, bool]:
+        """The cause of ``task.cancel(message)``, `Call.lines` and `Call.timeout_remembered`."""
+        handled = sys.exception()
+        if nested is None and handled is None and message is None and current is not None:
+            plain = plain_cause(self._state, task, current, frame)
+            if plain is not None:
+                return *plain, False
+        call = Call(self._state, task, current, nested, handled, message=message)
+        return find_cause(call, frame), call.lines, call.timeout_remembered
 
     def future_request(
         self, future: Any, message: Any, frame: FrameType | None, waiters: list[Any]
@@ -144,7 +160,7 @@ class Inquiry:
     ) -> TaskCancel:
         """A new event of a request that says why; *lines* has those that say the same, by place."""
         if lines is None:
-            event = self._sender.new_event(TaskCancel, place)
+            event: TaskCancel = self._sender.new_event(TaskCancel, place)
             _tell_cause(event, cause)
             return event
         known = lines.get(place)
@@ -155,7 +171,8 @@ class Inquiry:
                 lines.clear()
             known = lines[place] = place.new_event(TaskCancel)
             _tell_cause(known, cause)
-        event = cast(TaskCancel, cast(Any, known).__copy__())
+        template: Any = known
+        event = template.__copy__()
         event.ts = timestamp(time.time_ns())
         sender = self._sender
         event.seq = sender.run.next_seq() if "task.cancel" in sender.active_events else 0

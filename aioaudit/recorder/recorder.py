@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.core import Created
 from aioaudit.cpython.groups import TIMEOUT_ERROR
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import current_task
-from aioaudit.delivery.records import Created
 from aioaudit.delivery.records import lifetime as lifetime_of
 from aioaudit.events import Outcome, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
@@ -290,7 +290,7 @@ class Recorder:
             elif outcome != "cancelled":
                 for lost in drop_propagated(state):
                     self.rules.on_propagation_lost(lost, state)
-        if self.sender.is_active("task.done"):
+        if "task.done" in self.sender.active_events:
             if outcome == "cancelled" and not by_hand:
                 error = None  # there is nothing to say of it but whose request it delivers
             self._send_end(task, born, state, error, request)

@@ -73,6 +73,7 @@ class CodeInfo:
         "boundary",
         "callers",
         "calls",
+        "doubtful",
         "explain",
         "finalizer",
         "given",
@@ -113,6 +114,8 @@ class CodeInfo:
         self._callees: dict[int, str | None] = {}
         self.callers: dict[int, CodeInfo] = {}
         """By the offset of an instruction: what it surely called when it was asked last."""
+        self.doubtful: dict[int, CodeInfo] = {}
+        """The same where only the arguments can tell whether the interpreter called by itself."""
 
     def callee(self, frame: FrameType) -> str | None:
         """What *frame*, of this code, calls just now (`aioaudit.stack.callee.callee_of`)."""

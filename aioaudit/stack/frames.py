@@ -15,7 +15,15 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextvars import Context
-from types import BuiltinMethodType, CodeType, CoroutineType, FrameType, MethodType, TracebackType
+from types import (
+    BuiltinMethodType,
+    CodeType,
+    CoroutineType,
+    FrameType,
+    MethodType,
+    NoneType,
+    TracebackType,
+)
 from typing import Any
 
 from aioaudit.cpython import internals
@@ -365,6 +373,9 @@ _RESUMING = frozenset({"aclose", "athrow", "close", "next", "send", "throw"})
 _MOST_GIVEN = 2
 """The most arguments that the interpreter gives to what it calls by itself."""
 
+_INNOCENT = frozenset({NoneType, bool, float, int, str, bytes, list, asyncio.Task})
+"""Classes of arguments that do not tell that the interpreter calls."""
+
 _COLLECTING = frozenset({"start", "stop"})
 _DROPPED = (
     "Task was destroyed but it is pending!",
@@ -381,6 +392,9 @@ def was_called(info: CodeInfo, frame: FrameType, below: CodeInfo, back: FrameTyp
     a callback in `gc.callbacks`, the ``finally`` of a generator), or a signal came, or another
     process gave it a script (``sys.remote_exec``, whose namespace has no name).
     """
+    offset = back.f_lasti
+    if below.doubtful.get(offset) is info:
+        return not _called_by_itself(frame, info.given)
     if info.finalizer:
         return False
     callee = below.callee(back)
@@ -388,13 +402,19 @@ def was_called(info: CodeInfo, frame: FrameType, below: CodeInfo, back: FrameTyp
         return False
     name = frame.f_code.co_name
     if callee == name or (info.resumed and callee is AWAITED):
-        below.callers[back.f_lasti] = info
+        below.callers[offset] = info
         return True
     if name == "<module>" and "__name__" not in frame.f_globals:
         return callee in _EXECUTING
     if info.resumed:
         return callee in _RESUMING or not _is_closed(sys.exception())
-    return not info.given or not _called_by_itself(frame, info.given)
+    # So far only the two codes and the offset had a say in it: that need not be asked again.
+    if not info.given:
+        if name != "<module>":
+            below.callers[offset] = info
+        return True
+    below.doubtful[offset] = info
+    return not _called_by_itself(frame, info.given)
 
 
 def _is_closed(error: BaseException | None) -> bool:
@@ -412,6 +432,8 @@ def _called_by_itself(frame: FrameType, names: tuple[str, ...]) -> bool:
     """Whether the arguments *names* of *frame* are such as only the interpreter gives."""
     values = variables(frame)
     given: list[Any] = [values.get(name) for name in names]
+    if _INNOCENT.issuperset(map(type, given)):
+        return False  # as most often, without a look at each
     if type(given[-1]) is tuple:
         given.extend(given.pop()[:_MOST_GIVEN])  # ``gather(*coroutines)`` may be given thousands
     for number, value in enumerate(given):

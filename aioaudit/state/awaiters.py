@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioaudit.cpython.callbacks import gather_of, is_wakeup, owner_of, released_future
+from aioaudit.cpython.callbacks import (
+    gather_of,
+    is_gather_done,
+    is_wakeup,
+    owner_of,
+    released_future,
+)
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import callback_of, callbacks_of
 
@@ -20,12 +26,13 @@ def waiters_of(future: Any) -> list[Any]:
 
 def reached_by(callback: Any) -> list[Any]:
     """The tasks that the done callback *callback* of a cancelled future ends."""
-    task = owner_of(callback)
-    if task is not None:
-        return [task] if is_wakeup(callback) else []
-    released = released_future(callback)
-    if released is not None:
-        return waiters_of(released)
+    if not is_gather_done(callback):  # which no task has as a method, and needs the most questions
+        task = owner_of(callback)
+        if task is not None:
+            return [task] if is_wakeup(callback) else []
+        released = released_future(callback)
+        if released is not None:
+            return waiters_of(released)
     gather = gather_of(callback)
     if gather is None:
         return []

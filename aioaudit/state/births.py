@@ -11,6 +11,7 @@ from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
 from aioaudit.stack.frames import caller
 
 if TYPE_CHECKING:
+    from aioaudit.core import Table
     from aioaudit.place import Place
     from aioaudit.state.places import Places
     from aioaudit.state.tasks import Tasks
@@ -62,9 +63,9 @@ class CreationSites:
                 site.drop_with(maker, table, address)
         return site
 
-    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[dict[int, CreationSite]]:
+    def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[Table[CreationSite]]:
         """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""
-        tables: list[dict[int, CreationSite]] = []
+        tables: list[Table[CreationSite]] = []
         if code.owner == APPLICATION:
             # A library's line says nothing: whose behalf it acts on, the stack tells.
             tables.append(self._tasks.sites)

@@ -98,6 +98,8 @@ class Request(msgspec.Struct, eq=False):
 
     def nearest_logged(self) -> Request | None:
         """This request, or the nearest one before it, that is a line of the log."""
+        if self.event.seq:
+            return self
         for step in self.back():
             if step.event.seq:
                 return step
@@ -148,7 +150,8 @@ class HandlerTimer:
 
     def enter(self, line: str, now: float) -> None:
         """The handler at *line* was entered at *now*."""
-        self.leave(now)
+        if self.line is not None:
+            self.leave(now)
         self.line, self.since = line, now
 
     def leave(self, now: float) -> None:
@@ -303,4 +306,8 @@ class Tie(msgspec.Struct, eq=False):
     @property
     def effective(self) -> Request | None:
         """The request that the error stands for now."""
-        return None if self.request is None else stands_for(self.request, self.beneath)
+        request = self.request
+        # As it is most often: nothing took it back, and the rule need not be asked.
+        if request is None or (request.successor is None and self.beneath is None):
+            return request
+        return stands_for(request, self.beneath)

@@ -6,7 +6,6 @@ bytes each on 3.13, and would show.
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 import weakref
@@ -14,11 +13,11 @@ from collections import deque
 from functools import partial
 from operator import attrgetter
 from types import CoroutineType, FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from aioaudit.core import Table, new_counter, new_table
 from aioaudit.cpython import tasks
 from aioaudit.events import TaskCancel
-from aioaudit.state.lives import Lives
 from aioaudit.state.requests import CancelState, Request
 from aioaudit.text import clean
 from aioaudit.weak import swept
@@ -26,7 +25,8 @@ from aioaudit.weak import swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioaudit.delivery.records import Created, CreationSite, Returned
+    from aioaudit.core import Created, Returned
+    from aioaudit.delivery.records import CreationSite
     from aioaudit.stack.code import Codes
     from aioaudit.state.places import Places
 
@@ -52,17 +52,21 @@ class Tasks:
         self._places = places
         self.creations_seen = False
         """Whether it is seen when a task is made."""
-        born: dict[int, Created] = {}
-        self.born: Lives = born
-        """The tasks that live, by `id`, whose making was seen."""
-        self.sites: dict[int, CreationSite] = {}
+        self.born: Table[Created] = new_table(collected=False)
+        """The tasks that live, by `id`, whose making was seen.
+
+        An entry is made when a task is, and goes when the task ends: whoever holds the task
+        may ask by its `id`, nobody else.  It says which number the task has, when, where and
+        by which task it was made, and what it runs.
+        """
+        self.sites: Table[CreationSite] = new_table()
         """By the address of an instruction of the application: what it made last."""
-        self.direct_sites: dict[int, CreationSite] = {}
+        self.direct_sites: Table[CreationSite] = new_table()
         """The same of instructions, also a library's, that call the class of tasks itself."""
         self.recently_returned: deque[Returned] = deque(maxlen=_RECENT)
         self.states: dict[int, CancelState] = {}
         """What cancellations did to a task, by its `id`: look at it through `find_state`."""
-        self.next_number = itertools.count(1).__next__
+        self.next_number = new_counter()
         self._pop_state = self.states.pop
         self._states_room = 0
         self._sweep_at = _SWEEP
@@ -211,6 +215,7 @@ def root_frame(task: Any) -> FrameType | None:
     if task is None:
         return None
     try:
-        return cast("FrameType | None", tasks.coro_of(task).cr_frame)  # only compared with others
+        frame: FrameType | None = tasks.coro_of(task).cr_frame  # only compared with others
     except AttributeError:
         return None
+    return frame

@@ -118,6 +118,8 @@ def _cancelled_by(
     # Step 1: what the error that left the coroutine stands for now.
     tie = _tie_of(ties, error)
     request = None if tie is None else tie.effective
+    if request is not None and request.stands:
+        return request, "obeyed"  # what steps 2 to 4 would say
     # Step 2: one that nobody delivered was raised by hand.  asyncio takes any for a cancellation
     # (``except exceptions.CancelledError`` in ``__step_run_and_handle_result``, tasks.py).
     if request is None and by_hand:
@@ -170,6 +172,9 @@ def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
 
     Another error in between ends the search: what it stood for is over.
     """
+    tie = None if error is None else ties.get(id(error))
+    if tie is not None and tie.ref() is error and isinstance(error, CancelledError):
+        return tie  # as it is most often
     for each in _leading_to(error):
         if not isinstance(each, CancelledError):
             return None

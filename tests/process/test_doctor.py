@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aioaudit import settings
+from aioaudit.core.choice import CORE
 from aioaudit.recognisers import registry
 from tests.conftest import ROOT, WHEEL, Runner, clean_environ, site_packages
 from tests.waiting import PATIENCE
@@ -125,9 +126,10 @@ def test_where_all_is_well_it_says_so_and_every_known_call_site_is_there(
     wrong = [each for each in found if each["state"] not in ("ok", "note")]
     assert (done.returncode, done.stderr, wrong) == (0, "", [])
     notes = [each for each in found if each["state"] == "note" and "call_sites" not in each]
-    assert [each["subject"] for each in notes] == (
-        [] if sys.version_info >= (3, 12) else ["sys.monitoring"]
-    )
+    assert [each["subject"] for each in notes] == [
+        *(["core"] if CORE.name == "python" else []),
+        *(["sys.monitoring"] if sys.version_info < (3, 12) else []),
+    ]
     libraries = {
         each["subject"].split()[0]: each for each in found if each["section"] == "recognisers"
     }
@@ -415,6 +417,7 @@ def test_every_wrong_setting_is_named_as_it_was_written(world: World) -> None:
 
 def test_every_setting_that_there_is_is_known(world: World) -> None:
     there = {each.name: each.default for each in settings.TABLE}
+    there[settings.CORE_VARIABLE] = "python"
     _, found, _ = world.doctor(AIOAUDIT="1", **there)
     states = {each["subject"]: each["state"] for each in found if each["section"] == "settings"}
     assert states == {"AIOAUDIT": "ok"} | dict.fromkeys(there, "ok")
@@ -428,11 +431,15 @@ def test_a_variable_of_a_foreign_exporter_is_left_to_it(world: World) -> None:
         audit_statsd="def make():\n    return None\n",
     )
     _, found, _ = world.doctor(
-        AIOAUDIT_STATSD="host:1", AIOAUDIT_STATSD_PREFIX="a", AIOAUDIT_STAT=""
+        AIOAUDIT_STATSD="host:1",
+        AIOAUDIT_STATSD_PREFIX="a",
+        AIOAUDIT_STAT="",
+        AIOAUDIT_CORE="python",
     )
     states = {each["subject"]: each["state"] for each in found if each["section"] == "settings"}
     assert states == {
         "AIOAUDIT": "none",
+        "AIOAUDIT_CORE": "ok",
         "AIOAUDIT_STATSD": "none",
         "AIOAUDIT_STATSD_PREFIX": "none",
         "AIOAUDIT_STAT": "warning",

@@ -27,7 +27,8 @@ import os, signal, sys, threading, time
 from aioaudit import lifecycle
 from aioaudit.events import LoopStart
 from aioaudit.exporters.jsonl import JsonlExporter
-from aioaudit.identity import Run, timestamp
+from aioaudit.identity import Run
+from aioaudit.timestamps import timestamp
 from aioaudit.delivery.pipeline import Pipeline
 
 run = Run()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import email
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -58,6 +60,166 @@ def tree(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         archive.extractall(folder)
     return next(folder.iterdir())
+
+
+def build_wheel(tree: Path, out: Path, **environ: str) -> tuple[Path, list[str]]:
+    """The wheel that *tree* makes with these variables, and what it said of the core."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    done = subprocess.run(
+        [*command, str(tree)],
+        # Loading the hook would leave compiled files in the tree, which other tests look at.
+        env={key: value for key, value in os.environ.items() if key not in OF_BUILDS}
+        | {"PYTHONDONTWRITEBYTECODE": "1"}
+        | environ,
+        cwd=out,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    [wheel] = out.glob("*.whl")
+    lines = [line for line in done.stdout.splitlines() if "aioaudit: " in line]
+    return wheel, [line[line.index("aioaudit: ") :] for line in lines]
+
+
+OF_BUILDS = ("AIOAUDIT_BUILD_CORE", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS")
+
+
+def cores(wheel: Path) -> list[str]:
+    """What *wheel* holds of the native core."""
+    with zipfile.ZipFile(wheel) as archive:
+        return [name for name in archive.namelist() if name.startswith("aioaudit/core/_core")]
+
+
+@pytest.fixture(scope="session")
+def _with_compiler() -> None:
+    """Skip where no native wheel can be expected."""
+    named = shlex.split(str(sysconfig.get_config_var("CC") or ""))[:1]
+    if not any(map(shutil.which, (*named, "cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler here")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("there are no headers of this Python here")
+
+
+def test_the_wheel_under_test_has_the_core_that_was_asked_for(built: tuple[Path, Path]) -> None:
+    if os.environ.get("AIOAUDIT_CORE") == "native":
+        assert len(cores(built[0])) == 1
+
+
+@pytest.mark.usefixtures("_with_compiler")
+def test_with_a_compiler_the_wheel_is_native_and_its_core_runs(
+    tree: Path, install: Installer, tmp_path: Path
+) -> None:
+    wheel, said = build_wheel(tree, tmp_path)
+    minor = f"cp3{sys.version_info[1]}"
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert said == []
+    assert wheel.name == f"aioaudit-{__version__}-{minor}-{minor}-{platform}.whl"
+    assert cores(wheel) == [f"aioaudit/core/_core{sysconfig.get_config_var('EXT_SUFFIX')}"]
+    with zipfile.ZipFile(wheel) as archive:
+        told = archive.read(f"aioaudit-{__version__}.dist-info/WHEEL").decode()
+    assert "Root-Is-Purelib: false" in told
+    python = install("native", tmp_path, [str(wheel)])
+    [packages] = python.parent.parent.glob("lib/python3*/site-packages")
+    assert start(python, tmp_path, "-c", SHOW_CORE, AIOAUDIT_CORE="native") == [
+        "native",
+        str(packages / cores(wheel)[0]),
+    ]
+
+
+@pytest.mark.any_python
+@pytest.mark.usefixtures("_with_compiler")
+def test_the_same_sources_make_the_same_wheel_wherever_they_lie(tree: Path, tmp_path: Path) -> None:
+    made: list[bytes] = []
+    for name in ("one", "another/further/down"):
+        out = tmp_path / name / "out"
+        out.mkdir(parents=True)
+        copy = Path(shutil.copytree(tree, tmp_path / name / "source"))
+        made.append(build_wheel(copy, out)[0].read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.any_python
+@pytest.mark.parametrize(
+    ("environ", "why"),
+    [
+        (
+            {"CC": "/bin/false"},
+            "the C compiler '/bin/false' failed (status 1); let CC name one that compiles C11",
+        ),
+        (
+            {"CC": "/nonexistent"},
+            "the C compiler '/nonexistent' does not start (No such file or directory);"
+            " let CC name one that does",
+        ),
+    ],
+)
+def test_without_a_compiler_the_wheel_is_pure_and_one_line_says_so(
+    tree: Path, tmp_path: Path, environ: dict[str, str], why: str
+) -> None:
+    if not Path("/bin/false").exists():
+        pytest.skip("there is no /bin/false")
+    wheel, said = build_wheel(tree, tmp_path, **environ)
+    if Path(sysconfig.get_path("include"), "Python.h").exists():
+        pure = "aioaudit: a wheel of pure Python, no native core: "
+        assert said == [f"{pure}{why}"]
+    assert wheel.name == f"aioaudit-{__version__}-py3-none-any.whl"
+    assert cores(wheel) == []
+
+
+@pytest.mark.any_python
+def test_a_wheel_can_be_pure_on_purpose(tree: Path, install: Installer, tmp_path: Path) -> None:
+    wheel, said = build_wheel(tree, tmp_path, AIOAUDIT_BUILD_CORE="0")
+    assert (wheel.name, said) == (f"aioaudit-{__version__}-py3-none-any.whl", [])
+    assert cores(wheel) == []
+    python = install("pure", tmp_path, [str(wheel)])
+    assert start(python, tmp_path, "-c", SHOW_CORE) == ["python", "None"]
+
+
+SHOW_CORE = """
+from aioaudit.core.choice import CORE, native
+print(CORE.name, getattr(native(), "__file__", None), sep="\\n")
+"""
+
+
+@pytest.mark.any_python
+def test_the_source_distribution_holds_what_the_core_is_built_with_and_none_that_was_built(
+    tree: Path, tmp_path: Path
+) -> None:
+    for needed in ("tools/hatch_build.py", "tools/build_core.py"):
+        assert (tree / needed).exists()
+    assert {path.name for path in tree.glob("aioaudit/core/_core*")} == {"_core.c", "_core.pyi"}
+    # One that tools/build_core.py left is passed over, in both.
+    copy = Path(shutil.copytree(tree, tmp_path / "source"))
+    names = ("_core.cpython-311-x86_64-linux-gnu.so", "_core.cp313-win_amd64.pyd")
+    for name in names:
+        (copy / "aioaudit/core" / name).write_bytes(b"stale")
+    (copy / ".gitignore").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation"]
+    subprocess.run(
+        [*command, "--outdir", str(tmp_path), str(copy)], check=True, capture_output=True
+    )
+    [sdist] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert [name for name in archive.getnames() if name.endswith(names)] == []
+    assert cores(build_wheel(copy, tmp_path, CC="/nonexistent")[0]) == []
+
+
+@pytest.mark.usefixtures("_with_compiler")
+def test_a_command_puts_the_core_into_the_tree(
+    tree: Path, install: Installer, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(tree, tmp_path / "source"))
+    # Nothing but Python: no builder is asked.
+    made = start(Path(sys.executable), tmp_path, "-S", "-I", str(source / "tools/build_core.py"))
+    name = f"aioaudit/core/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert made == [name]
+    python = install("editable", tmp_path, ["--editable", str(source)])
+    assert start(python, tmp_path, "-c", SHOW_CORE, AIOAUDIT_CORE="native") == [
+        "native",
+        str(source / name),
+    ]
+    assert start(python, tmp_path, "-c", SHOW_CORE, AIOAUDIT_CORE="python") == ["python", "None"]
 
 
 def test_the_wheel_puts_the_package_and_two_start_up_files_and_nothing_else(
@@ -231,6 +393,7 @@ def test_an_editable_install_audits_and_follows_the_tree(
 ) -> None:
     source = Path(shutil.copytree(tree, tmp_path / "source"))
     python = install("editable", tmp_path, ["--editable", str(source)])
+    assert {path.name for path in source.glob("aioaudit/core/_core*")} == {"_core.c", "_core.pyi"}
     [packages] = python.parent.parent.glob("lib/python3*/site-packages")
     work = tmp_path / "work"
     work.mkdir()

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.sources
 
 LAYERS = (
     # What needs nothing of ours but more of the same
-    "version errors cpython weak threads text faults events bus settings auditing changes opening",
+    "version errors cpython weak threads text faults events bus settings auditing changes opening"
+    " timestamps",
+    # What the hot paths run in
+    "core",
     "identity chain forks lifecycle",
     # One code object, one frame, one place, one item of a queue
     "stack place",
@@ -67,6 +70,7 @@ def modules() -> dict[str, Path]:
             name = (prefix + ".".join(parts)).rstrip(".")
             if name:
                 found[name] = path
+    found["core._core"] = ROOT / "aioaudit" / "core" / "_core.pyi"  # of C
     return found
 
 

@@ -24,8 +24,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
     InMemorySpanExporter,
 )
 
+from aioaudit.core import Created, Returned
 from aioaudit.delivery.encoding import Batch
-from aioaudit.delivery.records import Created, CreationSite, Record, Returned, event_of
+from aioaudit.delivery.records import CreationSite, Record, event_of
 from aioaudit.events import (
     Event,
     FutureCancel,

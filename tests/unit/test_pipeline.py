@@ -102,8 +102,12 @@ class Clock:
 def clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pipelines, where time itself is what is tested; gone before they end."""
     made = Clock()
-    for part in ("journal", "ordering", "pace", "pipeline", "queue", "worker"):
-        module = sys.modules[f"aioaudit.delivery.{part}"]
+    parts = ("journal", "ordering", "pace", "pipeline", "worker")
+    cores = ("python", "native")
+    for part in (*(f"delivery.{each}" for each in parts), *(f"core.{each}" for each in cores)):
+        module = sys.modules.get(f"aioaudit.{part}")
+        if module is None:  # the other core
+            continue
         for name in {"monotonic", "sleep", "acquire"} & vars(module).keys():
             monkeypatch.setattr(module, name, getattr(made, name))
     return made

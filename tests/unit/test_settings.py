@@ -347,7 +347,7 @@ def test_the_table_of_variables_is_whole_and_its_defaults_change_nothing() -> No
 
 
 def test_no_variable_of_ours_is_named_beside_the_table() -> None:
-    names = {settings.VARIABLE, *settings.VARIABLES}
+    names = {settings.VARIABLE, settings.CORE_VARIABLE, *settings.VARIABLES}
     for folder in (Path(settings.__file__).parent, Path(loading.__file__).parents[1] / "exporters"):
         for file in folder.rglob("*.py"):
             found = set(re.findall(r"\bAIOAUDIT(?:_[A-Z]+)+\b", file.read_text()))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 import aioaudit
-from aioaudit.events import TaskCreate, TaskDone
+from aioaudit.events import TaskCancel, TaskCreate, TaskDone
 from aioaudit.stack.code import Codes
 from tests.loops import every_loop
 
@@ -185,3 +188,91 @@ def test_codes_that_come_and_go_by_the_thousand_leave_our_own_marks_in_place() -
         codes.learn(compile("0", f"generated {number}", "exec"), {"__name__": "generated"})
     assert len(codes.known) < 50_000
     assert codes.known[id(ours)].boundary
+
+
+def cut(task: asyncio.Task[Any], _given: object = None, message: str | None = None) -> None:
+    """One line that cancels, known since it did so first."""
+    task.cancel(message)  # cuts
+
+
+def cut_by_the_collector(task: asyncio.Task[Any]) -> None:
+    """Cancel *task* where the interpreter calls by itself: as the last reference goes."""
+
+    class Target:
+        pass
+
+    def gone(_reference: object) -> None:
+        cut(task)
+
+    target = Target()
+    reference = weakref.ref(target, gone)
+    del target
+    assert reference() is None
+
+
+def cut_by_a_signal(task: asyncio.Task[Any]) -> None:
+    """Cancel *task* in the handler of a signal."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: cut(task, (number, frame)))
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def cut_while_handling(task: asyncio.Task[Any]) -> None:
+    """Cancel *task* because of an error."""
+    try:
+        raise ValueError("no")
+    except ValueError:
+        cut(task)
+
+
+def cut_by_a_thread(task: asyncio.Task[Any]) -> None:
+    """Cancel *task* from another thread."""
+    thread = threading.Thread(target=cut, args=(task,), name="culprit")
+    thread.start()
+    thread.join()
+
+
+def cut_with_a_message(task: asyncio.Task[Any]) -> None:
+    """Cancel *task*, and say more."""
+    cut(task, None, "why not")
+
+
+def cut_deeply(task: asyncio.Task[Any], depth: int = 5) -> None:
+    """Cancel *task* with several frames of the same code above each other."""
+    if depth:
+        cut_deeply(task, depth - 1)
+    else:
+        cut(task)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal comes when it likes")
+def test_what_a_line_is_known_for_does_not_hide_what_else_is_on_the_stack() -> None:
+    ways: list[tuple[Callable[[asyncio.Task[Any]], None], str, str | None, bool]] = [
+        (cut, "explicit", None, True),
+        (cut_by_the_collector, "explicit", None, False),
+        (cut_by_a_signal, "signal", None, False),
+        (cut_while_handling, "explicit", "while handling ValueError: no", True),
+        (cut_by_a_thread, "thread", None, False),
+        (cut_with_a_message, "explicit", None, True),
+        (cut_deeply, "explicit", None, True),
+    ]
+
+    async def main() -> None:
+        for _ in range(3):  # at first nothing is known of the line, later all
+            for way, *_ in ways:
+                task = asyncio.create_task(asyncio.sleep(60), name=way.__name__)
+                await asyncio.sleep(0)
+                way(task)
+                await asyncio.wait([task])
+
+    with aioaudit.recording() as trail:
+        asyncio.run(main(), debug=False)
+    found = [
+        (each.name, each.reason, each.detail, each.by is not None, each.at)
+        for each in trail.events
+        if isinstance(each, TaskCancel)
+    ]
+    at = line(cut, "cuts")
+    assert found == 3 * [(way.__name__, reason, detail, by, at) for way, reason, detail, by in ways]

@@ -11,15 +11,16 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
 
 import aioaudit
 from aioaudit import session
+from aioaudit.core import Returned
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
-from aioaudit.delivery.records import Returned
+from aioaudit.cpython.callbacks import gather_of, is_gather_done
 from aioaudit.events import Finding, LoopStart, TaskCancel, TaskCreate, TaskDone
 from aioaudit.probes.ends import _about_to_wake  # pyright: ignore[reportPrivateUsage] - nothing else reaches it on every version
 from aioaudit.recorder.recorder import Recorder
@@ -623,5 +624,24 @@ def test_what_one_line_enters_shares_a_note_until_it_is_rescheduled(recorder: Re
         assert (before.seconds, after.seconds) == (9, None)
         assert (after.at, after.source) == (before.at, before.source)
         assert abs(after.armed - loop.time()) < 2
+
+    asyncio.run(main())
+
+
+def test_a_gather_is_found_by_the_code_of_its_callback_as_well_as_by_its_name() -> None:
+    async def main() -> None:
+        for keeps in (False, True):
+            task: Any = asyncio.ensure_future(asyncio.sleep(0))
+            outer = asyncio.gather(task, return_exceptions=keeps)
+            [callback] = [each for each, _ in task._callbacks if is_gather_done(each)]
+            assert gather_of(callback) == (outer, keeps)
+            other = FunctionType(
+                callback.__code__.replace(),  # equal, and not the same
+                callback.__globals__,
+                closure=callback.__closure__,
+            )
+            assert not is_gather_done(other)
+            assert gather_of(other) == (outer, keeps)
+            await outer
 
     asyncio.run(main())

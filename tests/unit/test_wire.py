@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioaudit.core import Created, Returned
 from aioaudit.delivery.encoding import Batch, encode_event, encode_events
-from aioaudit.delivery.records import Created, CreationSite, Record, Returned, event_of
+from aioaudit.delivery.records import CreationSite, Record, event_of
 from aioaudit.events import AnyEvent, Event, ProcessDropped, TaskCancel, TaskCreate, TaskDone
-from aioaudit.identity import Run, timestamp
+from aioaudit.identity import Run
 from aioaudit.place import Place
 from aioaudit.stack.code import CodeInfo
+from aioaudit.timestamps import timestamp
 from tests.conftest import ROOT
 
 NASTY = {

@@ -1,0 +1,88 @@
+# Private. The native core, for type checkers; `aioaudit.core.python` says what each is for.
+
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from aioaudit.core import python
+
+Created = python.Created
+Returned = python.Returned
+Site = python.Site
+
+class Table:
+    def __init__(self, *, collected: bool = True) -> None: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: int, /) -> Any: ...
+    def __setitem__(self, key: int, value: Any, /) -> None: ...
+    def __delitem__(self, key: int, /) -> None: ...
+    def get(self, key: int, /) -> Any: ...
+    def pop(self, key: int, default: None = None, /) -> Any: ...
+    def items(self) -> list[tuple[int, Any]]: ...
+    def values(self) -> list[Any]: ...
+    def clear(self) -> None: ...
+
+class Counter:
+    def __call__(self) -> int: ...
+
+class Queue(python.Queue):
+    def __init__(
+        self,
+        capacity: int,
+        wake_up: Callable[[], None],
+        lose: Callable[[Any], None],
+        look: Callable[[float], None],
+        monotonic: Callable[[], float],
+        often: float,
+        most_unseen: int,
+    ) -> None: ...
+
+class Births:
+    def __init__(
+        self,
+        *,
+        born: python.Table[Any],
+        sites: python.Table[Any],
+        direct_sites: python.Table[Any],
+        next_number: Callable[[], int],
+        next_seq: Callable[[], int],
+        python_tasks: dict[Any, Any],
+        makers: frozenset[str],
+        loops: frozenset[str],
+        current_task: Callable[[], Any],
+        get_name: Callable[[Any], str],
+        name_of: Callable[[Any], str | None],
+        put: Callable[[Any], None],
+        note: Callable[..., None],
+        construct: Callable[..., None],
+        fault: Callable[[BaseException], None],
+    ) -> None: ...
+    def init(self, cls: type[Any], original: Any) -> Any: ...
+
+class Returns:
+    def __init__(
+        self,
+        *,
+        born: python.Table[Any],
+        next_seq: Callable[[], int],
+        states: dict[int, Any],
+        outside: frozenset[str],
+        current_task: Callable[[], Any],
+        module_at: Callable[[int], str | None],
+        put: Callable[[Any], None],
+        remember: Callable[[Any], None],
+        otherwise: Callable[[CodeType, int, object], object],
+    ) -> None: ...
+    def __call__(self, code: CodeType, offset: int, value: object, /) -> object: ...
+
+def lines(
+    records: list[Any],
+    make_pieces: Callable[[Any], tuple[bytes, bytes, bytes, bytes]],
+    quote: Callable[[Any], bytes],
+    encode: Callable[[Any], bytes],
+    limit: int,
+    /,
+) -> bytes: ...
+def in_order(records: list[Any], first: int, /) -> bool: ...
+def set_name_of_new(function: Callable[[Any], str], /) -> None: ...

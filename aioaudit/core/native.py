@@ -1,0 +1,115 @@
+"""The core in C, with the names and the meaning of `aioaudit.core.python`.
+
+What is not plain enough for C is left to Python: to the very functions of the other core, where
+that has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType, WrapperDescriptorType
+from typing import Any
+
+from aioaudit.core import _core, python
+from aioaudit.core.line import encode_event, piece, quoted
+from aioaudit.core.python import MAKERS, Ending, Making, Table, name_of_new
+from aioaudit.cpython.frames import module_at
+from aioaudit.text import LIMIT
+from aioaudit.threads import monotonic
+
+Created = _core.Created
+Returned = _core.Returned
+Site = _core.Site
+in_order = _core.in_order
+
+_core.set_name_of_new(name_of_new)
+
+
+def new_table(*, collected: bool = True) -> Table[Any]:
+    """As `python.new_table`."""
+    return _core.Table(collected=collected)
+
+
+def new_counter() -> Callable[[], int]:
+    """As `python.new_counter`."""
+    return _core.Counter()
+
+
+def Queue(  # noqa: N802 - stands for the class of the other core
+    capacity: int,
+    wake_up: Callable[[], None],
+    lose: Callable[[Any], None],
+    look: Callable[[float], None],
+    *,
+    often: float,
+    most_unseen: int,
+) -> _core.Queue:
+    """As `python.Queue`."""
+    return _core.Queue(capacity, wake_up, lose, look, monotonic, often, most_unseen)
+
+
+def make_init(making: Making, cls: Any, original: Any) -> tuple[Any, object]:
+    """As `python.make_init`."""
+    if not isinstance(original, WrapperDescriptorType):
+        return python.make_init(making, cls, original)  # of the Python class
+    births = _core.Births(
+        born=making.born,
+        sites=making.sites,
+        direct_sites=making.direct_sites,
+        next_number=making.next_number,
+        next_seq=making.next_seq,
+        python_tasks=making.python_tasks,
+        makers=MAKERS,
+        loops=making.loops,
+        current_task=making.current_task,
+        get_name=making.get_name,
+        name_of=making.name_of,
+        put=making.put,
+        note=making.note,
+        construct=making.construct,
+        fault=making.fault,
+    )
+    return births.init(cls, original), births
+
+
+def make_returned(ending: Ending) -> Callable[[CodeType, int, object], object]:
+    """As `python.make_returned`."""
+    otherwise = python.make_returned(ending)
+    if not ending.plain:
+        return otherwise
+    return _core.Returns(
+        born=ending.born,
+        next_seq=ending.next_seq,
+        states=ending.states,
+        outside=ending.outside,
+        current_task=ending.of_c,
+        module_at=module_at,
+        put=ending.put,
+        remember=ending.remember,
+        otherwise=otherwise,
+    )
+
+
+def _pieces_of(site: Any) -> tuple[bytes, bytes, bytes, bytes]:
+    """What the lines about all tasks made at *site* have in common, each with its comma."""
+    run, pid, thread, loop = site.place.fields
+    coro, at, source = site.fields
+    place, runs, made_at, end = (
+        b"," + each if each else b""
+        for each in (
+            piece(run=run, pid=pid, thread=thread, loop=loop),
+            piece(coro=coro),
+            piece(at=at, source=source),
+            piece(coro=coro, outcome="returned"),
+        )
+    )
+    return place, runs, made_at, end
+
+
+def _quoted(made: Any) -> bytes:
+    return quoted(made.name)
+
+
+def lines(records: list[Any]) -> bytes:
+    """As `python.lines`."""
+    return _core.lines(records, _pieces_of, _quoted, encode_event, LIMIT)

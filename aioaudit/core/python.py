@@ -1,0 +1,738 @@
+"""The core in Python: what happens for every task, and the lines that tell of it.
+
+It is what runs where `aioaudit.core._core`, the same in C, does not.  Both have these names,
+and whoever uses them does not know which of the two it has:
+
+- `new_table`, `new_counter`: objects by addresses, and numbers that rise.
+- `Site`, `Created`, `Returned`: that a task was made, and that it returned, queued as small
+  objects of numbers and references.  They become typed events only where somebody looks at
+  them: making the typed event costs the loop more than all the rest of the probe.
+- `Queue`: what waits for an exporter.
+- `make_init` and `make_returned`: the probes of the two, for the plain cases.  What is not
+  plain they leave to the functions of `Making` and `Ending`.
+- `lines`, `in_order`: what is queued, as lines of JSON, and whether its numbers are whole.
+
+Nothing in here finds out a cause, or knows a library: it sees that what happens is what
+happened before, by addresses, and writes what it was taught then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat, starmap
+from operator import attrgetter
+from types import CodeType, FrameType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from aioaudit.core.line import encode_event, piece
+from aioaudit.cpython.frames import getframe, module_at
+from aioaudit.events import Event, TaskCreate, TaskDone, defaults_of
+from aioaudit.text import LIMIT, clean
+from aioaudit.threads import monotonic, sleep
+from aioaudit.timestamps import MILLISECOND, TAILS, timestamp
+
+V = TypeVar("V")
+
+_PATIENCE = 0.25  # seconds that the exporter's thread waits for a name...
+_GLANCE = 0.001  # ... and between two looks for it
+
+# -- tables and numbers ------------------------------------------------------------------
+
+
+class Table(Protocol[V]):
+    """Objects by addresses, as `id` gives them."""
+
+    def __contains__(self, key: object, /) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int, /) -> V: ...
+
+    def __setitem__(self, key: int, value: V, /) -> None: ...
+
+    def __delitem__(self, key: int, /) -> None: ...
+
+    def get(self, key: int, /) -> V | None:
+        """What stands at *key*, None where nothing does."""
+        ...
+
+    def pop(self, key: int, default: None, /) -> V | None:
+        """The same, taken out."""
+        ...
+
+    def items(self) -> Iterable[tuple[int, V]]:
+        """All of them."""
+        ...
+
+    def values(self) -> Iterable[V]:
+        """All of them, without their addresses."""
+        ...
+
+    def clear(self) -> None:
+        """Take everything out."""
+        ...
+
+
+def new_table(*, collected: bool = True) -> Table[Any]:  # noqa: ARG001 - the other core wants to know
+    """An empty table.
+
+    *collected* says that its entries may refer back to it, so that the garbage collector
+    is to look at them.
+    """
+    table: dict[int, Any] = {}
+    return table
+
+
+def new_counter() -> Callable[[], int]:
+    """What gives 1, 2, 3, ... , one at each call, from whatever thread."""
+    return itertools.count(1).__next__
+
+
+# -- records -----------------------------------------------------------------------------
+
+
+class Site:
+    """What all tasks have in common that one line, in one loop, makes to run one coroutine.
+
+    Args:
+        place: Where they are made.
+        loop_id: The `id` of the loop.
+        runs: The `id` of the coroutine's code, None where it is not made of Python code.
+        by_application: Whether the line is the application's.
+    """
+
+    __slots__ = ("by_application", "loop_id", "pieces", "place", "runs")
+
+    coro: str
+    runs_at: tuple[str, int] | None
+    fields: tuple[str, str | None, str | None]
+
+    def __init__(self, place: Any, loop_id: int, runs: int | None, *, by_application: bool) -> None:
+        self.place = place
+        self.loop_id = loop_id
+        self.runs = runs
+        self.by_application = by_application
+        self.pieces: Any = None
+        """Parts of lines, once there was a line; the core's own."""
+
+
+class Created(msgspec.Struct, gc=False):
+    """A task was made; at the same time all that is kept of a living task.
+
+    It is invisible to the garbage collector: it refers to nothing that refers back, and
+    thousands of them in a queue must not make it run.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        task: The task's number.
+        ns: When it was made, in nanoseconds since the epoch.
+        site: What it has in common with others; the recorder's own.
+        name_or_task: The task's name, or the task itself while it runs inside its own
+            making, where asyncio has named it but nobody was told yet: see `name`.
+        parent: The number of the task that made it.
+    """
+
+    seq: int
+    task: int
+    ns: int
+    site: Site
+    name_or_task: Any
+    parent: int | None
+
+    @property
+    def name(self) -> str:
+        """The task's name.
+
+        It may change until the line is written (``set_name`` after the construction is
+        how factories give names up to 3.13.0).
+        """
+        name = self.name_or_task
+        return name if type(name) is str else name_of_new(name)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.name_or_task = name
+
+    @property
+    def place(self) -> Any:
+        """Where it was made; the recorder's own."""
+        return self.site.place
+
+    @property
+    def coro(self) -> str:
+        """``module:qualname`` of what it runs."""
+        return self.site.coro
+
+    @property
+    def runs_at(self) -> tuple[str, int] | None:
+        """File and first line of what it runs, where that is made of Python code."""
+        return self.site.runs_at
+
+
+class Returned(msgspec.Struct, gc=False):
+    """A task returned.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        ns: When it returned, in nanoseconds since the epoch.
+        born: That it was made.
+        key: Its `id` while it lived; the recorder's own.
+    """
+
+    seq: int
+    ns: int
+    born: Created
+    key: int
+
+
+def name_of_new(task: Any) -> str:
+    """The name of *task*, which another thread is making, and which may run already.
+
+    An eager task is told before it runs, which is a few instructions before asyncio
+    names it (``_asyncio_Task___init___impl`` in Modules/_asynciomodule.c).  Who asks
+    in between, in the thread of an exporter, waits until the other thread is further.
+    """
+    from aioaudit.cpython.tasks import name_of  # who only reads a log needs no asyncio
+
+    give_up: float | None = None
+    while (name := name_of(task)) is None:
+        now = monotonic()
+        if give_up is None:
+            give_up = now + _PATIENCE
+        elif now > give_up:  # the ``__str__`` of what it is to be called hangs
+            return "?"
+        sleep(_GLANCE)
+    return name
+
+
+# -- the queue ---------------------------------------------------------------------------
+
+
+class Queue:
+    """A bounded queue into which the program puts events: no lock, no waiting.
+
+    Args:
+        capacity: How many items may wait.
+        wake_up: Called after an item was put while the queue is idle.
+        lose: Called with an item that finds the queue full, or closed.
+        look: Called with the time now and then, after an item was put.
+        often: Where items come more often than that, in seconds...
+        most_unseen: ... so many may be put between two looks at the clock; else each is a look.
+    """
+
+    put: Callable[[Any], None]
+    """Queue an item.  Never blocks and never raises.
+
+    It is called from inside every task that the program makes, so it is a closure that
+    compares a length, appends, and looks at one flag.  It takes no lock: the interpreter
+    makes the append atomic, and a signal handler may run between any two steps of it.
+    """
+
+    set_idle: Callable[[bool], None]
+    """Whether the next item is to call *wake_up*."""
+
+    set_open: Callable[[bool], None]
+    """Whether items are taken at all; they are not, until it is called."""
+
+    took: Callable[[], None]
+    """Items were taken out: there may be room again."""
+
+    def __init__(
+        self,
+        capacity: int,
+        wake_up: Callable[[], None],
+        lose: Callable[[Any], None],
+        look: Callable[[float], None],
+        *,
+        often: float,
+        most_unseen: int,
+    ) -> None:
+        self._items: deque[Any] = deque()
+        self._make_put(capacity, wake_up, lose, look, often, most_unseen)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, count: int) -> Iterator[Any]:
+        """The oldest *count* items, taken out one by one as somebody looks at them."""
+        return starmap(self._items.popleft, repeat((), count))
+
+    def clear(self) -> None:
+        """Forget all items."""
+        self._items.clear()
+
+    def _make_put(
+        self,
+        capacity: int,
+        wake_up: Callable[[], None],
+        lose: Callable[[Any], None],
+        keep_pace: Callable[[float], None],
+        often: float,
+        most_unseen: int,
+    ) -> None:
+        queue = self._items
+        append = queue.append
+        room = 0  # `put` only appends where less waits than that, else it looks around
+        closed = idle = True
+        step = 1  # so many are put before the next look...
+        before = 0.0  # ... and this was the last one
+
+        def put(item: Any) -> None:
+            if len(queue) < room:
+                append(item)
+                if idle:
+                    wake_up()
+            else:
+                look(item)
+
+        def look(item: Any) -> None:
+            nonlocal room, step, before
+            if closed or len(queue) >= capacity:
+                lose(item)
+                if not closed:  # now of all times the thread has to come forward
+                    keep_pace(monotonic())
+                return
+            append(item)
+            if idle:
+                wake_up()
+            now = monotonic()
+            step = min(2 * step, most_unseen) if now - before < often * step else 1
+            before = now
+            room = min(len(queue) + step, capacity)
+            if closed:  # by another thread, meanwhile
+                room = 0
+            keep_pace(now)
+
+        def took() -> None:
+            nonlocal room
+            room = 0
+
+        def set_idle(value: bool) -> None:
+            nonlocal idle
+            idle = value
+
+        def set_open(value: bool) -> None:
+            nonlocal closed, room
+            closed = not value
+            room = 0
+
+        self.put = put
+        self.took = took
+        self.set_idle = set_idle
+        self.set_open = set_open
+
+
+# -- a task is made ----------------------------------------------------------------------
+
+MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
+"""Where the functions live that make a task for their caller with ``loop.create_task()``."""
+
+_MISSING: Any = object()
+
+
+class Making(NamedTuple):
+    """What the probe of ``Task.__init__`` knows and calls.
+
+    Attributes:
+        born: The tasks that live.
+        sites: By the address of an instruction of the application: what it made last.
+        direct_sites: The same of instructions that call the class of tasks itself.
+        next_number: Gives the next task's number.
+        next_seq: Gives the next event's.
+        put: Takes a record.
+        created: Makes the record, which is that of the core that runs.
+        python_tasks: The tasks of the Python class that run now, by loop.
+        loops: The modules of the functions that call what a loop calls.
+        current_task: Gives the task that runs now.
+        get_name: Gives a task's name.
+        name_of: The same, None where it has none yet.
+        note: Notes a task that is made, called with the task, its coroutine, loop and name,
+            and the frame that called the class.
+        construct: Makes a task and notes it, called with the task, its coroutine, the
+            other arguments by name, and that frame.
+        hide: Takes our frames out of what debug mode recorded as a task's origin.
+        fault: Takes an error of our own.
+    """
+
+    born: Table[Created]
+    sites: Table[Any]
+    direct_sites: Table[Any]
+    next_number: Callable[[], int]
+    next_seq: Callable[[], int]
+    put: Callable[[Any], None]
+    created: Callable[[int, int, int, Any, Any, int | None], Any]
+    python_tasks: dict[Any, Any]
+    loops: frozenset[str]
+    current_task: Callable[[], Any]
+    get_name: Callable[[Any], str]
+    name_of: Callable[[Any], str | None]
+    note: Callable[[Any, Any, Any, Any, FrameType], None]
+    construct: Callable[[Any, Any, dict[str, Any], FrameType], None]
+    hide: Callable[[Any], None]
+    fault: Callable[[BaseException], None]
+
+
+def make_init(making: Making, cls: Any, original: Callable[..., None]) -> tuple[Any, object]:
+    """``__init__`` of the task class *cls*, for what nobody can object to.
+
+    A task that an application's line makes again, to run the same coroutine in
+    the same loop, is noted right here: two looks into tables, and one into each
+    of the objects that tell whether they fit.  All else is for *making*.
+
+    Given beside it is what is to be kept as long as it is to note anything.
+    """
+    return _make_init(making, original), cls
+
+
+def _make_init(making: Making, original: Callable[..., None]) -> Callable[..., None]:
+    born = making.born
+    sites = making.sites
+    site_of = sites.get
+    note = making.note
+    put = making.put
+    created = making.created
+    current_task = making.current_task
+    python_tasks = making.python_tasks
+    get_name = making.get_name
+    hide = making.hide
+    fault = making.fault
+    time_ns = time.time_ns
+    next_task = making.next_number
+    next_seq = making.next_seq
+    makers = MAKERS
+    eager = _make_eager(making, original)
+
+    def __init__(  # noqa: N807 - stands in for the method of that name
+        self: Any,
+        coro: Any = _MISSING,
+        *,
+        loop: Any = None,
+        name: Any = None,
+        context: Any = None,
+        eager_start: Any = False,
+    ) -> None:
+        if eager_start or coro is _MISSING:
+            if coro is _MISSING:
+                return original(self)
+            return eager(self, coro, loop, name, context, eager_start)
+        if context is not None:
+            original(self, coro, loop=loop, name=name, context=context)
+        elif name is None:
+            original(self, coro, loop=loop)
+        else:
+            original(self, coro, loop=loop, name=name)
+        try:
+            # Read as it is, by exception: through `origin_of` a task's making would cost 3% more.
+            if self._source_traceback is not None:
+                hide(self)
+            if python_tasks:
+                return note(self, coro, loop, name, getframe(1))
+            try:
+                parent = born[id(current_task())]
+                if module_at(2) in makers:
+                    depth = 3
+                elif module_at(1) in makers:  # uvloop's create_task() has no frame
+                    depth = 2
+                else:
+                    return note(self, coro, loop, name, getframe(1))
+                frame = getframe(depth)
+                # Instructions lie inside their code, so the sum is the address of one.
+                site = site_of(id(frame.f_code) + frame.f_lasti)
+                if site is None:
+                    frame = _beyond_makers(frame)
+                    site = sites[id(frame.f_code) + frame.f_lasti]
+                place = site.place
+                if (
+                    site.runs != id(coro.cr_code)
+                    or place is not parent.site.place
+                    or site.loop_id != id(loop)
+                ):
+                    return note(self, coro, loop, name, getframe(1))
+            except (LookupError, AttributeError, RuntimeError, ValueError):
+                return note(self, coro, loop, name, getframe(1))
+            born[id(self)] = made = created(
+                next_seq(),
+                next_task(),
+                time_ns(),
+                site,
+                name if type(name) is str else get_name(self),
+                parent.task,
+            )
+            put(made)
+        except Exception as error:  # noqa: BLE001 - an internal error must not keep a task from being made
+            fault(error)
+        return None
+
+    return __init__
+
+
+def _beyond_makers(frame: FrameType) -> FrameType:
+    """The frame that called what *frame* belongs to: ``gather`` calls ``ensure_future``."""
+    while frame.f_globals["__name__"] in MAKERS:
+        frame = frame.f_back  # type: ignore[assignment]  # without one, an AttributeError takes the long way
+    return frame
+
+
+def _make_eager(making: Making, original: Callable[..., None]) -> Callable[..., None]:
+    """The same for a task that runs inside its own making, as aiohttp makes one for each request.
+
+    Who makes it calls the class itself.  That may be a library, if no line of an
+    application is behind it: if it is what the loop called.
+    """
+    born = making.born
+    sites = making.direct_sites
+    slow = making.construct
+    put = making.put
+    created = making.created
+    current_task = making.current_task
+    python_tasks = making.python_tasks
+    get_name = making.get_name
+    name_of = making.name_of
+    hide = making.hide
+    time_ns = time.time_ns
+    next_task = making.next_number
+    next_seq = making.next_seq
+    loops = making.loops
+
+    def eager(self: Any, coro: Any, loop: Any, name: Any, context: Any, eager_start: Any) -> None:
+        made = None
+        try:
+            parent = born[id(current_task())]
+            frame = getframe(2)
+            site = sites[id(frame.f_code) + frame.f_lasti]
+            place = site.place
+            if (
+                site.runs == id(coro.cr_code)
+                and place is parent.site.place
+                and site.loop_id == id(loop)
+                and not python_tasks
+                and (site.by_application or module_at(3) in loops)
+            ):
+                own = name if type(name) is str else self
+                made = created(next_seq(), next_task(), time_ns(), site, own, parent.task)
+        except (LookupError, AttributeError, RuntimeError, ValueError):
+            made = None
+        if made is None:
+            keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
+            return slow(self, coro, keywords, getframe(2))
+        born[id(self)] = made
+        put(made)
+        try:
+            original(self, coro, loop=loop, name=name, context=context, eager_start=eager_start)
+        except BaseException:
+            born.pop(id(self), None)
+            made.name = name_of(self) or "?"
+            raise
+        if self._source_traceback is not None:
+            hide(self)
+        if made.name_or_task is self:
+            made.name_or_task = get_name(self)
+        return None
+
+    return eager
+
+
+# -- a task returns ----------------------------------------------------------------------
+
+
+class Ending(NamedTuple):
+    """What the callback of ``PY_RETURN`` knows and calls.
+
+    Attributes:
+        born: The tasks that live.
+        states: What cancellations did to tasks, by their `id`.
+        next_seq: Gives the next event's number.
+        put: Takes a record.
+        returned: Makes the record, which is that of the core that runs.
+        remember: Takes the same.
+        plain: Whether ends are told, and nobody can object.
+        outside: The modules of the functions right outside a task's own frames.
+        python_tasks: The tasks of the Python class that run now, by loop.
+        of_c: Gives the task that runs now, as C knows it.
+        current_task: The same of any task.
+        slow: Takes a task and what it returned, where the end is not plain.
+    """
+
+    born: Table[Created]
+    states: dict[int, Any]
+    next_seq: Callable[[], int]
+    put: Callable[[Any], None]
+    returned: Callable[[int, int, Any, int], Any]
+    remember: Callable[[Any], None]
+    plain: bool
+    outside: frozenset[str]
+    python_tasks: dict[Any, Any]
+    of_c: Callable[[], Any]
+    current_task: Callable[[], Any]
+    slow: Callable[[Any, object], None]
+
+
+def make_returned(ending: Ending) -> Callable[[CodeType, int, object], object]:
+    """The callback of ``PY_RETURN``: as hot as the making of a task, so everything is local."""
+    python_tasks = ending.python_tasks
+    born = ending.born
+    states = ending.states
+    next_seq = ending.next_seq
+    remember = ending.remember
+    time_ns = time.time_ns
+    slow = ending.slow
+    put = ending.put
+    record = ending.returned
+    plain = ending.plain
+    outside = ending.outside
+    of_c = ending.of_c
+    current_task = ending.current_task
+
+    def returned(code: CodeType, _offset: int, value: object) -> object:
+        try:
+            task: Any = of_c()
+        except RuntimeError:  # no loop, or one of which C does not know
+            task = current_task()
+        key = id(task)
+        made = born.get(key)
+        if (
+            made is not None
+            and plain
+            # Without a look at frames, which would have to be made for it: this is the
+            # code that the task runs, and no other frame of the task is around it.
+            and made.site.runs == id(code)
+            and module_at(2) in outside
+            and not (states and key in states)
+        ):
+            del born[key]
+            ended = record(next_seq(), time_ns(), made, key)
+            put(ended)
+            remember(ended)
+            return None
+        if python_tasks:
+            task = current_task()
+        if task is not None and getattr(task.get_coro(), "cr_frame", None) is getframe(1):
+            slow(task, value)
+        return None
+
+    return returned
+
+
+# -- lines -------------------------------------------------------------------------------
+
+_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+_seq_of = attrgetter("seq")
+
+
+def in_order(records: list[Any], first: int) -> bool:
+    """Whether the numbers of *records* are *first*, the one after it, and so on."""
+    return list(map(_seq_of, records)) == list(range(first, first + len(records)))
+
+
+def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
+    """What encodes to the line of an *event*, made from what is *given*, in this order.
+
+    The event itself is made with keywords, and that takes longer than to encode it.
+    One of *given* may name several fields: what stands for them is one `_piece`.
+    """
+    fields = defaults_of(event)
+    names = " ".join(given).split()
+    if names != [name for name in fields if name in names]:
+        raise ValueError(f"{given} are not fields of {event.__name__} in their order")
+    first = [name.partition(" ")[0] for name in given]
+    return msgspec.defstruct(
+        event.__name__,
+        [
+            # What is the default is left out of a line, unless a function made the default.
+            (name, Any, None)
+            if fields[name] is None
+            else (name, Any, msgspec.field(default_factory=object))
+            for name in first
+        ],
+        tag_field="event",
+        tag=event.__struct_config__.tag,
+        omit_defaults=True,
+        gc=False,
+    )
+
+
+def _piece(**fields: object) -> msgspec.Raw | None:
+    """A `piece` without the name of the first field: as its value all of it gets into the line."""
+    whole = piece(**fields)
+    return msgspec.Raw(whole[whole.index(b":") + 1 :]) if whole else None
+
+
+_PLACE = "run pid thread loop"
+_create_line = _line_of(
+    TaskCreate, "ts", "seq", _PLACE, "task", "name", "coro", "parent", "at source"
+)
+_done_line = _line_of(TaskDone, "ts", "seq", _PLACE, "task", "name", "coro outcome", "lifetime")
+
+Pieces = tuple[msgspec.Raw | None, ...]
+
+
+def _pieces_of(site: Site) -> Pieces:
+    """What the lines about all tasks made at *site* have in common."""
+    run, pid, thread, loop = site.place.fields
+    coro, at, source = site.fields
+    site.pieces = pieces = (
+        _piece(run=run, pid=pid, thread=thread, loop=loop),
+        _piece(coro=coro),
+        _piece(at=at, source=source),
+        _piece(coro=coro, outcome="returned"),
+    )
+    return pieces
+
+
+def lines(records: list[Any]) -> bytes:
+    """Lines of *records*, those of the two frequent ones by the shortest way there is.
+
+    Most of such a line is the same for all tasks of its `Site`, and copied.
+    """
+    try:
+        return _encode_lines(_lines_of(records))
+    except UnicodeEncodeError:  # a lone surrogate in a name, or in somebody's own event
+        return b"".join(
+            encode_event(line) if isinstance(line, Event) else _encode(line) + b"\n"
+            for line in _lines_of(records, harmless=True)
+        )
+
+
+def _lines_of(records: list[Any], *, harmless: bool = False) -> list[Any]:
+    found: list[Any] = []
+    append = found.append
+    create, done, created, returned, tails = _create_line, _done_line, Created, Returned, TAILS
+    site: Site | None = None
+    place = coro = source = outcome = None
+    began = -MILLISECOND << 64  # the millisecond, and what its timestamps have in common
+    prefix = ""
+    made: Created
+    for item in records:
+        of = type(item)
+        if of is created:
+            made = item
+        elif of is returned:
+            made = item.born
+        else:
+            append(item)
+            continue
+        if made.site is not site:
+            site = made.site
+            place, coro, source, outcome = site.pieces or _pieces_of(site)
+        ns = item.ns
+        into = ns - began
+        if not 0 <= into < MILLISECOND:
+            began, prefix = ns - ns % MILLISECOND, timestamp(ns)[:23]
+            into = ns - began
+        ts = prefix + tails[into // 1000]
+        name = made.name_or_task
+        if harmless or type(name) is not str or len(name) > LIMIT:
+            name = clean(made.name)
+        if of is created:
+            append(create(ts, item.seq, place, made.task, name, coro, made.parent, source))
+        else:
+            lived = ns - made.ns
+            lived = (lived // 1000 if lived > 0 else 0) / 1e6
+            append(done(ts, item.seq, place, made.task, name, outcome, lived))
+    return found

@@ -1,0 +1,158 @@
+"""No memory at any one allocation of the native core: the program goes on, or gets its MemoryError."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aioaudit.core.choice import CORE
+
+if TYPE_CHECKING:
+    from tests.conftest import Runner
+
+pytest.importorskip("_testcapi", reason="nothing else in an interpreter refuses memory")
+pytestmark = pytest.mark.skipif(CORE.name != "native", reason="there is no native core here")
+
+REFUSING = """
+import _testcapi, gc, sys
+gc.disable()
+
+def refused(act, most=400):
+    '''Do ACT again and again, each time without memory for one allocation, the next one each time.'''
+    failed = 0
+    for number in range(most):
+        _testcapi.set_nomemory(number, number + 1)
+        try:
+            act()
+        except MemoryError:
+            failed += 1
+        finally:
+            _testcapi.remove_mem_hooks()
+    return failed
+"""
+
+PARTS = (
+    REFUSING
+    + """
+from types import SimpleNamespace
+from aioaudit.core import _core, native
+
+def sites(made={}):
+    class Site(native.Site):
+        pass
+    site = Site(SimpleNamespace(fields=("r", 1, "t", 1)), 1, 2, by_application=True)
+    site.coro, site.runs_at, site.fields = "m:f", None, ("m:f", None, None)
+    return site
+
+SITE = sites()
+RECORDS = [_core.Created(n, n, 10**18, SITE, "x" if n % 2 else "\\xe9", None) for n in range(40)]
+WHOLE = native.lines(RECORDS)
+
+def lines():
+    assert native.lines(RECORDS) == WHOLE
+
+def table():
+    table = _core.Table()
+    try:
+        for key in range(0, 4000, 16):
+            table[key] = key
+        table.items(), table.values()
+    finally:
+        kept = len(table)
+        for key in range(0, 4000, 16):
+            kept -= table.pop(key, None) is not None
+        assert kept == len(table) == 0
+        table.clear()
+
+def queue():
+    lost = []
+    queue = _core.Queue(1000, int, lost.append, float, float, 0.01, 8)
+    queue.set_open(True)
+    put = 0
+    try:
+        for number in range(300):
+            queue.put(number)
+            put += 1
+    finally:
+        _testcapi.remove_mem_hooks()
+        assert len(queue) + len(lost) - put in (0, 1), (len(queue), lost, put)
+        queue.take(1000)
+
+def records():
+    made = _core.Created(1, 1, 1, SITE, "n", None)
+    ended = _core.Returned(2, 2, made, 16)
+    assert _core.in_order([made, ended], 1)
+
+for part in (lines, table, queue, records):
+    print(part.__name__, refused(part) > 0)
+"""
+)
+
+
+def test_each_part_of_the_core_without_memory(run_python: Runner) -> None:
+    done = run_python("-c", PARTS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [
+        "lines",
+        "True",
+        "table",
+        "True",
+        "queue",
+        "True",
+        "records",
+        "True",
+    ]
+
+
+TASKS = (
+    REFUSING
+    + """
+import asyncio
+
+async def leaf():
+    pass
+
+def plain():
+    asyncio.create_task(leaf(), name="plain")
+
+def unnamed():
+    asyncio.create_task(leaf())
+
+def eager():
+    asyncio.Task(leaf(), loop=asyncio.get_running_loop(), eager_start=True)
+
+async def main():
+    failed = 0
+    for way in (plain, unnamed, eager) if sys.version_info >= (3, 12) else (plain, unnamed):
+        for _ in range(3):
+            way()
+        await asyncio.sleep(0)
+        failed += refused(way, 150)
+        for _ in range(3):  # not for the tasks: what asyncio had no memory to schedule never ends
+            await asyncio.sleep(0)
+    print(failed)
+
+asyncio.run(main())
+"""
+)
+
+
+def test_tasks_that_are_made_without_memory(run_python: Runner, tmp_path: Path) -> None:
+    """The program is not affected, and what the log lacks is told: as lost, or as a fault.
+
+    A number may also be missing for each task that was not made: the program was told that.
+    """
+    done = run_python("-W", "ignore", "-c", TASKS, AIOAUDIT="jsonl")
+    assert done.returncode == 0, done.stderr
+    failed = int(done.stdout)
+    [log] = tmp_path.glob("*.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    end = lines[-1]
+    assert end["event"] == "process.end"
+    faults = sum(int(re.sub(r".*, (\d+) times|.*", r"\1", each) or 1) for each in end["faults"])
+    assert 0 <= end["seq"] - len(lines) <= end["dropped"] + faults + failed
+    assert sum(line["event"] == "task.create" for line in lines) > 200
