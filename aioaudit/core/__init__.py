@@ -10,39 +10,47 @@ from typing import TYPE_CHECKING
 
 from aioaudit.core.choice import CORE
 from aioaudit.core.line import encode_event
-from aioaudit.core.python import Ending, Making, Table
+from aioaudit.core.python import Arming, Ending, Making, Table
 
 if TYPE_CHECKING or CORE.name == "python":
     from aioaudit.core.python import (
         Created,
+        Passed,
         Queue,
         Returned,
         Site,
         in_order,
         lines,
         make_init,
+        make_reschedule,
         make_returned,
         new_counter,
+        new_notes,
         new_table,
     )
 else:
     from aioaudit.core.native import (
         Created,
+        Passed,
         Queue,
         Returned,
         Site,
         in_order,
         lines,
         make_init,
+        make_reschedule,
         make_returned,
         new_counter,
+        new_notes,
         new_table,
     )
 
 __all__ = [
+    "Arming",
     "Created",
     "Ending",
     "Making",
+    "Passed",
     "Queue",
     "Returned",
     "Site",
@@ -51,7 +59,9 @@ __all__ = [
     "in_order",
     "lines",
     "make_init",
+    "make_reschedule",
     "make_returned",
     "new_counter",
+    "new_notes",
     "new_table",
 ]

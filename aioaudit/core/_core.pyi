@@ -1,7 +1,7 @@
 # Private. The native core, for type checkers; `aioaudit.core.python` says what each is for.
 
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from aioaudit.core import python
@@ -75,6 +75,32 @@ class Returns:
         otherwise: Callable[[CodeType, int, object], object],
     ) -> None: ...
     def __call__(self, code: CodeType, offset: int, value: object, /) -> object: ...
+
+class Notes:
+    def __len__(self) -> int: ...
+    def __contains__(self, target: object, /) -> bool: ...
+    def __setitem__(self, target: object, value: Any, /) -> None: ...
+    def get(self, target: object, default: Any = None, /) -> Any: ...
+
+class Timeouts:
+    def __init__(
+        self,
+        *,
+        cls: type,
+        original: Callable[..., None],
+        maker: FunctionType | None,
+        notes: Any,
+        sites: python.Table[Any],
+        aenter: CodeType | None,
+        time: Callable[[], float],
+        enter: Callable[[Any, FrameType | None, float, float | None], None],
+        again: Callable[[Any, Any, float], None],
+        fault: Callable[[BaseException], None],
+    ) -> None: ...
+    original: Callable[..., None]
+    def take_calls_of(self, reschedule: Callable[..., None], /) -> None: ...
+
+Passed = python.Passed
 
 def lines(
     records: list[Any],

@@ -7,15 +7,16 @@ that has one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType, WrapperDescriptorType
+from types import CodeType, FrameType, FunctionType, WrapperDescriptorType
 from typing import Any
 
 from aioaudit.core import _core, python
 from aioaudit.core.line import encode_event, piece, quoted
-from aioaudit.core.python import MAKERS, Ending, Making, Table, name_of_new
+from aioaudit.core.python import MAKERS, Arming, Ending, Making, Table, name_of_new
 from aioaudit.cpython.frames import module_at
 from aioaudit.text import LIMIT
 from aioaudit.threads import monotonic
+from aioaudit.weak import dropping
 
 Created = _core.Created
 Returned = _core.Returned
@@ -23,6 +24,14 @@ Site = _core.Site
 in_order = _core.in_order
 
 _core.set_name_of_new(name_of_new)
+
+_HAS_CALLS = hasattr(_core, "Timeouts")
+"""Whether a function's calls can be taken by C, by public API: since CPython 3.12."""
+
+Passed = _core.Passed if _HAS_CALLS else python.Passed
+
+_MAX_SITES = 4096
+"""Most instructions that are known to enter timeouts; then they are learned anew."""
 
 
 def new_table(*, collected: bool = True) -> Table[Any]:
@@ -88,6 +97,62 @@ def make_returned(ending: Ending) -> Callable[[CodeType, int, object], object]:
         remember=ending.remember,
         otherwise=otherwise,
     )
+
+
+def new_notes() -> Any:
+    """As `python.new_notes`."""
+    return (
+        _core.Notes() if _HAS_CALLS else python.new_notes()
+    )  # of which Python's way knows the inside
+
+
+def make_reschedule(arming: Arming) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+    """As `python.make_reschedule`.
+
+    What gives the seconds is the call of *arming.maker* itself: ``__init__`` stays as it was.
+    """
+    if not _HAS_CALLS:
+        return python.make_reschedule(arming)
+    # Of one that C cannot take the calls of, the seconds are measured.
+    maker = arming.maker if _takes_only(arming.maker, arming.delay) else None
+    sites: Table[tuple[float, Any, object]] = new_table()
+
+    def enter(timeout: Any, frame: FrameType | None, now: float, given: float | None) -> None:
+        note = arming.enter(timeout, frame, now, given)
+        if note is None or given is None or frame is None:
+            return
+        if len(sites) >= _MAX_SITES:
+            sites.clear()
+        # Instructions lie inside their code, so the sum is the address of one.
+        code = frame.f_code
+        address = id(code) + frame.f_lasti
+        sites[address] = given, note, dropping(code, sites, address)
+
+    timeouts = _core.Timeouts(
+        cls=arming.cls,
+        original=arming.original,
+        maker=maker,
+        notes=arming.notes,
+        sites=sites,
+        aenter=getattr(getattr(arming.cls, "__aenter__", None), "__code__", None),
+        time=arming.time,
+        enter=enter,
+        again=arming.again,
+        fault=arming.fault,
+    )
+
+    # What is called is in C, and finds what it needs in the cell of this function.
+    def reschedule(self: Any, when: float | None) -> None:
+        timeouts.original(self, when)
+
+    timeouts.take_calls_of(reschedule)
+    return None, reschedule
+
+
+def _takes_only(function: Any, name: str) -> bool:
+    """Whether *function*, which may be somebody else's by now, takes the one argument *name*."""
+    code = function.__code__ if isinstance(function, FunctionType) else None
+    return code is not None and code.co_argcount == 1 and code.co_varnames[0] == name
 
 
 def _pieces_of(site: Any) -> tuple[bytes, bytes, bytes, bytes]:

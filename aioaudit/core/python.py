@@ -10,6 +10,9 @@ and whoever uses them does not know which of the two it has:
 - `Queue`: what waits for an exporter.
 - `make_init` and `make_returned`: the probes of the two, for the plain cases.  What is not
   plain they leave to the functions of `Making` and `Ending`.
+- `new_notes`: what is known of objects, as long as these live.
+- `make_reschedule`: the probes on timeouts, for what a known line of the application enters.
+- `Passed`: a probe on what takes a callback, for callbacks of which there is nothing to note.
 - `lines`, `in_order`: what is queued, as lines of JSON, and whether its numbers are whole.
 
 Nothing in here finds out a cause, or knows a library: it sees that what happens is what
@@ -35,6 +38,7 @@ from aioaudit.events import Event, TaskCreate, TaskDone, defaults_of
 from aioaudit.text import LIMIT, clean
 from aioaudit.threads import monotonic, sleep
 from aioaudit.timestamps import MILLISECOND, TAILS, timestamp
+from aioaudit.weak import WeakIdMap
 
 V = TypeVar("V")
 
@@ -616,6 +620,151 @@ def make_returned(ending: Ending) -> Callable[[CodeType, int, object], object]:
         return None
 
     return returned
+
+
+# -- timeouts, and what is handed to a loop ------------------------------------------------
+
+
+def new_notes() -> WeakIdMap[Any]:
+    """Values by the objects that they are about, as long as these live; empty yet."""
+    return WeakIdMap()
+
+
+_NOTHING_MADE: tuple[int, float | None] = (0, None)
+
+
+class Arming(NamedTuple):
+    """What the probes on a class of timeouts know and call.
+
+    Attributes:
+        cls: The class.
+        init: Its ``__init__`` as it was.
+        original: Its ``reschedule`` as it was.
+        maker: The function that makes one of so many seconds, None where there is none...
+        delay: ... which are an argument of it, this one.
+        notes: What is known of those that were entered.
+        known: Gives by the `id` of a code what is known of it, None for nothing.
+        ours: The ``owner`` of the application's codes.
+        enter: Notes a timeout, called with it, the frame that entered it, the loop's
+            time and the seconds given.  Gives what holds for all that the same
+            instruction enters and gives the same seconds, None where nothing does.
+        again: Notes that one of which there is a note has another time, called with it,
+            the note and the loop's time.
+        time: Gives that.
+        fault: Takes an error of our own.
+    """
+
+    cls: type
+    init: Callable[..., None]
+    original: Callable[..., None]
+    maker: Any
+    delay: str
+    notes: WeakIdMap[Any]
+    known: Callable[[int], Any]
+    ours: int
+    enter: Callable[[Any, FrameType | None, float, float | None], Any]
+    again: Callable[[Any, Any, float], None]
+    time: Callable[[], float]
+    fault: Callable[[BaseException], None]
+
+
+def make_reschedule(arming: Arming) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+    """``__init__`` and ``reschedule`` of a class of timeouts; None where there is no need of the first.
+
+    ``reschedule``, which ``__aenter__`` calls too, is where it is known which ``async with`` line
+    entered the timeout: when it runs out that line is on no stack.  Before that it is to be
+    known which seconds the program gave to what made it: the timeout itself knows only
+    when it is to run out, and what is left of it at its entry is less, by much where the thread
+    had to wait for the processor in between.
+    """
+    init, original = arming.init, arming.original
+    notes, known, ours = arming.notes, arming.known, arming.ours
+    enter, again, time_of, fault = arming.enter, arming.again, arming.time, arming.fault
+    maker = getattr(arming.maker, "__code__", None)  # somebody may have put anything there
+    delay_name = arming.delay
+    entries = notes.entries
+    # The timeout made last, by its `id`, and its seconds.  It is entered next, but for threads
+    # that come in between: then its seconds are measured.  Each that is made comes by here, so
+    # this is never about another one at the same address.
+    made = _NOTHING_MADE
+
+    def __init__(self: Any, when: float | None) -> None:  # noqa: N807 - it stands for a method
+        nonlocal made
+        init(self, when)
+        try:
+            made = _NOTHING_MADE
+            frame = getframe(1)
+            if frame.f_code is maker:
+                delay = frame.f_locals.get(delay_name)
+                if type(delay) is float or type(delay) is int:
+                    made = id(self), delay
+        except Exception as error:  # noqa: BLE001 - an internal error must not break a timeout
+            fault(error)
+
+    def reschedule(self: Any, when: float | None) -> None:
+        key = id(self)
+        entry = entries.get(key)
+        note = None if entry is None or entry[0]() is not self else entry[1]
+        which, given = made
+        if which != key:
+            given = None
+        now = 0.0
+        if note is not None or given is None:
+            # First: uvloop's clock may move on inside the original.
+            try:
+                now = time_of()
+            except Exception:  # noqa: BLE001 - the clock of a loop that is not made
+                original(self, when)
+                return
+        original(self, when)
+        try:
+            if note is not None:
+                again(self, note, now)
+                return
+            frame = getframe(1)
+            if frame.f_code.co_name != "__aenter__":
+                return
+            outer = frame.f_back
+            info = None if outer is None else known(id(outer.f_code))
+            if outer is not None and info is not None and info.owner == ours:
+                note = info.timeouts.get(outer.f_lasti)
+                if given is not None and note is not None and note.seconds is given:
+                    notes[self] = note
+                    return
+            enter(self, outer, now, given)
+        except Exception as error:  # noqa: BLE001 - an internal error must not disarm a timeout
+            fault(error)
+
+    return __init__, reschedule
+
+
+class Passed(NamedTuple):
+    """What a probe knows and calls that passes callbacks on.
+
+    Attributes:
+        original: The method as it was.
+        at: Which of the arguments is the callback.
+        partial: The class of callbacks of which something may have to be noted, too, as of
+            each bound ``cancel``; None for none.
+        watch: Has an attribute ``hidden_signals``: whether something may have to be done
+            for every callback.  None where there is no such thing.
+        hide: Takes our frames out of what debug mode recorded as the origin of what the
+            method returned; None where that has none.
+        origin: The attribute that has it.
+        fault: Takes an error of our own.
+    """
+
+    original: Callable[..., Any]
+    at: int
+    partial: type | None
+    watch: Any
+    hide: Callable[[Any], None] | None
+    origin: str
+    fault: Callable[[BaseException], None]
+
+    def take_calls_of(self, probe: Callable[..., Any]) -> Callable[..., Any]:
+        """*probe*, which refers to this, called for what is not plain; here for all of it."""
+        return probe
 
 
 # -- lines -------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import asyncio.timeouts
 from collections.abc import Callable
-from types import CodeType
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 from aioaudit.cpython import internals
 from aioaudit.cpython.internals import UNKNOWN, reader
@@ -26,7 +26,7 @@ TIMEOUT_ERROR_TYPE = "exc_type"
 TIMEOUT_ERROR = "exc_val"
 """A variable of its: the error that ends the block."""
 
-TIMEOUT_MAKER: CodeType = asyncio.timeouts.timeout.__code__
+TIMEOUT_MAKER = cast(FunctionType, asyncio.timeouts.timeout)
 """The function that makes a timeout of so many seconds..."""
 
 TIMEOUT_DELAY = "delay"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any
 
+from aioaudit.core import Passed
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import running_loop
@@ -66,6 +67,16 @@ def make_add_done_callback(
 ) -> Callable[..., None]:
     """``add_done_callback`` that notes who hands a bound ``cancel`` to it."""
 
+    passed = Passed(
+        original=original,
+        at=1,
+        partial=None,
+        watch=None,
+        hide=None,
+        origin="",
+        fault=recorder.report_fault,
+    )
+
     # Passed on just as it is given: without a context the one that is current now is taken, but
     # with None the one that is when the future ends; and only asyncio's class in Python has names.
     def add_done_callback(*args: Any, **keywords: Any) -> None:
@@ -73,9 +84,11 @@ def make_add_done_callback(
         if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
             how = "given to add_done_callback()"
             record_handoff(recorder, fn, how, getframe(1), future=args[0])
+            passed.original(*args, **keywords)
+            return
         original(*args, **keywords)
 
-    return add_done_callback
+    return passed.take_calls_of(add_done_callback)
 
 
 def record_handoff(

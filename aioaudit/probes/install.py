@@ -21,6 +21,7 @@ from typing import Any
 from aioaudit.core.choice import CORE
 from aioaudit.cpython import imports, inplace, internals, monitoring
 from aioaudit.cpython.behaviour import VERSION
+from aioaudit.cpython.groups import TIMEOUT_MAKER
 from aioaudit.cpython.loops import RUNNERS, START_PROBE
 from aioaudit.cpython.tasks import (
     CALLBACKS,
@@ -176,9 +177,10 @@ class Installation:
             self._put(cls, "cancel", futures.make_cancel(recorder, cls, vars(cls)["cancel"]))
         timeout = asyncio.timeouts.Timeout
         init, reschedule = timeouts.make_probes(
-            recorder, timeout.__init__, vars(timeout)["reschedule"]
+            recorder, timeout, timeout.__init__, vars(timeout)["reschedule"], TIMEOUT_MAKER
         )
-        self._put(timeout, "__init__", init)
+        if init is not None:
+            self._put(timeout, "__init__", init)
         self._put(timeout, "reschedule", reschedule)
         group = asyncio.taskgroups.TaskGroup
         if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future

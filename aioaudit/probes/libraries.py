@@ -32,7 +32,9 @@ class LibraryProbes:
 
     def put_timeout(self, cls: Any) -> None:
         """Probe *cls*, whose instances are entered and armed as `asyncio.Timeout` is."""
-        _, reschedule = make_probes(self._recorder, cls.__init__, vars(cls)["reschedule"])
+        _, reschedule = make_probes(
+            self._recorder, cls, cls.__init__, vars(cls)["reschedule"], None
+        )
         self.put(cls, "reschedule", reschedule)
 
     def caller(self, frame: FrameType | None) -> tuple[str, str] | None:

@@ -18,7 +18,9 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
+from aioaudit.core import Passed
 from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.internals import SOURCE_TRACEBACK
 from aioaudit.cpython.tasks import all_tasks, current_task, origin_of, own_origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
@@ -248,6 +250,15 @@ def _make_asyncio_call_at(
     To pass on what has a name costs less than to pass on whatever there is.
     """
     handoffs = recorder.state.handoffs
+    passed = Passed(
+        original=original,
+        at=2,
+        partial=partial,
+        watch=handoffs,
+        hide=hide,
+        origin=SOURCE_TRACEBACK.name,
+        fault=recorder.report_fault,
+    )
 
     def call_at(self: Any, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         handle = original(self, when, callback, *args, context=context)
@@ -267,10 +278,10 @@ def _make_asyncio_call_at(
             if shown:
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
-            recorder.report_fault(error)
+            passed.fault(error)
         return handle
 
-    return call_at
+    return passed.take_calls_of(call_at)
 
 
 def _make_note_timer(recorder: Recorder, *, relative: bool, how: str) -> Callable[..., None]:

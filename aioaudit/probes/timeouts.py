@@ -3,89 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
-from aioaudit.cpython.frames import getframe
-from aioaudit.cpython.groups import TIMEOUT_DELAY, TIMEOUT_MAKER
+from aioaudit.core import Arming, make_reschedule
+from aioaudit.cpython.groups import TIMEOUT_DELAY
 from aioaudit.cpython.loops import running_loop
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, STDLIB, THIRD_PARTY, CodeInfo
 from aioaudit.stack.frames import caller
 from aioaudit.state.handoffs import TimeoutEntry
 
-_NONE_MADE: tuple[int, float | None] = (0, None)
-
 
 def make_probes(
-    recorder: Recorder, init: Callable[..., None], original: Callable[..., None]
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    """``__init__`` and ``reschedule`` of a class of timeouts.
+    recorder: Recorder,
+    cls: Any,
+    init: Callable[..., None],
+    original: Callable[..., None],
+    maker: FunctionType | None,
+) -> tuple[Callable[..., None] | None, Callable[..., None]]:
+    """``__init__`` and ``reschedule`` of the class of timeouts *cls* (`make_reschedule`).
 
-    ``reschedule``, which ``__aenter__`` calls too, is where it is known which ``async with`` line
-    entered the timeout: when it runs out that line is on no stack.  ``__init__`` tells the
-    seconds as the program gave them to ``asyncio.timeout()``: the timeout itself knows only
-    when it is to run out, and what is left of it at its entry is less, by much where the thread
-    had to wait for the processor in between.
+    *maker* is the function that makes them of seconds, None where there is none.
     """
     timeouts = recorder.state.handoffs.timeouts
-    entries = timeouts.entries
     known = recorder.state.codes.known.get
-    # The timeout made last, by its `id`, and its seconds.  It is entered next, but for threads
-    # that come in between: then its seconds are measured.  Each that is made comes by here, so
-    # this is never about another one at the same address.
-    made = _NONE_MADE
 
-    def __init__(self: Any, when: float | None) -> None:  # noqa: N807 - it stands for a method
-        nonlocal made
-        init(self, when)
-        try:
-            made = _NONE_MADE
-            frame = getframe(1)
-            if frame.f_code is TIMEOUT_MAKER:
-                delay = frame.f_locals.get(TIMEOUT_DELAY)
-                if type(delay) is float or type(delay) is int:
-                    made = id(self), delay
-        except Exception as error:  # noqa: BLE001 - an internal error must not break a timeout
-            recorder.report_fault(error)
+    def enter(timeout: Any, frame: FrameType | None, now: float, given: float | None) -> Any:
+        info = None if frame is None else known(id(frame.f_code))
+        if frame is None or info is None or info.owner != APPLICATION:
+            timeouts[timeout] = _entry_of(recorder, frame, now, given)
+            return None
+        timeouts[timeout] = entry = _entry_at(info, frame.f_lasti, now, given)
+        return None if given is None else entry
 
-    def reschedule(self: Any, when: float | None) -> None:
-        key = id(self)
-        entry = entries.get(key)
-        note = None if entry is None or entry[0]() is not self else entry[1]
-        which, given = made
-        if which != key:
-            given = None
-        now = 0.0
-        if note is not None or given is None:
-            # First: uvloop's clock may move on inside the original.
-            try:
-                now = _time()
-            except Exception:  # noqa: BLE001 - the clock of a loop that is not made
-                original(self, when)
-                return
-        original(self, when)
-        try:
-            if note is not None:
-                timeouts[self] = TimeoutEntry(note.at, note.source, now, note.by, None)
-                return
-            frame = getframe(1)
-            if frame.f_code.co_name != "__aenter__":
-                return
-            outer = frame.f_back
-            info = None if outer is None else known(id(outer.f_code))
-            if outer is None or info is None or info.owner != APPLICATION:
-                timeouts[self] = _entry_of(recorder, outer, now, given)
-                return
-            offset = outer.f_lasti
-            note = info.timeouts.get(offset)
-            if given is None or note is None or note.seconds is not given:
-                note = _entry_at(info, offset, now, given)
-            timeouts[self] = note
-        except Exception as error:  # noqa: BLE001 - an internal error must not disarm a timeout
-            recorder.report_fault(error)
+    def again(timeout: Any, note: TimeoutEntry, now: float) -> None:
+        timeouts[timeout] = TimeoutEntry(note.at, note.source, now, note.by, None)
 
-    return __init__, reschedule
+    return make_reschedule(
+        Arming(
+            cls=cls,
+            init=init,
+            original=original,
+            maker=maker,
+            delay=TIMEOUT_DELAY,
+            notes=timeouts,
+            known=known,
+            ours=APPLICATION,
+            enter=enter,
+            again=again,
+            time=_time,
+            fault=recorder.report_fault,
+        )
+    )
 
 
 def _time() -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aioaudit.core import new_notes
 from aioaudit.cpython.loops import running_loop
 from aioaudit.stack.frames import code_of
 from aioaudit.stack.handles import is_entered
@@ -49,7 +50,7 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
         return self.context is not None and is_entered(self.context())
 
 
-class TimeoutEntry(msgspec.Struct, frozen=True, gc=False, eq=False):
+class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
     """Where a timeout was entered, and how long it is to last.
 
     All that one line enters may share one, so it is never changed: see `CodeInfo.timeouts`.
@@ -72,7 +73,7 @@ class Handoffs:
     def __init__(self) -> None:
         self.by_callback: WeakIdMap[Handoff] = WeakIdMap()
         """By the bound ``cancel`` that was given."""
-        self.timeouts: WeakIdMap[TimeoutEntry] = WeakIdMap()
+        self.timeouts: WeakIdMap[TimeoutEntry] = new_notes()
         self.chained_causes: WeakIdMap[Cause] = WeakIdMap()
         """Why a future was cancelled that another one will follow."""
         self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Handoff]]]] = (
