@@ -44,8 +44,9 @@ _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 
 def hush() -> None:
     """Keep back the warning of the fork that follows, if ours are its only threads beside one."""
+    there = _threads()  # first: one of ours that goes meanwhile is not to count for the program's
     ours = count_living()
-    _warning.armed = FORK_WARNS_OF_THREADS and ours > 0 and _threads() - ours <= 1
+    _warning.armed = FORK_WARNS_OF_THREADS and ours > 0 and there - ours <= 1
     if _warning.armed and _filter not in warnings.filters:
         # Not by `filterwarnings`: that forgets which warnings were shown once already.
         filters: Any = warnings.filters
