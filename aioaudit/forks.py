@@ -38,15 +38,21 @@ class _OneWarning:
         return False
 
 
+# As it is now: who looks for calls that block a loop puts another in its place.
+_listdir = os.listdir
+
 _warning = _OneWarning()
 _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 
 
 def hush() -> None:
     """Keep back the warning of the fork that follows, if ours are its only threads beside one."""
+    _warning.armed = False
+    if not (FORK_WARNS_OF_THREADS and count_living()):
+        return
     there = _threads()  # first: one of ours that goes meanwhile is not to count for the program's
     ours = count_living()
-    _warning.armed = FORK_WARNS_OF_THREADS and ours > 0 and there - ours <= 1
+    _warning.armed = ours > 0 and there - ours <= 1
     if _warning.armed and _filter not in warnings.filters:
         # Not by `filterwarnings`: that forgets which warnings were shown once already.
         filters: Any = warnings.filters
@@ -56,6 +62,6 @@ def hush() -> None:
 def _threads() -> int:
     """How many threads there are, counted as Python counts them before it warns."""
     try:
-        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names only, at a fork
+        return len(_listdir("/proc/self/task"))
     except OSError:
         return threading.active_count()
