@@ -36,10 +36,12 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from aioaudit.core import Created, Returned
 from aioaudit.delivery.encoding import Batch, encode_events
 from aioaudit.delivery.records import (
+    PLAIN_REQUEST,
     Record,
     event_name,
     event_of,
     run_of,
+    seen_as,
     seq_of,
 )
 from aioaudit.errors import AioauditError
@@ -130,8 +132,12 @@ class Witness(Exporter, Protocol):
 
 
 def records_of(events: Sequence[Event]) -> Sequence[Record]:
-    """*events* as records, so that none need be made typed."""
-    return events.records if isinstance(events, Batch) else events
+    """*events* as records, so that none need be made typed: `Created`, `Returned`, or the event."""
+    if not isinstance(events, Batch):
+        return events
+    if PLAIN_REQUEST.isdisjoint(map(type, events.records)):
+        return events.records
+    return [seen_as(each) for each in events.records]
 
 
 class ContextNotes(Generic[Note]):

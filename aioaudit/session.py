@@ -323,12 +323,14 @@ def _filtered(journal: Journal, events: frozenset[str], wanted: frozenset[str]) 
 
 def _put_with_witness(journal: Journal, witness: Callable[[Any], object]) -> Any:
     """``put`` of *journal*, after its exporter's *witness* has seen the item."""
+    from aioaudit.delivery.records import seen_as
+
     put = journal.put
 
     def put_witnessed(item: Any) -> None:
         nonlocal witness
         try:
-            witness(item)
+            witness(seen_as(item))
         except (RecursionError, MemoryError):
             pass  # the program is at its limits; the event goes without what would be noted of it
         except Exception as error:  # noqa: BLE001 - whatever it is, the program goes on

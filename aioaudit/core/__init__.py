@@ -10,58 +10,77 @@ from typing import TYPE_CHECKING
 
 from aioaudit.core.choice import CORE
 from aioaudit.core.line import encode_event
-from aioaudit.core.python import Arming, Ending, Making, Table
+from aioaudit.core.python import Arming, Ending, Making, Table, Taking
 
 if TYPE_CHECKING or CORE.name == "python":
     from aioaudit.core.python import (
+        Asked,
+        Asks,
         Created,
+        Obeyed,
         Passed,
         Queue,
         Returned,
         Site,
         in_order,
         lines,
+        make_callback,
+        make_cancel,
         make_init,
         make_reschedule,
         make_returned,
         new_counter,
         new_notes,
         new_table,
+        take_asks,
     )
 else:
     from aioaudit.core.native import (
+        Asked,
+        Asks,
         Created,
+        Obeyed,
         Passed,
         Queue,
         Returned,
         Site,
         in_order,
         lines,
+        make_callback,
+        make_cancel,
         make_init,
         make_reschedule,
         make_returned,
         new_counter,
         new_notes,
         new_table,
+        take_asks,
     )
 
 __all__ = [
     "Arming",
+    "Asked",
+    "Asks",
     "Created",
     "Ending",
     "Making",
+    "Obeyed",
     "Passed",
     "Queue",
     "Returned",
     "Site",
     "Table",
+    "Taking",
     "encode_event",
     "in_order",
     "lines",
+    "make_callback",
+    "make_cancel",
     "make_init",
     "make_reschedule",
     "make_returned",
     "new_counter",
     "new_notes",
     "new_table",
+    "take_asks",
 ]

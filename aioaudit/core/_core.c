@@ -39,6 +39,11 @@ static PyTypeObject *NotesType;
 static PyTypeObject *TimeoutsType;
 static PyTypeObject *PassedType;
 #endif
+static PyTypeObject *KnownType;
+static PyTypeObject *AskedType;
+static PyTypeObject *ObeyedType;
+static PyTypeObject *AsksType;
+static PyTypeObject *CallbackType;
 
 /* Names that are looked up for every task. */
 static PyObject *str_coro;
@@ -52,6 +57,11 @@ static PyObject *str_seq;
 static PyObject *str_unknown; /* the name of what has none */
 static PyObject *str_cancel;
 static PyObject *str_hidden_signals;
+static PyObject *str_cr_frame;
+static PyObject *str_cr_await;
+static PyObject *str_fut_waiter;
+static PyObject *str_callbacks;
+static PyObject *str_slow_after;
 
 /* Nanoseconds since the epoch, as `time.time_ns` counts them. */
 static int64_t
@@ -1793,6 +1803,1761 @@ static PyType_Spec births_spec = {
     births_slots,
 };
 
+/* -- Known: what was found out about a row of frames ------------------------------------- */
+
+typedef struct {
+    uintptr_t code;
+    int at;
+} Step;
+
+#define DEEPEST 64
+
+/* Where a row of frames is: code and instruction of each. */
+typedef struct {
+    Step steps[DEEPEST];
+    int count;
+    uint64_t hash;
+} Path;
+
+/* It is asked for by the hash of the path, and says itself which path it is about. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *said; /* what Python says of it: a tuple */
+    uint64_t thread;
+    Step *steps;
+    int count;
+} Known;
+
+static void
+mix(Path *path, uint64_t number)
+{
+    path->hash = (path->hash ^ number) * UINT64_C(0x9E3779B97F4A7C15);
+    path->hash ^= path->hash >> 29;
+}
+
+/* Add where FRAME is; -1, without an exception, where it is too far. */
+static int
+add_step(Path *path, PyFrameObject *frame)
+{
+    if (path->count == DEEPEST) {
+        return -1;
+    }
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    Step *step = &path->steps[path->count++];
+    step->code = (uintptr_t)code;
+    step->at = PyFrame_GetLasti(frame);
+    Py_DECREF(code);
+    mix(path, step->code + (uintptr_t)(unsigned)step->at);
+    return 0;
+}
+
+static Known *
+known_make(const Path *path, uint64_t thread, PyObject *said)
+{
+    Known *self = PyObject_GC_New(Known, KnownType);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->said = Py_NewRef(said);
+    self->thread = thread;
+    self->count = path->count;
+    self->steps = PyMem_Malloc((size_t)path->count * sizeof(Step) + 1);
+    if (self->steps == NULL) {
+        Py_DECREF(self);
+        return (Known *)PyErr_NoMemory();
+    }
+    memcpy(self->steps, path->steps, (size_t)path->count * sizeof(Step));
+    PyObject_GC_Track(self);
+    return self;
+}
+
+static int
+is_about(const Known *self, const Path *path, uint64_t thread)
+{
+    if (self->count != path->count || self->thread != thread) {
+        return 0;
+    }
+    for (int at = 0; at < path->count; at++) {
+        if (self->steps[at].code != path->steps[at].code
+            || self->steps[at].at != path->steps[at].at) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int
+known_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((Known *)op)->said);
+    return 0;
+}
+
+static int
+known_clear(PyObject *op)
+{
+    Py_CLEAR(((Known *)op)->said);
+    return 0;
+}
+
+static void
+known_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)known_clear(op);
+    PyMem_Free(((Known *)op)->steps);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot known_slots[] = {
+    {Py_tp_doc, (void *)"What was found out about a row of frames."},
+    {Py_tp_dealloc, known_dealloc},
+    {Py_tp_traverse, known_traverse},
+    {Py_tp_clear, known_clear},
+    {0, NULL},
+};
+
+static PyType_Spec known_spec = {
+    "aioaudit.core._core.Known",
+    sizeof(Known),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    known_slots,
+};
+
+/* -- Asked and Obeyed: the records of a plain request, and of the end that it led to -------- */
+
+typedef struct Asks Asks;
+
+/* Not seen by the garbage collector: it refers to nothing that refers back.  It is the callback
+ * of the weak reference to the error that delivers it, and that circle ends with the error. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    Asks *asks; /* borrowed; NULL once it is in no table of those any more */
+    int64_t seq;
+    int64_t ns;
+    int64_t by;
+    uint64_t thread;
+    Created *born;
+    PyObject *name;
+    PyObject *by_name;
+    PyObject *line; /* what Python says of who asked, a tuple... */
+    PyObject *wait; /* ... and of where the task waited */
+    PyObject *task_ref;
+    uintptr_t task_at;
+    PyObject *error_ref;
+    uintptr_t error_at;
+    PyObject *swallowed_at; /* the handler that has the error now, where it may keep it */
+    PyObject *entered;      /* the one that was entered last, till it is left, since when... */
+    PyObject *slow_at;      /* ... and the one that took longest, and how long */
+    double requested_at;
+    double delivered_at;
+    double since;
+    double seconds;
+    char delivered;
+    char timed; /* whether a handler was entered at all */
+    char ended;
+} Asked;
+
+typedef struct {
+    PyObject_HEAD
+    int64_t seq;
+    int64_t ns;
+    int64_t cancel;
+    Created *born;
+    PyObject *name;
+} Obeyed;
+
+/* What REF, a weak reference, refers to, as a new reference; NULL, without an exception, if gone. */
+static PyObject *
+referent(PyObject *ref)
+{
+    PyObject *found = NULL;
+    if (ref == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyWeakref_GetRef(ref, &found) < 0) {
+        PyErr_Clear();
+    }
+#else
+    found = PyWeakref_GetObject(ref);
+    found = found == NULL || found == Py_None ? NULL : Py_NewRef(found);
+#endif
+    return found;
+}
+
+static int
+refers_to(PyObject *ref, PyObject *target)
+{
+    PyObject *found = referent(ref);
+    Py_XDECREF(found);
+    return found == target;
+}
+
+static void
+asked_dealloc(PyObject *op)
+{
+    Asked *self = (Asked *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject *owned[] = {
+        (PyObject *)self->born, self->name, self->by_name, self->line, self->wait,
+        self->task_ref, self->error_ref, self->swallowed_at, self->entered, self->slow_at,
+    };
+    PyObject_Free(op);
+    Py_DECREF(type);
+    for (size_t at = 0; at < sizeof(owned) / sizeof(owned[0]); at++) {
+        Py_XDECREF(owned[at]);
+    }
+}
+
+static PyObject *
+asked_task(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *task = referent(((Asked *)op)->task_ref);
+    return task == NULL ? Py_NewRef(Py_None) : task;
+}
+
+static PyObject *
+asked_key(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromVoidPtr((void *)((Asked *)op)->task_at);
+}
+
+static PyGetSetDef asked_getset[] = {
+    {"task", asked_task, NULL, NULL, NULL},
+    {"key", asked_key, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef asked_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Asked, call), READONLY, NULL},
+    {"seq", T_LONGLONG, offsetof(Asked, seq), READONLY, NULL},
+    {"ns", T_LONGLONG, offsetof(Asked, ns), READONLY, NULL},
+    {"by", T_LONGLONG, offsetof(Asked, by), READONLY, NULL},
+    {"born", T_OBJECT_EX, offsetof(Asked, born), READONLY, NULL},
+    {"name", T_OBJECT_EX, offsetof(Asked, name), READONLY, NULL},
+    {"by_name", T_OBJECT_EX, offsetof(Asked, by_name), READONLY, NULL},
+    {"line", T_OBJECT_EX, offsetof(Asked, line), READONLY, NULL},
+    {"wait", T_OBJECT_EX, offsetof(Asked, wait), READONLY, NULL},
+    {"task_ref", T_OBJECT_EX, offsetof(Asked, task_ref), READONLY, NULL},
+    {"swallowed_at", T_OBJECT, offsetof(Asked, swallowed_at), READONLY, NULL},
+    {"entered", T_OBJECT, offsetof(Asked, entered), READONLY, NULL},
+    {"slow_at", T_OBJECT, offsetof(Asked, slow_at), READONLY, NULL},
+    {"requested_at", T_DOUBLE, offsetof(Asked, requested_at), READONLY, NULL},
+    {"delivered_at", T_DOUBLE, offsetof(Asked, delivered_at), READONLY, NULL},
+    {"since", T_DOUBLE, offsetof(Asked, since), READONLY, NULL},
+    {"seconds", T_DOUBLE, offsetof(Asked, seconds), READONLY, NULL},
+    {"delivered", T_BOOL, offsetof(Asked, delivered), READONLY, NULL},
+    {"timed", T_BOOL, offsetof(Asked, timed), READONLY, NULL},
+    {"ended", T_BOOL, offsetof(Asked, ended), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot asked_slots[] = {
+    {Py_tp_doc, (void *)"A plain request to cancel a task was made."},
+    {Py_tp_dealloc, asked_dealloc},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, asked_members},
+    {Py_tp_getset, asked_getset},
+    {0, NULL},
+};
+
+static PyType_Spec asked_spec = {
+    "aioaudit.core._core.Asked",
+    sizeof(Asked),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    asked_slots,
+};
+
+static void
+obeyed_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject *born = (PyObject *)((Obeyed *)op)->born, *name = ((Obeyed *)op)->name;
+    PyObject_Free(op);
+    Py_DECREF(type);
+    Py_XDECREF(born);
+    Py_XDECREF(name);
+}
+
+static PyMemberDef obeyed_members[] = {
+    {"seq", T_LONGLONG, offsetof(Obeyed, seq), READONLY, NULL},
+    {"ns", T_LONGLONG, offsetof(Obeyed, ns), READONLY, NULL},
+    {"cancel", T_LONGLONG, offsetof(Obeyed, cancel), READONLY, NULL},
+    {"born", T_OBJECT_EX, offsetof(Obeyed, born), READONLY, NULL},
+    {"name", T_OBJECT_EX, offsetof(Obeyed, name), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot obeyed_slots[] = {
+    {Py_tp_doc, (void *)"A task ended cancelled, by a plain request."},
+    {Py_tp_dealloc, obeyed_dealloc},
+    {Py_tp_members, obeyed_members},
+    {0, NULL},
+};
+
+static PyType_Spec obeyed_spec = {
+    "aioaudit.core._core.Obeyed",
+    sizeof(Obeyed),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    obeyed_slots,
+};
+
+/* -- Asks: plain requests, till they are obeyed or somebody wants to know --------------------- */
+
+/* What Python gives: names of `begin`, in the order of `given_names`. */
+enum {
+    NEXT_SEQ,
+    PYTHON_TASKS,
+    CODES,
+    HANDLERS,
+    EXPORTING,
+    OUTSIDE,
+    FUTURE,
+    CANCELLED,
+    CURRENT_TASK,
+    GET_CORO,
+    MODULE_AT,
+    MONOTONIC,
+    PUT,
+    URGE,
+    LEARN_LINE,
+    LEARN_WAIT,
+    LEARN_HANDLER,
+    REACHES_NOBODY,
+    TRACK,
+    RULES,
+    FAULT,
+    GIVEN
+};
+
+static const char *const given_names[GIVEN] = {
+    "next_seq",   "python_tasks", "codes",         "handlers",       "exporting", "outside",
+    "future",     "cancelled",    "current_task",  "get_coro",       "module_at", "monotonic",
+    "put",        "urge",         "learn_line",    "learn_wait",     "learn_handler",
+    "reaches_nobody", "track",    "rules",         "fault",
+};
+
+struct Asks {
+    PyObject_HEAD
+    Table *asked;  /* by the task's address */
+    Table *flying; /* by that of the error that delivers it */
+    Table *lines;
+    Table *waits;
+    Table *born;
+    PyObject *states; /* dicts, of Python's: who has no entry there... */
+    PyObject *ties;
+    PyObject *active;
+    PyObject *adopt; /* functions */
+    PyObject *released;
+    PyObject *one;
+    PyObject *given[GIVEN]; /* NULL before `begin` */
+    PyObject *nobody; /* a weak reference to the callback that was found to reach nobody last */
+    PyObject *inside; /* borrowed: the future that is cancelled with its task just now... */
+    uint64_t inside_thread;
+    size_t room;
+    int64_t changes;
+    char on;
+    char findings;
+};
+
+/* Call what was given as NUMBER with what is not NULL; other things may be given while it runs. */
+static PyObject *
+call_given(Asks *self, int number, PyObject *argument, PyObject *more)
+{
+    PyObject *function = Py_NewRef(self->given[number]);
+    PyObject *result = PyObject_CallFunctionObjArgs(function, argument, more, NULL);
+    Py_DECREF(function);
+    return result;
+}
+
+static int
+call_given_and_forget(Asks *self, int number, PyObject *argument)
+{
+    PyObject *result = call_given(self, number, argument, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+put_given(Asks *self, PyObject *record)
+{
+    PyObject *put = Py_NewRef(self->given[PUT]);
+    int result = put_record(put, record);
+    Py_DECREF(put);
+    return result;
+}
+
+/* As `tell_fault`. */
+static int
+tell_given(Asks *self)
+{
+    PyObject *fault = Py_NewRef(self->given[FAULT]);
+    int result = tell_fault(fault);
+    Py_DECREF(fault);
+    return result;
+}
+
+static double
+seconds_now(Asks *self, int *failed)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)self;
+    PyTime_t now;
+    if (PyTime_Monotonic(&now) < 0) {
+        *failed = 1;
+        return 0.0;
+    }
+    return PyTime_AsSecondsDouble(now);
+#else
+    PyObject *now = call_given(self, MONOTONIC, NULL, NULL);
+    double found = now == NULL ? -1.0 : PyFloat_AsDouble(now);
+    Py_XDECREF(now);
+    if (now == NULL || PyErr_Occurred()) {
+        *failed = 1;
+    }
+    return found;
+#endif
+}
+
+/* The plain request to TASK, borrowed; NULL, without an exception, where there is none. */
+static Asked *
+asked_of(Asks *self, PyObject *task)
+{
+    Asked *found = (Asked *)table_get(self->asked, (uintptr_t)task);
+    return found != NULL && refers_to(found->task_ref, task) ? found : NULL;
+}
+
+/* The same of the one that ERROR delivers. */
+static Asked *
+flying_with(Asks *self, PyObject *error)
+{
+    Asked *found = (Asked *)table_get(self->flying, (uintptr_t)error);
+    return found != NULL && refers_to(found->error_ref, error) ? found : NULL;
+}
+
+static int
+has_key(PyObject *dict, uintptr_t key)
+{
+    if (PyDict_GET_SIZE(dict) == 0) {
+        return 0;
+    }
+    PyObject *number = PyLong_FromVoidPtr((void *)key);
+    int known = number == NULL ? -1 : PyDict_Contains(dict, number);
+    Py_XDECREF(number);
+    return known;
+}
+
+/* Take RECORD, of which the caller has a reference, out of TABLE, if it stands at KEY. */
+static void
+take_out(Table *table, uintptr_t key, Asked *record)
+{
+    if (table_get(table, key) == (PyObject *)record) {
+        Py_XDECREF(table_pop(table, key));
+    }
+}
+
+/* RECORD may stand in no table any more: it is to know. */
+static void
+settle(Asks *self, Asked *record)
+{
+    if (table_get(self->asked, record->task_at) != (PyObject *)record
+        && table_get(self->flying, record->error_at) != (PyObject *)record) {
+        record->asks = NULL;
+    }
+}
+
+/* Forget requests to tasks that are gone, once they may be many. */
+static int
+sweep(Asks *self)
+{
+    if (self->asked->used < self->room) {
+        return 0;
+    }
+    PyObject *all = table_list(self->asked, 0);
+    if (all == NULL) {
+        return -1;
+    }
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(all); at++) {
+        Asked *each = (Asked *)PyList_GET_ITEM(all, at);
+        PyObject *task = referent(each->task_ref);
+        if (task == NULL) {
+            take_out(self->asked, each->task_at, each);
+            settle(self, each);
+        }
+        Py_XDECREF(task);
+    }
+    Py_DECREF(all);
+    self->room = self->asked->used < FEWEST ? 2 * FEWEST : 2 * self->asked->used;
+    return 0;
+}
+
+/* Hand RECORD, of which the caller has a reference, over to Python. */
+static int
+hand_over(Asks *self, Asked *record)
+{
+    return call_and_forget(self->adopt, (PyObject *)record);
+}
+
+/* Whether nothing is heard of what happens in this thread. */
+static int
+is_muted(Asks *self)
+{
+    PyObject *exporting = self->given[EXPORTING];
+    if (PySet_GET_SIZE(exporting) == 0) {
+        return 0;
+    }
+    PyObject *ident = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    int muted = ident == NULL ? -1 : PySet_Contains(exporting, ident);
+    Py_XDECREF(ident);
+    return muted;
+}
+
+#define UNSHARED 2 /* references to a frame that nobody was given: its own, and ours */
+
+/* Fill in PATH from FRAME out to the outermost frame of CORO; whether that was found, and no
+ * frame on the way was given to anybody, as the handler of a signal is given one. */
+static int
+walk_out(PyFrameObject *frame, PyObject *coro, Path *path)
+{
+    Py_INCREF(frame);
+    while (frame != NULL) {
+        PyObject *runs = PyFrame_GetGenerator(frame);
+        Py_XDECREF(runs); /* only compared */
+        if (add_step(path, frame) < 0) {
+            break;
+        }
+        if (runs == coro) {
+            Py_DECREF(frame);
+            return 1;
+        }
+        PyFrameObject *back = further_out(frame);
+        frame = back;
+        if (back != NULL && Py_REFCNT(back) > UNSHARED) {
+            break;
+        }
+    }
+    Py_XDECREF(frame);
+    return 0;
+}
+
+/* The same inwards, from the outermost frame of CORO, which is suspended, to where it waits;
+ * whether that is a future, and all that waits are coroutines.  -1 with an exception. */
+static int
+walk_in(PyObject *coro, Path *path)
+{
+    int result = 0;
+    Py_INCREF(coro);
+    while (PyCoro_CheckExact(coro)) {
+        PyObject *frame = PyObject_GetAttr(coro, str_cr_frame);
+        if (frame == NULL) {
+            result = -1;
+            break;
+        }
+        int right = PyFrame_Check(frame) && add_step(path, (PyFrameObject *)frame) == 0;
+        Py_DECREF(frame);
+        if (!right) {
+            break;
+        }
+        PyObject *inner = PyObject_GetAttr(coro, str_cr_await);
+        Py_SETREF(coro, inner);
+        if (coro == NULL) {
+            return -1;
+        }
+        if (strcmp(Py_TYPE(coro)->tp_name, "_asyncio.FutureIter") == 0) {
+            result = 1;
+            break;
+        }
+    }
+    Py_DECREF(coro);
+    return result;
+}
+
+/* What Python says of PATH, as a new reference; NULL, perhaps with an exception, where it says
+ * nothing.  Where it is not in TABLE, it is asked about ABOUT and perhaps MORE, and LEARNED is set:
+ * whatever was looked at before may be another now, for Python has run. */
+static PyObject *
+said_of(Asks *self, Table *table, const Path *path, uint64_t thread, int learn, PyObject *about,
+        PyObject *more, int *learned)
+{
+    uintptr_t key = (uintptr_t)path->hash;
+    PyObject *found = table_get(table, key);
+    if (found != NULL && is_about((Known *)found, path, thread)) {
+        return Py_NewRef(((Known *)found)->said);
+    }
+    PyObject *number = PyLong_FromVoidPtr((void *)key);
+    if (number == NULL) {
+        return NULL;
+    }
+    *learned = 1;
+    PyObject *function = Py_NewRef(self->given[learn]);
+    PyObject *said = PyObject_CallFunctionObjArgs(function, number, about, more, NULL);
+    Py_DECREF(function);
+    Py_DECREF(number);
+    if (said == NULL || said == Py_None) {
+        Py_XDECREF(said);
+        return NULL;
+    }
+    Known *known = NULL;
+    if (!PyTuple_CheckExact(said) || PyTuple_GET_SIZE(said) < 1) {
+        PyErr_SetString(PyExc_TypeError, "what is known of frames is a tuple");
+    }
+    else {
+        known = known_make(path, thread, said);
+    }
+    if (known == NULL || table_set(table, key, (PyObject *)known) < 0) {
+        Py_CLEAR(said);
+    }
+    Py_XDECREF(known);
+    return said;
+}
+
+/* Whether FUTURE, a plain one, is awaited by TASK and by nobody else; -1 with an exception. */
+static int
+is_only_awaited_by(PyObject *future, PyObject *task)
+{
+    PyObject *callbacks = PyObject_GetAttr(future, str_callbacks);
+    if (callbacks == NULL) {
+        return -1;
+    }
+    int only = 0;
+    if (PyList_CheckExact(callbacks) && PyList_GET_SIZE(callbacks) == 1) {
+        PyObject *entry = PyList_GET_ITEM(callbacks, 0);
+        if (PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) > 0) {
+            PyObject *callback = PyTuple_GET_ITEM(entry, 0);
+            only = PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) == task;
+        }
+    }
+    Py_DECREF(callbacks);
+    return only;
+}
+
+static PyObject *asked_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *names);
+
+static Asked *
+asked_make(Asks *self, PyObject *task, Created *victim, Created *current, PyObject *line,
+           PyObject *wait, uint64_t thread)
+{
+    PyObject *ref = PyWeakref_NewRef(task, NULL);
+    Asked *record = ref == NULL ? NULL : PyObject_New(Asked, AskedType);
+    if (record == NULL) {
+        Py_XDECREF(ref);
+        return NULL;
+    }
+    memset((char *)record + offsetof(Asked, call), 0, sizeof(Asked) - offsetof(Asked, call));
+    record->call = asked_call;
+    record->task_ref = ref;
+    record->task_at = (uintptr_t)task;
+    record->by = current->task;
+    record->thread = thread;
+    record->born = (Created *)Py_NewRef((PyObject *)victim);
+    record->name = Py_NewRef(victim->name_or_task);
+    record->by_name = Py_NewRef(current->name_or_task);
+    record->line = Py_NewRef(line);
+    record->wait = Py_NewRef(wait);
+    record->asks = self;
+    return record;
+}
+
+/* Note the request of which all is known, and have it told. */
+static int
+enter_request(Asks *self, Asked *record)
+{
+    int failed = 0;
+    if (self->findings) {
+        record->requested_at = seconds_now(self, &failed);
+    }
+    if (failed || sweep(self) < 0) {
+        return -1;
+    }
+    Asked *before = (Asked *)table_get(self->asked, record->task_at);
+    Py_XINCREF(before); /* of an earlier task at that address */
+    if (table_set(self->asked, record->task_at, (PyObject *)record) < 0) {
+        Py_XDECREF(before);
+        return -1;
+    }
+    if (before != NULL) {
+        settle(self, before);
+        Py_DECREF(before);
+    }
+    record->ns = now_ns();
+    record->seq = ((Counter *)self->given[NEXT_SEQ])->next++;
+    return put_given(self, (PyObject *)record) < 0 ? -1 : call_given_and_forget(self, URGE, NULL);
+}
+
+static int
+is_named(const Created *made)
+{
+    return made != NULL && made->maker == NULL && PyUnicode_CheckExact(made->name_or_task);
+}
+
+/* `cancel()` is called on TASK, of the class CLS: note it, if it is a plain request.  1 if it is,
+ * and then FUTURE is what the task waits for, a new reference; 0 if it is for Python; -1 with
+ * an exception. */
+static int
+ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
+{
+    if (PyDict_GET_SIZE(self->active) != 0 || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0) {
+        return 0;
+    }
+    Created *victim = created_at(self->born, (uintptr_t)task);
+    if (!is_named(victim) || victim->site->code == 0 || asked_of(self, task) != NULL) {
+        return 0;
+    }
+    PyObject *handled = PyErr_GetHandledException();
+    Py_XDECREF(handled); /* only compared */
+    if (handled != NULL) {
+        return 0;
+    }
+    int no = has_key(self->states, (uintptr_t)task);
+    if (no == 0) {
+        no = is_muted(self);
+    }
+    if (no != 0) {
+        return no < 0 ? -1 : 0;
+    }
+    int result = -1, learned = 0;
+    PyThreadState *thread = PyThreadState_Get();
+    uint64_t thread_id = PyThreadState_GetID(thread);
+    Created *asker = NULL;
+    Asked *record = NULL;
+    PyObject *coro = NULL, *line = NULL, *wait = NULL, *awaited = NULL;
+    PyFrameObject *frame = NULL;
+    Path path;
+    Py_INCREF(victim);
+    PyObject *current = call_given(self, CURRENT_TASK, NULL, NULL);
+    if (current == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_RuntimeError)) { /* no loop of which C knows */
+            PyErr_Clear();
+            result = 0;
+        }
+        goto done;
+    }
+    asker = created_at(self->born, (uintptr_t)current);
+    Py_XINCREF(asker);
+    if (current == task || !Py_IS_TYPE(current, cls) || !is_named(asker)
+        || asker->site->place != victim->site->place || asker->site->loop != victim->site->loop) {
+        result = 0;
+        goto done;
+    }
+    /* What it waits for. */
+    awaited = PyObject_GetAttr(task, str_fut_waiter);
+    if (awaited == NULL) {
+        goto done;
+    }
+    int right = Py_IS_TYPE(awaited, (PyTypeObject *)self->given[FUTURE])
+        ? is_only_awaited_by(awaited, task) : 0;
+    if (right <= 0) {
+        result = right;
+        goto done;
+    }
+    /* Who asks. */
+    coro = call_given(self, GET_CORO, current, NULL);
+    frame = coro == NULL ? NULL : PyThreadState_GetFrame(thread);
+    if (frame == NULL) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    path.count = 0;
+    path.hash = thread_id;
+    mix(&path, (uintptr_t)asker->site->place);
+    if (!walk_out(frame, coro, &path)) {
+        result = 0;
+        goto done;
+    }
+    line = said_of(self, self->lines, &path, thread_id, LEARN_LINE, (PyObject *)frame, current,
+                   &learned);
+    if (line == NULL || PyTuple_GET_ITEM(line, 0) != asker->site->place) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    /* Where it waits. */
+    Py_SETREF(coro, call_given(self, GET_CORO, task, NULL));
+    if (coro == NULL) {
+        goto done;
+    }
+    path.count = 0;
+    path.hash = 0;
+    right = walk_in(coro, &path);
+    if (right <= 0) {
+        result = right;
+        goto done;
+    }
+    wait = said_of(self, self->waits, &path, 0, LEARN_WAIT, coro, NULL, &learned);
+    if (wait == NULL || learned) { /* from the next time on it is known */
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    record = asked_make(self, task, victim, asker, line, wait, thread_id);
+    if (record == NULL) {
+        goto done;
+    }
+    if (enter_request(self, record) < 0) {
+        PyObject *error = take_exception();
+        take_out(self->asked, record->task_at, record);
+        settle(self, record);
+        put_back(error);
+        goto done;
+    }
+    *future = Py_NewRef(awaited);
+    result = 1;
+done:
+    Py_XDECREF(current);
+    Py_XDECREF(asker);
+    Py_DECREF(victim);
+    Py_XDECREF(awaited);
+    Py_XDECREF(coro);
+    Py_XDECREF(frame);
+    Py_XDECREF(line);
+    Py_XDECREF(wait);
+    Py_XDECREF(record);
+    return result;
+}
+
+/* -- `cancel` of tasks and of futures */
+
+/* What stands for the method of one class; it stays for good, and the class with it, as the
+ * `Slot` of an `__init__`. */
+typedef struct Method {
+    struct Method *next;
+    PyTypeObject *cls;
+    PyObject *original;
+    PyObject *otherwise; /* the probe in Python */
+    Asks *asks;          /* borrowed; NULL while nobody wants to know */
+    PyMethodDef def;
+} Method;
+
+static Method *methods;
+
+static PyObject *task_cancel(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+static PyObject *future_cancel(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+
+typedef PyObject *(*Cancel)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+
+static Method *
+method_of(PyTypeObject *cls, Cancel function)
+{
+    PyCFunction wanted = (PyCFunction)(void (*)(void))function;
+    for (Method *each = methods; each != NULL; each = each->next) {
+        if (each->cls == cls && each->def.ml_meth == wanted) {
+            return each;
+        }
+    }
+    for (Method *each = methods; each != NULL; each = each->next) {
+        if (each->def.ml_meth == wanted && PyType_IsSubtype(cls, each->cls)) {
+            return each;
+        }
+    }
+    PyErr_Format(PyExc_TypeError, "%.200s has no such cancel()", cls->tp_name);
+    return NULL;
+}
+
+#define FEW 8
+
+/* Call FUNCTION as the method that was called on SELF with the rest. */
+static PyObject *
+call_with(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count,
+          PyObject *names)
+{
+    PyObject *few[FEW], **all = few;
+    Py_ssize_t given = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
+    if (given >= FEW) {
+        all = PyMem_Malloc((size_t)(given + 1) * sizeof(PyObject *));
+        if (all == NULL) {
+            return PyErr_NoMemory();
+        }
+    }
+    all[0] = self;
+    if (given > 0) {
+        memcpy(all + 1, args, (size_t)given * sizeof(PyObject *));
+    }
+    PyObject *result = PyObject_Vectorcall(function, all, (size_t)count + 1, names);
+    if (all != few) {
+        PyMem_Free(all);
+    }
+    return result;
+}
+
+static PyObject *
+task_cancel(PyObject *task, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Method *method = method_of(Py_TYPE(task), task_cancel);
+    if (method == NULL) {
+        return NULL;
+    }
+    Asks *asks = method->asks;
+    if (asks == NULL || !asks->on || count != 0 || names != NULL
+        || !Py_IS_TYPE(task, method->cls)) {
+        return call_with(method->otherwise, task, args, count, names);
+    }
+    PyObject *result, *future = NULL;
+    Py_INCREF(asks); /* it may be done with meanwhile */
+    int plain = ask(asks, method->cls, task, &future);
+    if (plain < 0) {
+        plain = tell_given(asks);
+    }
+    if (plain < 0) {
+        result = NULL;
+    }
+    else if (plain == 0) {
+        result = call_with(method->otherwise, task, args, count, names);
+    }
+    else {
+        PyObject *before = asks->inside;
+        uint64_t before_thread = asks->inside_thread;
+        asks->inside = future;
+        asks->inside_thread = PyThreadState_GetID(PyThreadState_Get());
+        result = call_with(method->original, task, args, count, names);
+        asks->inside = before;
+        asks->inside_thread = before_thread;
+        Py_DECREF(future);
+    }
+    Py_DECREF(asks);
+    return result;
+}
+
+static PyObject *
+future_cancel(PyObject *future, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Method *method = method_of(Py_TYPE(future), future_cancel);
+    if (method == NULL) {
+        return NULL;
+    }
+    Asks *asks = method->asks;
+    PyObject *function = method->otherwise;
+    if (asks != NULL && asks->inside == future
+        && asks->inside_thread == PyThreadState_GetID(PyThreadState_Get())) {
+        asks->inside = NULL; /* once: this is the call that its task makes */
+        function = method->original;
+    }
+    return call_with(function, future, args, count, names);
+}
+
+/* `method(cls, original, otherwise, of_task)`: what is to stand where ORIGINAL, `cls.cancel`, is. */
+static PyObject *
+asks_method(PyObject *op, PyObject *args)
+{
+    PyTypeObject *cls;
+    PyObject *original, *otherwise;
+    int of_task;
+    if (!PyArg_ParseTuple(args, "O!O!Op:method", &PyType_Type, &cls, &PyMethodDescr_Type, &original,
+                          &otherwise, &of_task)) {
+        return NULL;
+    }
+    PyCFunction function = (PyCFunction)(void (*)(void))(of_task ? task_cancel : future_cancel);
+    PyMethodDef *like = ((PyMethodDescrObject *)original)->d_method;
+    if (like->ml_meth == function) {
+        PyErr_Format(PyExc_TypeError, "%R is not what a class came with", original);
+        return NULL;
+    }
+    Method *method = methods;
+    while (method != NULL && (method->cls != cls || method->def.ml_meth != function)) {
+        method = method->next;
+    }
+    if (method == NULL) {
+        method = PyMem_Calloc(1, sizeof(Method));
+        if (method == NULL) {
+            return PyErr_NoMemory();
+        }
+        method->cls = (PyTypeObject *)Py_NewRef((PyObject *)cls);
+        method->def.ml_name = like->ml_name;
+        method->def.ml_doc = like->ml_doc;
+        method->def.ml_flags = METH_FASTCALL | METH_KEYWORDS;
+        method->def.ml_meth = function;
+        method->next = methods;
+        methods = method;
+    }
+    Py_XSETREF(method->original, Py_NewRef(original));
+    Py_XSETREF(method->otherwise, Py_NewRef(otherwise));
+    method->asks = (Asks *)op;
+    return PyDescr_NewMethod(cls, &method->def);
+}
+
+/* -- what becomes of one: callbacks of `sys.monitoring` */
+
+/* The handler that RECORD's error was in, if it was in one, is left: `HandlerTimer.leave`. */
+static int
+leave_handler(Asks *self, Asked *record)
+{
+    int failed = 0;
+    Py_CLEAR(record->swallowed_at);
+    PyObject *line = record->entered;
+    record->entered = NULL;
+    if (line != NULL) {
+        double now = seconds_now(self, &failed);
+        if (!failed && now - record->since >= record->seconds) {
+            record->seconds = now - record->since;
+            Py_XSETREF(record->slow_at, line);
+            line = NULL;
+        }
+    }
+    Py_XDECREF(line);
+    return failed ? -1 : 0;
+}
+
+typedef struct Callback Callback;
+
+/* What answers to one event of `sys.monitoring`, called with a code, an offset and an exception. */
+typedef PyObject *(*Answer)(Callback *self, PyObject *const *args);
+
+struct Callback {
+    PyObject_HEAD
+    vectorcallfunc call;
+    Answer answer;
+    Asks *asks;
+    PyObject *otherwise;
+};
+
+static PyObject *
+not_plain(Callback *self, PyObject *const *args)
+{
+    return PyObject_Vectorcall(self->otherwise, args, 3, NULL);
+}
+
+/* The end of a callback that failed: an error of ours does not reach the program. */
+static PyObject *
+failed_in(Asks *asks)
+{
+    if (tell_given(asks) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* RECORD is for Python, and so is what happens. */
+static PyObject *
+hand_over_and_call(Callback *self, Asked *record, PyObject *const *args)
+{
+    Py_INCREF(record);
+    int result = record->asks == NULL ? 0 : hand_over(self->asks, record);
+    Py_DECREF(record);
+    return result < 0 ? failed_in(self->asks) : not_plain(self, args);
+}
+
+static PyObject *
+callback_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *names)
+{
+    Callback *self = (Callback *)op;
+    Asks *asks = self->asks;
+    if (PyVectorcall_NARGS(flags) != 3 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "it is called with a code, an offset and an object");
+        return NULL;
+    }
+    Asked *record = NULL;
+    PyObject *result;
+    Py_INCREF(op); /* who calls has not: it may be another's turn from now on */
+    if (asks->on) {
+        result = self->answer(self, args);
+    }
+    /* Nothing is taken in, or not any more: all that happens is for Python. */
+    else if ((record = flying_with(asks, args[2])) != NULL) {
+        result = hand_over_and_call(self, record, args);
+    }
+    else {
+        result = not_plain(self, args);
+    }
+    Py_DECREF(op);
+    return result;
+}
+
+/* ERROR is thrown into the task of RECORD, for the first time. */
+static int
+deliver(Asks *self, Asked *record, PyObject *error)
+{
+    int failed = 0;
+    double now = seconds_now(self, &failed);
+    PyObject *ref = failed ? NULL : PyWeakref_NewRef(error, (PyObject *)record);
+    if (ref == NULL) {
+        return -1;
+    }
+    Asked *before = (Asked *)table_get(self->flying, (uintptr_t)error);
+    Py_XINCREF(before); /* of an earlier error at that address, which went without a call */
+    if (table_set(self->flying, (uintptr_t)error, (PyObject *)record) < 0) {
+        Py_XDECREF(before);
+        Py_DECREF(ref);
+        return -1;
+    }
+    if (before != NULL) {
+        settle(self, before);
+        Py_DECREF(before);
+    }
+    record->error_at = (uintptr_t)error;
+    record->delivered = 1;
+    record->delivered_at = now;
+    Py_XSETREF(record->error_ref, ref);
+    self->changes++;
+    if (self->flying->used == 1 && PyDict_GET_SIZE(self->ties) == 0) {
+        return call_given_and_forget(self, TRACK, Py_True);
+    }
+    return 0;
+}
+
+static PyObject *
+thrown(Callback *self, PyObject *const *args)
+{
+    Asks *asks = self->asks;
+    PyObject *error = args[2];
+    if (asks->asked->used == 0
+        || !PyObject_TypeCheck(error, (PyTypeObject *)asks->given[CANCELLED])) {
+        return not_plain(self, args);
+    }
+    PyObject *task = call_given(asks, CURRENT_TASK, NULL, NULL);
+    if (task == NULL) {
+        PyErr_Clear();
+        return not_plain(self, args);
+    }
+    Asked *record = asked_of(asks, task);
+    Py_DECREF(task); /* it runs, so it stays */
+    if (record == NULL || PyDict_GET_SIZE(asks->given[PYTHON_TASKS]) != 0) {
+        return not_plain(self, args);
+    }
+    if (record->error_at == (uintptr_t)error && refers_to(record->error_ref, error)) {
+        Py_RETURN_NONE; /* a frame further out */
+    }
+    int known = record->delivered || record->ended || flying_with(asks, error) != NULL
+        ? 1 : has_key(asks->ties, (uintptr_t)error);
+    if (known > 0) {
+        return hand_over_and_call(self, record, args);
+    }
+    if (known < 0 || deliver(asks, record, error) < 0) {
+        return failed_in(asks);
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether ERROR, which no plain request is delivered with, is Python's matter; -1 with an exception. */
+static int
+is_of_python(Asks *asks, PyObject *error)
+{
+    /* Where none is on its way at all, Python sees to it that nobody asks any more. */
+    return asks->flying->used == 0 ? 1 : has_key(asks->ties, (uintptr_t)error);
+}
+
+static PyObject *
+handled(Callback *self, PyObject *const *args)
+{
+    Asks *asks = self->asks;
+    Asked *record = flying_with(asks, args[2]);
+    if (record == NULL) {
+        int its = is_of_python(asks, args[2]);
+        if (its != 0) {
+            return its < 0 ? failed_in(asks) : not_plain(self, args);
+        }
+        Py_RETURN_NONE;
+    }
+    if (record->ended) {
+        Py_RETURN_NONE; /* of a task that awaits this one, whose matter it is not */
+    }
+    PyObject *offset = args[1];
+    Py_ssize_t at = PyLong_AsSsize_t(offset);
+    if (at == -1 && PyErr_Occurred()) {
+        return failed_in(asks);
+    }
+    PyObject *number = PyLong_FromVoidPtr((void *)((uintptr_t)args[0] + (uintptr_t)at));
+    PyObject *keeper = number == NULL
+        ? NULL : PyDict_GetItemWithError(asks->given[HANDLERS], number);
+    Py_XINCREF(keeper);
+    Py_XDECREF(number);
+    Py_INCREF(record);
+    if (keeper == NULL && !PyErr_Occurred()) {
+        keeper = call_given(asks, LEARN_HANDLER, args[0], offset);
+    }
+    PyObject *result = NULL;
+    int failed = keeper == NULL;
+    if (!failed && (!PyTuple_Check(keeper) || PyTuple_GET_SIZE(keeper) != 3
+                    || PyTuple_GET_ITEM(keeper, 1) != Py_False || record->asks == NULL)) {
+        result = hand_over_and_call(self, record, args);
+        Py_DECREF(keeper);
+        Py_DECREF(record);
+        return result;
+    }
+    if (!failed) {
+        PyObject *line = PyTuple_GET_ITEM(keeper, 2);
+        if (line == Py_None) {
+            Py_CLEAR(record->swallowed_at);
+        }
+        else {
+            failed = leave_handler(asks, record) < 0;
+            double now = failed ? 0.0 : seconds_now(asks, &failed);
+            Py_XSETREF(record->swallowed_at, Py_NewRef(line));
+            Py_XSETREF(record->entered, Py_NewRef(line));
+            record->since = now;
+            record->timed = 1;
+        }
+    }
+    Py_XDECREF(keeper);
+    Py_DECREF(record);
+    if (failed) {
+        return failed_in(asks);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+reraised(Callback *self, PyObject *const *args)
+{
+    Asks *asks = self->asks;
+    Asked *record = flying_with(asks, args[2]);
+    if (record == NULL) {
+        int its = has_key(asks->ties, (uintptr_t)args[2]);
+        if (its != 0) {
+            return its < 0 ? failed_in(asks) : not_plain(self, args);
+        }
+    }
+    else if (!record->ended && leave_handler(asks, record) < 0) {
+        return failed_in(asks);
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether nobody is reached by the end of TASK but those who are told of it in any case; -1 with
+ * an exception. */
+static int
+reaches_nobody(Asks *self, PyObject *task)
+{
+    PyObject *callbacks = PyObject_GetAttr(task, str_callbacks);
+    if (callbacks == NULL) {
+        return -1;
+    }
+    int nobody = 1;
+    if (callbacks != Py_None) {
+        nobody = PyList_CheckExact(callbacks);
+        for (Py_ssize_t at = 0; nobody > 0 && at < PyList_GET_SIZE(callbacks); at++) {
+            PyObject *entry = PyList_GET_ITEM(callbacks, at);
+            if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) == 0) {
+                nobody = 0;
+                break;
+            }
+            PyObject *callback = PyTuple_GET_ITEM(entry, 0);
+            if (self->nobody != NULL && refers_to(self->nobody, callback)) {
+                continue;
+            }
+            /* Python says whether, and what to know it by again. */
+            PyObject *answer = call_given(self, REACHES_NOBODY, callback, NULL);
+            nobody = answer == NULL ? -1 : answer == Py_True || PyWeakref_Check(answer);
+            if (answer != NULL && PyWeakref_Check(answer)) {
+                Py_XSETREF(self->nobody, Py_NewRef(answer));
+            }
+            Py_XDECREF(answer);
+        }
+    }
+    Py_DECREF(callbacks);
+    return nobody;
+}
+
+/* Whether RECORD, whose task is about to end by its error, took too long for Python not to look. */
+static int
+took_long(Asks *self, Asked *record)
+{
+    int failed = 0;
+    if (!self->findings) {
+        return 0;
+    }
+    PyObject *limit = PyObject_GetAttr(self->given[RULES], str_slow_after);
+    double seconds = limit == NULL ? -1.0 : PyFloat_AsDouble(limit);
+    Py_XDECREF(limit);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    double now = seconds_now(self, &failed);
+    if (failed) {
+        return -1;
+    }
+    return record->requested_at == 0.0 || now - record->requested_at > seconds;
+}
+
+/* The task of RECORD, TASK, ends by it: note it, and have it told.  1 if that was all; 0, if it is
+ * for Python; -1 with an exception. */
+static int
+end_by(Asks *self, PyObject *task, Asked *record)
+{
+    Created *made = record->born;
+    if (!self->on || created_at(self->born, (uintptr_t)task) != made || !is_named(made)
+        || record->thread != PyThreadState_GetID(PyThreadState_Get())) {
+        return 0;
+    }
+    int no = took_long(self, record);
+    if (no == 0) {
+        no = is_muted(self);
+    }
+    if (no != 0) {
+        return no < 0 ? -1 : 0;
+    }
+    int nobody = reaches_nobody(self, task);
+    if (nobody <= 0 || record->asks == NULL) {
+        return nobody < 0 ? -1 : 0;
+    }
+    Obeyed *ended = PyObject_New(Obeyed, ObeyedType);
+    if (ended == NULL) {
+        return -1;
+    }
+    ended->born = (Created *)Py_NewRef((PyObject *)made);
+    ended->name = Py_NewRef(made->name_or_task);
+    ended->cancel = record->seq;
+    record->ended = 1;
+    self->changes++;
+    Py_XDECREF(table_pop(self->born, (uintptr_t)task));
+    ended->ns = now_ns();
+    ended->seq = ((Counter *)self->given[NEXT_SEQ])->next++;
+    int result = put_given(self, (PyObject *)ended);
+    Py_DECREF(ended);
+    return result < 0 ? -1 : 1;
+}
+
+static PyObject *
+unwound(Callback *self, PyObject *const *args)
+{
+    Asks *asks = self->asks;
+    PyObject *code = args[0], *error = args[2];
+    Asked *record = flying_with(asks, error);
+    if (record != NULL && !record->ended && leave_handler(asks, record) < 0) {
+        return failed_in(asks);
+    }
+    int watched = has_key(asks->given[CODES], (uintptr_t)code);
+    if (watched == 0) {
+        watched = record == NULL ? has_key(asks->ties, (uintptr_t)error) : 0;
+        if (watched == 0) {
+            Py_RETURN_NONE; /* no code that a task runs */
+        }
+    }
+    if (watched < 0) {
+        return failed_in(asks);
+    }
+    if (record == NULL) {
+        return not_plain(self, args);
+    }
+    PyObject *task = call_given(asks, CURRENT_TASK, NULL, NULL);
+    if (task == NULL) {
+        PyErr_Clear();
+        return hand_over_and_call(self, record, args);
+    }
+    PyObject *result = NULL;
+    int plain = !record->ended && refers_to(record->task_ref, task)
+        && PyDict_GET_SIZE(asks->given[PYTHON_TASKS]) == 0;
+    if (plain && record->born->site->code != (uintptr_t)code) {
+        Py_DECREF(task);
+        Py_RETURN_NONE; /* code that other tasks run, and this one awaits */
+    }
+    Py_INCREF(record);
+    if (plain) {
+        PyObject *module = call_given(asks, MODULE_AT, asks->one, NULL);
+        plain = module == NULL ? -1 : PySet_Contains(asks->given[OUTSIDE], module);
+        Py_XDECREF(module);
+        if (plain > 0) {
+            plain = end_by(asks, task, record);
+        }
+    }
+    if (plain < 0) {
+        result = failed_in(asks);
+    }
+    else if (plain > 0) {
+        result = Py_NewRef(Py_None);
+    }
+    else {
+        result = hand_over_and_call(self, record, args);
+    }
+    Py_DECREF(record);
+    Py_DECREF(task);
+    return result;
+}
+
+/* The callback of the weak reference to the error that delivered it: that is gone. */
+static PyObject *
+asked_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *Py_UNUSED(names))
+{
+    Asked *record = (Asked *)op;
+    Asks *asks = record->asks;
+    if (PyVectorcall_NARGS(flags) != 1 || args[0] != record->error_ref || asks == NULL) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(asks);
+    Py_INCREF(record);
+    take_out(asks->flying, record->error_at, record);
+    Py_CLEAR(record->error_ref);
+    settle(asks, record);
+    int result = 0;
+    if (asks->on && asks->flying->used == 0 && PyDict_GET_SIZE(asks->ties) == 0) {
+        result = call_given_and_forget(asks, TRACK, Py_False);
+    }
+    if (!record->ended && result == 0 && record->asks != NULL) {
+        result = call_and_forget(asks->released, op);
+    }
+    Py_DECREF(record);
+    Py_DECREF(asks);
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+callback_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((Callback *)op)->asks);
+    Py_VISIT(((Callback *)op)->otherwise);
+    return 0;
+}
+
+static void
+callback_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    Py_XDECREF(((Callback *)op)->asks);
+    Py_XDECREF(((Callback *)op)->otherwise);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMemberDef callback_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Callback, call), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* No tp_clear, as `Returns`. */
+static PyType_Slot callback_slots[] = {
+    {Py_tp_doc, (void *)"A callback of `sys.monitoring`."},
+    {Py_tp_dealloc, callback_dealloc},
+    {Py_tp_traverse, callback_traverse},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, callback_members},
+    {0, NULL},
+};
+
+static PyType_Spec callback_spec = {
+    "aioaudit.core._core.Callback",
+    sizeof(Callback),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL
+        | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    callback_slots,
+};
+
+/* `callback(event, otherwise)`: what is to be called for EVENT instead of OTHERWISE. */
+static PyObject *
+asks_callback(PyObject *op, PyObject *args)
+{
+    static const struct {
+        const char *name;
+        Answer answer;
+    } answers[] = {
+        {"PY_THROW", thrown},
+        {"PY_UNWIND", unwound},
+        {"EXCEPTION_HANDLED", handled},
+        {"RERAISE", reraised},
+    };
+    const char *event;
+    PyObject *otherwise;
+    if (!PyArg_ParseTuple(args, "sO:callback", &event, &otherwise)) {
+        return NULL;
+    }
+    for (size_t at = 0; at < sizeof(answers) / sizeof(answers[0]); at++) {
+        if (strcmp(answers[at].name, event) == 0) {
+            Callback *made = (Callback *)CallbackType->tp_alloc(CallbackType, 0);
+            if (made != NULL) {
+                made->call = callback_call;
+                made->answer = answers[at].answer;
+                made->asks = (Asks *)Py_NewRef(op);
+                made->otherwise = Py_NewRef(otherwise);
+            }
+            return (PyObject *)made;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "nothing is known of %s", event);
+    return NULL;
+}
+
+/* -- what Python asks */
+
+static PyObject *
+asks_of(PyObject *op, PyObject *task)
+{
+    Asked *found = asked_of((Asks *)op, task);
+    return Py_NewRef(found == NULL ? Py_None : (PyObject *)found);
+}
+
+static PyObject *
+asks_of_error(PyObject *op, PyObject *error)
+{
+    Asked *found = flying_with((Asks *)op, error);
+    return Py_NewRef(found == NULL ? Py_None : (PyObject *)found);
+}
+
+/* `let_go(record)`: forget it; gives the error that delivers it, None where there is none. */
+static PyObject *
+asks_let_go(PyObject *op, PyObject *given)
+{
+    Asks *self = (Asks *)op;
+    if (!Py_IS_TYPE(given, AskedType)) {
+        PyErr_SetString(PyExc_TypeError, "that is no request");
+        return NULL;
+    }
+    Asked *record = (Asked *)given;
+    PyObject *error = referent(record->error_ref);
+    take_out(self->asked, record->task_at, record);
+    take_out(self->flying, record->error_at, record);
+    Py_CLEAR(record->error_ref);
+    record->asks = NULL;
+    return error == NULL ? Py_NewRef(Py_None) : error;
+}
+
+/* The requests whose tasks have not ended by them. */
+static PyObject *
+asks_pending(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    PyObject *all = table_list(((Asks *)op)->asked, 0);
+    PyObject *found = all == NULL ? NULL : PyList_New(0);
+    for (Py_ssize_t at = 0; found != NULL && at < PyList_GET_SIZE(all); at++) {
+        PyObject *each = PyList_GET_ITEM(all, at);
+        if (!((Asked *)each)->ended && PyList_Append(found, each) < 0) {
+            Py_CLEAR(found);
+        }
+    }
+    Py_XDECREF(all);
+    return found;
+}
+
+static int
+is_right(int number, PyObject *value)
+{
+    switch (number) {
+    case NEXT_SEQ:
+        return Py_IS_TYPE(value, CounterType);
+    case PYTHON_TASKS:
+    case CODES:
+    case HANDLERS:
+        return PyDict_Check(value);
+    case EXPORTING:
+    case OUTSIDE:
+        return PyAnySet_Check(value);
+    case FUTURE:
+    case CANCELLED:
+        return PyType_Check(value);
+    case RULES:
+        return 1;
+    default:
+        return PyCallable_Check(value);
+    }
+}
+
+/* What KWARGS has at NAME, borrowed; NULL with an exception where it has nothing. */
+static PyObject *
+named(PyObject *kwargs, const char *name)
+{
+    PyObject *key = PyUnicode_FromString(name);
+    PyObject *value = key == NULL ? NULL : PyDict_GetItemWithError(kwargs, key);
+    Py_XDECREF(key);
+    if (value == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_TypeError, "begin() needs %s", name);
+    }
+    return value;
+}
+
+/* `begin(findings=..., **given)`: from now on requests are taken in. */
+static PyObject *
+asks_begin(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    Asks *self = (Asks *)op;
+    if (PyTuple_GET_SIZE(args) != 0 || kwargs == NULL || PyDict_GET_SIZE(kwargs) != GIVEN + 1) {
+        PyErr_SetString(PyExc_TypeError, "begin() takes what is given by name, all of it");
+        return NULL;
+    }
+    PyObject *values[GIVEN], *findings = named(kwargs, "findings");
+    int wanted = findings == NULL ? -1 : PyObject_IsTrue(findings);
+    for (int at = 0; at < GIVEN && wanted >= 0; at++) {
+        values[at] = named(kwargs, given_names[at]);
+        if (values[at] != NULL && !is_right(at, values[at])) {
+            PyErr_Format(PyExc_TypeError, "begin() needs another %s", given_names[at]);
+            values[at] = NULL;
+        }
+        wanted = values[at] == NULL ? -1 : wanted;
+    }
+    if (wanted < 0) {
+        return NULL;
+    }
+    for (int at = 0; at < GIVEN; at++) {
+        PyObject *before = self->given[at];
+        self->given[at] = Py_NewRef(values[at]);
+        values[at] = before;
+    }
+    self->findings = (char)wanted;
+    self->on = 1;
+    for (int at = 0; at < GIVEN; at++) {
+        Py_XDECREF(values[at]); /* last: this may run anything */
+    }
+    Py_RETURN_NONE;
+}
+
+/* What was given stays: a callback may be on its way. */
+static PyObject *
+asks_end(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    ((Asks *)op)->on = 0;
+    Py_RETURN_NONE;
+}
+
+/* `forget_lines()`: what was found out about lines is not so any more. */
+static PyObject *
+asks_forget_lines(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    if (table_empty((PyObject *)((Asks *)op)->lines) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+asks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"born", "states", "ties", "active", "adopt", "released", NULL};
+    PyObject *born, *states, *ties, *active, *adopt, *released;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!OO:Asks", names, TableType, &born,
+                                     &PyDict_Type, &states, &PyDict_Type, &ties, &PyDict_Type,
+                                     &active, &adopt, &released)) {
+        return NULL;
+    }
+    Asks *self = (Asks *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->born = (Table *)Py_NewRef(born);
+    self->states = Py_NewRef(states);
+    self->ties = Py_NewRef(ties);
+    self->active = Py_NewRef(active);
+    self->adopt = Py_NewRef(adopt);
+    self->released = Py_NewRef(released);
+    self->room = 2 * FEWEST;
+    Table **tables[] = {&self->asked, &self->flying, &self->lines, &self->waits};
+    for (size_t at = 0; at < sizeof(tables) / sizeof(tables[0]); at++) {
+        *tables[at] = (Table *)PyObject_CallNoArgs((PyObject *)TableType);
+        if (*tables[at] == NULL) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    /* Records are not seen by the collector. */
+    PyObject_GC_UnTrack(self->asked);
+    PyObject_GC_UnTrack(self->flying);
+    self->one = PyLong_FromLong(1);
+    if (self->one == NULL) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static int
+asks_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Asks *self = (Asks *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->lines);
+    Py_VISIT(self->waits);
+    Py_VISIT(self->states);
+    Py_VISIT(self->ties);
+    Py_VISIT(self->active);
+    Py_VISIT(self->adopt);
+    Py_VISIT(self->released);
+    Py_VISIT(self->nobody);
+    for (int at = 0; at < GIVEN; at++) {
+        Py_VISIT(self->given[at]);
+    }
+    return 0;
+}
+
+/* No request knows SELF any more. */
+static void
+disown(Table *table)
+{
+    if (table != NULL && table->entries != NULL) {
+        for (size_t at = 0; at <= table->mask; at++) {
+            if (table->entries[at].value != NULL) {
+                ((Asked *)table->entries[at].value)->asks = NULL;
+            }
+        }
+    }
+}
+
+/* No tp_clear, as `Returns`. */
+static void
+asks_dealloc(PyObject *op)
+{
+    Asks *self = (Asks *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    for (Method *each = methods; each != NULL; each = each->next) {
+        if (each->asks == self) {
+            each->asks = NULL;
+        }
+    }
+    disown(self->asked);
+    disown(self->flying);
+    Py_XDECREF(self->asked);
+    Py_XDECREF(self->flying);
+    Py_XDECREF(self->lines);
+    Py_XDECREF(self->waits);
+    Py_XDECREF(self->born);
+    Py_XDECREF(self->states);
+    Py_XDECREF(self->ties);
+    Py_XDECREF(self->active);
+    Py_XDECREF(self->adopt);
+    Py_XDECREF(self->released);
+    Py_XDECREF(self->one);
+    Py_XDECREF(self->nobody);
+    for (int at = 0; at < GIVEN; at++) {
+        Py_XDECREF(self->given[at]);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMemberDef asks_members[] = {
+    {"changes", T_LONGLONG, offsetof(Asks, changes), READONLY, NULL},
+    {"asked", T_OBJECT_EX, offsetof(Asks, asked), READONLY, NULL},
+    {"flying", T_OBJECT_EX, offsetof(Asks, flying), READONLY, NULL},
+    {"lines", T_OBJECT_EX, offsetof(Asks, lines), READONLY, NULL},
+    {"waits", T_OBJECT_EX, offsetof(Asks, waits), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef asks_methods[] = {
+    {"of", asks_of, METH_O, NULL},
+    {"of_error", asks_of_error, METH_O, NULL},
+    {"let_go", asks_let_go, METH_O, NULL},
+    {"pending", asks_pending, METH_NOARGS, NULL},
+    {"begin", (PyCFunction)(void (*)(void))asks_begin, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"end", asks_end, METH_NOARGS, NULL},
+    {"forget_lines", asks_forget_lines, METH_NOARGS, NULL},
+    {"method", asks_method, METH_VARARGS, NULL},
+    {"callback", asks_callback, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot asks_slots[] = {
+    {Py_tp_doc, (void *)"Plain requests, till they are obeyed or somebody wants to know."},
+    {Py_tp_new, asks_new},
+    {Py_tp_dealloc, asks_dealloc},
+    {Py_tp_traverse, asks_traverse},
+    {Py_tp_methods, asks_methods},
+    {Py_tp_members, asks_members},
+    {0, NULL},
+};
+
+static PyType_Spec asks_spec = {
+    "aioaudit.core._core.Asks",
+    sizeof(Asks),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    asks_slots,
+};
+
 /* -- Returns: a task returns ------------------------------------------------------------- */
 
 /* The callback of `PY_RETURN`. */
@@ -1802,6 +3567,7 @@ typedef struct {
     Table *born;
     Counter *next_seq;
     PyObject *states;  /* a dict */
+    Asks *asks;
     PyObject *outside; /* a frozenset */
     PyObject *one;
     PyObject *current_task; /* functions, from here on */
@@ -1864,6 +3630,13 @@ ended_here(Returns *self, PyObject *code)
         Py_XDECREF(number);
         plain = asked == 0;
     }
+    Asked *record = plain == 1 ? asked_of(self->asks, (PyObject *)key) : NULL;
+    if (record != NULL) { /* it was asked to cancel, and returns */
+        Py_INCREF(record);
+        (void)hand_over(self->asks, record);
+        Py_DECREF(record);
+        plain = 0;
+    }
     Returned *ended = NULL;
     if (plain == 1 && created_at(self->born, key) == made) {
         ended = returned_make(0, 0, made, key);
@@ -1909,12 +3682,13 @@ returns_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *names)
 static PyObject *
 returns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"born",      "next_seq", "states",   "outside",   "current_task",
+    static char *names[] = {"born",      "next_seq", "states",   "asks",      "outside", "current_task",
                             "module_at", "put",      "remember", "otherwise", NULL};
-    PyObject *born, *seq, *states, *outside, *current, *module_at, *put, *remember, *otherwise;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!OOOOO:Returns", names, TableType,
-                                     &born, CounterType, &seq, &PyDict_Type, &states,
-                                     &PyFrozenSet_Type, &outside, &current, &module_at, &put,
+    PyObject *born, *seq, *states, *asks, *outside, *current, *module_at, *put, *remember;
+    PyObject *otherwise;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!O!OOOOO:Returns", names, TableType,
+                                     &born, CounterType, &seq, &PyDict_Type, &states, AsksType,
+                                     &asks, &PyFrozenSet_Type, &outside, &current, &module_at, &put,
                                      &remember, &otherwise)) {
         return NULL;
     }
@@ -1929,6 +3703,7 @@ returns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->born = (Table *)Py_NewRef(born);
     self->next_seq = (Counter *)Py_NewRef(seq);
     self->states = Py_NewRef(states);
+    self->asks = (Asks *)Py_NewRef(asks);
     self->outside = Py_NewRef(outside);
     self->current_task = Py_NewRef(current);
     self->module_at = Py_NewRef(module_at);
@@ -1946,6 +3721,7 @@ returns_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->born);
     Py_VISIT(self->next_seq);
     Py_VISIT(self->states);
+    Py_VISIT(self->asks);
     Py_VISIT(self->outside);
     Py_VISIT(self->current_task);
     Py_VISIT(self->module_at);
@@ -1965,6 +3741,7 @@ returns_dealloc(PyObject *op)
     Py_XDECREF(self->born);
     Py_XDECREF(self->next_seq);
     Py_XDECREF(self->states);
+    Py_XDECREF(self->asks);
     Py_XDECREF(self->outside);
     Py_XDECREF(self->current_task);
     Py_XDECREF(self->module_at);
@@ -2601,6 +4378,9 @@ is_notable(const Passed *self, PyObject *callback)
         return !PyFunction_Check(function)
             || PyUnicode_Compare(((PyFunctionObject *)function)->func_name, str_cancel) == 0;
     }
+    if (PyCFunction_CheckExact(callback)) { /* as that of a task, see `asks_method` */
+        return strcmp(((PyCFunctionObject *)callback)->m_ml->ml_name, "cancel") == 0;
+    }
     return (PyObject *)Py_TYPE(callback) == self->partial;
 }
 
@@ -2762,22 +4542,34 @@ static PyType_Spec passed_spec = {
 
 enum { PLACE, CORO, SOURCE, OUTCOME, PIECES };
 
+/* The same of a line about a request: the first two are what Python says of who asked. */
+enum { HEAD, REST, RUNS, WAIT };
+
+typedef enum { READY, CREATED, RETURNED, ASKED, OBEYED } Kind;
+
+typedef struct {
+    PyObject *owned; /* a reference to what `at` is in */
+    char *at;
+    Py_ssize_t length;
+    int quotes; /* to be written around it */
+} Text;
+
 /* One line to write, as far as it takes Python to know it: what `format` needs. */
 typedef struct {
+    Kind kind;
     const Created *made; /* NULL for a line that is there already, in `text` */
     int64_t seq;
     int64_t ns;
-    int64_t lived; /* nanoseconds, -1 for one that was made */
-    PyObject *owned; /* a reference to what `text` is in... */
-    PyObject *kept;  /* ... and to what the pieces are in */
-    char *text;      /* the name, or all of the line */
-    Py_ssize_t length;
-    int quotes; /* to be written around the name */
+    int64_t lived;  /* nanoseconds */
+    int64_t number; /* of the task that asked, or of the request that was obeyed */
+    PyObject *kept; /* a reference to what the pieces are in */
+    Text text;      /* the name, or all of the line */
+    Text by;        /* the name of who asked */
     const char *pieces[PIECES];
     Py_ssize_t lengths[PIECES];
 } Line;
 
-#define MOST_OF_NUMBERS 160 /* bytes of a line that are neither name nor piece, amply */
+#define MOST_OF_NUMBERS 320 /* bytes of a line that are neither name nor piece, amply */
 
 static char *
 append(char *to, const char *text, size_t length)
@@ -2865,6 +4657,25 @@ append_lifetime(char *to, int64_t ns)
     return to;
 }
 
+static char *
+append_text(char *to, const Text *text)
+{
+    if (text->quotes) {
+        *to++ = '"';
+    }
+    to = append(to, text->at, (size_t)text->length);
+    if (text->quotes) {
+        *to++ = '"';
+    }
+    return to;
+}
+
+static char *
+append_piece(char *to, const Line *line, int number)
+{
+    return append(to, line->pieces[number], (size_t)line->lengths[number]);
+}
+
 /* Write COUNT lines from TO on; gives where they end.  Without the GIL: what it reads is owned
  * by whoever calls, and is not changed by anybody. */
 static char *
@@ -2874,13 +4685,20 @@ format(char *to, const Line *lines, size_t count)
     char second[19];
     for (size_t at = 0; at < count; at++) {
         const Line *line = &lines[at];
-        if (line->made == NULL) {
-            to = append(to, line->text, (size_t)line->length);
+        if (line->kind == READY) {
+            to = append(to, line->text.at, (size_t)line->text.length);
             continue;
         }
-        int created = line->lived < 0;
-        to = created ? APPEND(to, "{\"event\":\"task.create\",\"ts\":\"")
-                     : APPEND(to, "{\"event\":\"task.done\",\"ts\":\"");
+        switch (line->kind) {
+        case CREATED:
+            to = APPEND(to, "{\"event\":\"task.create\",\"ts\":\"");
+            break;
+        case ASKED:
+            to = APPEND(to, "{\"event\":\"task.cancel\",\"ts\":\"");
+            break;
+        default:
+            to = APPEND(to, "{\"event\":\"task.done\",\"ts\":\"");
+        }
         int64_t now = line->ns / 1000000000, rest = line->ns % 1000000000;
         if (rest < 0) {
             rest += 1000000000;
@@ -2895,27 +4713,43 @@ format(char *to, const Line *lines, size_t count)
         to = append_digits(to, rest / 1000, 6);
         to = APPEND(to, "Z\",\"seq\":");
         to = append_number(to, line->seq);
-        to = append(to, line->pieces[PLACE], (size_t)line->lengths[PLACE]);
+        to = append_piece(to, line, line->kind == ASKED ? HEAD : PLACE);
+        if (line->kind == ASKED) {
+            to = APPEND(to, ",\"by\":");
+            to = append_number(to, line->number);
+            to = APPEND(to, ",\"by_name\":");
+            to = append_text(to, &line->by);
+            to = append_piece(to, line, REST);
+            to = APPEND(to, ",\"origin_by_name\":");
+            to = append_text(to, &line->by);
+        }
         to = APPEND(to, ",\"task\":");
         to = append_number(to, line->made->task);
         to = APPEND(to, ",\"name\":");
-        if (line->quotes) {
-            *to++ = '"';
-        }
-        to = append(to, line->text, (size_t)line->length);
-        if (line->quotes) {
-            *to++ = '"';
-        }
-        if (created) {
-            to = append(to, line->pieces[CORO], (size_t)line->lengths[CORO]);
+        to = append_text(to, &line->text);
+        switch (line->kind) {
+        case CREATED:
+            to = append_piece(to, line, CORO);
             if (line->made->parent != 0) {
                 to = APPEND(to, ",\"parent\":");
                 to = append_number(to, line->made->parent);
             }
-            to = append(to, line->pieces[SOURCE], (size_t)line->lengths[SOURCE]);
-        }
-        else {
-            to = append(to, line->pieces[OUTCOME], (size_t)line->lengths[OUTCOME]);
+            to = append_piece(to, line, SOURCE);
+            break;
+        case ASKED:
+            to = append_piece(to, line, RUNS);
+            to = APPEND(to, ",\"accepted\":true");
+            to = append_piece(to, line, WAIT);
+            break;
+        case OBEYED:
+            to = append_piece(to, line, CORO);
+            to = APPEND(to, ",\"outcome\":\"cancelled\",\"cancel\":");
+            to = append_number(to, line->number);
+            to = APPEND(to, ",\"cancel_outcome\":\"obeyed\",\"lifetime\":");
+            to = append_lifetime(to, line->lived);
+            break;
+        default:
+            to = append_piece(to, line, OUTCOME);
             to = APPEND(to, ",\"lifetime\":");
             to = append_lifetime(to, line->lived);
         }
@@ -2969,62 +4803,139 @@ is_plain(PyObject *text, Py_ssize_t limit)
 /* What `lines` is told by Python. */
 typedef struct {
     PyObject *make_pieces; /* of a site: a tuple of four bytes */
-    PyObject *quote;       /* a task's name as JSON, with its quotes; given what was made */
+    PyObject *quote;       /* a name as JSON, with its quotes; given what was made, or the name */
     PyObject *encode;      /* another event as its line */
     Py_ssize_t limit;      /* longest name that is written whole */
 } Ways;
+
+/* What RECORD is; READY for what Python has to encode. */
+static Kind
+kind_of(PyObject *record)
+{
+    return Py_IS_TYPE(record, CreatedType) ? CREATED
+        : Py_IS_TYPE(record, ReturnedType) ? RETURNED
+        : Py_IS_TYPE(record, AskedType)    ? ASKED
+        : Py_IS_TYPE(record, ObeyedType)   ? OBEYED
+                                           : READY;
+}
+
+/* The `seq` of RECORD, which is one of ours. */
+static int64_t
+seq_of(PyObject *record, Kind kind)
+{
+    return kind == CREATED ? ((Created *)record)->seq
+        : kind == RETURNED ? ((Returned *)record)->seq
+        : kind == ASKED    ? ((Asked *)record)->seq
+                           : ((Obeyed *)record)->seq;
+}
+
+/* Let TEXT be the bytes OWNED, a reference that is given away and may be NULL. */
+static int
+set_bytes(Text *text, PyObject *owned)
+{
+    Py_XSETREF(text->owned, owned);
+    return owned == NULL ? -1 : PyBytes_AsStringAndSize(owned, &text->at, &text->length);
+}
+
+/* Let TEXT be NAME, quoted by Python, which is given ASKED for it, where that takes more than quotes. */
+static int
+set_name(Text *text, PyObject *name, PyObject *asked, const Ways *ways)
+{
+    text->owned = Py_NewRef(name);
+    if (!is_plain(name, ways->limit)) {
+        return set_bytes(text, PyObject_CallOneArg(ways->quote, asked));
+    }
+    text->at = (char *)PyUnicode_1BYTE_DATA(name);
+    text->length = PyUnicode_GET_LENGTH(name);
+    text->quotes = 1;
+    return 0;
+}
+
+static int
+set_piece(Line *line, int number, PyObject *piece)
+{
+    if (!PyBytes_CheckExact(piece)) {
+        PyErr_SetString(PyExc_TypeError, "a piece of a line is bytes");
+        return -1;
+    }
+    line->pieces[number] = PyBytes_AS_STRING(piece);
+    line->lengths[number] = PyBytes_GET_SIZE(piece);
+    return 0;
+}
 
 /* Fill in LINE for RECORD; gives how many bytes it takes at most, -1 with an exception.  What
  * may go while it is written is owned by the line. */
 static Py_ssize_t
 prepare(Line *line, PyObject *record, const Ways *ways)
 {
+    line->kind = kind_of(record);
+    if (line->kind == READY) {
+        return set_bytes(&line->text, PyObject_CallOneArg(ways->encode, record)) < 0
+            ? -1 : line->text.length;
+    }
+    line->seq = seq_of(record, line->kind);
     const Created *made;
-    if (Py_IS_TYPE(record, CreatedType)) {
+    /* The name of a task may be another at any time (`Task.set_name`), so it is taken now; that of
+     * one that was cancelled was taken then. */
+    PyObject *name, *asked;
+    switch (line->kind) {
+    case CREATED:
         made = (const Created *)record;
-        line->seq = made->seq;
         line->ns = made->ns;
-        line->lived = -1;
+        name = made->name_or_task;
+        asked = record;
+        break;
+    case RETURNED:
+        made = ((const Returned *)record)->born;
+        line->ns = ((const Returned *)record)->ns;
+        name = made->name_or_task;
+        asked = (PyObject *)made;
+        break;
+    case ASKED:
+        made = ((const Asked *)record)->born;
+        line->ns = ((const Asked *)record)->ns;
+        name = asked = ((const Asked *)record)->name;
+        break;
+    default:
+        made = ((const Obeyed *)record)->born;
+        line->ns = ((const Obeyed *)record)->ns;
+        line->number = ((const Obeyed *)record)->cancel;
+        name = asked = ((const Obeyed *)record)->name;
     }
-    else if (Py_IS_TYPE(record, ReturnedType)) {
-        const Returned *ended = (const Returned *)record;
-        made = ended->born;
-        line->seq = ended->seq;
-        line->ns = ended->ns;
-        /* Of two times that nobody can have read the difference may be none of 64 bits. */
-        uint64_t lived = ended->ns > made->ns ? (uint64_t)ended->ns - (uint64_t)made->ns : 0;
-        line->lived = lived < INT64_MAX ? (int64_t)lived : INT64_MAX;
-    }
-    else {
-        line->owned = PyObject_CallOneArg(ways->encode, record);
-        if (line->owned == NULL || PyBytes_AsStringAndSize(line->owned, &line->text, &line->length)) {
-            return -1;
-        }
-        return line->length;
+    /* Of two times that nobody can have read the difference may be none of 64 bits. */
+    uint64_t lived = line->ns > made->ns ? (uint64_t)line->ns - (uint64_t)made->ns : 0;
+    line->lived = lived < INT64_MAX ? (int64_t)lived : INT64_MAX;
+    line->made = made;
+    /* First: what comes next is Python's, and the name may be another after it. */
+    if (set_name(&line->text, name, asked, ways) < 0) {
+        return -1;
     }
     PyObject *pieces = line->kept = pieces_of(made->site, ways->make_pieces);
     if (pieces == NULL) {
         return -1;
     }
-    /* It may be another at any time (`Task.set_name`), so it is taken now. */
-    line->owned = Py_NewRef(made->name_or_task);
-    if (is_plain(line->owned, ways->limit)) {
-        line->text = (char *)PyUnicode_1BYTE_DATA(line->owned);
-        line->length = PyUnicode_GET_LENGTH(line->owned);
-        line->quotes = 1;
-    }
-    else {
-        Py_SETREF(line->owned, PyObject_CallOneArg(ways->quote, (PyObject *)made));
-        if (line->owned == NULL || PyBytes_AsStringAndSize(line->owned, &line->text, &line->length)) {
+    Py_ssize_t size = line->text.length + MOST_OF_NUMBERS;
+    if (line->kind == ASKED) {
+        const Asked *request = (const Asked *)record;
+        line->number = request->by;
+        if (PyTuple_GET_SIZE(request->line) < 3
+            || set_piece(line, HEAD, PyTuple_GET_ITEM(request->line, 1)) < 0
+            || set_piece(line, REST, PyTuple_GET_ITEM(request->line, 2)) < 0
+            || set_piece(line, RUNS, PyTuple_GET_ITEM(pieces, CORO)) < 0
+            || set_piece(line, WAIT, PyTuple_GET_ITEM(request->wait, 0)) < 0
+            || set_name(&line->by, request->by_name, request->by_name, ways) < 0) {
             return -1;
         }
+        size += 2 * line->by.length;
     }
-    line->made = made;
-    Py_ssize_t size = line->length + MOST_OF_NUMBERS;
+    else {
+        for (int at = 0; at < PIECES; at++) {
+            if (set_piece(line, at, PyTuple_GET_ITEM(pieces, at)) < 0) {
+                return -1;
+            }
+        }
+    }
     for (int at = 0; at < PIECES; at++) {
-        PyObject *piece = PyTuple_GET_ITEM(pieces, at);
-        line->pieces[at] = PyBytes_AS_STRING(piece);
-        line->lengths[at] = PyBytes_GET_SIZE(piece);
         size += line->lengths[at];
     }
     return size;
@@ -3077,8 +4988,9 @@ lines(PyObject *Py_UNUSED(module), PyObject *args)
     (void)_PyBytes_Resize(&result, end - begin);
 done:
     for (Py_ssize_t at = 0; at < done; at++) {
-        Py_XDECREF(prepared[at].owned);
         Py_XDECREF(prepared[at].kept);
+        Py_XDECREF(prepared[at].text.owned);
+        Py_XDECREF(prepared[at].by.owned);
     }
     PyMem_Free(prepared);
     Py_DECREF(own);
@@ -3097,11 +5009,9 @@ in_order(PyObject *Py_UNUSED(module), PyObject *args)
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(records); at++) {
         PyObject *record = PyList_GET_ITEM(records, at);
         int64_t seq;
-        if (Py_IS_TYPE(record, CreatedType)) {
-            seq = ((Created *)record)->seq;
-        }
-        else if (Py_IS_TYPE(record, ReturnedType)) {
-            seq = ((Returned *)record)->seq;
+        Kind kind = kind_of(record);
+        if (kind != READY) {
+            seq = seq_of(record, kind);
         }
         else {
             Py_INCREF(record);
@@ -3173,6 +5083,11 @@ exec_module(PyObject *module)
         {&str_unknown, "?"},
         {&str_cancel, "cancel"},
         {&str_hidden_signals, "hidden_signals"},
+        {&str_cr_frame, "cr_frame"},
+        {&str_cr_await, "cr_await"},
+        {&str_fut_waiter, "_fut_waiter"},
+        {&str_callbacks, "_callbacks"},
+        {&str_slow_after, "slow_after"},
     };
     for (size_t at = 0; at < sizeof(names) / sizeof(names[0]); at++) {
         if (*names[at].name == NULL) {
@@ -3186,6 +5101,11 @@ exec_module(PyObject *module)
         || add_type(module, &SiteType, &site_spec) < 0
         || add_type(module, &CreatedType, &created_spec) < 0
         || add_type(module, &ReturnedType, &returned_spec) < 0
+        || add_type(module, &KnownType, &known_spec) < 0
+        || add_type(module, &AskedType, &asked_spec) < 0
+        || add_type(module, &ObeyedType, &obeyed_spec) < 0
+        || add_type(module, &AsksType, &asks_spec) < 0
+        || add_type(module, &CallbackType, &callback_spec) < 0
         || add_type(module, &QueueType, &queue_spec) < 0
         || add_type(module, &BirthsType, &births_spec) < 0
         || add_type(module, &ReturnsType, &returns_spec) < 0

@@ -6,7 +6,9 @@ from typing import Any
 
 from aioaudit.core import python
 
+Asked = python.Asked
 Created = python.Created
+Obeyed = python.Obeyed
 Returned = python.Returned
 Site = python.Site
 
@@ -60,6 +62,15 @@ class Births:
     ) -> None: ...
     def init(self, cls: type[Any], original: Any) -> Any: ...
 
+class Asks(python.Asks):
+    def begin(self, **given: Any) -> None: ...
+    def method(
+        self, cls: type[Any], original: Any, otherwise: Callable[..., bool], of_task: bool, /
+    ) -> Any: ...
+    def callback(
+        self, event: str, otherwise: Callable[..., object], /
+    ) -> Callable[..., object]: ...
+
 class Returns:
     def __init__(
         self,
@@ -67,6 +78,7 @@ class Returns:
         born: python.Table[Any],
         next_seq: Callable[[], int],
         states: dict[int, Any],
+        asks: python.Asks,
         outside: frozenset[str],
         current_task: Callable[[], Any],
         module_at: Callable[[int], str | None],

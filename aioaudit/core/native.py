@@ -7,18 +7,35 @@ that has one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType, FrameType, FunctionType, WrapperDescriptorType
+from types import (
+    CodeType,
+    FrameType,
+    FunctionType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 from aioaudit.core import _core, python
 from aioaudit.core.line import encode_event, piece, quoted
-from aioaudit.core.python import MAKERS, Arming, Ending, Making, Table, name_of_new
+from aioaudit.core.python import (
+    MAKERS,
+    Arming,
+    Ending,
+    Making,
+    Table,
+    Taking,
+    name_of_new,
+)
 from aioaudit.cpython.frames import module_at
 from aioaudit.text import LIMIT
 from aioaudit.threads import monotonic
 from aioaudit.weak import dropping
 
+Asked = _core.Asked
+Asks = _core.Asks
 Created = _core.Created
+Obeyed = _core.Obeyed
 Returned = _core.Returned
 Site = _core.Site
 in_order = _core.in_order
@@ -90,6 +107,7 @@ def make_returned(ending: Ending) -> Callable[[CodeType, int, object], object]:
         born=ending.born,
         next_seq=ending.next_seq,
         states=ending.states,
+        asks=ending.asks,
         outside=ending.outside,
         current_task=ending.of_c,
         module_at=module_at,
@@ -155,6 +173,27 @@ def _takes_only(function: Any, name: str) -> bool:
     return code is not None and code.co_argcount == 1 and code.co_varnames[0] == name
 
 
+def take_asks(asks: _core.Asks, taking: Taking) -> None:
+    """As `python.take_asks`."""
+    asks.begin(module_at=module_at, monotonic=monotonic, **taking._asdict())
+
+
+def make_cancel(
+    asks: _core.Asks, cls: Any, original: Any, probe: Callable[..., bool], *, of_task: bool
+) -> Any:
+    """As `python.make_cancel`."""
+    if not isinstance(original, MethodDescriptorType):
+        return probe  # of the Python class
+    return asks.method(cls, original, probe, of_task)
+
+
+def make_callback(
+    asks: _core.Asks, event: str, callback: Callable[..., object]
+) -> Callable[..., object]:
+    """As `python.make_callback`."""
+    return asks.callback(event, callback)
+
+
 def _pieces_of(site: Any) -> tuple[bytes, bytes, bytes, bytes]:
     """What the lines about all tasks made at *site* have in common, each with its comma."""
     run, pid, thread, loop = site.place.fields
@@ -171,8 +210,8 @@ def _pieces_of(site: Any) -> tuple[bytes, bytes, bytes, bytes]:
     return place, runs, made_at, end
 
 
-def _quoted(made: Any) -> bytes:
-    return quoted(made.name)
+def _quoted(named: Any) -> bytes:
+    return quoted(named if isinstance(named, str) else named.name)
 
 
 def lines(records: list[Any]) -> bytes:

@@ -13,6 +13,9 @@ and whoever uses them does not know which of the two it has:
 - `new_notes`: what is known of objects, as long as these live.
 - `make_reschedule`: the probes on timeouts, for what a known line of the application enters.
 - `Passed`: a probe on what takes a callback, for callbacks of which there is nothing to note.
+- `Asks`, `make_cancel`, `make_callback`, `take_asks`: requests to cancel that are so plain that a
+  core takes them in by itself, until they are obeyed or somebody wants to know.  This one
+  takes in none.
 - `lines`, `in_order`: what is queued, as lines of JSON, and whether its numbers are whole.
 
 Nothing in here finds out a cause, or knows a library: it sees that what happens is what
@@ -550,6 +553,7 @@ class Ending(NamedTuple):
     Attributes:
         born: The tasks that live.
         states: What cancellations did to tasks, by their `id`.
+        asks: The plain requests.
         next_seq: Gives the next event's number.
         put: Takes a record.
         returned: Makes the record, which is that of the core that runs.
@@ -564,6 +568,7 @@ class Ending(NamedTuple):
 
     born: Table[Created]
     states: dict[int, Any]
+    asks: Asks
     next_seq: Callable[[], int]
     put: Callable[[Any], None]
     returned: Callable[[int, int, Any, int], Any]
@@ -765,6 +770,199 @@ class Passed(NamedTuple):
     def take_calls_of(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """*probe*, which refers to this, called for what is not plain; here for all of it."""
         return probe
+
+
+# -- plain requests ----------------------------------------------------------------------
+
+
+class Asked:
+    """A plain request to cancel a task, in a queue and till somebody wants to know of it.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        ns: When it was made, in nanoseconds since the epoch.
+        by: The number of the task that asked, and its name then.
+        born: What is known of the task that was asked, and its name then.
+        line: What is known of the asking line, see `Taking.learn_line`.
+        wait: What is known of where the task waits, see `Taking.learn_wait`.
+        task: The task, None once it is gone.
+        key: Its `id` while it lived.
+        task_ref: A weak reference to it.
+        requested_at: When it was made, as `HandlerTimer` counts; 0 where nobody asks for findings.
+        delivered: Whether a CancelledError has brought it, and when.
+        swallowed_at: The handler that has that error now, if it may keep it.
+        timed: Whether it came to such a handler at all.
+        entered: The one that it is in, since when.
+        slow_at: The one that took longest, and how long.
+        ended: Whether the task has ended by it.
+    """
+
+    seq: int
+    ns: int
+    by: int
+    by_name: str
+    born: Created
+    name: str
+    line: Any
+    wait: Any
+    task: Any
+    key: int
+    task_ref: Any
+    requested_at: float
+    delivered: bool
+    delivered_at: float
+    swallowed_at: str | None
+    timed: bool
+    entered: str | None
+    since: float
+    slow_at: str | None
+    seconds: float
+    ended: bool
+
+
+class Obeyed:
+    """A task ended by a plain request.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        ns: When it ended, in nanoseconds since the epoch.
+        cancel: The number of the request.
+        born: What is known of the task, and its name then.
+    """
+
+    seq: int
+    ns: int
+    cancel: int
+    born: Created
+    name: str
+
+
+class Asks:
+    """Requests to cancel that the core takes in by itself; this one takes in none.
+
+    Args:
+        born: The tasks that live.
+        states: What cancellations did to tasks, by their `id`.
+        ties: What errors deliver, by theirs.
+        active: The requests whose ``cancel()`` runs, by thread.
+        adopt: Takes a request that is to be known like any other from now on.
+        released: The same where the error that delivered it is gone, and the task has not ended.
+    """
+
+    changes: int = 0
+    """Counts deliveries and ends that the core has noted."""
+
+    flying: Any = ()
+    """The errors that deliver such requests."""
+
+    def __init__(
+        self,
+        *,
+        born: Table[Created],
+        states: dict[int, Any],
+        ties: dict[int, Any],
+        active: dict[int, Any],
+        adopt: Callable[[Asked], Any],
+        released: Callable[[Asked], Any],
+    ) -> None: ...
+
+    def of(self, task: Any) -> Asked | None:  # noqa: ARG002 - there is none
+        """The request that was made to *task*."""
+        return None
+
+    def of_error(self, error: BaseException) -> Asked | None:  # noqa: ARG002 - there is none
+        """The request that *error* delivers."""
+        return None
+
+    def let_go(self, record: Asked) -> BaseException | None:  # noqa: ARG002 - there is none
+        """Forget *record*; gives the error that delivers it, if there is one."""
+        return None
+
+    def pending(self) -> list[Asked]:
+        """The requests whose tasks have not ended by them."""
+        return []
+
+    def end(self) -> None:
+        """Take in nothing more."""
+
+    def forget_lines(self) -> None:
+        """What `Taking.learn_line` said is not so any more."""
+
+
+class Taking(NamedTuple):
+    """What a core knows and calls that takes in plain requests.
+
+    Attributes:
+        next_seq: Gives the next event's number.
+        python_tasks: The tasks of the Python class that run now, by loop.
+        codes: The codes of coroutines that tasks run, by their `id`.
+        handlers: What `learn_handler` has said, by the address of the instruction.
+        exporting: The threads that are heard by nobody.
+        outside: The modules of the functions right outside a task's own frames.
+        future: asyncio's class of futures.
+        cancelled: ``CancelledError``.
+        current_task: Gives the task that runs now, as C knows it.
+        get_coro: Gives a task's coroutine.
+        put: Takes a record.
+        urge: Is called after a request was put.
+        learn_line: Says what is known of the line that asks, called with a key by which to
+            drop it, the frame and the task that asks.  None where it is not plain; else the
+            place, two pieces of the line, an event that says the same and its origin.
+        learn_wait: The same of where a coroutine waits: a piece of the line, and the place.
+        learn_handler: Says who keeps an error, called with a code and the offset of a handler in it.
+        reaches_nobody: Whether a task's end reaches nobody by means of a callback of it: a weak
+            reference to that where it never does.
+        track: Is told that the first error is on its way, or that none is any more.
+        rules: Has ``slow_after``, the seconds that a task may take to obey.
+        findings: Whether anybody asks for findings.
+        fault: Takes an error of our own.
+    """
+
+    next_seq: Callable[[], int]
+    python_tasks: dict[Any, Any]
+    codes: dict[int, Any]
+    handlers: dict[int, Any]
+    exporting: set[int]
+    outside: frozenset[str]
+    future: type[Any]
+    cancelled: type[BaseException]
+    current_task: Callable[[], Any]
+    get_coro: Callable[[Any], Any]
+    put: Callable[[Any], None]
+    urge: Callable[[], None]
+    learn_line: Callable[[int, FrameType, Any], tuple[Any, ...] | None]
+    learn_wait: Callable[[int, Any], tuple[Any, ...] | None]
+    learn_handler: Callable[[CodeType, int], Any]
+    reaches_nobody: Callable[[Any], Any]
+    track: Callable[[bool], None]
+    rules: Any
+    findings: bool
+    fault: Callable[[BaseException], None]
+
+
+def take_asks(asks: Asks, taking: Taking) -> None:
+    """From now on *asks* is to take in what is plain."""
+
+
+def make_cancel(
+    asks: Asks,  # noqa: ARG001 - it takes in none
+    cls: Any,  # noqa: ARG001 - and does not look at any
+    original: Callable[..., bool],  # noqa: ARG001 - nor does it call this
+    probe: Callable[..., bool],
+    *,
+    of_task: bool,  # noqa: ARG001 - whatever it is of
+) -> Any:
+    """What is to stand where *original* is, ``cls.cancel``: *probe*, or what calls it."""
+    return probe
+
+
+def make_callback(
+    asks: Asks,  # noqa: ARG001 - it takes in none
+    event: str,  # noqa: ARG001 - of which nothing would be seen here
+    callback: Callable[..., object],
+) -> Callable[..., object]:
+    """What is to be called for *event* of `sys.monitoring`: *callback*, or what calls it."""
+    return callback
 
 
 # -- lines -------------------------------------------------------------------------------

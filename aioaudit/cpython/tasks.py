@@ -182,6 +182,10 @@ def coro_of(task: Any) -> Any:
     return None if get_coro is None else get_coro()
 
 
+get_coro: Callable[[Any], Any] = asyncio.Task.get_coro
+"""What a task of asyncio's class runs: only for the task that runs, and one that waits for a future."""
+
+
 exception_of: Callable[[Any], BaseException | Unknown | None] = reader(
     internals.EXCEPTION, asyncio.Future
 )

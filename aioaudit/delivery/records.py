@@ -10,8 +10,8 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from aioaudit.core import Created, Returned, Site, Table
-from aioaudit.events import Event, TaskCreate, TaskDone, name_of
+from aioaudit.core import Asked, Created, Obeyed, Returned, Site, Table
+from aioaudit.events import Event, TaskCancel, TaskCreate, TaskDone, name_of
 from aioaudit.place import Place
 from aioaudit.stack.code import APPLICATION
 from aioaudit.text import clean
@@ -63,7 +63,7 @@ class CreationSite(Site):
         self._refs.append(dropping(code, table, key))
 
 
-Record: TypeAlias = "Event | Created | Returned"
+Record: TypeAlias = "Event | Created | Returned | Asked | Obeyed"
 """What is queued, and what an exporter finds in a `Batch`."""
 
 
@@ -75,7 +75,7 @@ def run_of(record: Record) -> str:
     """The id of the run that the record belongs to."""
     if isinstance(record, Created):
         return cast(str, record.site.place.run.id)
-    if isinstance(record, Returned):
+    if isinstance(record, Returned | Asked | Obeyed):
         return cast(str, record.born.site.place.run.id)
     return record.run
 
@@ -85,14 +85,43 @@ def event_name(record: Record) -> str:
     kind = type(record)
     if kind is Created:
         return "task.create"
-    if kind is Returned:
+    if kind is Returned or kind is Obeyed:
         return "task.done"
+    if kind is Asked:
+        return "task.cancel"
     return name_of(cast(Event, record))
 
 
 def lifetime(ns: int) -> float:
     """Seconds, to the microsecond; a clock that was set back makes no negative life."""
     return max(0, ns // 1000) / 1e6
+
+
+def cancel_event(record: Asked) -> TaskCancel:
+    """The typed event of a plain request."""
+    event: TaskCancel = record.line[3].__copy__()
+    event.ts = timestamp(record.ns)
+    event.seq = record.seq
+    event.by = record.by
+    event.by_name = event.origin_by_name = clean(record.by_name)
+    event.task = record.born.task
+    event.name = clean(record.name)
+    event.coro = record.born.coro
+    event.accepted = True
+    event.suspended_at = record.wait[1]
+    return event
+
+
+PLAIN_REQUEST = frozenset((Asked, Obeyed))
+"""The types of records that a core makes of a plain request."""
+
+
+def seen_as(record: Record) -> Record:
+    """What exporters that look at records know it as: the event, where it is a plain request's.
+
+    Births and returns are by far the most, so those they are given as they are.
+    """
+    return event_of(record) if type(record) in PLAIN_REQUEST else record
 
 
 def event_of(record: Record) -> Event:
@@ -132,5 +161,26 @@ def event_of(record: Record) -> Event:
             coro=made.coro,
             outcome="returned",
             lifetime=lifetime(ended.ns - made.ns),
+        )
+    if kind is Asked:
+        return cancel_event(cast(Asked, record))
+    if kind is Obeyed:
+        obeyed = cast(Obeyed, record)
+        made = obeyed.born
+        place = made.place
+        return TaskDone(
+            ts=timestamp(obeyed.ns),
+            seq=obeyed.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(obeyed.name),
+            coro=made.coro,
+            outcome="cancelled",
+            cancel=obeyed.cancel,
+            cancel_outcome="obeyed",
+            lifetime=lifetime(obeyed.ns - made.ns),
         )
     return cast(Event, record)

@@ -25,7 +25,7 @@ from typing import Any
 
 from aioaudit import bus
 from aioaudit.chain.obeyed import first_undelivered
-from aioaudit.core import Ending, Returned, make_returned
+from aioaudit.core import Ending, Returned, make_callback, make_returned
 from aioaudit.cpython import internals
 from aioaudit.cpython.callbacks import owner_of
 from aioaudit.cpython.frames import getframe, module_at
@@ -81,15 +81,19 @@ class EndMonitor:
         self.watch_end = watch_end
         self._recorder = recorder
         self._monitor = monitor
-        self._codes = monitor.codes
+        self.codes = self._codes = monitor.codes
         self._quiet_since = 0.0
         self._costly = False  # whether the costly events are on
         self._next: dict[int, _SuspensionWatch] = {}
         monitor.on("PY_YIELD", self._on_yield)
-        monitor.on("PY_UNWIND", self._make_unwound())
-        monitor.on("PY_THROW", self._make_thrown())
-        monitor.on("EXCEPTION_HANDLED", self._make_handled())
-        monitor.on("RERAISE", self._make_reraised())
+        asks = recorder.state.cancellations.asks
+        for event, callback in (
+            ("PY_UNWIND", self._make_unwound()),
+            ("PY_THROW", self._make_thrown()),
+            ("EXCEPTION_HANDLED", self._make_handled()),
+            ("RERAISE", self._make_reraised()),
+        ):
+            monitor.on(event, make_callback(asks, event, callback))
         monitor.switch(True, "PY_THROW", "PY_UNWIND")
 
     def refresh(self) -> None:
@@ -126,7 +130,8 @@ class EndMonitor:
         if monotonic() - self._quiet_since > _LINGER:
             self._monitor.switch(False, "EXCEPTION_HANDLED", "RERAISE")
             self._costly = False
-            if self._recorder.state.cancellations.ties:  # of another thread, a moment ago
+            cancellations = self._recorder.state.cancellations
+            if cancellations.ties or cancellations.asks.flying:  # of another thread, a moment ago
                 self.track_delivery(True)
 
     def _task_of(self, frame: FrameType) -> Any:
@@ -147,6 +152,7 @@ class EndMonitor:
             Ending(
                 born=known.born,
                 states=known.states,
+                asks=known.asks,
                 next_seq=recorder.sender.run.next_seq,
                 put=recorder.sender.sinks.put,
                 returned=Returned,
@@ -166,7 +172,7 @@ class EndMonitor:
             if recorder.muted():
                 recorder.state.tasks.born.pop(id(task), None)
                 return
-            state = recorder.state.tasks.states.get(id(task))
+            state = recorder.state.tasks.find_state(task)
             if (
                 state is None
                 and id(task) not in recorder.state.tasks.born
@@ -277,8 +283,8 @@ class EndMonitor:
     def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_THROW``: something is thrown into a coroutine, innermost first."""
         recorder = self._recorder
-        ties_get = recorder.state.cancellations.ties.get
-        states_get = recorder.state.tasks.states.get
+        tie_of = recorder.state.cancellations.tie_of
+        find_state = recorder.state.tasks.find_state
 
         def thrown(_code: CodeType, _offset: int, error: BaseException) -> object:
             if not isinstance(error, CancelledError):
@@ -287,12 +293,8 @@ class EndMonitor:
                 task = current_task()
                 if task is None:
                     return None
-                state = states_get(id(task))
-                if state is not None and state.ref() is not task:
-                    state = None
-                tie = ties_get(id(error))
-                if tie is not None and tie.ref() is not error:
-                    tie = None
+                state = find_state(task)
+                tie = tie_of(error)
                 if tie is not None and tie.state is state and state is not None:
                     return None  # a frame further out
                 self._deliver(task, state, error, None if tie is None else tie.effective)
@@ -498,7 +500,7 @@ class EndCallbacks:
             if recorder.muted():
                 recorder.state.tasks.born.pop(id(task), None)
                 return
-            state = recorder.state.tasks.states.get(id(task))
+            state = recorder.state.tasks.find_state(task)
             if task.cancelled():
                 waiters = _about_to_wake(task)
                 known = state is not None and (state.requests or state.inherited is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FrameType, MethodType
+from types import FrameType
 from typing import Any
 
 from aioaudit.core import Passed
@@ -13,7 +13,7 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.stack.frames import caller, signal_above
+from aioaudit.stack.frames import BOUND, caller, signal_above
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.handoffs import Handoff
 from aioaudit.state.requests import Request
@@ -81,7 +81,7 @@ def make_add_done_callback(
     # with None the one that is when the future ends; and only asyncio's class in Python has names.
     def add_done_callback(*args: Any, **keywords: Any) -> None:
         fn = args[1] if len(args) == 2 else None
-        if type(fn) is MethodType and getattr(fn, "__name__", None) == "cancel":
+        if type(fn) in BOUND and getattr(fn, "__name__", None) == "cancel":
             how = "given to add_done_callback()"
             record_handoff(recorder, fn, how, getframe(1), future=args[0])
             passed.original(*args, **keywords)

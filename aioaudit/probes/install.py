@@ -18,6 +18,9 @@ from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from aioaudit import bus, core
+from aioaudit.causes import plain
+from aioaudit.core import Taking
 from aioaudit.core.choice import CORE
 from aioaudit.cpython import imports, inplace, internals, monitoring
 from aioaudit.cpython.behaviour import VERSION
@@ -25,16 +28,22 @@ from aioaudit.cpython.groups import TIMEOUT_MAKER
 from aioaudit.cpython.loops import RUNNERS, START_PROBE
 from aioaudit.cpython.tasks import (
     CALLBACKS,
+    PYTHON_TASKS,
     REPR_OF_CALLBACKS,
     REPR_OF_FUTURES,
     future_classes,
+    get_coro,
+    of_c,
     task_classes,
 )
+from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause
+from aioaudit.state.awaiters import reaches_nobody
 from aioaudit.text import say
 
 
@@ -103,6 +112,7 @@ class Installation:
         What was recorded still answers, to `aioaudit.why` and ``CancelledError.source``.
         """
         self.recorder.close()
+        self.recorder.state.cancellations.asks.end()
         if self._libraries is not None:
             self._libraries.remove()
         self._hot.restore()
@@ -164,7 +174,7 @@ class Installation:
     def _install_on_tasks(self) -> None:
         recorder = self.recorder
         for cls in self._task_classes:
-            self._put(cls, "cancel", tasks.make_cancel(recorder, cls, vars(cls)["cancel"]))
+            self._put_cancel(cls, tasks.make_cancel, of_task=True)
             self._put(cls, "uncancel", tasks.make_uncancel(recorder, cls, vars(cls)["uncancel"]))
         for cls in (*self._task_classes, *self._future_classes):
             if "add_done_callback" in vars(cls):  # the C task has one of its own
@@ -174,7 +184,7 @@ class Installation:
                     futures.make_add_done_callback(recorder, vars(cls)["add_done_callback"]),
                 )
         for cls in self._future_classes:
-            self._put(cls, "cancel", futures.make_cancel(recorder, cls, vars(cls)["cancel"]))
+            self._put_cancel(cls, futures.make_cancel, of_task=False)
         timeout = asyncio.timeouts.Timeout
         init, reschedule = timeouts.make_probes(
             recorder, timeout, timeout.__init__, vars(timeout)["reschedule"], TIMEOUT_MAKER
@@ -254,6 +264,7 @@ class Installation:
             return
         self._hot.restore()
         self._births.clear()
+        recorder.state.cancellations.asks.end()
         known = recorder.state.tasks
         known.creations_seen = recorder.sender.has_listeners and bool(
             {"task.create", "task.done"} & recorder.sender.selected_events
@@ -278,6 +289,7 @@ class Installation:
             self._births.append(kept)
             set_name = tasks.make_set_name(recorder, own["set_name"])
             self._put(cls, "set_name", set_name, hot=True)
+        self._take_asks()
         self._versions.settle()
 
     def _install_on_foreign_loop(self, cls: Any) -> None:
@@ -367,9 +379,59 @@ class Installation:
         self._kept[id(code)] = code
         if boundary:
             self.recorder.state.codes.mark_boundary(code)
-        elif name == "cancel":
-            self._probes.add(id(code))
         (self._hot if hot else self._patches).replace(owner, name, probe)
+
+    def _put_cancel(
+        self, cls: Any, make_probe: Callable[..., Callable[..., bool]], *, of_task: bool
+    ) -> None:
+        """Put the probe that *make_probe* makes where ``cls.cancel`` is."""
+        original = vars(cls)["cancel"]
+        probe: Any = make_probe(self.recorder, cls, original)
+        inplace.disguise(probe, original)
+        self._kept[id(probe.__code__)] = probe.__code__
+        self._probes.add(id(probe.__code__))
+        asks = self.recorder.state.cancellations.asks
+        put = core.make_cancel(asks, cls, original, probe, of_task=of_task)
+        self._patches.replace(cls, "cancel", put)
+
+    def _take_asks(self) -> None:
+        """Have the core take in plain requests, where all that happens is told, and nobody can object."""
+        recorder = self.recorder
+        sender = recorder.sender
+        if (
+            self._monitored is None
+            or self._follow is None
+            or bus.hooks()
+            or not {"task.create", "task.cancel", "task.done"} <= sender.active_events
+            or not plain.CAN_BE_SEEN
+        ):
+            return
+        found_out = plain.FoundOut(recorder.state)
+        core.take_asks(
+            recorder.state.cancellations.asks,
+            Taking(
+                next_seq=sender.run.next_seq,
+                python_tasks=PYTHON_TASKS,
+                codes=self._monitored.codes,
+                handlers=HANDLER_CACHE,
+                exporting=EXPORTING,
+                outside=tasks.OUTSIDE,
+                future=asyncio.Future,
+                cancelled=asyncio.CancelledError,
+                current_task=of_c,
+                get_coro=get_coro,
+                put=sender.sinks.put,
+                urge=sender.sinks.urge,
+                learn_line=found_out.line,
+                learn_wait=found_out.wait,
+                learn_handler=swallowing_clause,
+                reaches_nobody=reaches_nobody,
+                track=self._monitored.track_delivery,
+                rules=recorder.rules,
+                findings="finding" in sender.active_events,
+                fault=recorder.report_fault,
+            ),
+        )
 
     def _hide_callback(self, called_back: ends.EndCallbacks) -> None:
         """Keep our done callback out of what a future's callbacks and ``repr`` show (3.11)."""

@@ -15,7 +15,7 @@ import threading
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from aioaudit.core import Passed
@@ -29,7 +29,7 @@ from aioaudit.probes.futures import record_handoff
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
-from aioaudit.stack.frames import bound_cancel, caller, code_of, signal_above, was_called
+from aioaudit.stack.frames import BOUND, bound_cancel, caller, code_of, signal_above, was_called
 from aioaudit.stack.handles import context_of_signal
 from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
@@ -231,7 +231,8 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
             when, callback = args[:2] if len(args) > 1 else (None, None)
             if handoffs.hidden_signals:
                 handoffs.forget_signal(self, callback)
-            if type(callback) in (MethodType, partial):
+            kind = type(callback)
+            if kind in BOUND or kind is partial:
                 note(self, when, callback, args[2:])
             if origin_of(handle):
                 hide(handle)
@@ -266,7 +267,7 @@ def _make_asyncio_call_at(
             if handoffs.hidden_signals:
                 handoffs.forget_signal(self, callback)
             kind = type(callback)
-            if kind is MethodType:
+            if kind in BOUND:
                 if getattr(callback, "__name__", None) == "cancel":
                     note(self, when, callback, args)
             elif kind is partial:

@@ -24,6 +24,7 @@ from aioaudit.cpython.tasks import (
 from aioaudit.delivery.records import event_of
 from aioaudit.events import TaskCreate
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.text import clean
 
 _MISSING: Any = object()
 _OWN_FOLDERS = tuple(file.rpartition(os.sep)[0] + os.sep for file in (__file__, python.__file__))
@@ -278,6 +279,9 @@ def make_set_name(recorder: Recorder, original: Callable[..., None]) -> Callable
         original(self, *args, **keywords)
         entry = born.get(id(self))
         if entry is not None:
-            entry.name = tasks.name(self)
+            name = tasks.name(self)
+            [value] = args or keywords.values()
+            # What is not harmless is made so once, where it is told.
+            entry.name = value if type(value) is str and clean(value) == name else name
 
     return set_name

@@ -263,6 +263,7 @@ class Recorder:
         state = tasks.find_state(task)
         if state is None and born is None:
             state = tasks.state(task)
+        cancellations.adopt_behind(error)
         request, cancel_outcome = classify_end(
             cancellations.ties,
             state,

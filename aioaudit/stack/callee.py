@@ -120,7 +120,9 @@ def _called(code: CodeType, text: bytes, offset: int) -> str:
             continue
         within = True
         argument = _argument(text, at)
-        if left == 0 and name != "PUSH_NULL":
+        if left == 0:
+            if name == "PUSH_NULL":  # since 3.13 it comes behind what is called
+                continue
             return _loaded(code, name, argument)
         if "JUMP" in name or name in _AWAITING:
             break  # the arguments branch, or wait
@@ -152,4 +154,8 @@ def _loaded(code: CodeType, name: str, argument: int) -> str:
         return code.co_names[argument >> 2]
     if name in ("LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_FAST_CHECK") and argument < code.co_nlocals:
         return code.co_varnames[argument]
+    if name == "LOAD_DEREF":  # of a function around it: those of its own that others see come first
+        own = [each for each in code.co_cellvars if each not in code.co_varnames]
+        names = (*code.co_varnames, *own, *code.co_freevars)
+        return names[argument] if argument < len(names) else SOMETHING
     return SOMETHING

@@ -308,16 +308,21 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def bound_cancel(callback: Any, arguments: tuple[Any, ...]) -> MethodType | None:
+BOUND = frozenset({MethodType, BuiltinMethodType})
+"""What a bound method is; that of a task is the second kind where the core is in C."""
+
+
+def bound_cancel(callback: Any, arguments: tuple[Any, ...]) -> Any:
     """The bound ``cancel`` that calling *callback* with *arguments* calls, None if it is another.
 
     It may be inside a `functools.partial`, or be run by ``Context.run``.
     """
     for _ in range(20):
         kind = type(callback)
-        if kind is MethodType:
-            # Bound may be anything that can be called, also what has no name.
-            return callback if getattr(callback, "__name__", None) == "cancel" else None
+        if kind in BOUND and getattr(callback, "__name__", None) == "cancel":
+            return callback
+        if kind is MethodType:  # bound may be anything that can be called, also what has no name
+            return None
         if kind is functools.partial:
             callback, arguments = callback.func, callback.args + arguments
         elif kind is BuiltinMethodType and callback.__name__ == "run" and arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from aioaudit.cpython.callbacks import (
@@ -38,3 +39,11 @@ def reached_by(callback: Any) -> list[Any]:
         return []
     outer, keeps_errors = gather
     return [] if keeps_errors else waiters_of(outer)
+
+
+def reaches_nobody(callback: Any) -> bool | weakref.ref[Any]:
+    """Whether the done callback *callback* ends no task; a reference to it where it never will."""
+    if reached_by(callback):
+        return False
+    gather = gather_of(callback)
+    return weakref.ref(callback) if gather is not None and gather[1] else True

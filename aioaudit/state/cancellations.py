@@ -14,19 +14,22 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.chain.obeyed import first_undelivered
+from aioaudit.core import Asks
 from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import current_task, fut_waiter, must_cancel
+from aioaudit.delivery.records import cancel_event
 from aioaudit.events import TaskCancel
 from aioaudit.stack.frames import frame_handling
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.places import reference
-from aioaudit.state.requests import CancelState, Request, Tie, results_from
-from aioaudit.state.verdict import infer_delivered
+from aioaudit.state.requests import CancelState, HandlerTimer, Request, Tie, results_from
+from aioaudit.state.verdict import infer_delivered, leading_to
 from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
+    from aioaudit.core import Asked
     from aioaudit.state.tasks import Tasks
 
 
@@ -90,10 +93,22 @@ class Cancellations:
                         self.on_error_released(state, entry.request)
 
         self._forget_tie = forget_tie
+        self.asks = tasks.asks = Asks(
+            born=tasks.born,
+            states=tasks.states,
+            ties=ties,
+            active=self.active,
+            adopt=self.adopt,
+            released=self._on_released,
+        )
+        """The requests that the core has taken in by itself."""
+        tasks.adopt = self.adopt
 
     def after_fork(self) -> None:
         """This is a forked child: the parent's other threads are not there."""
         self.active.clear()
+        for record in self.asks.pending():  # what is told of them from now on is of another run
+            self.adopt(record)
 
     # -- inside cancel() ----------------------------------------------------------
 
@@ -125,11 +140,70 @@ class Cancellations:
         if not stack:
             self.active.pop(ident, None)
 
+    # -- what the core has taken in by itself --------------------------------------
+
+    @property
+    def moment(self) -> int:
+        """Another number after each end and delivery, and after what is taken back."""
+        return self.changes + self.asks.changes
+
+    def adopt(self, record: Asked) -> CancelState:
+        """From now on *record* is known like any other request, as if it had been all along."""
+        task = record.task
+        made = record.born
+        request = Request(cancel_event(record), None, None, record.line[4])
+        request.victim = record.key
+        request.requested_at = record.requested_at
+        request.delivered = record.delivered
+        request.delivered_at = record.delivered_at
+        if task is None:  # and the error that delivered it is all there is
+            state = CancelState(record.task_ref, made.task, made.coro, preexisting=False)
+        else:
+            state = self._tasks.new_state(task, made.task, made.coro, preexisting=False)
+        state.requests.append(request)
+        if record.delivered:
+            state.current = request
+        state.swallowed_at = record.swallowed_at
+        if record.timed:
+            state.handler_timer = timer = HandlerTimer()
+            timer.line, timer.since = record.entered, record.since
+            timer.at, timer.seconds = record.slow_at, record.seconds
+        if record.ended:
+            state.ended = True
+            state.outcome, state.cancel_outcome = "cancelled", "obeyed"
+        # At once, when all of it is there: a signal's handler may ask about the task, or raise.
+        if task is not None:
+            self._tasks.states[record.key] = state
+        error = self.asks.let_go(record)
+        if error is not None:
+            self._add_tie(error, request, state)
+        return state
+
+    def adopt_behind(self, error: BaseException | None) -> None:
+        """Have all known that *error* delivers, or one that led to it."""
+        if self.asks.flying:
+            for each in leading_to(error):
+                record = self.asks.of_error(each)
+                if record is not None:
+                    self.adopt(record)
+
+    def _on_released(self, record: Asked) -> None:
+        """The error that delivered *record* to a task that lives is gone."""
+        if not self.interpreter_ending:
+            state = self.adopt(record)
+            self.on_error_released(state, state.requests[0])
+
     # -- errors -------------------------------------------------------------------
 
     def tie_of(self, error: BaseException) -> Tie | None:
         """What ties the CancelledError *error* to a request, None where nothing does."""
         tie = self.ties.get(id(error))
+        if tie is None:
+            record = self.asks.of_error(error)
+            if record is None:
+                return None
+            self.adopt(record)
+            tie = self.ties.get(id(error))
         return tie if tie is not None and tie.ref() is error else None
 
     def tie(
@@ -151,7 +225,17 @@ class Cancellations:
             if state is not None:
                 state.errors += 1
             return
+        self._add_tie(error, request, state, beneath)
+
+    def _add_tie(
+        self,
+        error: BaseException,
+        request: Request | None,
+        state: CancelState | None,
+        beneath: Request | None = None,
+    ) -> None:
         ties = self.ties
+        key = id(error)
         try:
             ref = _keyed(error, self._forget_tie, key)
         except TypeError:

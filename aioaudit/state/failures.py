@@ -55,10 +55,10 @@ class Failures:
         last = self._last
         if last is not None:
             ref, key, changes, answer = last
-            if key == id(error) and changes == self._cancellations.changes and ref() is task:
+            if key == id(error) and changes == self._cancellations.moment and ref() is task:
                 return answer
         answer = self._of(task, error)
-        self._last = reference(task), id(error), self._cancellations.changes, answer
+        self._last = reference(task), id(error), self._cancellations.moment, answer
         return answer
 
     def _of(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:

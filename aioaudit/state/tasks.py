@@ -25,7 +25,7 @@ from aioaudit.weak import swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioaudit.core import Created, Returned
+    from aioaudit.core import Asked, Asks, Created, Returned
     from aioaudit.delivery.records import CreationSite
     from aioaudit.stack.code import Codes
     from aioaudit.state.places import Places
@@ -67,6 +67,9 @@ class Tasks:
         self.states: dict[int, CancelState] = {}
         """What cancellations did to a task, by its `id`: look at it through `find_state`."""
         self.next_number = new_counter()
+        self.asks: Asks
+        """The requests that the core has taken in by itself; `adopt` makes them known."""
+        self.adopt: Callable[[Asked], CancelState]
         self._pop_state = self.states.pop
         self._states_room = 0
         self._sweep_at = _SWEEP
@@ -75,13 +78,21 @@ class Tasks:
         """This is a forked child: what was made before says that it happened in the parent."""
         self.sites.clear()
         self.direct_sites.clear()
+        self.asks.forget_lines()
 
     # -- one task -----------------------------------------------------------------
 
     def find_state(self, task: Any) -> CancelState | None:
         """What cancellations did to *task*, None where nothing was asked about it yet."""
         state = self.states.get(id(task))
-        return state if state is not None and state.ref() is task else None
+        if state is None:
+            return self.adopted(task)
+        return state if state.ref() is task else None
+
+    def adopted(self, task: Any) -> CancelState | None:
+        """What a plain request did to *task* that the core has taken in by itself, if one did."""
+        record = self.asks.of(task)
+        return None if record is None else self.adopt(record)
 
     def state(self, task: Any, born: Created | None = None) -> CancelState:
         """What cancellations did to *task*; made at the first question.
@@ -91,6 +102,8 @@ class Tasks:
         key = id(task)
         states = self.states
         state = states.get(key)
+        if state is None:
+            state = self.adopted(task)
         if state is not None and state.ref() is task:
             return state
         if born is None:
@@ -105,13 +118,17 @@ class Tasks:
                 preexisting = self.creations_seen
                 coro = "?" if task.done() else self.coro_name(tasks.coro_of(task))
 
-        if len(states) >= self._states_room:
-            self._states_room = swept(states, _ref_of)
+        made = self.new_state(task, number, coro, preexisting=preexisting)
+        states[key] = made
+        return made
+
+    def new_state(self, task: Any, number: int, coro: str, *, preexisting: bool) -> CancelState:
+        """A state of *task*, to be put where `state` looks."""
+        if len(self.states) >= self._states_room:
+            self._states_room = swept(self.states, _ref_of)
         # `dropping`, written out: a storm of cancellations comes by here.
-        ref = weakref.ref(task, partial(self._pop_state, key))
-        state = CancelState(ref, number, coro, preexisting)
-        states[key] = state
-        return state
+        ref = weakref.ref(task, partial(self._pop_state, id(task)))
+        return CancelState(ref, number, coro, preexisting)
 
     def state_of(self, request: Request) -> CancelState | None:
         """The state of the task that *request* was made to, if that is still known."""

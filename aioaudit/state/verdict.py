@@ -96,7 +96,7 @@ def _delivered_with(one: Request, other: Request) -> bool:
 
 def _tie_behind(ties: Ties, error: BaseException | None) -> Tie | None:
     """The tie of the CancelledError that led to *error*, None where none did."""
-    for each in _leading_to(error):
+    for each in leading_to(error):
         tie = ties.get(id(each))
         if tie is not None and tie.ref() is each:
             return tie
@@ -175,7 +175,7 @@ def _tie_of(ties: Ties, error: BaseException | None) -> Tie | None:
     tie = None if error is None else ties.get(id(error))
     if tie is not None and tie.ref() is error and isinstance(error, CancelledError):
         return tie  # as it is most often
-    for each in _leading_to(error):
+    for each in leading_to(error):
         if not isinstance(each, CancelledError):
             return None
         tie = ties.get(id(each))
@@ -271,13 +271,13 @@ def _take_over(state: CancelState, owner: int, since: int | None) -> Request | N
 
 def comes_from_cancelled(error: BaseException | None) -> bool:
     """Whether a CancelledError led to *error*."""
-    for each in _leading_to(error):  # noqa: SIM110 - no generator's function, as in match_uncancel
+    for each in leading_to(error):  # noqa: SIM110 - no generator's function, as in match_uncancel
         if isinstance(each, CancelledError):
             return True
     return False
 
 
-def _leading_to(error: BaseException | None) -> Iterator[BaseException]:
+def leading_to(error: BaseException | None) -> Iterator[BaseException]:
     """*error*, the one that it was raised for, and so on: a hundred at most.
 
     Nothing keeps a program from tying the ends of such a chain together (bpo-25782).

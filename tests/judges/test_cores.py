@@ -227,6 +227,20 @@ def test_random_mixes_of_tasks_are_logged_alike(run_python: Runner, tmp_path: Pa
         assert found > 20 * len(seeds)
 
 
+def test_random_requests_are_logged_alike(run_python: Runner, tmp_path: Path) -> None:
+    program = str(ROOT / "tests" / "random_requests.py")
+    for seeds in batches(60):
+        found = compare(
+            run_python,
+            tmp_path,
+            *("-W", "ignore", program, *map(str, seeds)),
+            ordered=True,
+            AIOAUDIT="jsonl",
+            AIOAUDIT_SLOW_CANCEL="1000",  # whatever else the machine does
+        )
+        assert found > 40 * len(seeds)
+
+
 SCENARIOS = ROOT / "tests" / "scenarios"
 
 CLOCKED = {"threads", "executors", "interrupted", "networks", "older", "shutdown", "signals"}

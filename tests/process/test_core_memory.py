@@ -87,7 +87,20 @@ def records():
     ended = _core.Returned(2, 2, made, 16)
     assert _core.in_order([made, ended], 1)
 
-for part in (lines, table, queue, records):
+def asks():
+    asks = _core.Asks(born=_core.Table(), states={}, ties={}, active={}, adopt=print, released=print)
+    names = "current_task get_coro module_at monotonic put urge learn_line learn_wait learn_handler"
+    given = dict.fromkeys((names + " reaches_nobody track fault").split(), print)
+    given |= dict(next_seq=COUNTER, python_tasks={}, codes={}, handlers={}, exporting=set())
+    for _ in range(2):
+        asks.begin(
+            outside=frozenset(), future=object, cancelled=KeyError, rules=0, findings=1, **given
+        )
+    asks.callback("RERAISE", print)
+    assert asks.pending() == []
+
+COUNTER = _core.Counter()
+for part in (lines, table, queue, records, asks):
     print(part.__name__, refused(part) > 0)
 """
 )
@@ -104,6 +117,8 @@ def test_each_part_of_the_core_without_memory(run_python: Runner) -> None:
         "queue",
         "True",
         "records",
+        "True",
+        "asks",
         "True",
     ]
 

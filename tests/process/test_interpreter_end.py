@@ -260,7 +260,7 @@ async def main():
     for _ in range(3):
         task = asyncio.create_task(waits())
         await asyncio.sleep(0)
-        task.cancel()
+        task.cancel("with a message")  # else the native core asks for no name from the third on
         await asyncio.wait([task])
     del tasks.name
     last = asyncio.create_task(waits(), name="last")

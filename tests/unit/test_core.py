@@ -783,6 +783,15 @@ def test_a_coroutine_may_do_anything_when_it_is_asked() -> None:
 # -- a task returns ----------------------------------------------------------------------------
 
 
+def new_asks(born: Any) -> Any:
+    """What takes in plain requests, where there are none."""
+
+    def never(_record: object) -> None:
+        raise AssertionError
+
+    return _core.Asks(born=born, states={}, ties={}, active={}, adopt=never, released=never)
+
+
 class Ends:
     """`Returns` with all that it needs."""
 
@@ -801,6 +810,7 @@ class Ends:
             "born": self.born,
             "next_seq": _core.Counter(),
             "states": {},
+            "asks": new_asks(self.born),
             "outside": frozenset({"loop"}),
             "current_task": lambda: self.task,
             "module_at": module_at,
@@ -879,10 +889,11 @@ def some_of_each() -> list[Any]:
         new_queue(),
         world.births,
         ends.returns,
+        new_asks(_core.Table()),
     ]
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_nothing_of_the_core_is_copied_or_pickled(number: int) -> None:
     thing = some_of_each()[number]
     for use in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -890,7 +901,7 @@ def test_nothing_of_the_core_is_copied_or_pickled(number: int) -> None:
             use(thing)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 @pytest.mark.parametrize(
     "given_",
     [(), (1,), (None,) * 5, ("x",) * 7, (2**70,) * 6, (object(),) * 9],

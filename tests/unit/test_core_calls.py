@@ -406,6 +406,22 @@ def test_others_are_for_python(callback: Any) -> None:
 
 
 @in_c
+def test_so_is_the_method_that_cancels_tasks_in_c() -> None:
+    asks = CORES[1].Asks(
+        born=CORES[1].new_table(), states={}, ties={}, active={}, adopt=print, released=print
+    )
+    cancel = CORES[1].make_cancel(
+        asks, asyncio.Future, vars(asyncio.Future)["cancel"], print, of_task=False
+    )
+    loop = asyncio.new_event_loop()
+    bound = cancel.__get__(asyncio.Future(loop=loop))
+    loop.close()
+    call, slow, _, _ = passing(CORES[1])
+    call(0, bound)
+    assert slow == [(0, bound)]
+
+
+@in_c
 def test_where_every_callback_counts_python_sees_each() -> None:
     watch = SimpleNamespace(hidden_signals=False)
     call, slow, _, _ = passing(CORES[1], watch=watch)

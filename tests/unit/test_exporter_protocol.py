@@ -11,7 +11,7 @@ from pathlib import Path
 import aioaudit
 from aioaudit import exporter
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
-from aioaudit.events import Event, TaskCreate, TaskDone, name_of
+from aioaudit.events import Event, TaskCancel, TaskCreate, TaskDone, name_of
 from aioaudit.exporter import (
     Batch,
     Created,
@@ -53,7 +53,11 @@ class Both:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.records: list[Record] = []
+        self.witnessed: list[Record] = []
         self.lines = b""
+
+    def witness(self, record: Record) -> None:
+        self.witnessed.append(record)
 
     def export(self, events: Sequence[Event]) -> None:
         assert isinstance(events, Batch)
@@ -113,6 +117,27 @@ def test_records_say_what_their_events_say() -> None:
             assert isinstance(event, TaskDone)
             assert record.born.task == event.task
             assert record.ns - record.born.ns >= 0
+
+
+def test_records_are_of_the_two_frequent_kinds_or_events() -> None:
+    """Whatever else a core notes by itself."""
+
+    async def storm() -> None:
+        tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(9)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    both = Both()
+    with aioaudit.enable(both):
+        asyncio.run(storm())
+    for given in both.records, both.witnessed:
+        assert all(isinstance(each, Created | Returned | Event) for each in given)
+    _start, *between, _end = (each.seq for each in both.events)
+    assert [each.seq for each in both.witnessed] == between
+    assert len(both.records) == len(both.events) == len(both.lines.splitlines())
+    assert sum(isinstance(each, TaskCancel) for each in both.records) == 9
 
 
 def test_a_record_tells_where_the_code_is_that_its_task_runs() -> None:

@@ -1,0 +1,128 @@
+"""Requests that a core may take in by itself: a line of the application calls, and that is all.
+
+A core knows such a line by the row of frames out to the task's own, each by its code and its
+instruction.  Where the same row calls again, in the same thread and loop, what `classify` has
+found before holds again, because all that it looks at is the same: whose code each frame
+runs, and that each was called by the instruction of the one around it, by its name.  What it
+looks at beside that, the core asks itself each time: that no exception is being handled, no
+other ``cancel()`` runs, and no frame of the row was given to anybody, as to a signal's handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.base_events import BaseEventLoop
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioaudit.core.line import piece
+from aioaudit.cpython import internals
+from aioaudit.cpython.internals import has
+from aioaudit.cpython.loops import running_loop
+from aioaudit.stack.code import APPLICATION, OWN
+from aioaudit.stack.frames import awaited_chain, suspended_at
+from aioaudit.state.tasks import root_frame
+from aioaudit.weak import dropping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioaudit.events import TaskCancel
+    from aioaudit.state.known import State
+
+CAN_BE_SEEN = has(internals.FUT_WAITER, asyncio.Task) and has(internals.CALLBACKS, asyncio.Future)
+"""Whether tasks say what they wait for, and futures who waits for them."""
+
+_MOST = 10_000
+"""At most this many rows of frames are known."""
+
+
+class FoundOut:
+    """What is found out about rows of frames, for a core."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._asks: Any = state.cancellations.asks
+
+    def line(self, key: int, frame: FrameType, current: Any) -> tuple[Any, ...] | None:
+        """What is known of *frame*, which calls ``cancel()``, as `Taking.learn_line` says.
+
+        Nothing where `classify` has not found before that its line is all there is to say.
+        """
+        known = self._state.codes.known
+        info = known.get(id(frame.f_code))
+        if info is None or info.owner != APPLICATION:
+            return None
+        said = info.calls.get(frame.f_lasti)
+        if said is None:
+            return None
+        root = root_frame(current)
+        step, codes = frame, [frame.f_code]
+        while True:
+            if info.notable or info.owner == OWN:
+                return None
+            if step is root:
+                break
+            back = step.f_back
+            below = None if back is None else known.get(id(back.f_code))
+            if back is None or below is None or below.callers.get(back.f_lasti) is not info:
+                return None
+            step, info = back, below
+            codes.append(step.f_code)
+        cause, events = said
+        place = self._state.places.place()
+        event = events.get(place)
+        if event is None or place.muted or not _calls_soon(running_loop()):
+            return None
+        head, rest = _pieces_of(event)
+        return place, head, rest, event, cause.origin, self._refs(self._asks.lines, key, codes)
+
+    def wait(self, key: int, coro: Any) -> tuple[Any, ...] | None:
+        """What is known of where *coro* waits, as `Taking.learn_wait` says."""
+        at = suspended_at(self._state.codes, coro)
+        if at is None:
+            return None
+        codes = [each.cr_code for each in awaited_chain(coro)]
+        return b"," + piece(suspended_at=at), at, self._refs(self._asks.waits, key, codes)
+
+    @staticmethod
+    def _refs(table: Any, key: int, codes: Iterable[CodeType]) -> list[object]:
+        """What keeps ``table[key]`` from being about other codes than *codes*."""
+        if len(table) >= _MOST:
+            table.clear()
+        return [dropping(code, table, key) for code in codes]
+
+
+def _calls_soon(loop: Any) -> bool:
+    """Whether *loop* runs nothing of anybody's inside of ``call_soon()``, which a cancel() calls."""
+    call_soon = getattr(loop, "call_soon", None)
+    return (
+        getattr(call_soon, "__func__", None) is BaseEventLoop.call_soon
+        or type(loop).__module__ == "uvloop"
+    )
+
+
+def _pieces_of(event: TaskCancel) -> tuple[bytes, bytes]:
+    """What lines like that of *event* have in common: before who asked is named, and behind it."""
+    like: Any = event
+    like = like.__copy__()
+    like.ts = like.name = like.coro = like.by_name = like.origin_by_name = ""
+    like.seq = like.by = like.task = 0
+    like.accepted = True
+    fields = msgspec.to_builtins(like)
+    names = list(fields)
+    first, by, again, task = (names.index(x) for x in ("seq", "by", "origin_by_name", "task"))
+    if names[by : by + 2] != ["by", "by_name"] or names[again:] != [
+        "origin_by_name",
+        "task",
+        "name",
+        "coro",
+        "accepted",
+    ]:
+        raise ValueError(f"the fields of a request are others: {names}")
+    assert task == again + 1
+    parts = names[first + 1 : by], names[by + 2 : again]
+    head, rest = (piece(**{name: fields[name] for name in part}) for part in parts)
+    return b"," + head, b"," + rest
