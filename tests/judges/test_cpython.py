@@ -56,6 +56,15 @@ class Round:
         """What it logged, a file for each process that used asyncio."""
         return sorted(self.folder.glob("log-*.jsonl"))
 
+    def may_be_cut(self, log: Path) -> bool:
+        """Whether *log* is of a process that left before it had told of its end.
+
+        Children that ``TestFork`` forks make a ``loop.start`` and leave by `os._exit` in the
+        same moment, so a log of theirs may end anywhere, even before its first byte.
+        """
+        main = log.name == f"log-{self.process.pid}.jsonl"
+        return not main and b'{"event":"process.end"' not in log.read_bytes()
+
     def results(self) -> dict[str, str]:
         """``passed``, ``skipped``, ``failure`` or ``error`` for each test, by its id."""
         found: dict[str, str] = {}
@@ -232,10 +241,10 @@ def test_every_line_is_whole_and_valid_and_in_order(whole: tuple[Round, Round]) 
     assert len(audited.logs) >= 1
     names: set[str] = set()
     for path in audited.logs:
-        data = path.read_bytes()
-        assert data.endswith(b"\n"), path.name
+        *lines, rest = path.read_bytes().split(b"\n")
+        assert rest == b"" or audited.may_be_cut(path), path.name
         last: dict[str, int] = {}
-        for number, line in enumerate(data.splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             event: Event = msgspec.json.decode(line, type=AnyEvent, strict=True)
             assert msgspec.json.encode(event) == line or json.loads(
                 msgspec.json.encode(event)
@@ -247,6 +256,7 @@ def test_every_line_is_whole_and_valid_and_in_order(whole: tuple[Round, Round]) 
             names.add(type(event).__name__)
             if isinstance(event, ProcessEnd):
                 assert event.dropped == 0
+        assert lines or audited.may_be_cut(path), path.name
     assert names >= {
         *("ProcessStart", "ProcessEnd", "LoopStart", "LoopStop", "LoopClose"),
         *("TaskCreate", "TaskCancel", "TaskUncancel", "TaskDone", "FutureCancel"),
@@ -256,7 +266,8 @@ def test_every_line_is_whole_and_valid_and_in_order(whole: tuple[Round, Round]) 
 def test_why_reads_the_log_and_names_a_root_for_every_cancelled_task(
     audited_python: str, whole: tuple[Round, Round]
 ) -> None:
-    command = [audited_python, "-m", "aioaudit", "why", *map(str, whole[1].logs)]
+    logs = [path for path in whole[1].logs if not whole[1].may_be_cut(path)]
+    command = [audited_python, "-m", "aioaudit", "why", *map(str, logs)]
     environ = clean_environ()
     text = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert (text.returncode, text.stderr) == (0, "")
