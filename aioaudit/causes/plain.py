@@ -113,7 +113,7 @@ def _pieces_of(event: TaskCancel) -> tuple[bytes, bytes]:
     like.accepted = True
     fields = msgspec.to_builtins(like)
     names = list(fields)
-    first, by, again, task = (names.index(x) for x in ("seq", "by", "origin_by_name", "task"))
+    first, by, again, task = map(names.index, ("seq", "by", "origin_by_name", "task"))
     if names[by : by + 2] != ["by", "by_name"] or names[again:] != [
         "origin_by_name",
         "task",
@@ -123,6 +123,8 @@ def _pieces_of(event: TaskCancel) -> tuple[bytes, bytes]:
     ]:
         raise ValueError(f"the fields of a request are others: {names}")
     assert task == again + 1
-    parts = names[first + 1 : by], names[by + 2 : again]
-    head, rest = (piece(**{name: fields[name] for name in part}) for part in parts)
-    return b"," + head, b"," + rest
+    return _piece_of(fields, names[first + 1 : by]), _piece_of(fields, names[by + 2 : again])
+
+
+def _piece_of(fields: dict[str, Any], names: list[str]) -> bytes:
+    return b"," + piece(**{name: fields[name] for name in names})
