@@ -17,7 +17,10 @@ is one set of methods to replace, and one log).
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -119,7 +122,7 @@ class Hold:
     __slots__ = ()
 
 
-class Held(NamedTuple):
+class Held(Struct, frozen=True):
     """A thing that calls want."""
 
     what: Any
@@ -171,7 +174,7 @@ class Setting(Generic[Value]):
         return Setting(self.otherwise, left)
 
 
-class Wanted(NamedTuple):
+class Wanted(Struct, frozen=True):
     """All that is wanted of auditing now."""
 
     holds: Mapping[Hold, Held]
@@ -191,10 +194,10 @@ class Wanted(NamedTuple):
         mine: list[Hold] = []
         for each in things:
             hold = known.setdefault(id(each.what), Hold())
-            before = holds.get(hold, each._replace(calls=0))
-            holds[hold] = before._replace(calls=before.calls + 1)
+            before = holds.get(hold, replace(each, calls=0))
+            holds[hold] = replace(before, calls=before.calls + 1)
             mine.append(hold)
-        return self._replace(holds=holds), tuple(mine)
+        return replace(self, holds=holds), tuple(mine)
 
     def without(self, handle: Auditing) -> Wanted:
         """The same, but *handle* has ended."""
@@ -204,7 +207,7 @@ class Wanted(NamedTuple):
             if held is None:
                 continue  # of a session that is over
             if held.calls > 1:
-                holds[hold] = held._replace(calls=held.calls - 1)
+                holds[hold] = replace(held, calls=held.calls - 1)
             else:
                 del holds[hold]
         return Wanted(

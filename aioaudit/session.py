@@ -141,7 +141,7 @@ class Session:
         """Take everything out and close the exporters; to do it again does what is left."""
         from aioaudit import lifecycle
 
-        self.wanted = self.wanted._replace(holds={})
+        self.wanted = replace(self.wanted, holds={})
         self.installation.remove()
         bus.describe_with(None)
         self._bridge()
@@ -628,7 +628,7 @@ def _add(call: _Call) -> None:
         slow = slow.given(handle, call.settings.slow_cancel)
     if not any(map(is_sink, things)):
         heard = heard.given(handle, call.settings.events)
-    wanted = wanted._replace(slow_cancel=slow, bus_events=heard)
+    wanted = replace(wanted, slow_cancel=slow, bus_events=heard)
     # In one line, where nothing comes between: signals' handlers run where a call is over.
     session.wanted, handle.holds = wanted, holds
     session.apply()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -48,7 +48,7 @@ Resolve: TypeAlias = Callable[[RequestEvent], RequestEvent | None]
 """Gives the request that the given one names as its ``cause``; None if it is not known."""
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True):
     """A link, and the request that told it.
 
     ``own`` is true where the link is that request itself and false where it is
@@ -304,7 +304,7 @@ def from_task(
 
     *concluded* is as for `steps_of`.
     """
-    steps[0] = steps[0]._replace(concluded=concluded)
+    steps[0] = msgspec.structs.replace(steps[0], concluded=concluded)
     if isinstance(request, TaskCancel) and request.task == task:
         return steps
     return [Step(Link(what="cancelled", task=task, name=name), None, True), *steps]

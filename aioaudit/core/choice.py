@@ -11,7 +11,9 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from msgspec import Struct
 
 from aioaudit.cpython.behaviour import FREE_THREADED, RELEASE
 from aioaudit.cpython.interpreters import is_main
@@ -26,7 +28,7 @@ EXTENSION: Final = "aioaudit.core._core"
 _GOES_ON: Final = "this program runs with the core in Python"
 
 
-class Choice(NamedTuple):
+class Choice(Struct, frozen=True):
     """Which core runs, and why it is that one.
 
     Attributes:

@@ -16,6 +16,8 @@ from types import (
 )
 from typing import Any
 
+from msgspec.structs import asdict
+
 from aioaudit.core import _core, python
 from aioaudit.core.line import encode_event, piece, quoted
 from aioaudit.core.python import (
@@ -175,7 +177,7 @@ def _takes_only(function: Any, name: str) -> bool:
 
 def take_asks(asks: _core.Asks, taking: Taking) -> None:
     """As `python.take_asks`."""
-    asks.begin(module_at=module_at, monotonic=monotonic, **taking._asdict())
+    asks.begin(module_at=module_at, monotonic=monotonic, **asdict(taking))
 
 
 def make_cancel(

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat, starmap
 from operator import attrgetter
 from types import CodeType, FrameType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -342,7 +342,7 @@ MAKERS = frozenset({"asyncio.tasks", "asyncio.taskgroups"})
 _MISSING: Any = object()
 
 
-class Making(NamedTuple):
+class Making(msgspec.Struct, frozen=True):
     """What the probe of ``Task.__init__`` knows and calls.
 
     Attributes:
@@ -547,7 +547,7 @@ def _make_eager(making: Making, original: Callable[..., None]) -> Callable[..., 
 # -- a task returns ----------------------------------------------------------------------
 
 
-class Ending(NamedTuple):
+class Ending(msgspec.Struct, frozen=True):
     """What the callback of ``PY_RETURN`` knows and calls.
 
     Attributes:
@@ -638,7 +638,7 @@ def new_notes() -> WeakIdMap[Any]:
 _NOTHING_MADE: tuple[int, float | None] = (0, None)
 
 
-class Arming(NamedTuple):
+class Arming(msgspec.Struct, frozen=True):
     """What the probes on a class of timeouts know and call.
 
     Attributes:
@@ -743,7 +743,7 @@ def make_reschedule(arming: Arming) -> tuple[Callable[..., None] | None, Callabl
     return __init__, reschedule
 
 
-class Passed(NamedTuple):
+class Passed(msgspec.Struct, frozen=True):
     """What a probe knows and calls that passes callbacks on.
 
     Attributes:
@@ -889,7 +889,7 @@ class Asks:
         """What `Taking.learn_line` said is not so any more."""
 
 
-class Taking(NamedTuple):
+class Taking(msgspec.Struct, frozen=True):
     """What a core knows and calls that takes in plain requests.
 
     Attributes:

@@ -132,6 +132,7 @@ def test_what_is_over_is_forgotten(run_python: Runner) -> None:
 REPLACED = """
 import asyncio
 from types import SimpleNamespace
+from msgspec.structs import replace
 import aioaudit
 from aioaudit import core
 from aioaudit.core import _core
@@ -155,7 +156,7 @@ async def main():
             asks, taking = taken[-1]
             queue = _core.Queue(100, wake_up, print, float, float, 0.01, 8)
             queue.set_open(True)
-            take_asks(asks, taking._replace(put=queue.put))
+            take_asks(asks, replace(taking, put=queue.put))
             del queue
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
