@@ -60,8 +60,6 @@ ALWAYS = frozenset(name for name in EVENT_NAMES if name.startswith("process."))
 """Events that frame a log and say what it lacks: no filter leaves them out."""
 
 _MOST_SHOWN = 200
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_BRACE = re.compile(r"\{[^{}/]*|[^{}/]*\}")
 
 
 class SettingsError(AioauditError, ValueError):
@@ -244,10 +242,13 @@ def _jsonl_path(where: str, given: Any) -> str:
     allowed = "the path of a file, with {pid} for the number of the process"
     if not value.strip() or "\0" in value:
         raise bad_value(where, value, "this names no file", allowed)
-    for placeholder in _PLACEHOLDER.findall(value):
+    rest = value.replace("{pid}", "/")
+    if "{" not in rest and "}" not in rest:
+        return value
+    for placeholder in re.findall(r"\{[^{}]*\}", value):
         if placeholder != "{pid}":
             raise bad_value(where, value, f"{placeholder} stands for nothing", allowed)
-    half = _BRACE.search(value.replace("{pid}", "/"))
+    half = re.search(r"\{[^{}/]*|[^{}/]*\}", rest)
     if half is not None:
         brace = "}" if half[0].startswith("{") else "{"
         raise bad_value(where, value, f"{half[0]} lacks its {brace}", allowed)

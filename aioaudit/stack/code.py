@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
@@ -35,9 +34,6 @@ _PLATLIB = {
 }
 _OWN = __file__.rsplit(os.sep, 2)[0] + os.sep
 _OWN_EXPORTERS = __file__.rsplit(os.sep, 3)[0] + f"{os.sep}exporters{os.sep}"
-_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
-_COMPILED = re.compile(r"(?![\\/]|[A-Za-z]:).*\.(pyx|pxi|pxd)$")
-"""Cython keeps the path that a source had where it was compiled: a library's, as a rule."""
 _LIMIT = 50_000
 RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -46,13 +42,24 @@ Explain = Callable[[FrameType, Any], Any]
 
 def owner_of(path: str) -> int:
     """Whose code lives at *path*: the application's, a library's, Python's or ours."""
-    if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _PACKAGES.search(path)):
+    if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _is_in_packages(path)):
         return OWN
-    if _PACKAGES.search(path) or _COMPILED.match(path):
+    if _is_in_packages(path) or _was_compiled_elsewhere(path):
         return THIRD_PARTY
     if path.startswith((_STDLIB, *_PLATLIB, "<frozen ")):
         return STDLIB
     return APPLICATION
+
+
+def _is_in_packages(path: str) -> bool:
+    path = path.replace("\\", "/")
+    return "/site-packages/" in path or "/dist-packages/" in path
+
+
+def _was_compiled_elsewhere(path: str) -> bool:
+    """Whether it is one of Cython's, as it was where that ran: a library's, as a rule."""
+    whole = path.startswith(("/", "\\")) or (path[:1].isalpha() and path[1:2] == ":")
+    return path.endswith((".pyx", ".pxi", ".pxd")) and not whole
 
 
 class NotNowError(AioauditError):

@@ -6,7 +6,6 @@ bytes each on 3.13, and would show.
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from collections import deque
@@ -37,9 +36,6 @@ _SWEEP = 1000
 
 _SETTLED = 1_000_000_000
 """Nanoseconds after which a task has been made, whatever its maker is still doing."""
-
-_numbered = re.compile(r"Task-\d+").fullmatch
-"""Whether asyncio made up the name, and counted: of the tasks of a process no two have it."""
 
 _ref_of: Callable[[CancelState], weakref.ref[Any]] = attrgetter("ref")
 
@@ -160,7 +156,7 @@ class Tasks:
                 same = coro is None or born.coro == self.coro_name(coro)
                 # A task may have been renamed, and be called otherwise by its own class.
                 name = clean(tasks.name_of(task) or "?")
-                if name != clean(born.name) and _numbered(name):
+                if name != clean(born.name) and _is_numbered(name):
                     same = False
                 return (born.task, born.coro) if same else (0, "")
         return 0, ""
@@ -225,6 +221,11 @@ class Tasks:
             # What is not run by Python code may be done, and tells of it a moment later.
             if key not in living and made.site.runs is not None and born.get(key) is made:
                 del born[key]
+
+
+def _is_numbered(name: str) -> bool:
+    """Whether asyncio made it up, and counted: of the tasks of a process no two have it."""
+    return name.startswith("Task-") and name[5:].isdecimal()
 
 
 def root_frame(task: Any) -> FrameType | None:
