@@ -19,9 +19,10 @@ code are others then, so auditing begins anew as well, with a run of its own.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.cpython.imports import AfterImport, is_being_imported
@@ -30,7 +31,7 @@ from aioaudit.settings import VARIABLE, Settings, SettingsError, from_environ
 from aioaudit.text import describe, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -115,14 +116,33 @@ def _check_names(settings: Settings) -> None:
 def _activate(settings: Settings) -> None:
     global _settings, _end
     try:
-        from aioaudit.session import disable, enable_from_settings
+        with _nothing_collected():
+            from aioaudit.session import disable, enable_from_settings
 
-        enable_from_settings(settings, _came_anew)
+            enable_from_settings(settings, _came_anew)
         _settings, _end = settings, disable
     except KeyboardInterrupt:
         raise  # meant for the program, which is running by now
     except BaseException as error:  # noqa: BLE001 - auditing must never stop a program
         report_unaudited(_words(error))
+
+
+@contextmanager
+def _nothing_collected() -> Generator[None, None, None]:
+    """Keep the collector from going through what we import, all of which stays, again and again.
+
+    Not where there are other threads: one may fork, and its child would never collect.
+    """
+    from threading import active_count  # asyncio has brought it
+
+    if not gc.isenabled() or active_count() > 1:
+        yield
+        return
+    try:
+        gc.disable()
+        yield
+    finally:
+        gc.enable()
 
 
 def _words(error: BaseException) -> str:

@@ -489,6 +489,13 @@ def test_auditing_brings_no_module_that_takes_long_to_import_and_is_not_needed(
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.parametrize("collecting", ["enable", "disable"])
+def test_the_collector_stays_as_the_program_has_it(run_python: Runner, collecting: str) -> None:
+    program = f"import gc; gc.{collecting}(); import asyncio; print(gc.isenabled())"
+    done = run_python("-c", program, AIOAUDIT="jsonl")
+    assert (done.stdout, done.stderr) == (f"{collecting == 'enable'}\n", "")
+
+
 def test_importing_the_package_brings_nothing_but_its_version(run_python: Runner) -> None:
     # What is public can be asked of it at the top, and comes when it is: it costs as little as ever.
     done = run_python("-c", f"import aioaudit; {SHOW_OURS}; {SHOW_HEAVY}")
