@@ -27,6 +27,7 @@ import os
 import select
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, TextIO, cast
 
 from aioaudit.events import Event, ProcessStart
@@ -44,6 +45,7 @@ _stat, _fstat, _getpid = os.stat, os.fstat, os.getpid
 _PIPE = getattr(select, "PIPE_BUF", 512)  # what POSIX promises at the least
 
 _IN_THE_MAKING = 0.1  # seconds after which a line that another process writes has grown
+_HOLE: int | None = getattr(os, "SEEK_HOLE", None)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -281,7 +283,9 @@ class _File:
 
         A line that another process is just writing looks so, too: Linux lets a file grow
         page by page while one ``write`` goes on (``generic_perform_write`` in mm/filemap.c).
-        But that grows a moment later, and is ended by whoever writes it.
+        But that is ended by whoever writes it.  Who looks for a hole is let in when that is done
+        (``ext4_llseek``, ``shmem_file_llseek`` and others take the lock of the inode); where a
+        file system does not do so, it grows a moment later, unless the machine is very busy.
         """
         try:
             # The path may be something else by now, a pipe that would be waited for.
@@ -294,6 +298,12 @@ class _File:
                 return True
             if os.pread(fd, 1, found.st_size - 1) == b"\n":
                 return False
+            if _HOLE is not None:
+                with suppress(OSError):  # none to be found; emptied meanwhile
+                    os.lseek(fd, 0, _HOLE)
+                found = _fstat(fd)
+                if found.st_size == 0 or os.pread(fd, 1, found.st_size - 1) == b"\n":
+                    return False
             sleep(_IN_THE_MAKING)
             return _fstat(fd).st_size == found.st_size
         except OSError:
