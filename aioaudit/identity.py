@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from aioaudit.core import new_counter
+from aioaudit.core import last_of, new_counter
 from aioaudit.events import SCHEMA, ProcessStart
 from aioaudit.faults import Faults
 from aioaudit.timestamps import timestamp
@@ -44,6 +45,14 @@ def processes() -> list[str]:
     return found
 
 
+class Log(Protocol):
+    """Takes down events by their numbers: a `aioaudit.delivery.journal.Journal`."""
+
+    def skip(self, seq: int) -> None:
+        """No event with the number *seq* will come."""
+        ...
+
+
 class Run:
     """One run of one process: the values that every event of it repeats."""
 
@@ -54,6 +63,21 @@ class Run:
         self.pid = os.getpid()
         self.next_seq: Callable[[], int] = new_counter()
         self.faults = Faults()
+        self.logs: tuple[Log, ...] = ()
+        """Those in which every number of this run is an event, or is accounted for."""
+
+    def drawn(self) -> int:
+        """The number that was drawn last."""
+        return last_of(self.next_seq)
+
+    def own_seq(self, log: Log) -> int:
+        """The number of an event that *log* makes for itself: the others need not wait for it."""
+        before = self.logs  # one that goes meanwhile may have to know, and one that comes as well
+        seq = self.next_seq()
+        for each in {*before, *self.logs}:
+            if each is not log:
+                each.skip(seq)
+        return seq
 
     def start_event(self, coverage: list[str]) -> ProcessStart:
         """The event that opens this run's log; *coverage* says what is seen."""

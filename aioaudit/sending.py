@@ -156,7 +156,7 @@ class Sender:
         """Tell of something that can no longer be prevented."""
         if event.seq and bus.hooks():
             try:
-                self.call_hooks(event)
+                bus.audit(name_of(event), event)  # and not `call_hooks`: it is told in any case
             except (KeyboardInterrupt, SystemExit):
                 self.export(event)
                 raise  # Ctrl-C, or a signal's handler, while a hook ran: meant for the program

@@ -147,6 +147,7 @@ class Session:
         self._bridge()
         lifecycle.uninstall()
         self._close_unwanted([])
+        self.run.logs = ()
 
     def why(self, what: Any) -> Answer | None:
         """Why the task, or the one that the CancelledError *what* came to, was cancelled."""
@@ -179,7 +180,7 @@ class Session:
         wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
         recorder.sender.selected_events = wanted
         recorder.state.tasks.creations_seen = bool({"task.create", "task.done"} & wanted)
-        return Pipeline(exporter, name=name, run=self.run, start=self.start_event)
+        return Pipeline(exporter, name=name, run=self.run, start=self.start_event, late=True)
 
     def apply(self) -> None:
         """Make the bridge, the recorder and its probes, and the exporters follow what is wanted."""
@@ -201,9 +202,21 @@ class Session:
             )
             for journal, events in listed
         ]
+        journals = [journal for journal, _ in listed]
+        # Probes hold those to whom they give events, so for a moment some give to the new ones and
+        # some to the old ones: what is put then is owed to nobody who comes or goes.
+        drawn = self.run.drawn()
+        alone = not self._open
+        for journal in self._open:
+            if journal not in journals:
+                journal.leave(drawn)
+        self.run.logs = tuple(journals)
         self.recorder.sender.connect(wanted, sinks)
         self.installation.refresh()
-        self._close_unwanted([journal for journal, _ in listed])
+        drawn = self.run.drawn()
+        for journal in journals:
+            journal.join(drawn, alone=alone)
+        self._close_unwanted(journals)
 
     def _close_unwanted(self, wanted: list[Journal]) -> None:
         for journal in self._open:

@@ -523,6 +523,7 @@ counter_dealloc(PyObject *op)
 
 static PyMemberDef counter_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Counter, call), READONLY, NULL},
+    {"next", T_LONGLONG, offsetof(Counter, next), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -63,6 +63,11 @@ def new_counter() -> Callable[[], int]:
     return _core.Counter()
 
 
+def last_of(counter: _core.Counter) -> int:
+    """As `python.last_of`."""
+    return counter.next - 1
+
+
 def Queue(  # noqa: N802 - stands for the class of the other core
     capacity: int,
     wake_up: Callable[[], None],

@@ -3,7 +3,7 @@
 It is what runs where `aioaudit.core._core`, the same in C, does not.  Both have these names,
 and whoever uses them does not know which of the two it has:
 
-- `new_table`, `new_counter`: objects by addresses, and numbers that rise.
+- `new_table`, `new_counter`, `last_of`: objects by addresses, and numbers that rise.
 - `Site`, `Created`, `Returned`: that a task was made, and that it returned, queued as small
   objects of numbers and references.  They become typed events only where somebody looks at
   them: making the typed event costs the loop more than all the rest of the probe.
@@ -98,6 +98,11 @@ def new_table(*, collected: bool = True) -> Table[Any]:  # noqa: ARG001 - the ot
 def new_counter() -> Callable[[], int]:
     """What gives 1, 2, 3, ... , one at each call, from whatever thread."""
     return itertools.count(1).__next__
+
+
+def last_of(counter: Any) -> int:
+    """The number that *counter*, a `new_counter`, gave last; 0 before the first."""
+    return int(repr(counter.__self__)[6:-1]) - 1  # ``count(7)``: the one way that takes none
 
 
 # -- records -----------------------------------------------------------------------------

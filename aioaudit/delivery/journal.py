@@ -47,6 +47,17 @@ class Journal(Protocol):
         """*seq* was drawn but no record with it will come."""
         ...
 
+    def join(self, upto: int, *, alone: bool) -> None:
+        """All that has a higher number than *upto* is put from now on: what is not is missed.
+
+        *alone* says that there was no other journal before, to which something may go still.
+        """
+        ...
+
+    def leave(self, upto: int) -> None:
+        """What has a higher number than *upto* need not be put any more: others take it."""
+        ...
+
     def urge(self) -> None:
         """What was put last is waited for: a request to cancel is to be on disk soon."""
         ...

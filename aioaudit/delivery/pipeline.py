@@ -19,8 +19,8 @@ from contextlib import suppress
 from aioaudit.core import Queue
 from aioaudit.delivery.encoding import Batch
 from aioaudit.delivery.journal import TIMEOUT, Waiting, flush_all, shutdown_all
-from aioaudit.delivery.losses import Losses
-from aioaudit.delivery.ordering import HOLD, Ordering
+from aioaudit.delivery.losses import NOT_YET, Losses
+from aioaudit.delivery.ordering import HOLD, LOOKS, Ordering
 from aioaudit.delivery.pace import Pace
 from aioaudit.delivery.records import Record
 from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
@@ -33,7 +33,7 @@ from aioaudit.timestamps import timestamp
 
 _STEP = 0.01  # between two looks while waiting for a missing number
 _GLANCE = 0.001  # between two looks for a missing number while somebody waits...
-_GLANCES = 5  # ... and how many of them there are
+_GLANCES = 20  # ... and how many of them there are: see `ordering.LOOKS`
 _RETRY = 0.25  # between two tries while the exporter cannot take events
 _MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
 _OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
@@ -52,6 +52,8 @@ class Pipeline:
         capacity: How many events may wait; what comes when they are as many is
             counted as lost.
         hold: Seconds that what follows a gap waits for the missing event.
+        late: Whether nothing is owed to the exporter before it has joined (`join`), as where
+            the run has begun already; else all that comes after *start* is.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Pipeline:
         start: ProcessStart,
         capacity: int = 100_000,
         hold: float = HOLD,
+        late: bool = False,
     ) -> None:
         self.exporter = exporter
         self.name = name
@@ -80,6 +83,8 @@ class Pipeline:
         self.queue.set_open(True)
         self.set_idle = self.queue.set_idle
         self._begin(run, start)
+        if late:
+            self._losses.after = self._losses.missed_after = NOT_YET
 
     @property
     def put(self) -> Callable[[Record], None]:
@@ -89,7 +94,7 @@ class Pipeline:
     def _begin(self, run: Run, start: ProcessStart) -> None:
         """The state of a new run; nothing of an earlier one is looked at."""
         self._run = run
-        self._losses = Losses()
+        self._losses = Losses(start.seq - 1)
         self.ordering = Ordering(start, self._losses, self.hold)
         self.worker = Worker(self, self.name)
         self.pace.begin()
@@ -100,6 +105,8 @@ class Pipeline:
         self._used = False  # an item came, or `open_now`
         self._unused_open = False  # to be closed, and was never given anything
         self.closing = False
+        self._looks_till_joined = 0  # ... where others were there before
+        self._left = False  # taken out, while others stay
         self._signal: str | None = None
         self._fault: Exception | None = None  # for which the exporter is to go out of service
         self.failed = False  # out of service
@@ -121,6 +128,25 @@ class Pipeline:
     def skip(self, seq: int) -> None:
         """*seq* was drawn but no item with it will come: nothing need wait for it."""
         self.ordering.skip(seq)
+
+    def join(self, upto: int, *, alone: bool) -> None:
+        """Every event with a higher number than *upto* is owed to the exporter from now on.
+
+        *alone* says that there was no other one before.
+        """
+        losses = self._losses
+        if losses.after == NOT_YET:
+            losses.after = upto
+            if alone:
+                losses.missed_after = upto
+            else:
+                self._looks_till_joined = LOOKS
+
+    def leave(self, upto: int) -> None:
+        """Of what has a higher number than *upto* nothing is owed to it: it is taken out."""
+        losses = self._losses
+        losses.left = losses.owed_upto = min(losses.left, upto)
+        self._left = True
 
     def open_now(self) -> None:
         """Let the exporter have the `ProcessStart` now, although no item came yet."""
@@ -193,6 +219,8 @@ class Pipeline:
     def _ask_for_end(self, signal: str | None) -> Completion | None:
         if not self.closing:
             self._signal = signal
+            losses = self._losses
+            losses.owed_upto = min(losses.owed_upto, self._run.drawn())
             self.closing = True
         if not (self._used or self.over):
             # The exporter was never given anything: there is no thread to close it.  Whoever
@@ -267,10 +295,12 @@ class Pipeline:
     def turn(self, *, everything: bool, flush: bool) -> bool:
         """Export what there is; whether there was anything."""
         self.pace.looked()
+        if self._looks_till_joined:
+            self._looks_till_joined -= 1
+            if not self._looks_till_joined:  # who was on its way is there
+                self._losses.missed_after = self._run.drawn()
         busy = bool(self.queue or self.ordering.waiting or self._trouble)
         closing = self.closing
-        if closing:
-            self.queue.set_open(False)
         if self._fault is not None and not self.over:
             self._fail(self._fault)
         elif everything or closing:
@@ -298,6 +328,8 @@ class Pipeline:
             if not self.ordering.has_gap or self._trouble or self.over:
                 return
             sleep(_GLANCE)  # who drew the missing number puts its event in a moment
+        if self._left:
+            self.ordering.owe_no_more()  # and has put it where we are not any more
         self._export_ready(everything=True)
 
     def _export_ready(self, *, everything: bool = False) -> None:
@@ -321,6 +353,7 @@ class Pipeline:
         if count:
             self.ordering.add(self.queue.take(count))
             self.queue.took()
+        self.ordering.note_skipped()
         lost = self._losses.take()
         run = self._run
         faults = run.faults.since(self._faults_told)
@@ -329,7 +362,7 @@ class Pipeline:
             self._faults_told += len(faults)
             dropped = ProcessDropped(
                 ts=timestamp(time.time_ns()),
-                seq=run.next_seq(),
+                seq=run.own_seq(self),
                 run=run.id,
                 pid=run.pid,
                 thread=self.worker.thread_name(),
@@ -402,14 +435,18 @@ class Pipeline:
 
     def _finish(self) -> None:
         """The last events, and the end of the exporter."""
-        self._export_all()  # losses noticed a moment ago
+        self.queue.set_open(False)
+        self._export_all()  # what came meanwhile, and losses noticed a moment ago
         if self._trouble:
             self._lose_everything()  # what was said when the trouble began tells it
         if not self.over and self._written:
             run = self._run
+            seq = run.own_seq(self)
+            if not self._left:
+                self.ordering.end_before(seq)
             end = ProcessEnd(
                 ts=timestamp(time.time_ns()),
-                seq=run.next_seq(),
+                seq=seq,
                 run=run.id,
                 pid=run.pid,
                 thread=self.worker.thread_name(),

@@ -125,6 +125,8 @@ class Recorder:
         """*task* is the one that `on_create` has *made* known."""
         if "task.create" in self.sender.selected_events:
             self.sender.sinks.put(made)
+        elif made.seq:
+            self.sender.sinks.skip(made.seq)  # nobody wants to hear of it any more
         self.state.tasks.states.pop(id(task), None)  # of an earlier one at that address
         self.state.tasks.born[id(task)] = made
 

@@ -248,14 +248,24 @@ def test_what_follows_a_gap_waits_for_the_missing_event(bench: Bench) -> None:
     assert seqs(exporter.events) == [1, 2, 3]
 
 
-def test_a_gap_that_nobody_fills_is_passed(bench: Bench) -> None:
+def test_a_gap_that_nobody_fills_is_passed_and_counted(bench: Bench) -> None:
     exporter = Recorder()
     pipeline = bench.pipeline(exporter)
+    for _ in range(8):
+        bench.run.next_seq()  # numbers 2 to 9
     for seq in (3, 5, 9):
         pipeline.put(bench.event(seq))
-    wait_until(lambda: len(exporter.events) == 4)
-    assert seqs(exporter.events) == [1, 3, 5, 9]
-    assert pipeline.dropped == 0
+    wait_until(lambda: len(exporter.events) == 5)
+    assert seqs(exporter.events) == [1, 3, 5, 9, 10]
+    assert pipeline.dropped == 5
+    told = exporter.events[-1]
+    assert isinstance(told, ProcessDropped)
+    assert (told.count, told.events) == (5, [])  # nobody knows what they were
+    pipeline.skip(6)  # later than ever
+    assert pipeline.shutdown()
+    end = exporter.events[-1]
+    assert isinstance(end, ProcessEnd)
+    assert (end.seq, end.written, end.dropped) == (11, 5, 4)
 
 
 def test_nothing_waits_for_a_number_that_was_skipped(bench: Bench) -> None:
@@ -276,15 +286,18 @@ def test_an_event_that_comes_too_late_is_counted_as_lost(bench: Bench) -> None:
     for _ in range(4):
         bench.run.next_seq()  # numbers 2 to 5
     pipeline.put(bench.event(4))
+    pipeline.skip(2)
     assert pipeline.flush()  # holds nothing back
+    assert pipeline.dropped == 1
     pipeline.put(bench.event(3, LoopClose))
     pipeline.put(bench.event(5))
-    wait_until(lambda: len(exporter.events) == 4)
-    assert seqs(exporter.events) == [1, 4, 5, 6]
-    last = exporter.events[-1]
-    assert isinstance(last, ProcessDropped)
-    assert (last.count, last.events) == (1, ["loop.close"])
-    assert pipeline.dropped == 1
+    assert pipeline.flush()
+    assert pipeline.dropped == 1  # not twice
+    assert pipeline.shutdown()
+    first, four, *rest = exporter.events
+    assert seqs([first, four]) == [1, 4]
+    told = [each for each in rest if isinstance(each, ProcessDropped)]
+    assert [each.count for each in told] == [1]
 
 
 # -- keeping pace -------------------------------------------------------------------
