@@ -1,5 +1,7 @@
 """Requests that a core may take in by itself: a line of the application calls, and that is all.
 
+Or a timeout of asyncio's runs out, and its block takes that back (`FoundOut.expiry`).
+
 A core knows such a line by the row of frames out to the task's own, each by its code and its
 instruction.  Where the same row calls again, in the same thread and loop, what `classify` has
 found before holds again, because all that it looks at is the same: whose code each frame
@@ -17,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aioaudit.chain.links import Link
 from aioaudit.core.line import piece
 from aioaudit.cpython import internals
+from aioaudit.cpython.groups import TIMEOUT_EXIT
 from aioaudit.cpython.internals import has
-from aioaudit.cpython.loops import running_loop
+from aioaudit.cpython.loops import RUNS_HANDLE, running_loop
+from aioaudit.recognisers.uncancels import OWN_ONLY
 from aioaudit.stack.code import APPLICATION, OWN
 from aioaudit.stack.frames import awaited_chain, suspended_at
 from aioaudit.state.tasks import root_frame
@@ -34,6 +39,28 @@ if TYPE_CHECKING:
 
 CAN_BE_SEEN = has(internals.FUT_WAITER, asyncio.Task) and has(internals.CALLBACKS, asyncio.Future)
 """Whether tasks say what they wait for, and futures who waits for them."""
+
+_EXPIRES = "Timeout._on_timeout"
+
+
+def _code(function: object, qualname: str) -> CodeType | None:
+    """The code of *function*, if it is that which its class came with, as far as its name says."""
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) and code.co_qualname == qualname else None
+
+
+EXPIRE_CODE = (
+    _code(getattr(asyncio.Timeout, "_on_timeout", None), _EXPIRES)
+    if has(internals.CANCELLING, asyncio.Timeout)
+    else None
+)
+"""What a loop calls when a timeout runs out, None where a core is not to look at that."""
+
+LEAVE_CODE = _code(asyncio.Timeout.__aexit__, TIMEOUT_EXIT)
+"""What takes that back."""
+
+RUN_CODE = _code(getattr(asyncio.Handle, internals.RUN_HANDLE.name, None), RUNS_HANDLE)
+"""What calls it, for the loop."""
 
 _MOST = 10_000
 """At most this many rows of frames are known."""
@@ -87,6 +114,49 @@ class FoundOut:
         codes = [each.cr_code for each in awaited_chain(coro)]
         return b"," + piece(suspended_at=at), at, self._refs(self._asks.waits, key, codes)
 
+    def expiry(self, key: int, frame: FrameType, note: Any) -> tuple[Any, ...] | None:
+        """What is known of the timeouts that have this *note*, as `Taking.learn_expiry` says.
+
+        Nothing where Python has not seen one run out in this place: its line is what is said.
+        """
+        known = self._state.codes.known
+        back = frame.f_back
+        info = known.get(id(frame.f_code))
+        below = None if back is None else known.get(id(back.f_code))
+        if info is None or info.source != f"asyncio.timeouts:{_EXPIRES}" or note.lines is None:
+            return None
+        # Else it is called by nobody: by the collector, perhaps.
+        if back is None or below is None or not below.boundary or info.callee(frame) is None:
+            return None
+        place = self._state.places.place()
+        event = note.lines.get(place)
+        if event is None or place.muted or not _calls_soon(running_loop()):
+            return None
+        origin = Link(
+            what=event.origin,
+            reason=event.origin_reason,
+            at=event.origin_at,
+            source=event.origin_source,
+            seconds=event.origin_seconds,
+        )
+        refs = self._refs(self._asks.lines, key, [frame.f_code, back.f_code])
+        return place, _piece_of_expiry(event), b"", event, origin, note, refs
+
+    def leaving(self, key: int, frame: FrameType) -> tuple[Any, ...] | None:
+        """What is known of where *frame* takes a request back, as `Taking.learn_leaving` says."""
+        known = self._state.codes.known
+        outer = frame.f_back
+        info = known.get(id(frame.f_code))
+        by = None if outer is None else known.get(id(outer.f_code))
+        if info is None or info.source not in OWN_ONLY or outer is None:
+            return None
+        if by is None or by.owner != APPLICATION:
+            return None
+        at = by.at(outer.f_lasti)
+        refs = self._refs(self._asks.lines, key, [frame.f_code, outer.f_code])
+        said = b"," + piece(source=info.source, at=at)
+        return self._state.places.place(), said, at, info.source, refs
+
     @staticmethod
     def _refs(table: Any, key: int, codes: Iterable[CodeType]) -> list[object]:
         """What keeps ``table[key]`` from being about other codes than *codes*."""
@@ -102,6 +172,21 @@ def _calls_soon(loop: Any) -> bool:
         getattr(call_soon, "__func__", None) is BaseEventLoop.call_soon
         or type(loop).__module__ == "uvloop"
     )
+
+
+def _piece_of_expiry(event: TaskCancel) -> bytes:
+    """What lines like that of *event* have in common, before it is said how late it was."""
+    like: Any = event
+    like = like.__copy__()
+    like.ts = like.name = like.coro = like.origin_detail = ""
+    like.seq = like.task = 0
+    like.accepted = True
+    fields = msgspec.to_builtins(like)
+    names = list(fields)
+    late = names.index("origin_detail")
+    if names[late + 1 :] != ["task", "name", "coro", "accepted"]:
+        raise ValueError(f"the fields of a request are others: {names}")
+    return b"," + piece(**{name: fields[name] for name in names[names.index("seq") + 1 : late]})
 
 
 def _pieces_of(event: TaskCancel) -> tuple[bytes, bytes]:

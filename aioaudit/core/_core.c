@@ -42,6 +42,7 @@ static PyTypeObject *PassedType;
 static PyTypeObject *KnownType;
 static PyTypeObject *AskedType;
 static PyTypeObject *ObeyedType;
+static PyTypeObject *TakenBackType;
 static PyTypeObject *AsksType;
 static PyTypeObject *CallbackType;
 
@@ -62,6 +63,10 @@ static PyObject *str_cr_await;
 static PyObject *str_fut_waiter;
 static PyObject *str_callbacks;
 static PyObject *str_slow_after;
+static PyObject *str_cancelling;
+static PyObject *str_when;
+static PyObject *str_self;
+static PyObject *str_exc_val; /* of `Timeout.__aexit__`: the error that ends the block */
 
 /* Nanoseconds since the epoch, as `time.time_ns` counts them. */
 static int64_t
@@ -1804,6 +1809,249 @@ static PyType_Spec births_spec = {
     births_slots,
 };
 
+/* -- Notes: what is known of objects, as long as they live ---------------------------------- */
+
+/* A note, with what tells whether it is about an object that is asked for: the object's own
+ * weak reference, of which there is one as long as we own it (`PyWeakref_NewRef`).  So a look
+ * into the table is a comparison, and an address that is used again answers nothing. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *ref;
+    PyObject *value;
+} Note;
+
+static void
+note_dealloc(PyObject *op)
+{
+    Note *self = (Note *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject *ref = self->ref, *value = self->value;
+    PyObject_Free(op);
+    Py_DECREF(type);
+    Py_XDECREF(ref);
+    Py_XDECREF(value);
+}
+
+static PyType_Slot note_slots[] = {
+    {Py_tp_doc, (void *)"A note about an object."},
+    {Py_tp_dealloc, note_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec note_spec = {
+    "aioaudit.core._core.Note",
+    sizeof(Note),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    note_slots,
+};
+
+typedef struct {
+    PyObject_HEAD
+    Table *table; /* of notes */
+    size_t room;  /* so many are kept before those are looked for that nobody needs */
+} Notes;
+
+#define FEWEST_NOTES 100
+
+/* Whether what REF refers to is there no more. */
+static int
+is_gone(PyObject *ref)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target = NULL;
+    int found = PyWeakref_GetRef(ref, &target);
+    Py_XDECREF(target); /* others have it, too, or it would be gone */
+    return found == 0;
+#else
+    return PyWeakref_GetObject(ref) == Py_None;
+#endif
+}
+
+/* Take out what is about objects that are gone: no callback of their references does. */
+static int
+notes_sweep(Notes *self)
+{
+    Table *table = self->table;
+    uintptr_t *keys = PyMem_Malloc((table->used + 1) * sizeof(uintptr_t));
+    if (keys == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    size_t count = 0;
+    for (size_t at = 0; at <= table->mask; at++) {
+        PyObject *note = table->entries[at].value;
+        if (note != NULL && is_gone(((Note *)note)->ref)) {
+            keys[count++] = table->entries[at].key;
+        }
+    }
+    for (size_t at = 0; at < count; at++) {
+        /* To let go of the one before may have run anything: it is asked once more. */
+        PyObject *note = table_get(table, keys[at]);
+        if (note != NULL && is_gone(((Note *)note)->ref)) {
+            Py_XDECREF(table_pop(table, keys[at]));
+        }
+    }
+    PyMem_Free(keys);
+    self->room = 2 * (table->used < FEWEST_NOTES ? FEWEST_NOTES : table->used);
+    return 0;
+}
+
+/* The note of TARGET, whose weak reference REF is; borrowed, NULL for none. */
+static PyObject *
+notes_find(Notes *self, PyObject *target, PyObject *ref)
+{
+    Note *note = (Note *)table_get(self->table, (uintptr_t)target);
+    return note == NULL || note->ref != ref ? NULL : note->value;
+}
+
+static int
+notes_put(Notes *self, PyObject *target, PyObject *ref, PyObject *value)
+{
+    if (self->table->used >= self->room && notes_sweep(self) < 0) {
+        return -1;
+    }
+    Note *note = PyObject_New(Note, NoteType);
+    if (note == NULL) {
+        return -1;
+    }
+    note->ref = Py_NewRef(ref);
+    note->value = Py_NewRef(value);
+    int result = table_set(self->table, (uintptr_t)target, (PyObject *)note);
+    Py_DECREF(note);
+    return result;
+}
+
+static PyObject *
+notes_method_get(PyObject *op, PyObject *const *args, Py_ssize_t count)
+{
+    if (count < 1 || count > 2) {
+        PyErr_SetString(PyExc_TypeError, "get() takes an object, and what is given without a note");
+        return NULL;
+    }
+    PyObject *value = NULL;
+    PyObject *ref = PyWeakref_NewRef(args[0], NULL);
+    if (ref != NULL) {
+        value = Py_XNewRef(notes_find((Notes *)op, args[0], ref));
+        Py_DECREF(ref);
+    }
+    else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear(); /* of such there are no notes */
+    }
+    else {
+        return NULL;
+    }
+    return value != NULL ? value : Py_NewRef(count == 2 ? args[1] : Py_None);
+}
+
+static int
+notes_contains(PyObject *op, PyObject *target)
+{
+    PyObject *value = notes_method_get(op, &target, 1);
+    Py_XDECREF(value);
+    return value == NULL ? -1 : value != Py_None;
+}
+
+static int
+notes_assign(PyObject *op, PyObject *target, PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError, "a note goes with what it is about");
+        return -1;
+    }
+    PyObject *ref = PyWeakref_NewRef(target, NULL);
+    int result = ref == NULL ? -1 : notes_put((Notes *)op, target, ref, value);
+    Py_XDECREF(ref);
+    return result;
+}
+
+static Py_ssize_t
+notes_length(PyObject *op)
+{
+    return notes_sweep((Notes *)op) < 0 ? -1 : (Py_ssize_t)((Notes *)op)->table->used;
+}
+
+static PyObject *
+notes_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Notes", names)) {
+        return NULL;
+    }
+    PyObject *table = PyObject_CallNoArgs((PyObject *)TableType);
+    if (table == NULL) {
+        return NULL;
+    }
+    PyObject_GC_UnTrack(table); /* `notes_traverse` sees to what is in it */
+    Notes *self = (Notes *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        Py_DECREF(table);
+        return NULL;
+    }
+    self->table = (Table *)table;
+    self->room = FEWEST_NOTES;
+    return (PyObject *)self;
+}
+
+/* Notes belong to the table alone, and that to nobody else: what they refer to is as good as
+ * in here. */
+static int
+notes_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Table *table = ((Notes *)op)->table;
+    Py_VISIT(Py_TYPE(op));
+    for (size_t at = 0; table != NULL && at <= table->mask; at++) {
+        Note *note = (Note *)table->entries[at].value;
+        if (note != NULL) {
+            Py_VISIT(note->ref);
+            Py_VISIT(note->value);
+        }
+    }
+    return 0;
+}
+
+static int
+notes_clear(PyObject *op)
+{
+    return table_clear_gc((PyObject *)((Notes *)op)->table);
+}
+
+static void
+notes_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    Py_XDECREF(((Notes *)op)->table);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef notes_methods[] = {
+    {"get", (PyCFunction)(void (*)(void))notes_method_get, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot notes_slots[] = {
+    {Py_tp_doc, (void *)"What is known of objects, as long as they live."},
+    {Py_tp_new, notes_new},
+    {Py_tp_dealloc, notes_dealloc},
+    {Py_tp_traverse, notes_traverse},
+    {Py_tp_clear, notes_clear},
+    {Py_tp_methods, notes_methods},
+    {Py_mp_length, notes_length},
+    {Py_mp_ass_subscript, notes_assign},
+    {Py_sq_contains, notes_contains},
+    {0, NULL},
+};
+
+static PyType_Spec notes_spec = {
+    "aioaudit.core._core.Notes",
+    sizeof(Notes),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    notes_slots,
+};
+
 /* -- Known: what was found out about a row of frames ------------------------------------- */
 
 typedef struct {
@@ -1929,7 +2177,7 @@ static PyType_Spec known_spec = {
     known_slots,
 };
 
-/* -- Asked and Obeyed: the records of a plain request, and of the end that it led to -------- */
+/* -- Asked, TakenBack and Obeyed: a plain request, and what it led to ------------------------ */
 
 typedef struct Asks Asks;
 
@@ -1955,6 +2203,9 @@ typedef struct {
     PyObject *swallowed_at; /* the handler that has the error now, where it may keep it */
     PyObject *entered;      /* the one that was entered last, till it is left, since when... */
     PyObject *slow_at;      /* ... and the one that took longest, and how long */
+    uintptr_t owner; /* where the timeout is that asked, because it ran out; 0 for a line */
+    PyObject *late;  /* how late it ran out, NULL where that is not worth a word */
+    PyObject *left;  /* what Python says of where that took it back, a tuple */
     double requested_at;
     double delivered_at;
     double since;
@@ -1971,7 +2222,12 @@ typedef struct {
     int64_t cancel;
     Created *born;
     PyObject *name;
+    PyObject *left; /* NULL but of a `TakenBack`: the same as of the `Asked` */
+    char absorbed;  /* of an `Obeyed`: whether it is none, for the task returned after a timeout */
 } Obeyed;
+
+/* The same fields: that a timeout took back its own request. */
+typedef Obeyed TakenBack;
 
 /* What REF, a weak reference, refers to, as a new reference; NULL, without an exception, if gone. */
 static PyObject *
@@ -2008,6 +2264,7 @@ asked_dealloc(PyObject *op)
     PyObject *owned[] = {
         (PyObject *)self->born, self->name, self->by_name, self->line, self->wait,
         self->task_ref, self->error_ref, self->swallowed_at, self->entered, self->slow_at,
+        self->late, self->left,
     };
     PyObject_Free(op);
     Py_DECREF(type);
@@ -2029,9 +2286,17 @@ asked_key(PyObject *op, void *Py_UNUSED(closure))
     return PyLong_FromVoidPtr((void *)((Asked *)op)->task_at);
 }
 
+static PyObject *
+asked_owner(PyObject *op, void *Py_UNUSED(closure))
+{
+    uintptr_t owner = ((Asked *)op)->owner;
+    return owner == 0 ? Py_NewRef(Py_None) : PyLong_FromVoidPtr((void *)owner);
+}
+
 static PyGetSetDef asked_getset[] = {
     {"task", asked_task, NULL, NULL, NULL},
     {"key", asked_key, NULL, NULL, NULL},
+    {"owner", asked_owner, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -2049,6 +2314,8 @@ static PyMemberDef asked_members[] = {
     {"swallowed_at", T_OBJECT, offsetof(Asked, swallowed_at), READONLY, NULL},
     {"entered", T_OBJECT, offsetof(Asked, entered), READONLY, NULL},
     {"slow_at", T_OBJECT, offsetof(Asked, slow_at), READONLY, NULL},
+    {"late", T_OBJECT, offsetof(Asked, late), READONLY, NULL},
+    {"left", T_OBJECT, offsetof(Asked, left), READONLY, NULL},
     {"requested_at", T_DOUBLE, offsetof(Asked, requested_at), READONLY, NULL},
     {"delivered_at", T_DOUBLE, offsetof(Asked, delivered_at), READONLY, NULL},
     {"since", T_DOUBLE, offsetof(Asked, since), READONLY, NULL},
@@ -2081,10 +2348,28 @@ obeyed_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject *born = (PyObject *)((Obeyed *)op)->born, *name = ((Obeyed *)op)->name;
+    PyObject *left = ((Obeyed *)op)->left;
     PyObject_Free(op);
     Py_DECREF(type);
     Py_XDECREF(born);
     Py_XDECREF(name);
+    Py_XDECREF(left);
+}
+
+/* A record, of TYPE, of what became of RECORD just now; it has no number and no time yet. */
+static Obeyed *
+outcome_make(PyTypeObject *type, const Asked *record)
+{
+    Obeyed *made = PyObject_New(Obeyed, type);
+    if (made != NULL) {
+        made->seq = made->ns = 0;
+        made->cancel = record->seq;
+        made->born = (Created *)Py_NewRef((PyObject *)record->born);
+        made->name = Py_NewRef(record->born->name_or_task);
+        made->left = NULL;
+        made->absorbed = record->left != NULL;
+    }
+    return made;
 }
 
 static PyMemberDef obeyed_members[] = {
@@ -2093,11 +2378,28 @@ static PyMemberDef obeyed_members[] = {
     {"cancel", T_LONGLONG, offsetof(Obeyed, cancel), READONLY, NULL},
     {"born", T_OBJECT_EX, offsetof(Obeyed, born), READONLY, NULL},
     {"name", T_OBJECT_EX, offsetof(Obeyed, name), READONLY, NULL},
+    {"left", T_OBJECT, offsetof(Obeyed, left), READONLY, NULL},
+    {"absorbed", T_BOOL, offsetof(Obeyed, absorbed), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyType_Slot taken_back_slots[] = {
+    {Py_tp_doc, (void *)"A timeout took back the request that it made when it ran out."},
+    {Py_tp_dealloc, obeyed_dealloc},
+    {Py_tp_members, obeyed_members},
+    {0, NULL},
+};
+
+static PyType_Spec taken_back_spec = {
+    "aioaudit.core._core.TakenBack",
+    sizeof(TakenBack),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    taken_back_slots,
+};
+
 static PyType_Slot obeyed_slots[] = {
-    {Py_tp_doc, (void *)"A task ended cancelled, by a plain request."},
+    {Py_tp_doc, (void *)"A task ended cancelled, by a plain request, or returned after one."},
     {Py_tp_dealloc, obeyed_dealloc},
     {Py_tp_members, obeyed_members},
     {0, NULL},
@@ -2136,6 +2438,14 @@ enum {
     TRACK,
     RULES,
     FAULT,
+    TIMEOUT,
+    NOTES,
+    EXPIRE,
+    RUN,
+    LEAVE,
+    LOOP_TIME,
+    LEARN_EXPIRY,
+    LEARN_LEAVING,
     GIVEN
 };
 
@@ -2143,7 +2453,9 @@ static const char *const given_names[GIVEN] = {
     "next_seq",   "python_tasks", "codes",         "handlers",       "exporting", "outside",
     "future",     "cancelled",    "current_task",  "get_coro",       "module_at", "monotonic",
     "put",        "urge",         "learn_line",    "learn_wait",     "learn_handler",
-    "reaches_nobody", "track",    "rules",         "fault",
+    "reaches_nobody", "track",    "rules",         "fault",          "timeout",   "notes",
+    "expire",     "run",          "leave",         "loop_time",      "learn_expiry",
+    "learn_leaving",
 };
 
 struct Asks {
@@ -2442,6 +2754,7 @@ is_only_awaited_by(PyObject *future, PyObject *task)
 
 static PyObject *asked_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *names);
 
+/* Nobody is CURRENT, NULL, where a timeout asks. */
 static Asked *
 asked_make(Asks *self, PyObject *task, Created *victim, Created *current, PyObject *line,
            PyObject *wait, uint64_t thread)
@@ -2456,11 +2769,11 @@ asked_make(Asks *self, PyObject *task, Created *victim, Created *current, PyObje
     record->call = asked_call;
     record->task_ref = ref;
     record->task_at = (uintptr_t)task;
-    record->by = current->task;
+    record->by = current == NULL ? 0 : current->task;
     record->thread = thread;
     record->born = (Created *)Py_NewRef((PyObject *)victim);
     record->name = Py_NewRef(victim->name_or_task);
-    record->by_name = Py_NewRef(current->name_or_task);
+    record->by_name = Py_NewRef(current == NULL ? Py_None : current->name_or_task);
     record->line = Py_NewRef(line);
     record->wait = Py_NewRef(wait);
     record->asks = self;
@@ -2493,11 +2806,172 @@ enter_request(Asks *self, Asked *record)
     return put_given(self, (PyObject *)record) < 0 ? -1 : call_given_and_forget(self, URGE, NULL);
 }
 
+/* The same; 1, or -1 with an exception, and then it is as if there were no such request. */
+static int
+enter_or_forget(Asks *self, Asked *record)
+{
+    if (enter_request(self, record) == 0) {
+        return 1;
+    }
+    PyObject *error = take_exception();
+    take_out(self->asked, record->task_at, record);
+    settle(self, record);
+    put_back(error);
+    return -1;
+}
+
 static int
 is_named(const Created *made)
 {
     return made != NULL && made->maker == NULL && PyUnicode_CheckExact(made->name_or_task);
 }
+
+#if PY_VERSION_HEX >= 0x030C0000
+
+/* Whether FRAME runs CODE, and is as far as one can see ours and the interpreter's alone. */
+static int
+runs_alone(PyFrameObject *frame, PyObject *code)
+{
+    PyCodeObject *its = PyFrame_GetCode(frame);
+    Py_DECREF(its); /* only compared */
+    return (PyObject *)its == code && Py_REFCNT(frame) <= UNSHARED;
+}
+
+/* How late TIMEOUT runs out, in the words of `Call.by_timeout`: a new reference in LATE, NULL
+ * where it is not worth a word.  -1 with an exception. */
+static int
+say_late(Asks *self, PyObject *timeout, PyObject **late)
+{
+    *late = NULL;
+    PyObject *when = PyObject_CallMethodNoArgs(timeout, str_when);
+    PyObject *now = when == NULL ? NULL : call_given(self, LOOP_TIME, NULL, NULL);
+    int result = -1;
+    if (now != NULL) {
+        double seconds = PyFloat_AsDouble(now) - PyFloat_AsDouble(when);
+        char *text = NULL;
+        if (!PyErr_Occurred() && seconds >= 0.001) {
+            text = PyOS_double_to_string(seconds, 'f', 3, 0, NULL);
+            *late = text == NULL ? NULL : PyUnicode_FromFormat("%s s late", text);
+            PyMem_Free(text);
+        }
+        result = PyErr_Occurred() ? -1 : 0;
+    }
+    Py_XDECREF(when);
+    Py_XDECREF(now);
+    return result;
+}
+
+/* As `ask`, where no task runs: it may be that a timeout of TASK has run out.  The timer of the
+ * loop calls `_on_timeout`, which calls us: what that is all about says what was noted when
+ * the timeout was entered, and Python has seen others of it that ran out. */
+static int
+ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, PyObject **future)
+{
+    int result = -1, learned = 0;
+    uint64_t thread_id = PyThreadState_GetID(thread);
+    PyObject *timeout = NULL, *awaited = NULL, *ref = NULL, *coro = NULL, *line = NULL, *wait = NULL;
+    PyObject *note = NULL, *late = NULL;
+    PyFrameObject *back = NULL;
+    Asked *record = NULL;
+    Path path;
+    PyFrameObject *frame = PyThreadState_GetFrame(thread);
+    if (frame == NULL || !runs_alone(frame, self->given[EXPIRE])) {
+        result = 0;
+        goto done;
+    }
+    back = PyFrame_GetBack(frame);
+    if (back == NULL || !runs_alone(back, self->given[RUN])) {
+        result = 0;
+        goto done;
+    }
+    timeout = PyFrame_GetVar(frame, str_self);
+    if (timeout == NULL) {
+        goto done;
+    }
+    if (!Py_IS_TYPE(timeout, (PyTypeObject *)self->given[TIMEOUT])
+        || !Py_IS_TYPE(self->given[NOTES], NotesType)) {
+        result = 0;
+        goto done;
+    }
+    awaited = PyObject_GetAttr(task, str_fut_waiter);
+    if (awaited == NULL) {
+        goto done;
+    }
+    int right = Py_IS_TYPE(awaited, (PyTypeObject *)self->given[FUTURE])
+        ? is_only_awaited_by(awaited, task) : 0;
+    if (right <= 0) {
+        result = right;
+        goto done;
+    }
+    /* What is known of all that share the note of this one. */
+    ref = PyWeakref_NewRef(timeout, NULL);
+    if (ref == NULL) {
+        goto done;
+    }
+    note = Py_XNewRef(notes_find((Notes *)self->given[NOTES], timeout, ref));
+    if (note == NULL) {
+        result = 0;
+        goto done;
+    }
+    path.count = 0;
+    path.hash = thread_id;
+    mix(&path, (uintptr_t)victim->site->place);
+    if (add_step(&path, frame) < 0 || add_step(&path, back) < 0) {
+        result = 0;
+        goto done;
+    }
+    path.steps[path.count].code = (uintptr_t)note; /* what is known of it has a reference to it */
+    path.steps[path.count++].at = 0;
+    mix(&path, (uintptr_t)note);
+    line = said_of(self, self->lines, &path, thread_id, LEARN_EXPIRY, (PyObject *)frame, note,
+                   &learned);
+    if (line == NULL || learned || PyTuple_GET_ITEM(line, 0) != victim->site->place) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    /* Where it waits. */
+    coro = call_given(self, GET_CORO, task, NULL);
+    if (coro == NULL) {
+        goto done;
+    }
+    path.count = 0;
+    path.hash = 0;
+    right = walk_in(coro, &path);
+    if (right <= 0) {
+        result = right;
+        goto done;
+    }
+    wait = said_of(self, self->waits, &path, 0, LEARN_WAIT, coro, NULL, &learned);
+    if (wait == NULL || learned || say_late(self, timeout, &late) < 0) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    record = asked_make(self, task, victim, NULL, line, wait, thread_id);
+    if (record == NULL) {
+        goto done;
+    }
+    record->owner = (uintptr_t)timeout;
+    record->late = Py_XNewRef(late);
+    result = enter_or_forget(self, record);
+    if (result > 0) {
+        *future = Py_NewRef(awaited);
+    }
+done:
+    Py_XDECREF(frame);
+    Py_XDECREF(back);
+    Py_XDECREF(timeout);
+    Py_XDECREF(awaited);
+    Py_XDECREF(ref);
+    Py_XDECREF(note);
+    Py_XDECREF(coro);
+    Py_XDECREF(line);
+    Py_XDECREF(wait);
+    Py_XDECREF(late);
+    Py_XDECREF(record);
+    return result;
+}
+
+#endif
 
 /* `cancel()` is called on TASK, of the class CLS: note it, if it is a plain request.  1 if it is,
  * and then FUTURE is what the task waits for, a new reference; 0 if it is for Python; -1 with
@@ -2541,6 +3015,12 @@ ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
         }
         goto done;
     }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (current == Py_None) {
+        result = ask_in_time(self, task, victim, thread, future);
+        goto done;
+    }
+#endif
     asker = created_at(self->born, (uintptr_t)current);
     Py_XINCREF(asker);
     if (current == task || !Py_IS_TYPE(current, cls) || !is_named(asker)
@@ -2600,15 +3080,10 @@ ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
     if (record == NULL) {
         goto done;
     }
-    if (enter_request(self, record) < 0) {
-        PyObject *error = take_exception();
-        take_out(self->asked, record->task_at, record);
-        settle(self, record);
-        put_back(error);
-        goto done;
+    result = enter_or_forget(self, record);
+    if (result > 0) {
+        *future = Py_NewRef(awaited);
     }
-    *future = Py_NewRef(awaited);
-    result = 1;
 done:
     Py_XDECREF(current);
     Py_XDECREF(asker);
@@ -2639,11 +3114,12 @@ static Method *methods;
 
 static PyObject *task_cancel(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
 static PyObject *future_cancel(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+static PyObject *task_uncancel(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
 
-typedef PyObject *(*Cancel)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+typedef PyObject *(*MethodFunction)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
 
 static Method *
-method_of(PyTypeObject *cls, Cancel function)
+method_of(PyTypeObject *cls, MethodFunction function)
 {
     PyCFunction wanted = (PyCFunction)(void (*)(void))function;
     for (Method *each = methods; each != NULL; each = each->next) {
@@ -2656,7 +3132,7 @@ method_of(PyTypeObject *cls, Cancel function)
             return each;
         }
     }
-    PyErr_Format(PyExc_TypeError, "%.200s has no such cancel()", cls->tp_name);
+    PyErr_Format(PyExc_TypeError, "%.200s has no such method", cls->tp_name);
     return NULL;
 }
 
@@ -2741,18 +3217,181 @@ future_cancel(PyObject *future, PyObject *const *args, Py_ssize_t count, PyObjec
     return call_with(function, future, args, count, names);
 }
 
-/* `method(cls, original, otherwise, of_task)`: what is to stand where ORIGINAL, `cls.cancel`, is. */
+/* Whether RECORD, which its task is about to be done with, took too long for Python not to look. */
+static int
+took_long(Asks *self, Asked *record)
+{
+    int failed = 0;
+    if (!self->findings) {
+        return 0;
+    }
+    PyObject *limit = PyObject_GetAttr(self->given[RULES], str_slow_after);
+    double seconds = limit == NULL ? -1.0 : PyFloat_AsDouble(limit);
+    Py_XDECREF(limit);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    double now = seconds_now(self, &failed);
+    if (failed) {
+        return -1;
+    }
+    return record->requested_at == 0.0 || now - record->requested_at > seconds;
+}
+
+/* `uncancel()` is called on TASK, of which RECORD, that is a timeout's, is known: whether the timeout
+ * itself calls it, as its block is left by the error that delivered it, and nothing else was
+ * asked.  Then FOUND is what Python says of that place, a new reference.  -1 with an exception. */
+static int
+is_plainly_left(Asks *self, PyObject *task, Asked *record, PyObject **found)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyThreadState *thread = PyThreadState_Get();
+    if (!record->delivered || record->left != NULL || record->ended
+        || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0
+        || record->thread != PyThreadState_GetID(thread)
+        || created_at(self->born, (uintptr_t)task) != record->born || !is_named(record->born)) {
+        return 0;
+    }
+    int no = is_muted(self);
+    if (no == 0) {
+        no = took_long(self, record);
+    }
+    if (no != 0) {
+        return no < 0 ? -1 : 0;
+    }
+    int result = -1, learned = 0;
+    PyObject *current = call_given(self, CURRENT_TASK, NULL, NULL);
+    PyFrameObject *frame = current == NULL ? NULL : PyThreadState_GetFrame(thread), *back = NULL;
+    PyObject *timeout = NULL, *error = NULL, *count = NULL, *said = NULL;
+    if (frame == NULL) {
+        result = current == NULL ? -1 : 0;
+        goto done;
+    }
+    if (current != task || !runs_alone(frame, self->given[LEAVE])) {
+        result = 0;
+        goto done;
+    }
+    timeout = PyFrame_GetVar(frame, str_self);
+    error = timeout == NULL ? NULL : PyFrame_GetVar(frame, str_exc_val);
+    count = error == NULL ? NULL : PyObject_CallMethodNoArgs(task, str_cancelling);
+    if (count == NULL) {
+        goto done;
+    }
+    back = PyFrame_GetBack(frame);
+    if (back == NULL || record->owner != (uintptr_t)timeout
+        || !Py_IS_TYPE(timeout, (PyTypeObject *)self->given[TIMEOUT])
+        || !Py_IS_TYPE(error, (PyTypeObject *)self->given[CANCELLED])
+        || !refers_to(record->error_ref, error) || PyLong_AsLong(count) != 1) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    Path path;
+    path.count = 0;
+    path.hash = record->thread;
+    mix(&path, (uintptr_t)record->born->site->place);
+    if (add_step(&path, frame) < 0 || add_step(&path, back) < 0) {
+        result = 0;
+        goto done;
+    }
+    said = said_of(self, self->lines, &path, record->thread, LEARN_LEAVING, (PyObject *)frame, NULL,
+                   &learned);
+    if (said == NULL || learned || PyTuple_GET_ITEM(said, 0) != record->born->site->place) {
+        result = PyErr_Occurred() ? -1 : 0;
+        goto done;
+    }
+    *found = Py_NewRef(said);
+    result = 1;
+done:
+    Py_XDECREF(current);
+    Py_XDECREF(frame);
+    Py_XDECREF(back);
+    Py_XDECREF(timeout);
+    Py_XDECREF(error);
+    Py_XDECREF(count);
+    Py_XDECREF(said);
+    return result;
+#else
+    (void)self, (void)task, (void)record, (void)found;
+    return 0;
+#endif
+}
+
+/* RECORD was taken back, as LEFT says, which is told by TOLD. */
+static int
+note_taken_back(Asks *self, Asked *record, PyObject *left, TakenBack *told)
+{
+    told->left = Py_NewRef(left);
+    Py_XSETREF(record->left, Py_NewRef(left));
+    self->changes++;
+    told->ns = now_ns();
+    told->seq = ((Counter *)self->given[NEXT_SEQ])->next++;
+    return put_given(self, (PyObject *)told);
+}
+
+static PyObject *
+task_uncancel(PyObject *task, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Method *method = method_of(Py_TYPE(task), task_uncancel);
+    if (method == NULL) {
+        return NULL;
+    }
+    Asks *asks = method->asks;
+    Asked *record = NULL;
+    if (asks != NULL && asks->on && count == 0 && names == NULL && Py_IS_TYPE(task, method->cls)) {
+        record = asked_of(asks, task);
+    }
+    if (record == NULL || record->owner == 0) {
+        return call_with(method->otherwise, task, args, count, names);
+    }
+    PyObject *left = NULL, *result = NULL;
+    TakenBack *told = NULL;
+    Py_INCREF(asks); /* it may be done with meanwhile, and so may this */
+    Py_INCREF(record);
+    int plain = is_plainly_left(asks, task, record, &left);
+    if (plain > 0) {
+        told = outcome_make(TakenBackType, record);
+        plain = told == NULL ? -1 : 1;
+    }
+    if (plain < 0) {
+        plain = tell_given(asks);
+    }
+    if (plain == 0 || (plain > 0 && record->asks == NULL)) {
+        result = call_with(method->otherwise, task, args, count, names);
+    }
+    else if (plain > 0) {
+        result = call_with(method->original, task, args, count, names);
+        if (result != NULL && note_taken_back(asks, record, left, told) < 0 && tell_given(asks) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_XDECREF(left);
+    Py_XDECREF(told);
+    Py_DECREF(record);
+    Py_DECREF(asks);
+    return result;
+}
+
+/* So many kinds of methods there are. */
+enum { METHODS = 3 };
+
+/* `method(cls, original, otherwise, kind)`: what is to stand where ORIGINAL, `cls.cancel` of a class
+ * of futures (0) or tasks (1), or the `uncancel` of those (2), is. */
 static PyObject *
 asks_method(PyObject *op, PyObject *args)
 {
     PyTypeObject *cls;
     PyObject *original, *otherwise;
-    int of_task;
-    if (!PyArg_ParseTuple(args, "O!O!Op:method", &PyType_Type, &cls, &PyMethodDescr_Type, &original,
-                          &otherwise, &of_task)) {
+    int kind;
+    if (!PyArg_ParseTuple(args, "O!O!Oi:method", &PyType_Type, &cls, &PyMethodDescr_Type, &original,
+                          &otherwise, &kind)) {
         return NULL;
     }
-    PyCFunction function = (PyCFunction)(void (*)(void))(of_task ? task_cancel : future_cancel);
+    static const MethodFunction functions_of[METHODS] = {future_cancel, task_cancel, task_uncancel};
+    if (kind < 0 || kind >= METHODS) {
+        PyErr_Format(PyExc_ValueError, "there is no method %d", kind);
+        return NULL;
+    }
+    PyCFunction function = (PyCFunction)(void (*)(void))functions_of[kind];
     PyMethodDef *like = ((PyMethodDescrObject *)original)->d_method;
     if (like->ml_meth == function) {
         PyErr_Format(PyExc_TypeError, "%R is not what a class came with", original);
@@ -3053,25 +3692,37 @@ reaches_nobody(Asks *self, PyObject *task)
     return nobody;
 }
 
-/* Whether RECORD, whose task is about to end by its error, took too long for Python not to look. */
+/* The task of RECORD, of which all is known, ends by it, or returns after it: note and tell that. */
 static int
-took_long(Asks *self, Asked *record)
+end_after(Asks *self, Asked *record)
 {
-    int failed = 0;
-    if (!self->findings) {
+    Obeyed *ended = outcome_make(ObeyedType, record);
+    if (ended == NULL) {
+        return -1;
+    }
+    record->ended = 1;
+    self->changes++;
+    Py_XDECREF(table_pop(self->born, record->task_at));
+    ended->ns = now_ns();
+    ended->seq = ((Counter *)self->given[NEXT_SEQ])->next++;
+    int result = put_given(self, (PyObject *)ended);
+    Py_DECREF(ended);
+    return result;
+}
+
+/* The task of RECORD returns, after its timeout took that back: as `end_by`. */
+static int
+return_after(Asks *self, Asked *record)
+{
+    if (!self->on || record->left == NULL || record->ended || !is_named(record->born)
+        || record->thread != PyThreadState_GetID(PyThreadState_Get())) {
         return 0;
     }
-    PyObject *limit = PyObject_GetAttr(self->given[RULES], str_slow_after);
-    double seconds = limit == NULL ? -1.0 : PyFloat_AsDouble(limit);
-    Py_XDECREF(limit);
-    if (PyErr_Occurred()) {
-        return -1;
+    int no = is_muted(self);
+    if (no != 0) {
+        return no < 0 ? -1 : 0;
     }
-    double now = seconds_now(self, &failed);
-    if (failed) {
-        return -1;
-    }
-    return record->requested_at == 0.0 || now - record->requested_at > seconds;
+    return end_after(self, record) < 0 ? -1 : 1;
 }
 
 /* The task of RECORD, TASK, ends by it: note it, and have it told.  1 if that was all; 0, if it is
@@ -3080,8 +3731,8 @@ static int
 end_by(Asks *self, PyObject *task, Asked *record)
 {
     Created *made = record->born;
-    if (!self->on || created_at(self->born, (uintptr_t)task) != made || !is_named(made)
-        || record->thread != PyThreadState_GetID(PyThreadState_Get())) {
+    if (!self->on || record->owner != 0 || created_at(self->born, (uintptr_t)task) != made
+        || !is_named(made) || record->thread != PyThreadState_GetID(PyThreadState_Get())) {
         return 0;
     }
     int no = took_long(self, record);
@@ -3095,21 +3746,7 @@ end_by(Asks *self, PyObject *task, Asked *record)
     if (nobody <= 0 || record->asks == NULL) {
         return nobody < 0 ? -1 : 0;
     }
-    Obeyed *ended = PyObject_New(Obeyed, ObeyedType);
-    if (ended == NULL) {
-        return -1;
-    }
-    ended->born = (Created *)Py_NewRef((PyObject *)made);
-    ended->name = Py_NewRef(made->name_or_task);
-    ended->cancel = record->seq;
-    record->ended = 1;
-    self->changes++;
-    Py_XDECREF(table_pop(self->born, (uintptr_t)task));
-    ended->ns = now_ns();
-    ended->seq = ((Counter *)self->given[NEXT_SEQ])->next++;
-    int result = put_given(self, (PyObject *)ended);
-    Py_DECREF(ended);
-    return result < 0 ? -1 : 1;
+    return end_after(self, record) < 0 ? -1 : 1;
 }
 
 static PyObject *
@@ -3187,7 +3824,8 @@ asked_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *Py_UNUSE
     if (asks->on && asks->flying->used == 0 && PyDict_GET_SIZE(asks->ties) == 0) {
         result = call_given_and_forget(asks, TRACK, Py_False);
     }
-    if (!record->ended && result == 0 && record->asks != NULL) {
+    /* One that was taken back has nothing more to be looked for. */
+    if (!record->ended && record->left == NULL && result == 0 && record->asks != NULL) {
         result = call_and_forget(asks->released, op);
     }
     Py_DECREF(record);
@@ -3341,9 +3979,15 @@ is_right(int number, PyObject *value)
         return PyAnySet_Check(value);
     case FUTURE:
     case CANCELLED:
+    case TIMEOUT:
         return PyType_Check(value);
     case RULES:
+    case NOTES:
         return 1;
+    case EXPIRE:
+    case RUN:
+    case LEAVE:
+        return value == Py_None || PyCode_Check(value);
     default:
         return PyCallable_Check(value);
     }
@@ -3606,9 +4250,10 @@ is_called_by(PyFrameObject *maker)
 }
 
 /* The record that the task that runs now returns from CODE, its entry taken out of the table;
- * NULL, perhaps with an exception, where Python has to look at it, and then nothing changed. */
+ * NULL, perhaps with an exception, where Python has to look at it, and then nothing changed,
+ * or where TOLD is set, and then it is told already. */
 static Returned *
-ended_here(Returns *self, PyObject *code)
+ended_here(Returns *self, PyObject *code, int *told)
 {
     PyObject *task = PyObject_CallNoArgs(self->current_task);
     if (task == NULL) {
@@ -3634,8 +4279,16 @@ ended_here(Returns *self, PyObject *code)
     Asked *record = plain == 1 ? asked_of(self->asks, (PyObject *)key) : NULL;
     if (record != NULL) { /* it was asked to cancel, and returns */
         Py_INCREF(record);
-        (void)hand_over(self->asks, record);
+        int after = created_at(self->born, key) == made && record->born == made
+            ? return_after(self->asks, record) : 0;
+        if (after == 0 && record->asks != NULL) {
+            (void)hand_over(self->asks, record);
+        }
+        if (after < 0) {
+            after = tell_given(self->asks) < 0 ? -1 : record->ended;
+        }
         Py_DECREF(record);
+        *told = after > 0;
         plain = 0;
     }
     Returned *ended = NULL;
@@ -3657,7 +4310,11 @@ returns_call(PyObject *op, PyObject *const *args, size_t flags, PyObject *names)
         PyErr_SetString(PyExc_TypeError, "it is called with a code, an offset and a value");
         return NULL;
     }
-    Returned *ended = ended_here(self, args[0]);
+    int told = 0;
+    Returned *ended = ended_here(self, args[0], &told);
+    if (told) {
+        Py_RETURN_NONE;
+    }
     if (ended == NULL) {
         if (PyErr_Occurred()) {
             if (!PyErr_ExceptionMatches(PyExc_Exception)) {
@@ -3775,249 +4432,6 @@ static PyType_Spec returns_spec = {
     0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     returns_slots,
-};
-
-/* -- Notes: what is known of objects, as long as they live ---------------------------------- */
-
-/* A note, with what tells whether it is about an object that is asked for: the object's own
- * weak reference, of which there is one as long as we own it (`PyWeakref_NewRef`).  So a look
- * into the table is a comparison, and an address that is used again answers nothing. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *ref;
-    PyObject *value;
-} Note;
-
-static void
-note_dealloc(PyObject *op)
-{
-    Note *self = (Note *)op;
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject *ref = self->ref, *value = self->value;
-    PyObject_Free(op);
-    Py_DECREF(type);
-    Py_XDECREF(ref);
-    Py_XDECREF(value);
-}
-
-static PyType_Slot note_slots[] = {
-    {Py_tp_doc, (void *)"A note about an object."},
-    {Py_tp_dealloc, note_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec note_spec = {
-    "aioaudit.core._core.Note",
-    sizeof(Note),
-    0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    note_slots,
-};
-
-typedef struct {
-    PyObject_HEAD
-    Table *table; /* of notes */
-    size_t room;  /* so many are kept before those are looked for that nobody needs */
-} Notes;
-
-#define FEWEST_NOTES 100
-
-/* Whether what REF refers to is there no more. */
-static int
-is_gone(PyObject *ref)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    PyObject *target = NULL;
-    int found = PyWeakref_GetRef(ref, &target);
-    Py_XDECREF(target); /* others have it, too, or it would be gone */
-    return found == 0;
-#else
-    return PyWeakref_GetObject(ref) == Py_None;
-#endif
-}
-
-/* Take out what is about objects that are gone: no callback of their references does. */
-static int
-notes_sweep(Notes *self)
-{
-    Table *table = self->table;
-    uintptr_t *keys = PyMem_Malloc((table->used + 1) * sizeof(uintptr_t));
-    if (keys == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    size_t count = 0;
-    for (size_t at = 0; at <= table->mask; at++) {
-        PyObject *note = table->entries[at].value;
-        if (note != NULL && is_gone(((Note *)note)->ref)) {
-            keys[count++] = table->entries[at].key;
-        }
-    }
-    for (size_t at = 0; at < count; at++) {
-        /* To let go of the one before may have run anything: it is asked once more. */
-        PyObject *note = table_get(table, keys[at]);
-        if (note != NULL && is_gone(((Note *)note)->ref)) {
-            Py_XDECREF(table_pop(table, keys[at]));
-        }
-    }
-    PyMem_Free(keys);
-    self->room = 2 * (table->used < FEWEST_NOTES ? FEWEST_NOTES : table->used);
-    return 0;
-}
-
-/* The note of TARGET, whose weak reference REF is; borrowed, NULL for none. */
-static PyObject *
-notes_find(Notes *self, PyObject *target, PyObject *ref)
-{
-    Note *note = (Note *)table_get(self->table, (uintptr_t)target);
-    return note == NULL || note->ref != ref ? NULL : note->value;
-}
-
-static int
-notes_put(Notes *self, PyObject *target, PyObject *ref, PyObject *value)
-{
-    if (self->table->used >= self->room && notes_sweep(self) < 0) {
-        return -1;
-    }
-    Note *note = PyObject_New(Note, NoteType);
-    if (note == NULL) {
-        return -1;
-    }
-    note->ref = Py_NewRef(ref);
-    note->value = Py_NewRef(value);
-    int result = table_set(self->table, (uintptr_t)target, (PyObject *)note);
-    Py_DECREF(note);
-    return result;
-}
-
-static PyObject *
-notes_method_get(PyObject *op, PyObject *const *args, Py_ssize_t count)
-{
-    if (count < 1 || count > 2) {
-        PyErr_SetString(PyExc_TypeError, "get() takes an object, and what is given without a note");
-        return NULL;
-    }
-    PyObject *value = NULL;
-    PyObject *ref = PyWeakref_NewRef(args[0], NULL);
-    if (ref != NULL) {
-        value = Py_XNewRef(notes_find((Notes *)op, args[0], ref));
-        Py_DECREF(ref);
-    }
-    else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-        PyErr_Clear(); /* of such there are no notes */
-    }
-    else {
-        return NULL;
-    }
-    return value != NULL ? value : Py_NewRef(count == 2 ? args[1] : Py_None);
-}
-
-static int
-notes_contains(PyObject *op, PyObject *target)
-{
-    PyObject *value = notes_method_get(op, &target, 1);
-    Py_XDECREF(value);
-    return value == NULL ? -1 : value != Py_None;
-}
-
-static int
-notes_assign(PyObject *op, PyObject *target, PyObject *value)
-{
-    if (value == NULL) {
-        PyErr_SetString(PyExc_TypeError, "a note goes with what it is about");
-        return -1;
-    }
-    PyObject *ref = PyWeakref_NewRef(target, NULL);
-    int result = ref == NULL ? -1 : notes_put((Notes *)op, target, ref, value);
-    Py_XDECREF(ref);
-    return result;
-}
-
-static Py_ssize_t
-notes_length(PyObject *op)
-{
-    return notes_sweep((Notes *)op) < 0 ? -1 : (Py_ssize_t)((Notes *)op)->table->used;
-}
-
-static PyObject *
-notes_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Notes", names)) {
-        return NULL;
-    }
-    PyObject *table = PyObject_CallNoArgs((PyObject *)TableType);
-    if (table == NULL) {
-        return NULL;
-    }
-    PyObject_GC_UnTrack(table); /* `notes_traverse` sees to what is in it */
-    Notes *self = (Notes *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        Py_DECREF(table);
-        return NULL;
-    }
-    self->table = (Table *)table;
-    self->room = FEWEST_NOTES;
-    return (PyObject *)self;
-}
-
-/* Notes belong to the table alone, and that to nobody else: what they refer to is as good as
- * in here. */
-static int
-notes_traverse(PyObject *op, visitproc visit, void *arg)
-{
-    Table *table = ((Notes *)op)->table;
-    Py_VISIT(Py_TYPE(op));
-    for (size_t at = 0; table != NULL && at <= table->mask; at++) {
-        Note *note = (Note *)table->entries[at].value;
-        if (note != NULL) {
-            Py_VISIT(note->ref);
-            Py_VISIT(note->value);
-        }
-    }
-    return 0;
-}
-
-static int
-notes_clear(PyObject *op)
-{
-    return table_clear_gc((PyObject *)((Notes *)op)->table);
-}
-
-static void
-notes_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    PyObject_GC_UnTrack(op);
-    Py_XDECREF(((Notes *)op)->table);
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
-static PyMethodDef notes_methods[] = {
-    {"get", (PyCFunction)(void (*)(void))notes_method_get, METH_FASTCALL, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot notes_slots[] = {
-    {Py_tp_doc, (void *)"What is known of objects, as long as they live."},
-    {Py_tp_new, notes_new},
-    {Py_tp_dealloc, notes_dealloc},
-    {Py_tp_traverse, notes_traverse},
-    {Py_tp_clear, notes_clear},
-    {Py_tp_methods, notes_methods},
-    {Py_mp_length, notes_length},
-    {Py_mp_ass_subscript, notes_assign},
-    {Py_sq_contains, notes_contains},
-    {0, NULL},
-};
-
-static PyType_Spec notes_spec = {
-    "aioaudit.core._core.Notes",
-    sizeof(Notes),
-    0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    notes_slots,
 };
 
 #if PY_VERSION_HEX >= 0x030C0000 /* there `PyFunction_SetVectorcall` came */
@@ -4546,7 +4960,10 @@ enum { PLACE, CORO, SOURCE, OUTCOME, PIECES };
 /* The same of a line about a request: the first two are what Python says of who asked. */
 enum { HEAD, REST, RUNS, WAIT };
 
-typedef enum { READY, CREATED, RETURNED, ASKED, OBEYED } Kind;
+/* Of a request that was taken back, where that was is in the place of the outcome. */
+enum { LEAVES = OUTCOME };
+
+typedef enum { READY, CREATED, RETURNED, ASKED, EXPIRED, TAKEN_BACK, OBEYED, ABSORBED } Kind;
 
 typedef struct {
     PyObject *owned; /* a reference to what `at` is in */
@@ -4565,7 +4982,7 @@ typedef struct {
     int64_t number; /* of the task that asked, or of the request that was obeyed */
     PyObject *kept; /* a reference to what the pieces are in */
     Text text;      /* the name, or all of the line */
-    Text by;        /* the name of who asked */
+    Text by;        /* the name of who asked, or how late a timeout was */
     const char *pieces[PIECES];
     Py_ssize_t lengths[PIECES];
 } Line;
@@ -4695,7 +5112,11 @@ format(char *to, const Line *lines, size_t count)
             to = APPEND(to, "{\"event\":\"task.create\",\"ts\":\"");
             break;
         case ASKED:
+        case EXPIRED:
             to = APPEND(to, "{\"event\":\"task.cancel\",\"ts\":\"");
+            break;
+        case TAKEN_BACK:
+            to = APPEND(to, "{\"event\":\"task.uncancel\",\"ts\":\"");
             break;
         default:
             to = APPEND(to, "{\"event\":\"task.done\",\"ts\":\"");
@@ -4714,7 +5135,7 @@ format(char *to, const Line *lines, size_t count)
         to = append_digits(to, rest / 1000, 6);
         to = APPEND(to, "Z\",\"seq\":");
         to = append_number(to, line->seq);
-        to = append_piece(to, line, line->kind == ASKED ? HEAD : PLACE);
+        to = append_piece(to, line, 0); /* of a request its HEAD, else its PLACE */
         if (line->kind == ASKED) {
             to = APPEND(to, ",\"by\":");
             to = append_number(to, line->number);
@@ -4722,6 +5143,10 @@ format(char *to, const Line *lines, size_t count)
             to = append_text(to, &line->by);
             to = append_piece(to, line, REST);
             to = APPEND(to, ",\"origin_by_name\":");
+            to = append_text(to, &line->by);
+        }
+        else if (line->kind == EXPIRED && line->by.length > 0) {
+            to = APPEND(to, ",\"origin_detail\":");
             to = append_text(to, &line->by);
         }
         to = APPEND(to, ",\"task\":");
@@ -4741,6 +5166,25 @@ format(char *to, const Line *lines, size_t count)
             to = append_piece(to, line, RUNS);
             to = APPEND(to, ",\"accepted\":true");
             to = append_piece(to, line, WAIT);
+            break;
+        case EXPIRED:
+            to = append_piece(to, line, RUNS);
+            to = APPEND(to, ",\"accepted\":true");
+            to = append_piece(to, line, WAIT);
+            to = APPEND(to, ",\"taken_back\":true");
+            break;
+        case TAKEN_BACK:
+            to = append_piece(to, line, CORO);
+            to = APPEND(to, ",\"remaining\":0,\"cancel\":");
+            to = append_number(to, line->number);
+            to = append_piece(to, line, LEAVES);
+            break;
+        case ABSORBED:
+            to = append_piece(to, line, CORO);
+            to = APPEND(to, ",\"outcome\":\"returned\",\"cancel\":");
+            to = append_number(to, line->number);
+            to = APPEND(to, ",\"cancel_outcome\":\"absorbed\",\"lifetime\":");
+            to = append_lifetime(to, line->lived);
             break;
         case OBEYED:
             to = append_piece(to, line, CORO);
@@ -4813,21 +5257,22 @@ typedef struct {
 static Kind
 kind_of(PyObject *record)
 {
-    return Py_IS_TYPE(record, CreatedType) ? CREATED
-        : Py_IS_TYPE(record, ReturnedType) ? RETURNED
-        : Py_IS_TYPE(record, AskedType)    ? ASKED
-        : Py_IS_TYPE(record, ObeyedType)   ? OBEYED
-                                           : READY;
+    return Py_IS_TYPE(record, CreatedType)  ? CREATED
+        : Py_IS_TYPE(record, ReturnedType)  ? RETURNED
+        : Py_IS_TYPE(record, AskedType)     ? (((Asked *)record)->owner == 0 ? ASKED : EXPIRED)
+        : Py_IS_TYPE(record, TakenBackType) ? TAKEN_BACK
+        : Py_IS_TYPE(record, ObeyedType)    ? (((Obeyed *)record)->absorbed ? ABSORBED : OBEYED)
+                                            : READY;
 }
 
 /* The `seq` of RECORD, which is one of ours. */
 static int64_t
 seq_of(PyObject *record, Kind kind)
 {
-    return kind == CREATED ? ((Created *)record)->seq
-        : kind == RETURNED ? ((Returned *)record)->seq
-        : kind == ASKED    ? ((Asked *)record)->seq
-                           : ((Obeyed *)record)->seq;
+    return kind == CREATED                   ? ((Created *)record)->seq
+        : kind == RETURNED                   ? ((Returned *)record)->seq
+        : kind == ASKED || kind == EXPIRED   ? ((Asked *)record)->seq
+                                             : ((Obeyed *)record)->seq;
 }
 
 /* Let TEXT be the bytes OWNED, a reference that is given away and may be NULL. */
@@ -4893,6 +5338,7 @@ prepare(Line *line, PyObject *record, const Ways *ways)
         asked = (PyObject *)made;
         break;
     case ASKED:
+    case EXPIRED:
         made = ((const Asked *)record)->born;
         line->ns = ((const Asked *)record)->ns;
         name = asked = ((const Asked *)record)->name;
@@ -4916,15 +5362,16 @@ prepare(Line *line, PyObject *record, const Ways *ways)
         return -1;
     }
     Py_ssize_t size = line->text.length + MOST_OF_NUMBERS;
-    if (line->kind == ASKED) {
+    if (line->kind == ASKED || line->kind == EXPIRED) {
         const Asked *request = (const Asked *)record;
+        PyObject *by = line->kind == ASKED ? request->by_name : request->late;
         line->number = request->by;
         if (PyTuple_GET_SIZE(request->line) < 3
             || set_piece(line, HEAD, PyTuple_GET_ITEM(request->line, 1)) < 0
             || set_piece(line, REST, PyTuple_GET_ITEM(request->line, 2)) < 0
             || set_piece(line, RUNS, PyTuple_GET_ITEM(pieces, CORO)) < 0
             || set_piece(line, WAIT, PyTuple_GET_ITEM(request->wait, 0)) < 0
-            || set_name(&line->by, request->by_name, request->by_name, ways) < 0) {
+            || (by != NULL && set_name(&line->by, by, by, ways) < 0)) {
             return -1;
         }
         size += 2 * line->by.length;
@@ -4932,6 +5379,13 @@ prepare(Line *line, PyObject *record, const Ways *ways)
     else {
         for (int at = 0; at < PIECES; at++) {
             if (set_piece(line, at, PyTuple_GET_ITEM(pieces, at)) < 0) {
+                return -1;
+            }
+        }
+        if (line->kind == TAKEN_BACK) {
+            PyObject *left = ((const TakenBack *)record)->left;
+            if (left == NULL || PyTuple_GET_SIZE(left) < 2
+                || set_piece(line, LEAVES, PyTuple_GET_ITEM(left, 1)) < 0) {
                 return -1;
             }
         }
@@ -5089,6 +5543,10 @@ exec_module(PyObject *module)
         {&str_fut_waiter, "_fut_waiter"},
         {&str_callbacks, "_callbacks"},
         {&str_slow_after, "slow_after"},
+        {&str_cancelling, "cancelling"},
+        {&str_when, "when"},
+        {&str_self, "self"},
+        {&str_exc_val, "exc_val"},
     };
     for (size_t at = 0; at < sizeof(names) / sizeof(names[0]); at++) {
         if (*names[at].name == NULL) {
@@ -5105,6 +5563,7 @@ exec_module(PyObject *module)
         || add_type(module, &KnownType, &known_spec) < 0
         || add_type(module, &AskedType, &asked_spec) < 0
         || add_type(module, &ObeyedType, &obeyed_spec) < 0
+        || add_type(module, &TakenBackType, &taken_back_spec) < 0
         || add_type(module, &AsksType, &asks_spec) < 0
         || add_type(module, &CallbackType, &callback_spec) < 0
         || add_type(module, &QueueType, &queue_spec) < 0

@@ -11,6 +11,7 @@ Created = python.Created
 Obeyed = python.Obeyed
 Returned = python.Returned
 Site = python.Site
+TakenBack = python.TakenBack
 
 class Table:
     def __init__(self, *, collected: bool = True) -> None: ...
@@ -67,7 +68,7 @@ class Births:
 class Asks(python.Asks):
     def begin(self, **given: Any) -> None: ...
     def method(
-        self, cls: type[Any], original: Any, otherwise: Callable[..., bool], of_task: bool, /
+        self, cls: type[Any], original: Any, otherwise: Callable[..., Any], kind: int, /
     ) -> Any: ...
     def callback(
         self, event: str, otherwise: Callable[..., object], /

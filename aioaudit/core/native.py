@@ -39,6 +39,7 @@ Asks = _core.Asks
 Created = _core.Created
 Obeyed = _core.Obeyed
 Returned = _core.Returned
+TakenBack = _core.TakenBack
 Site = _core.Site
 in_order = _core.in_order
 
@@ -48,6 +49,8 @@ _HAS_CALLS = hasattr(_core, "Timeouts")
 """Whether a function's calls can be taken by C, by public API: since CPython 3.12."""
 
 Passed = _core.Passed if _HAS_CALLS else python.Passed
+
+_OF_FUTURE, _OF_TASK, _UNCANCEL = range(3)  # kinds of methods
 
 _MAX_SITES = 4096
 """Most instructions that are known to enter timeouts; then they are learned anew."""
@@ -191,7 +194,14 @@ def make_cancel(
     """As `python.make_cancel`."""
     if not isinstance(original, MethodDescriptorType):
         return probe  # of the Python class
-    return asks.method(cls, original, probe, of_task)
+    return asks.method(cls, original, probe, _OF_TASK if of_task else _OF_FUTURE)
+
+
+def make_uncancel(asks: _core.Asks, cls: Any, original: Any, probe: Callable[..., int]) -> Any:
+    """As `python.make_uncancel`."""
+    if not isinstance(original, MethodDescriptorType):
+        return probe  # of the Python class
+    return asks.method(cls, original, probe, _UNCANCEL)
 
 
 def make_callback(

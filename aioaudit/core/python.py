@@ -783,12 +783,15 @@ class Passed(msgspec.Struct, frozen=True):
 class Asked:
     """A plain request to cancel a task, in a queue and till somebody wants to know of it.
 
+    A line of the application made it, or a timeout of asyncio's that ran out.
+
     Attributes:
         seq: Its place in the order of the run.
         ns: When it was made, in nanoseconds since the epoch.
-        by: The number of the task that asked, and its name then.
+        by: The number of the task that asked, and its name then; of no use of a timeout's.
         born: What is known of the task that was asked, and its name then.
-        line: What is known of the asking line, see `Taking.learn_line`.
+        line: What is known of the asking line, see `Taking.learn_line`, or of what the timeout
+            has in common with others, see `Taking.learn_expiry`.
         wait: What is known of where the task waits, see `Taking.learn_wait`.
         task: The task, None once it is gone.
         key: Its `id` while it lived.
@@ -799,7 +802,10 @@ class Asked:
         timed: Whether it came to such a handler at all.
         entered: The one that it is in, since when.
         slow_at: The one that took longest, and how long.
-        ended: Whether the task has ended by it.
+        owner: The `id` of the timeout, None for a line.
+        late: How late that was, in words, if it was.
+        left: Where the timeout took it back, if it has, see `Taking.learn_leaving`.
+        ended: Whether the task has ended by it, or has returned after it was taken back.
     """
 
     seq: int
@@ -822,17 +828,21 @@ class Asked:
     since: float
     slow_at: str | None
     seconds: float
+    owner: int | None
+    late: str | None
+    left: Any
     ended: bool
 
 
-class Obeyed:
-    """A task ended by a plain request.
+class TakenBack:
+    """A timeout took back the plain request that it had made.
 
     Attributes:
         seq: Its place in the order of the run.
-        ns: When it ended, in nanoseconds since the epoch.
+        ns: When it did, in nanoseconds since the epoch.
         cancel: The number of the request.
         born: What is known of the task, and its name then.
+        left: Where that was, as in `Asked`.
     """
 
     seq: int
@@ -840,6 +850,26 @@ class Obeyed:
     cancel: int
     born: Created
     name: str
+    left: Any
+
+
+class Obeyed:
+    """A task ended by a plain request, or returned after one that a timeout took back.
+
+    Attributes:
+        seq: Its place in the order of the run.
+        ns: When it ended, in nanoseconds since the epoch.
+        cancel: The number of the request.
+        born: What is known of the task, and its name then.
+        absorbed: Whether it returned.
+    """
+
+    seq: int
+    ns: int
+    cancel: int
+    born: Created
+    name: str
+    absorbed: bool
 
 
 class Asks:
@@ -921,6 +951,18 @@ class Taking(msgspec.Struct, frozen=True):
         rules: Has ``slow_after``, the seconds that a task may take to obey.
         findings: Whether anybody asks for findings.
         fault: Takes an error of our own.
+        timeout: asyncio's class of timeouts.
+        notes: What is known of those that were entered.
+        expire: The code that calls ``cancel()`` when one runs out, None where that is not looked
+            at...
+        run: ... which this calls, for a loop.
+        leave: The code that calls ``uncancel()`` as its block is left.
+        loop_time: Gives the time of the running loop.
+        learn_expiry: As `learn_line`, of all timeouts of which there is the same note, called with a
+            key by which to drop it, the frame of *expire* and the note; what is said has a
+            reference to the note.
+        learn_leaving: The place of *leave*, a piece of the line, and who leaves the block, called
+            with a key and its frame.
     """
 
     next_seq: Callable[[], int]
@@ -943,6 +985,14 @@ class Taking(msgspec.Struct, frozen=True):
     rules: Any
     findings: bool
     fault: Callable[[BaseException], None]
+    timeout: type[Any]
+    notes: Any
+    expire: CodeType | None
+    run: CodeType | None
+    leave: CodeType | None
+    loop_time: Callable[[], float]
+    learn_expiry: Callable[[int, FrameType, Any], tuple[Any, ...] | None]
+    learn_leaving: Callable[[int, FrameType], tuple[Any, ...] | None]
 
 
 def take_asks(asks: Asks, taking: Taking) -> None:
@@ -958,6 +1008,16 @@ def make_cancel(
     of_task: bool,  # noqa: ARG001 - whatever it is of
 ) -> Any:
     """What is to stand where *original* is, ``cls.cancel``: *probe*, or what calls it."""
+    return probe
+
+
+def make_uncancel(
+    asks: Asks,  # noqa: ARG001 - it takes in none
+    cls: Any,  # noqa: ARG001 - and does not look at any
+    original: Callable[..., int],  # noqa: ARG001 - nor does it call this
+    probe: Callable[..., int],
+) -> Any:
+    """The same of ``cls.uncancel``."""
     return probe
 
 

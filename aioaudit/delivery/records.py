@@ -10,8 +10,8 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from aioaudit.core import Asked, Created, Obeyed, Returned, Site, Table
-from aioaudit.events import Event, TaskCancel, TaskCreate, TaskDone, name_of
+from aioaudit.core import Asked, Created, Obeyed, Returned, Site, Table, TakenBack
+from aioaudit.events import Event, TaskCancel, TaskCreate, TaskDone, TaskUncancel, name_of
 from aioaudit.place import Place
 from aioaudit.stack.code import APPLICATION
 from aioaudit.text import clean
@@ -63,7 +63,7 @@ class CreationSite(Site):
         self._refs.append(dropping(code, table, key))
 
 
-Record: TypeAlias = "Event | Created | Returned | Asked | Obeyed"
+Record: TypeAlias = "Event | Created | Returned | Asked | TakenBack | Obeyed"
 """What is queued, and what an exporter finds in a `Batch`."""
 
 
@@ -75,7 +75,7 @@ def run_of(record: Record) -> str:
     """The id of the run that the record belongs to."""
     if isinstance(record, Created):
         return cast(str, record.site.place.run.id)
-    if isinstance(record, Returned | Asked | Obeyed):
+    if isinstance(record, Returned | Asked | TakenBack | Obeyed):
         return cast(str, record.born.site.place.run.id)
     return record.run
 
@@ -89,6 +89,8 @@ def event_name(record: Record) -> str:
         return "task.done"
     if kind is Asked:
         return "task.cancel"
+    if kind is TakenBack:
+        return "task.uncancel"
     return name_of(cast(Event, record))
 
 
@@ -102,8 +104,12 @@ def cancel_event(record: Asked) -> TaskCancel:
     event: TaskCancel = record.line[3].__copy__()
     event.ts = timestamp(record.ns)
     event.seq = record.seq
-    event.by = record.by
-    event.by_name = event.origin_by_name = clean(record.by_name)
+    if record.owner is None:
+        event.by = record.by
+        event.by_name = event.origin_by_name = clean(record.by_name)
+    else:
+        event.origin_detail = record.late
+        event.taken_back = True
     event.task = record.born.task
     event.name = clean(record.name)
     event.coro = record.born.coro
@@ -112,7 +118,7 @@ def cancel_event(record: Asked) -> TaskCancel:
     return event
 
 
-PLAIN_REQUEST = frozenset((Asked, Obeyed))
+PLAIN_REQUEST = frozenset((Asked, TakenBack, Obeyed))
 """The types of records that a core makes of a plain request."""
 
 
@@ -164,6 +170,25 @@ def event_of(record: Record) -> Event:
         )
     if kind is Asked:
         return cancel_event(cast(Asked, record))
+    if kind is TakenBack:
+        taken = cast(TakenBack, record)
+        made = taken.born
+        place = made.place
+        return TaskUncancel(
+            ts=timestamp(taken.ns),
+            seq=taken.seq,
+            run=place.run.id,
+            pid=place.run.pid,
+            thread=place.thread,
+            loop=place.loop,
+            task=made.task,
+            name=clean(taken.name),
+            coro=made.coro,
+            remaining=0,
+            cancel=taken.cancel,
+            source=taken.left[3],
+            at=taken.left[2],
+        )
     if kind is Obeyed:
         obeyed = cast(Obeyed, record)
         made = obeyed.born
@@ -178,9 +203,9 @@ def event_of(record: Record) -> Event:
             task=made.task,
             name=clean(obeyed.name),
             coro=made.coro,
-            outcome="cancelled",
+            outcome="returned" if obeyed.absorbed else "cancelled",
             cancel=obeyed.cancel,
-            cancel_outcome="obeyed",
+            cancel_outcome="absorbed" if obeyed.absorbed else "obeyed",
             lifetime=lifetime(obeyed.ns - made.ns),
         )
     return cast(Event, record)

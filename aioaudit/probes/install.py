@@ -175,7 +175,7 @@ class Installation:
         recorder = self.recorder
         for cls in self._task_classes:
             self._put_cancel(cls, tasks.make_cancel, of_task=True)
-            self._put(cls, "uncancel", tasks.make_uncancel(recorder, cls, vars(cls)["uncancel"]))
+            self._put_uncancel(cls)
         for cls in (*self._task_classes, *self._future_classes):
             if "add_done_callback" in vars(cls):  # the C task has one of its own
                 self._put(
@@ -394,6 +394,14 @@ class Installation:
         put = core.make_cancel(asks, cls, original, probe, of_task=of_task)
         self._patches.replace(cls, "cancel", put)
 
+    def _put_uncancel(self, cls: Any) -> None:
+        original = vars(cls)["uncancel"]
+        probe: Any = tasks.make_uncancel(self.recorder, cls, original)
+        inplace.disguise(probe, original)
+        self._kept[id(probe.__code__)] = probe.__code__
+        asks = self.recorder.state.cancellations.asks
+        self._patches.replace(cls, "uncancel", core.make_uncancel(asks, cls, original, probe))
+
     def _take_asks(self) -> None:
         """Have the core take in plain requests, where all that happens is told, and nobody can object."""
         recorder = self.recorder
@@ -407,6 +415,7 @@ class Installation:
         ):
             return
         found_out = plain.FoundOut(recorder.state)
+        told = "task.uncancel" in sender.active_events
         core.take_asks(
             recorder.state.cancellations.asks,
             Taking(
@@ -430,6 +439,14 @@ class Installation:
                 rules=recorder.rules,
                 findings="finding" in sender.active_events,
                 fault=recorder.report_fault,
+                timeout=asyncio.Timeout,
+                notes=recorder.state.handoffs.timeouts,
+                expire=plain.EXPIRE_CODE if told else None,
+                run=plain.RUN_CODE,
+                leave=plain.LEAVE_CODE,
+                loop_time=timeouts.loop_time,
+                learn_expiry=found_out.expiry,
+                learn_leaving=found_out.leaving,
             ),
         )
 

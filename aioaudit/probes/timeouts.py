@@ -52,13 +52,13 @@ def make_probes(
             ours=APPLICATION,
             enter=enter,
             again=again,
-            time=_time,
+            time=loop_time,
             fault=recorder.report_fault,
         )
     )
 
 
-def _time() -> float:
+def loop_time() -> float:
     """What the clock of the running loop says, 0 where none runs."""
     loop = running_loop()
     now: float = 0.0 if loop is None else loop.time()
@@ -71,9 +71,10 @@ def _entry_at(info: CodeInfo, offset: int, now: float, given: float | None) -> T
     Where it gives a number of seconds nothing else is in there that differs from one to the next,
     so it serves for as long as the line gives that very number (`now` is 0 then).
     """
-    entry = TimeoutEntry(info.at(offset), info.source, now, None, given)
-    if given is not None:
-        info.timeouts[offset] = entry
+    if given is None:
+        return TimeoutEntry(info.at(offset), info.source, now, None, None)
+    entry = TimeoutEntry(info.at(offset), info.source, now, None, given, {})
+    info.timeouts[offset] = entry
     return entry
 
 

@@ -36,7 +36,7 @@ class Call(msgspec.Struct, eq=False):
     ``cancel()`` this one is called; ``timeout_remembered`` and ``concluded`` say that
     `remember_timeout` was called, and that whose error is being handled was not seen;
     ``lines`` is what lines say about calls of this kind, made once for each place, where
-    nothing but the calling line has a say in it; ``message`` is the argument of ``cancel()``.
+    nothing but the calling line, or the line that set a limit, has a say in it; ``message`` is the argument of ``cancel()``.
     """
 
     state: State
@@ -186,6 +186,8 @@ class Call(msgspec.Struct, eq=False):
         length = when - note.armed if note.seconds is None else float(note.seconds)
         late = asyncio.get_running_loop().time() - when
         lateness = f"{late:.3f} s late" if late >= 0.001 else None
+        if detail is None and reason == "timeout":
+            self.lines = note.lines  # all but how late it is
         return Cause(
             reason=reason,
             origin=Link(

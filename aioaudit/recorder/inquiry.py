@@ -173,6 +173,8 @@ class Inquiry:
             _tell_cause(known, cause)
         template: Any = known
         event = template.__copy__()
+        if cause.origin is not None:
+            event.origin_detail = cause.origin.detail  # a timeout is not as late each time
         event.ts = timestamp(time.time_ns())
         sender = self._sender
         event.seq = sender.run.next_seq() if "task.cancel" in sender.active_events else 0

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.core import Asks
 from aioaudit.cpython.behaviour import HAS_MONITORING
@@ -151,7 +153,11 @@ class Cancellations:
         """From now on *record* is known like any other request, as if it had been all along."""
         task = record.task
         made = record.born
-        request = Request(cancel_event(record), None, None, record.line[4])
+        origin = record.line[4]
+        if record.late is not None:
+            origin = msgspec.structs.replace(origin, detail=record.late)
+        request = Request(cancel_event(record), None, record.owner, origin)
+        request.taken_back = record.owner is not None
         request.victim = record.key
         request.requested_at = record.requested_at
         request.delivered = record.delivered
@@ -168,15 +174,24 @@ class Cancellations:
             state.handler_timer = timer = HandlerTimer()
             timer.line, timer.since = record.entered, record.since
             timer.at, timer.seconds = record.slow_at, record.seconds
+        if record.left is not None:
+            state.take_back(request, 0)
+            state.last_absorbed = request
+            request.absorbed_at = record.left[2]
         if record.ended:
             state.ended = True
-            state.outcome, state.cancel_outcome = "cancelled", "obeyed"
+            state.outcome, state.cancel_outcome = (
+                ("cancelled", "obeyed") if record.left is None else ("returned", "absorbed")
+            )
         # At once, when all of it is there: a signal's handler may ask about the task, or raise.
         if task is not None:
             self._tasks.states[record.key] = state
         error = self.asks.let_go(record)
         if error is not None:
             self._add_tie(error, request, state)
+            tie = self.ties.get(id(error))
+            if tie is not None and record.left is not None:
+                tie.timeout = request
         return state
 
     def adopt_behind(self, error: BaseException | None) -> None:

@@ -21,7 +21,8 @@ from aioaudit.stack.handles import is_entered
 from aioaudit.weak import WeakIdMap
 
 if TYPE_CHECKING:
-    from aioaudit.events import Evidence
+    from aioaudit.events import Evidence, TaskCancel
+    from aioaudit.place import Place
     from aioaudit.stack.code import CodeInfo
     from aioaudit.state.cause import Cause
 
@@ -57,7 +58,8 @@ class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
 
     That is ``seconds`` as the program gave them; where these are None it gave a time of the
     clock, and ``armed`` is the loop's time when it did.  ``by`` is the library's code that
-    entered it, None where the application's did.
+    entered it, None where the application's did.  ``lines`` is `Call.lines` of those that share
+    it and run out, None where it is shared by none.
     """
 
     at: str | None
@@ -65,6 +67,7 @@ class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
     armed: float
     by: CodeInfo | None
     seconds: float | None
+    lines: dict[Place, TaskCancel] | None = None
 
 
 class Handoffs:

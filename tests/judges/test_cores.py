@@ -174,8 +174,10 @@ def comparable(text: str) -> str:
     return re.sub(r', "(origin_)?detail": "[\d.]+ m?s late"', "", said)
 
 
-def log_of(core: str, run_python: Runner, *args: str, folder: Path, **environ: str) -> list[str]:
-    """What *args* log under *core*."""
+def log_of(
+    core: str, run_python: Runner, *args: str, folder: Path, printed: bool, **environ: str
+) -> list[str]:
+    """What *args* log under *core*, and perhaps what they print."""
     path = folder / f"{core}.jsonl"
     done = run_python(*args, AIOAUDIT_CORE=core, AIOAUDIT_JSONL_PATH=str(path), **environ)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -185,13 +187,21 @@ def log_of(core: str, run_python: Runner, *args: str, folder: Path, **environ: s
     end = json.loads(lines[-1])
     assert (end["event"], end.get("dropped", 0)) == ("process.end", 0)
     path.unlink()
-    return [comparable(line) for line in lines[1:]]
+    return [*map(comparable, lines[1:]), *(done.stdout.splitlines() if printed else ())]
 
 
-def compare(run_python: Runner, folder: Path, *args: str, ordered: bool, **environ: str) -> int:
+def compare(
+    run_python: Runner,
+    folder: Path,
+    *args: str,
+    ordered: bool,
+    printed: bool = False,
+    **environ: str,
+) -> int:
     """Whether both cores log the same; gives how many lines they log."""
     one, other = (
-        log_of(core, run_python, *args, folder=folder, **environ) for core in ("python", "native")
+        log_of(core, run_python, *args, folder=folder, printed=printed, **environ)
+        for core in ("python", "native")
     )
     if not ordered:
         one, other = sorted(map(unnumbered, one)), sorted(map(unnumbered, other))
@@ -235,6 +245,21 @@ def test_random_requests_are_logged_alike(run_python: Runner, tmp_path: Path) ->
             tmp_path,
             *("-W", "ignore", program, *map(str, seeds)),
             ordered=True,
+            AIOAUDIT="jsonl",
+            AIOAUDIT_SLOW_CANCEL="1000",  # whatever else the machine does
+        )
+        assert found > 40 * len(seeds)
+
+
+def test_random_timeouts_are_logged_alike(run_python: Runner, tmp_path: Path) -> None:
+    program = str(ROOT / "tests" / "random_timeouts.py")
+    for seeds in batches(60):
+        found = compare(
+            run_python,
+            tmp_path,
+            *("-W", "ignore", program, *map(str, seeds)),
+            ordered=True,
+            printed=True,
             AIOAUDIT="jsonl",
             AIOAUDIT_SLOW_CANCEL="1000",  # whatever else the machine does
         )

@@ -90,8 +90,10 @@ def records():
 def asks():
     asks = _core.Asks(born=_core.Table(), states={}, ties={}, active={}, adopt=print, released=print)
     names = "current_task get_coro module_at monotonic put urge learn_line learn_wait learn_handler"
-    given = dict.fromkeys((names + " reaches_nobody track fault").split(), print)
+    names += " reaches_nobody track fault loop_time learn_expiry learn_leaving"
+    given = dict.fromkeys(names.split(), print)
     given |= dict(next_seq=COUNTER, python_tasks={}, codes={}, handlers={}, exporting=set())
+    given |= dict(timeout=object, notes=None, expire=None, run=None, leave=None)
     for _ in range(2):
         asks.begin(
             outside=frozenset(), future=object, cancelled=KeyError, rules=0, findings=1, **given

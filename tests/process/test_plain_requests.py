@@ -97,6 +97,44 @@ def test_all_but_the_first_are_taken_in_until_somebody_asks(run_python: Runner) 
     ]
 
 
+EXPIRED = """
+import asyncio, aioaudit
+from aioaudit.session import current
+
+async def main():
+    known = current().recorder.state
+    def counts():
+        return len(known.cancellations.asks.asked), len(known.tasks.states)
+    async def waits():
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(100)
+        except TimeoutError:
+            await asyncio.sleep(0.01)
+    tasks = [asyncio.create_task(waits()) for _ in range(100)]
+    await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
+    await asyncio.wait(tasks)
+    print(*counts())
+    answer = aioaudit.why(tasks[50])
+    print(answer.cancel_outcome, answer.outcome, answer.root.at.rpartition(":")[2])
+    print(*counts())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
+def test_timeouts_that_run_out_are_taken_in_until_somebody_asks(run_python: Runner) -> None:
+    """Two show the line and where it waits, one or two more where that is taken back."""
+    done = run_python("-c", EXPIRED, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
+    assert (done.returncode, done.stderr) == (0, "")
+    taken, known, *answer, taken_then, known_then = done.stdout.split()
+    assert int(taken) + int(known) == 100
+    assert int(taken) > 90
+    assert answer == ["absorbed", "returned", "11"]
+    assert (int(taken_then), int(known_then)) == (int(taken) - 1, int(known) + 1)
+
+
 MANY = """
 import asyncio, gc, sys, tracemalloc
 from aioaudit.session import current

@@ -30,7 +30,8 @@ def given(**others: Any) -> dict[str, Any]:
     """What `begin` takes."""
     functions = (
         *("current_task", "get_coro", "module_at", "monotonic", "put", "urge", "learn_line"),
-        *("learn_wait", "learn_handler", "reaches_nobody", "track", "fault"),
+        *("learn_wait", "learn_handler", "reaches_nobody", "track", "fault", "loop_time"),
+        *("learn_expiry", "learn_leaving"),
     )
     return {
         **dict.fromkeys(functions, print),
@@ -43,6 +44,11 @@ def given(**others: Any) -> dict[str, Any]:
         "future": object,
         "cancelled": ValueError,
         "rules": None,
+        "timeout": object,
+        "notes": None,
+        "expire": None,
+        "run": None,
+        "leave": given.__code__,
         "findings": True,
     } | others
 
@@ -74,7 +80,13 @@ def test_a_callback_takes_three_arguments(event: str) -> None:
 
 def test_begin_takes_all_or_nothing() -> None:
     asks = new_asks()
-    for wrong in ({"next_seq": print}, {"put": None}, {"outside": ()}, {"another": 1}):
+    for wrong in (
+        {"next_seq": print},
+        {"put": None},
+        {"outside": ()},
+        {"expire": 1},
+        {"another": 1},
+    ):
         with pytest.raises(TypeError):
             asks.begin(**given(**wrong))
     with pytest.raises(TypeError):
