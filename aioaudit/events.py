@@ -173,7 +173,8 @@ class TaskCreate(_TaskEvent, tag="task.create", kw_only=True):
 class _Request(Event, kw_only=True):
     """What a request to cancel says of itself and, in ``origin``, of its cause.
 
-    ``cause`` is the ``seq`` of the event that caused this one.  ``origin`` is
+    ``cause`` is the ``seq`` of the event that caused this one.  Where a library called on
+    behalf of the line ``at``, ``library`` is its function and ``library_at`` the line.  ``origin`` is
     the ``what`` of the next link of the chain and the ``origin_*`` keys are
     that link's other keys.  Where both are there, the chain goes from this
     request to the origin, and on to whatever follows the request ``cause``.
@@ -183,6 +184,8 @@ class _Request(Event, kw_only=True):
     reason: Reason = msgspec.field(default_factory=lambda: "unknown")
     source: str | None = None
     at: str | None = None
+    library: str | None = None
+    library_at: str | None = None
     by: int | None = None
     by_name: str | None = None
     cause: int | None = None
@@ -195,6 +198,8 @@ class _Request(Event, kw_only=True):
     origin_reason: str | None = None
     origin_source: str | None = None
     origin_at: str | None = None
+    origin_library: str | None = None
+    origin_library_at: str | None = None
     origin_by_name: str | None = None
     origin_error: str | None = None
     origin_signal: str | None = None
@@ -277,6 +282,8 @@ class Finding(_TaskEvent, tag="finding", kw_only=True):
     reason: Reason | None = None
     source: str | None = None
     at: str | None = None
+    library: str | None = None
+    library_at: str | None = None
     by: int | None = None
     by_name: str | None = None
     suspended_at: str | None = None

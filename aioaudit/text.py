@@ -78,6 +78,13 @@ def path_and_line(at: str | None) -> tuple[str, int] | None:
     return None
 
 
+def in_package(place: str) -> str:
+    """*place*, a ``path:line``, from the folder on in which packages are installed."""
+    path = place.replace("\\", "/")
+    folders = ("/site-packages/", "/dist-packages/")
+    return place[max(path.rfind(each) + len(each) if each in path else 0 for each in folders) :]
+
+
 def escape_unprintable(text: str) -> str:
     r"""*text* with every character that is not plainly visible escaped.
 

@@ -424,17 +424,24 @@ async def from_far_in() -> None:
 @program
 async def from_a_library() -> None:
     lines = "def cancel(task):\n    task.cancel()\n\n\ndef through(function, task):\n    function(task)\n"
+    lines += "\n\ndef ends(task):\n    task.cancel()\n"
     names: dict[str, Any] = {"__name__": "library"}
     exec(compile(lines, "/nowhere/site-packages/library.py", "exec"), names)
 
     def cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
 
-    tasks = await started(waits, 12)
+    tasks = await started(waits, 32)
     for task in tasks[:6]:
         names["cancel"](task)
-    for task in tasks[6:]:
+    for task in tasks[6:12]:
         names["through"](cancel, task)
+    for task in tasks[12:16]:
+        names["ends"](task)
+    cancels = operator.methodcaller("cancel")
+    ends: list[Callable[[Any], object]] = [cancels, names["ends"], names["cancel"]]
+    for number, task in enumerate(tasks[16:]):
+        ends[number % 3](task)  # one instruction, by itself and by way of the library
     await gathered(tasks)
 
 

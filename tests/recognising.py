@@ -109,6 +109,8 @@ def links(answer: Answer | None, file: Path | str | None = None) -> list[Link]:
         }
         if "at" in told:
             told["at"] = labels.get(told["at"]) or _library(told["at"])
+        if "library_at" in told:
+            told["library_at"] = _library(told["library_at"])
         found.append(told)
     return found
 

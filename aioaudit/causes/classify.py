@@ -29,7 +29,15 @@ from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
 from aioaudit.cpython.tasks import coro_of, exception_of, fut_waiter
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_compiled
-from aioaudit.stack.code import APPLICATION, OWN, STDLIB, THIRD_PARTY, CodeInfo, NotNowError
+from aioaudit.stack.code import (
+    APPLICATION,
+    OWN,
+    STDLIB,
+    THIRD_PARTY,
+    WRAPS,
+    CodeInfo,
+    NotNowError,
+)
 from aioaudit.stack.frames import (
     UNSHARED,
     bound_cancel,
@@ -59,6 +67,7 @@ class _StackWalk:
 
     site: tuple[CodeInfo, int] | None = None
     library: tuple[CodeInfo, int] | None = None
+    acting: tuple[CodeInfo, int] | None = None
     stdlib: CodeInfo | None = None
     cause: Cause | None = None
     signal: int | None = None
@@ -136,15 +145,17 @@ def _is_finalizer(call: Call, frame: FrameType | None, info: CodeInfo | None) ->
 
 def _read_frame(found: _StackWalk, call: Call, info: CodeInfo, frame: FrameType) -> None:
     """Ask and keep what *frame*, whose code *info* is of, says of who called."""
+    passes = False
     if info.explain is not None and found.cause is None:
         cause = ask(info.explain, info.source, frame, call)
         _keep_answer(found, cause)
-        if info.owner == STDLIB and cause is not None and cause.passes_through:
+        passes = cause is not None and cause.passes_through
+        if passes and info.owner == STDLIB:
             return  # Python's own, and known: not who called
     if found.innermost and overrides(call.victim, frame.f_code):
         return  # an override of cancel() that calls the original is no caller
     found.innermost = False
-    _keep_site(found, info, frame)
+    _keep_site(found, info, frame, passes=passes)
 
 
 def _keep_answer(found: _StackWalk, cause: Cause | None) -> None:
@@ -158,12 +169,19 @@ def _keep_answer(found: _StackWalk, cause: Cause | None) -> None:
         found.cause = cause
 
 
-def _keep_site(found: _StackWalk, info: CodeInfo, frame: FrameType) -> None:
-    """Keep whose *frame* is: the application's first one ends the search."""
+def _keep_site(found: _StackWalk, info: CodeInfo, frame: FrameType, *, passes: bool) -> None:
+    """Keep whose *frame* is: the application's first one ends the search.
+
+    Of a library's the innermost that is no mere wrapper is who did it; one that *passes* a
+    call on is one, and so is what is called as if it did.
+    """
     if info.owner == APPLICATION:
         found.site = (info, frame.f_lasti)
     elif info.owner == THIRD_PARTY:
         found.library = found.library or (info, frame.f_lasti)
+        before = found.acting
+        if not passes and info.wraps != WRAPS and (before is None or before[0].wraps > info.wraps):
+            found.acting = info, frame.f_lasti
     elif info.owner == STDLIB:
         found.stdlib = found.stdlib or info
 
@@ -332,14 +350,23 @@ def _by_caller(
     elif call.current is None:
         detail = _callback_detail(call, frame)
     thread = call.state.places.foreign_thread(call.victim)
+    through = None if found.site is None else found.acting
     if request is None and detail is None and thread is None:
-        return _by_plain_call(call, site)
+        return _by_plain_call(call, site, through)
     at, source = _at_and_source(site)
+    library_at, library = (None, None) if through is None else _at_and_source(through)
     reason = "explicit" if thread is None else "thread"
     origin = None
     if request is None:
         origin = Link(
-            what="called", reason=reason, at=at, source=source, by_name=thread, detail=detail
+            what="called",
+            reason=reason,
+            at=at,
+            source=source,
+            by_name=thread,
+            library=library,
+            library_at=library_at,
+            detail=detail,
         )
     return Cause(
         reason=reason,
@@ -348,19 +375,50 @@ def _by_caller(
         detail=detail,
         at=at,
         source=source,
+        library=library,
+        library_at=library_at,
         thread=thread,
     )
 
 
-def _by_plain_call(call: Call, site: tuple[CodeInfo, int]) -> Cause:
-    """A line called, and there is no more to say: the same each time that it does."""
+_MOST_WAYS = 1_000
+"""At most this many ways from the lines of one function through a library's are known."""
+
+
+def _by_plain_call(
+    call: Call, site: tuple[CodeInfo, int], through: tuple[CodeInfo, int] | None
+) -> Cause:
+    """A line called, and there is no more to say: the same each time that it does.
+
+    Where it called by way of a library, that is a table of its own: `plain_cause` and
+    the cores know a line by its instruction alone.
+    """
     info, offset = site
-    known: Plain | None = info.calls.get(offset)
+    ways: dict[Any, Plain] = info.calls if through is None else info.through
+    way = offset if through is None else (offset, *through)
+    known = ways.get(way)
     if known is None:
         at, source = _at_and_source(site)
-        origin = Link(what="called", reason="explicit", at=at, source=source)
-        cause = Cause(reason="explicit", origin=origin, at=at, source=source)
-        known = info.calls[offset] = (cause, {})
+        library_at, library = (None, None) if through is None else _at_and_source(through)
+        origin = Link(
+            what="called",
+            reason="explicit",
+            at=at,
+            source=source,
+            library=library,
+            library_at=library_at,
+        )
+        cause = Cause(
+            reason="explicit",
+            origin=origin,
+            at=at,
+            source=source,
+            library=library,
+            library_at=library_at,
+        )
+        if len(info.through) >= _MOST_WAYS:
+            info.through.clear()
+        known = ways[way] = (cause, {})
     cause, call.lines = known
     return cast(Cause, cast(Any, cause).__copy__())  # a recogniser may add to it
 

@@ -21,7 +21,9 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     ``what`` says what happened: ``cancelled`` (a task or future was), ``failed``
     (a task or a block raised), ``signal``, ``deadline`` (a timer ran out),
     ``shutdown``, ``called`` (plain code asked for it).  ``seconds`` is the
-    length of a deadline.  The other keys are there where they apply.
+    length of a deadline; ``library`` (``module:qualname``) and ``library_at`` are the
+    library's function and line that called on behalf of the line ``at``.  The other
+    keys are there where they apply.
     """
 
     what: What
@@ -34,6 +36,8 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     error: str | None = None
     signal: str | None = None
     seconds: float | None = None
+    library: str | None = None
+    library_at: str | None = None
     detail: str | None = None
 
 
@@ -56,6 +60,10 @@ def flatten(link: Link, event: TaskCancel | FutureCancel) -> None:
         event.origin_signal = link.signal
     if link.seconds is not None:
         event.origin_seconds = link.seconds
+    if link.library is not None:
+        event.origin_library = link.library
+    if link.library_at is not None:
+        event.origin_library_at = link.library_at
     if link.detail is not None:
         event.origin_detail = link.detail
     if link.by_name is not None:
@@ -77,6 +85,8 @@ def unflatten(event: TaskCancel | FutureCancel) -> Link | None:
         error=event.origin_error,
         signal=event.origin_signal,
         seconds=event.origin_seconds,
+        library=event.origin_library,
+        library_at=event.origin_library_at,
         detail=event.origin_detail,
     )
 
@@ -101,6 +111,8 @@ class RequestSummary(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=Tr
     source: str | None = None
     at: str | None = None
     by_name: str | None = None
+    library: str | None = None
+    library_at: str | None = None
     message: str | None = None
     absorbed_at: str | None = None
     behind: int | None = None

@@ -9,7 +9,7 @@ chain that leads to an older one ends there and says so.
 from __future__ import annotations
 
 from aioaudit.chain.links import Answer, Link
-from aioaudit.chain.summary import summarise
+from aioaudit.chain.summary import library, summarise
 from aioaudit.chain.walk import (
     Chains,
     LogReading,
@@ -125,6 +125,8 @@ def brief(link: Link) -> str:
         parts.append(f"at {link.at}")
     if link.source is not None:
         parts.append(f"in {link.source}")
+    if link.library is not None:
+        parts.append(f"through {library(link.library, link.library_at)}")
     if link.by_name is not None:
         parts.append(f"by {link.by_name}")
     if link.detail is not None:

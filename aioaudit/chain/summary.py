@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from aioaudit.chain.links import LEFT_OUT, Link
-from aioaudit.text import escape_unprintable
+from aioaudit.text import escape_unprintable, in_package
 
 Show: TypeAlias = Callable[[str], str]
 
@@ -99,12 +99,20 @@ def _call(root: Link, place: str) -> str:
     caller = root.source or "plain code"
     if root.reason == "disconnect":
         return f"a peer went away, which made {caller} call cancel(){place}"
-    text = f"{caller} called cancel(){place}"
+    if root.library is None:
+        text = f"{caller} called cancel(){place}"
+    else:
+        text = f"{library(root.library, root.library_at)} cancelled it, called from {caller}{place}"
     if root.by_name is not None:
         text += f" in {'thread' if root.reason == 'thread' else 'task'} {root.by_name}"
     if root.reason not in (None, "explicit", "thread"):
         text += f" (reason {root.reason})"
     return text
+
+
+def library(function: str, at: str | None) -> str:
+    """``saq.worker:Worker.process (saq/worker.py:374)``: who called on the application's behalf."""
+    return function if at is None else f"{function} ({in_package(at)})"
 
 
 def unknown(root: Link, show: Show = _as_it_is) -> str:

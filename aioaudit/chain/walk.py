@@ -74,6 +74,8 @@ def own_link(request: RequestEvent) -> Link:
         source=request.source,
         at=request.at,
         by_name=request.by_name,
+        library=request.library,
+        library_at=request.library_at,
         detail=request.detail,
     )
 
@@ -93,14 +95,18 @@ def completed(origin: Link, request: RequestEvent) -> Link:
     if origin.what != "called":
         return origin
     source, at = origin.source, origin.at
+    library, library_at = origin.library, origin.library_at
     if source is None and at is None:
         source, at = request.source, request.at
+        library, library_at = request.library, request.library_at
     return msgspec.structs.replace(
         origin,
         reason=origin.reason or request.reason,
         source=source,
         at=at,
         by_name=origin.by_name or request.by_name,
+        library=library,
+        library_at=library_at,
     )
 
 
@@ -359,6 +365,8 @@ def summary_of(
         source=request.source,
         at=request.at,
         by_name=request.by_name,
+        library=request.library,
+        library_at=request.library_at,
         message=request.message,
         became=became,
         absorbed_at=absorbed_at,

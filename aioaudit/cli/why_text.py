@@ -170,6 +170,8 @@ class Text:
                 lines.append(f"awaited by {_listed(names)}")
         if request.message is not None:
             lines.append(f"message: {request.message}")
+        if link.library is not None:
+            lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")
         if link.detail is not None:
             lines.append(link.detail)
         return [escape_unprintable(line) for line in lines]
@@ -384,7 +386,7 @@ def _headline(cases: list[Case], rows: dict[tuple[str | None, ...], _Row]) -> st
 def _kind(root: Link) -> tuple[str | None, ...]:
     """What roots have in common that make one row: the same line did the same thing."""
     error = None if root.error is None else root.error.partition(":")[0]
-    return (root.what, root.reason, root.source, root.at, root.signal, error)
+    return (root.what, root.reason, root.source, root.at, root.library_at, root.signal, error)
 
 
 def _common(one: Link, other: Link) -> Link:

@@ -483,7 +483,7 @@ class Rules:
             event.by_name = asked.by_name
             if isinstance(asked, TaskCancel):
                 event.suspended_at = asked.suspended_at
-            event.source, event.at = _line_of(request)
+            event.source, event.at, event.library, event.library_at = _line_of(request)
         if other is not None:
             asked = other.event
             event.other_cancel = asked.seq or None
@@ -526,14 +526,20 @@ def _kept_by_library(task: Any, state: CancelState) -> bool:
     return code is not None and owner_of(code.co_filename) != APPLICATION
 
 
-def _line_of(request: Request) -> tuple[str | None, str | None]:
-    """``source`` and ``at`` of *request*, or of the nearest one before it that has a line."""
+def _line_of(request: Request) -> tuple[str | None, str | None, str | None, str | None]:
+    """``source``, ``at`` and the library's of *request*, or of the nearest before it with a line."""
     for step in request.back():
-        if step.event.at is not None:
-            return step.event.source, step.event.at
-        if step.event.origin_at is not None:
-            return step.event.origin_source, step.event.origin_at
-    return request.event.source, None
+        event = step.event
+        if event.at is not None:
+            return event.source, event.at, event.library, event.library_at
+        if event.origin_at is not None:
+            return (
+                event.origin_source,
+                event.origin_at,
+                event.origin_library,
+                event.origin_library_at,
+            )
+    return request.event.source, None, None, None
 
 
 def _not_started(task: Any) -> bool:

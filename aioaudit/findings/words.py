@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aioaudit.chain.summary import Show, who
+from aioaudit.chain.summary import Show, library, who
 from aioaudit.events import Finding
 from aioaudit.findings import catalogue
 from aioaudit.text import escape_unprintable
@@ -52,6 +52,9 @@ def _asked(finding: Finding, show: Show) -> str:
     if reason == "shutdown":
         return f"asked to cancel by the end of asyncio.run{place}"
     source = "" if finding.source is None else f" by {finding.source}"
+    if finding.library is not None:
+        by = library(finding.library, finding.library_at)
+        source = f" by {by}, called from {finding.source or 'plain code'}"
     text = f"asked to cancel{source}{place}"
     if finding.kind == catalogue.WRONG_THREAD:
         text += f" in thread {finding.thread}"

@@ -262,6 +262,9 @@ def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
     event.evidence = cause.evidence
     event.at = cause.at
     event.source = cause.source
+    if cause.library is not None:
+        event.library = cause.library
+        event.library_at = cause.library_at
     if cause.detail is not None:
         event.detail = cause.detail
     if cause.origin is not None:

@@ -40,6 +40,25 @@ RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERAT
 Explain = Callable[[FrameType, Any], Any]
 
 
+ACTS = 0
+MAY_WRAP = 1
+WRAPS = 2
+_WAITS = ("cancell", *(f"cancel_{word}_" for word in ("after", "at", "if", "on", "until", "when")))
+"""How the names of functions begin that do something before they cancel, or because of it."""
+
+
+def wraps(name: str) -> int:
+    """Whether a library's function *name* only does what its caller says: by its name it cancels.
+
+    `MAY_WRAP` where it is called so that another of the library may have meant it, and a
+    reader who sees the call would not think of ``cancel()``.
+    """
+    bare = name.lstrip("_")
+    if name.endswith("_cancel") or (bare.startswith("cancel") and not bare.startswith(_WAITS)):
+        return WRAPS
+    return MAY_WRAP if bare.startswith(("abort", "kill", "set_exception", "throw")) else ACTS
+
+
 def owner_of(path: str) -> int:
     """Whose code lives at *path*: the application's, a library's, Python's or ours."""
     if path.startswith(_OWN) or (path.startswith(_OWN_EXPORTERS) and not _is_in_packages(path)):
@@ -89,7 +108,9 @@ class CodeInfo:
         "owner",
         "resumed",
         "source",
+        "through",
         "timeouts",
+        "wraps",
     )
 
     def __init__(self, code: CodeType, module: str, known: dict[int, CodeInfo]) -> None:
@@ -115,6 +136,9 @@ class CodeInfo:
         """Whether it is a generator's or a coroutine's, which is resumed and not called."""
         self.calls: dict[int, Any] = {}
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
+        self.through: dict[tuple[int, CodeInfo, int], Any] = {}
+        """As `calls`, of what a library called for the instruction: whose code, and which offset."""
+        self.wraps = wraps(code.co_name) if self.owner == THIRD_PARTY else ACTS
         self.timeouts: dict[int, Any] = {}
         """By the offset of an instruction: what is known of the timeout that it entered last."""
         self._lines: dict[int, str] = {}

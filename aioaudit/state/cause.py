@@ -18,7 +18,8 @@ class Cause(msgspec.Struct, kw_only=True):
     ``request`` is the request that led to this one; ``origin`` the next link of
     the chain where that is no request.  With both the chain goes to the origin
     and on to what follows ``request``.  ``owner`` is the `id` of the object that
-    will take the request back with ``uncancel()``.  ``redelivers`` marks a request
+    will take the request back with ``uncancel()``.  ``library`` and ``library_at`` are the function
+    and the line of a library that called on behalf of the line ``at``.  ``redelivers`` marks a request
     that is no new one (a scope that delivers again).  ``current_task_unrelated`` says that
     the current task has nothing to do with it.  ``taken_back`` says that the asker
     ends the request itself, so that it never is the program that swallowed it.
@@ -41,6 +42,8 @@ class Cause(msgspec.Struct, kw_only=True):
     owner: int | None = None
     at: str | None = None
     source: str | None = None
+    library: str | None = None
+    library_at: str | None = None
     redelivers: bool = False
     current_task_unrelated: bool = False
     taken_back: bool = False

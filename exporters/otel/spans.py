@@ -268,6 +268,8 @@ class Spans:
                 put(attributes, "aioaudit.cancel.at", link.at)
                 put(attributes, "aioaudit.cancel.source", link.source)
                 put(attributes, "aioaudit.cancel.by.name", link.by_name)
+                put(attributes, "aioaudit.cancel.library", link.library)
+                put(attributes, "aioaudit.cancel.library_at", link.library_at)
                 break
         root = chain[-1]
         if done.outcome == "cancelled" and (

@@ -33,6 +33,9 @@ web = pytest.importorskip("aiohttp.web")
 
 PROTOCOL = "aiohttp/web_protocol.py"
 
+CLOSERS = ("close", "_close", "_close_immediately")
+"""How the method of a connector is called in which it gives up what it looks up, by version."""
+
 
 class Service:
     """One handler that hangs, behind a real socket; it notes the task that ran it."""
@@ -491,6 +494,9 @@ def test_a_name_that_is_still_looked_up_ends_with_the_session() -> None:
     lookups: list[asyncio.Task[Any]] = []
     answer, _ = explained(asyncio.run, main)
     said = {"reason": "explicit", "at": "lookup", "by_name": "main"}
+    assert answer is not None
+    assert answer.root.library in {f"aiohttp.connector:TCPConnector.{name}" for name in CLOSERS}
+    said |= {"library": answer.root.library, "library_at": "aiohttp/connector.py"}
     assert links(answer) == [
         {"what": "cancelled", "name": "lookup", **said},
         {"what": "called", **said},

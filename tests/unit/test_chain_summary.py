@@ -77,6 +77,23 @@ def sentence(*links: Link, **more: Any) -> str:
             Link(what="called", reason="explicit", at="a.py:5", detail="while handling OSError"),
             "plain code called cancel() at a.py:5 (while handling OSError)",
         ),
+        (
+            Link(
+                what="called",
+                reason="explicit",
+                source="app:main",
+                at="app.py:50",
+                by_name="Task-1",
+                library="saq.worker:Worker.process",
+                library_at="/home/me/.venv/lib/python3.13/site-packages/saq/worker.py:374",
+            ),
+            "saq.worker:Worker.process (saq/worker.py:374) cancelled it, "
+            "called from app:main at app.py:50 in task Task-1",
+        ),
+        (
+            Link(what="called", reason="scope", at="app.py:50", library="mcp:Session.run"),
+            "mcp:Session.run cancelled it, called from plain code at app.py:50 (reason scope)",
+        ),
     ],
 )
 def test_every_root_has_its_clause(root: Link, because: str) -> None:
