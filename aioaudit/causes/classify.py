@@ -37,6 +37,7 @@ from aioaudit.stack.code import (
     WRAPS,
     CodeInfo,
     NotNowError,
+    who_acts,
 )
 from aioaudit.stack.frames import (
     UNSHARED,
@@ -118,6 +119,8 @@ def _walk_stack(
             if looking:
                 _read_frame(found, call, info, frame)
                 looking = found.site is None
+                if not looking and last is not None and last.wraps == WRAPS:
+                    found.acting = None  # the application's line says it all
         last = info
         if frame is root or back is None or found.signal is not None:
             break
@@ -179,9 +182,8 @@ def _keep_site(found: _StackWalk, info: CodeInfo, frame: FrameType, *, passes: b
         found.site = (info, frame.f_lasti)
     elif info.owner == THIRD_PARTY:
         found.library = found.library or (info, frame.f_lasti)
-        before = found.acting
-        if not passes and info.wraps != WRAPS and (before is None or before[0].wraps > info.wraps):
-            found.acting = info, frame.f_lasti
+        if not passes:
+            found.acting = who_acts(found.acting, info, frame.f_lasti)
     elif info.owner == STDLIB:
         found.stdlib = found.stdlib or info
 
@@ -493,12 +495,16 @@ def _by_handoff(call: Call, found: _StackWalk) -> Cause:
                 at=note.at,
                 source=note.source,
                 by_name=note.thread,
+                library=note.library,
+                library_at=note.library_at,
                 detail=note.how,
             ),
             evidence=evidence,
             detail=note.how,
             at=note.at,
             source=note.source,
+            library=note.library,
+            library_at=note.library_at,
             thread=note.thread,
         )
     source = None if found.stdlib is None else found.stdlib.source

@@ -170,7 +170,7 @@ class Text:
                 lines.append(f"awaited by {_listed(names)}")
         if request.message is not None:
             lines.append(f"message: {request.message}")
-        if link.library is not None:
+        if link.library is not None and request.origin != "called":  # else the root says it
             lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")
         if link.detail is not None:
             lines.append(link.detail)

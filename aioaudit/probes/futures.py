@@ -13,7 +13,7 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.stack.frames import BOUND, caller, signal_above
+from aioaudit.stack.frames import BOUND, callers, signal_above
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.handoffs import Handoff
 from aioaudit.state.requests import Request
@@ -116,7 +116,7 @@ def record_handoff(
             cause = recorder.explain_cancel(callback.__self__, frame)
             notes[callback] = Handoff(cause.at, cause.source, None, how, cause=cause)
             return
-        found = caller(codes, frame)
+        found, library = callers(codes, frame)
         running = running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
         if found is None and not foreign:
@@ -130,6 +130,8 @@ def record_handoff(
             signal=signal_above(codes, frame) if main else None,
             due=due,
             direct=direct,
+            library=None if library is None else library[0].source,
+            library_at=None if library is None else library[0].at(library[1]),
         )
     except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)

@@ -48,7 +48,7 @@ _WAITS = ("cancell", *(f"cancel_{word}_" for word in ("after", "at", "if", "on",
 
 
 def wraps(name: str) -> int:
-    """Whether a library's function *name* only does what its caller says: by its name it cancels.
+    """Whether a function *name* only does what its caller says: by its name it cancels.
 
     `MAY_WRAP` where it is called so that another of the library may have meant it, and a
     reader who sees the call would not think of ``cancel()``.
@@ -138,7 +138,7 @@ class CodeInfo:
         """By the offset of an instruction: what is said where that is all that called ``cancel()``."""
         self.through: dict[tuple[int, CodeInfo, int], Any] = {}
         """As `calls`, of what a library called for the instruction: whose code, and which offset."""
-        self.wraps = wraps(code.co_name) if self.owner == THIRD_PARTY else ACTS
+        self.wraps = ACTS if self.owner == APPLICATION else wraps(code.co_name)
         self.timeouts: dict[int, Any] = {}
         """By the offset of an instruction: what is known of the timeout that it entered last."""
         self._lines: dict[int, str] = {}
@@ -172,6 +172,20 @@ class CodeInfo:
                 line = line_of(code, offset)
             known = self._lines[offset] = clean(f"{path}:{line}", 1000)
         return known
+
+
+Spot = tuple[CodeInfo, int]
+"""A place in code: whose, and the offset of the instruction."""
+
+
+def who_acts(inner: Spot | None, info: CodeInfo, offset: int) -> Spot | None:
+    """Of a library's function and what it was called by, which does it for more than its caller.
+
+    *inner* is what was found further in; the next one out is a library's, too, of *info*'s code.
+    """
+    if info.wraps == WRAPS or (inner is not None and inner[0].wraps <= info.wraps):
+        return inner
+    return info, offset
 
 
 def line_of(code: CodeType, offset: int) -> int:

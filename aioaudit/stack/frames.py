@@ -31,7 +31,15 @@ from aioaudit.cpython.behaviour import LOCALS_ARE_A_VIEW
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.threads import handler_of
 from aioaudit.stack.callee import AWAITED
-from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
+from aioaudit.stack.code import (
+    APPLICATION,
+    THIRD_PARTY,
+    WRAPS,
+    CodeInfo,
+    Codes,
+    Spot,
+    who_acts,
+)
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _MAX_FRAMES = 2000
@@ -344,29 +352,38 @@ def overrides(victim: Any, code: CodeType) -> bool:
     return False
 
 
-def caller(codes: Codes, frame: FrameType | None) -> tuple[CodeInfo, int] | None:
+def caller(codes: Codes, frame: FrameType | None) -> Spot | None:
     """The innermost frame from *frame* on that is the application's, else a library's.
 
     Frames of the loop end the search: beyond them the stack only says who runs it.  So does one
     that the interpreter called by itself, a finalizer's: beyond it stands a bystander.
     """
-    best: tuple[CodeInfo, int] | None = None
+    return callers(codes, frame)[0]
+
+
+def callers(codes: Codes, frame: FrameType | None) -> tuple[Spot | None, Spot | None]:
+    """The `caller`, and of a library that the application called who acts on its behalf."""
+    best: Spot | None = None
+    acting: Spot | None = None
+    inner: CodeInfo | None = None
     info = None if frame is None else codes.of(frame)
     if frame is None or info is None or info.callee(frame) is None:
-        return None
+        return None, None
     while not info.boundary:
         if info.owner == APPLICATION:
-            return info, frame.f_lasti
-        if best is None and info.owner < 2:
-            best = (info, frame.f_lasti)
+            says_it = inner is not None and inner.wraps == WRAPS
+            return (info, frame.f_lasti), None if says_it else acting
+        if info.owner == THIRD_PARTY:
+            best = best or (info, frame.f_lasti)
+            acting = who_acts(acting, info, frame.f_lasti)
         back = frame.f_back
         if back is None:
             break
         below = codes.of(back)
         if not was_called(info, frame, below, back):
             break
-        info, frame = below, back
-    return best
+        inner, info, frame = info, below, back
+    return best, None
 
 
 _EXECUTING = frozenset({"eval", "exec"})

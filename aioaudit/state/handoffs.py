@@ -32,7 +32,8 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
 
     ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
     ``direct`` says that the loop was given the method itself, and not something around it;
-    ``context`` refers to what a signal's callback runs in, where the loop shows that.
+    ``context`` refers to what a signal's callback runs in, where the loop shows that;
+    ``library`` and ``library_at`` are as in `Cause`.
     """
 
     at: str | None
@@ -44,6 +45,8 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
     cause: Cause | None = None
     direct: bool = False
     context: Callable[[], Context | None] | None = None
+    library: str | None = None
+    library_at: str | None = None
 
     @property
     def runs(self) -> bool:

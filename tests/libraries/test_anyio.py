@@ -521,6 +521,8 @@ def test_a_portal_that_stops_says_so(trail_of: Any) -> None:
         "reason": "scope",
         "at": "portal",
         "by_name": "host",
+        "library": "anyio.from_thread:BlockingPortal.stop",
+        "library_at": "anyio/from_thread.py",
     } | ({"detail": "the blocking portal is shutting down"} if REASONS else {})
     assert told(trail.why("called")) == [
         {"what": "cancelled", "name": "called", **said},
@@ -591,6 +593,8 @@ def test_a_call_through_a_portal_ends_with_what_it_calls_into(trail_of: Any) -> 
         "reason": "scope",
         "at": "portal_call",
         "by_name": "host",
+        "library": "anyio.from_thread:BlockingPortal.stop",
+        "library_at": "anyio/from_thread.py",
     } | ({"detail": "the blocking portal is shutting down"} if REASONS else {})
     assert told(trail.why("called")) == [
         {"what": "cancelled", "name": "called", **said},
@@ -683,7 +687,13 @@ def test_a_listener_that_closes_ends_what_accepts_from_it(trail_of: Any) -> None
         await asyncio.wait([accepting])
 
     trail = trail_of(scenario)
-    said = {"reason": "scope", "at": "listener", "by_name": "host"}
+    said = {
+        "reason": "scope",
+        "at": "listener",
+        "by_name": "host",
+        "library": "anyio._backends._asyncio:TCPSocketListener.aclose",
+        "library_at": "anyio/_backends/_asyncio.py",
+    }
     assert told(trail.why("accepting")) == [
         {"what": "cancelled", "name": "accepting", **said},
         {"what": "called", **said},
@@ -700,7 +710,13 @@ def test_closing_by_force_cancels_only_the_scope_that_it_makes(trail_of: Any) ->
         await anyio.aclose_forcefully(Resource())  # LINE forced
 
     trail = trail_of(scenario)
-    said = {"reason": "scope", "at": "forced", "by_name": "host"}
+    said = {
+        "reason": "scope",
+        "at": "forced",
+        "by_name": "host",
+        "library": "anyio._core._resources:aclose_forcefully",
+        "library_at": "anyio/_core/_resources.py",
+    }
     assert told(trail.why("host")) == [
         {"what": "cancelled", "name": "host", **said},
         {"what": "called", **said},

@@ -46,6 +46,9 @@ class Worker:
         await coro
         self._cancel_all()  # FINISH
 
+    def cancel_jobs(self):
+        self.abort()
+
     async def process(self):
         await asyncio.sleep(0)
         self.abort()  # PROCESS
@@ -65,6 +68,10 @@ class Worker:
 
     async def serve(self):
         await asyncio.gather(self.process())
+
+    def end_after(self, seconds):
+        for task in self.tasks:
+            asyncio.get_running_loop().call_later(seconds, task.cancel)  # LATER
 
 def call(function, *args):
     function(*args)
@@ -183,10 +190,11 @@ def test_the_answer_says_who_did_it_and_on_whose_behalf(
 @every_loop
 def test_what_only_cancels_for_its_caller_is_not_who_did_it(run: Run, library: ModuleType) -> None:
     async def main() -> None:
-        cancel, cancel_all, abort, finish = tasks = await started("a", "b", "c", "d")
+        cancel, cancel_all, abort, finish, jobs = tasks = await started(*"abcde")
         library.Worker(cancel).cancel()
         library.Worker(cancel_all)._cancel_all()
         library.Worker(abort).abort()
+        library.Worker(jobs).cancel_jobs()
         await library.Worker(finish).cancel_on_finish(asyncio.sleep(0))
         await ended(*tasks)
 
@@ -199,6 +207,7 @@ def test_what_only_cancels_for_its_caller_is_not_who_did_it(run: Run, library: M
         # Nobody finds a cancel() there: it is the best that there is.
         "c": ("saqish.worker:Worker.abort", line("ABORT")),
         "d": ("saqish.worker:Worker.cancel_on_finish", line("FINISH")),
+        "e": None,  # whatever it calls: the line has the word
     }
 
 
@@ -278,6 +287,23 @@ def test_a_library_that_cleans_up_has_its_line_in_the_chain(run: Run, library: M
     assert through(job) == ("saqish.worker:Worker.process_safely", line("SAFELY"))
     assert (through(server), through(root), root.at) == (None, None, here("STOP"))
     assert f"through saqish.worker:Worker.process_safely ({line('SAFELY')})" in brief(job)
+
+
+@every_loop
+def test_a_timer_that_a_library_set_has_its_line_and_that_of_who_wanted_it(
+    run: Run, library: ModuleType
+) -> None:
+    async def main() -> None:
+        (task,) = await started("job")
+        library.Worker(task).end_after(0.01)  # WANTED
+        await ended(task)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert answer is not None
+    assert answer.root.at == here("WANTED")
+    assert through(answer.root) == ("saqish.worker:Worker.end_after", line("LATER"))
 
 
 @every_loop
