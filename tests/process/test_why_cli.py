@@ -228,6 +228,38 @@ def test_every_way_to_take_a_cancellation_is_told(
     assert why(tmp_path, str(file), "--task", "w")[1].splitlines()[-2] == said
 
 
+def test_a_library_that_called_for_the_application_is_told_with_both_lines(tmp_path: Path) -> None:
+    by: dict[str, Any] = {"reason": "explicit", "at": f"{tmp_path}/app.py:50", "source": "app:main"}
+    by |= {
+        "library": "saq.worker:Worker.process",
+        "library_at": "/venv/lib/site-packages/saq/worker.py:374",
+    }
+    both = {f"origin_{key}": value for key, value in by.items()}
+    other = by | {"library_at": "/venv/lib/site-packages/saq/worker.py:90"}
+    otherwise = both | {"origin_library_at": other["library_at"]}
+    file = write(
+        tmp_path / "a.jsonl",
+        lone(1, 1, "w", **by, origin="called", **both),
+        lone(2, 2, "x", **by, cause=1),
+        lone(3, 3, "y", **other, origin="called", **otherwise),
+    )
+    status, out, err = why(tmp_path, str(file), "--task", "x")
+    assert (status, err) == (0, "")
+    did = "saq.worker:Worker.process (saq/worker.py:374)"
+    said = f"{did} cancelled it, called from app:main at app.py:50"
+    assert f"work (x) was asked to cancel because {said}, by way of w" in out
+    assert f"root cause: {said}\n" in out
+    # Where it is the root's own call, it is not said twice.
+    assert out.count(f"{did} called cancel()") == 1
+    _, out, _ = why(tmp_path, str(file))
+    assert out.startswith(
+        "3 tasks cancelled, 2 root causes"
+    )  # the same line, and two of the library
+    _, out, _ = why(tmp_path, str(file), "--task", "x", "--json")
+    for link in json.loads(out)["chain"]:
+        assert (link["library"], link["library_at"]) == (by["library"], by["library_at"])
+
+
 def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> None:
     """The same line times out, or calls, or is missing, again and again."""
     deadline: dict[str, Any] = {"origin": "deadline", "origin_at": "/a:1"}
