@@ -45,7 +45,7 @@ MOST_NAMES = 5
 """At most this many siblings or waiters are named; more are counted."""
 
 MOST_REQUESTS = 10
-"""At most this many other requests to the same task are shown; more are counted."""
+"""At most this many lines tell of other requests to the same task; more requests are counted."""
 
 BECAME: dict[RequestFate, str] = {
     "obeyed": "it obeyed",
@@ -232,20 +232,35 @@ class Text:
         if not others:
             return []
         lines = [f"It was asked {len(others):,} more {plural('time', len(others))}:"]
-        lines += [f"  {self._asked_line(each)}" for each in others[:MOST_REQUESTS]]
-        if len(others) > MOST_REQUESTS:
-            lines.append(f"  and {len(others) - MOST_REQUESTS:,} more (--json has them all)")
+        alike: dict[tuple[str | None, ...], list[RequestSummary]] = {}
+        for each in others:
+            kind = (each.reason, each.source, each.at, each.became, each.absorbed_at)
+            alike.setdefault(kind, []).append(each)
+        groups = list(alike.values())
+        date = len({each.ts[:10] for each in others}) > 1
+        lines += [f"  {self._asked_line(each, date)}" for each in groups[:MOST_REQUESTS]]
+        rest = sum(map(len, groups[MOST_REQUESTS:]))
+        if rest:
+            lines.append(f"  and {rest:,} more (--json has them all)")
         return lines
 
-    def _asked_line(self, asked: RequestSummary) -> str:
-        text = f"{clock(asked.ts)}  reason {asked.reason}"
-        if asked.at is not None:
-            text += f", at {self._show(asked.at)}"
-        if asked.by_name is not None:
-            text += f", by {'thread' if asked.reason == 'thread' else 'task'} {asked.by_name}"
-        text += f": {BECAME[asked.became]}"
-        if asked.absorbed_at is not None:
-            text += f" at {self._show(asked.absorbed_at)}"
+    def _asked_line(self, asked: list[RequestSummary], date: bool) -> str:
+        """One request, or how often and from when to when there were some that are alike."""
+        first, last = asked[0], asked[-1]
+        text = clock(first.ts, date=date)
+        if last is not first:
+            text += f" to {clock(last.ts, date=date)}  {len(asked):,} times"
+        text += f"  reason {first.reason}"
+        if first.at is not None:
+            text += f", at {self._show(first.at)}"
+        names = {each.by_name: None for each in asked if each.by_name is not None}
+        if names:
+            by = "thread" if first.reason == "thread" else "task"
+            text += f", by {by} {first.by_name}" if len(names) == 1 else ""
+            text += f", by {len(names):,} {by}s" if len(names) > 1 else ""
+        text += f": {BECAME[first.became]}"
+        if first.absorbed_at is not None:
+            text += f" at {self._show(first.absorbed_at)}"
         return escape_unprintable(text)
 
     def _siblings(self, case: Case) -> list[str]:

@@ -324,6 +324,46 @@ def test_the_run_that_a_process_came_from_is_told(tmp_path: Path) -> None:
     }
 
 
+def test_of_40_000_requests_to_one_task_those_that_are_alike_are_one_line(tmp_path: Path) -> None:
+    """A poller with a timeout of its own, that two others cancel in the end, each more than once."""
+    poll: dict[str, Any] = {"task": 1, "name": "poll", "coro": "app:poll"}
+    events: list[Event] = []
+    for turn in range(40_000):
+        asked = TaskCancel(
+            **base(2 * turn + 1, micros=turn),
+            **poll,
+            accepted=True,
+            taken_back=True,
+            reason="timeout",
+            at="/a.py:3",
+            origin="deadline",
+            origin_at="/a.py:3",
+            origin_seconds=0.5,
+        )
+        back = TaskUncancel(
+            **base(2 * turn + 2, micros=turn), **poll, remaining=0, at="/a.py:3", cancel=asked.seq
+        )
+        events += [asked, back]
+    for turn, by in enumerate(["one", "two", "two", "three"]):
+        more = {"behind": 90_000} if turn else {}
+        told = {"reason": "explicit", "at": "/a.py:9", "by": turn, "by_name": by}
+        events.append(
+            TaskCancel(**base(90_000 + turn, micros=90_000), **poll, accepted=True, **told, **more)
+        )
+    write(tmp_path / "a.jsonl", *events)
+    text = why(tmp_path, "a.jsonl", "--task", "poll")[1]
+    assert text.splitlines()[5:9] == [
+        "It was asked 40,003 more times:",
+        "  14:02:11.873 to 14:02:11.912  40,000 times  reason timeout, at /a.py:3:"
+        " taken back with uncancel() at /a.py:3",
+        "  14:02:11.963 to 14:02:11.963  3 times  reason explicit, at /a.py:9, by 2 tasks:"
+        " changed nothing, an earlier one was still to be delivered",
+        "task 1 of run r1, pid 4211",
+    ]
+    assert len(text.splitlines()) < 24
+    assert len(json.loads(why(tmp_path, "a.jsonl", "--json")[1])["requests"]) == 40_004
+
+
 def test_an_unknown_root_is_marked_as_unknown(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", lone(7, 1, "w", reason="awaiter", cause=3))
     assert why(tmp_path, "a.jsonl", "--task", "w")[1] == (
