@@ -22,6 +22,15 @@ MOST_NAMES = 3
 """At most this many tasks between the victim and the root are named; more are counted."""
 
 
+_RUN_OTHERS = frozenset(
+    {
+        "anyio._core._tasks:TaskHandle._run_coro",
+        "anyio._backends._asyncio:TaskGroup._run_wrapped_task",
+    }
+)
+"""Functions that only run what they are given: anyio names the task after that."""
+
+
 def _as_it_is(place: str) -> str:
     return place
 
@@ -34,7 +43,7 @@ def is_known(root: Link) -> bool:
 def who(name: str, coro: str) -> str:
     """``fetch (Task-7)``: the coroutine's own name, and the task's if it has another."""
     function = coro.rpartition(":")[2].rpartition("<locals>.")[2]
-    if not function or function == name:
+    if not function or function == name or (name and coro in _RUN_OTHERS):
         return escape_unprintable(name)
     if not name:
         return escape_unprintable(function)

@@ -341,7 +341,10 @@ class Rules:
             if outcome == "raised" and _never_delivered(
                 request, task, seen=self._known.cancellations.deliveries_seen
             ):
-                self._report_lost(task, request, "finding", outcome=outcome, error=_text(error))
+                if not isinstance(
+                    error, KeyboardInterrupt | SystemExit
+                ):  # all ends, this task, too
+                    self._report_lost(task, request, "finding", outcome=outcome, error=_text(error))
             else:
                 self._check_slow(task, state, request, outcome)
         elif state.cancel_outcome == "absorbed":

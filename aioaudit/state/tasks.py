@@ -112,8 +112,9 @@ class Tasks:
             if number == 0:
                 number = self.next_number()
                 preexisting = self.creations_seen
-                coro = "?" if task.done() else self.coro_name(tasks.coro_of(task))
-
+                # One that ended in its first step has none any more.
+                runs = tasks.coro_of(task)
+                coro = "?" if runs is None else self.coro_name(runs)
         made = self.new_state(task, number, coro, preexisting=preexisting)
         states[key] = made
         return made

@@ -26,6 +26,11 @@ def sentence(*links: Link, **more: Any) -> str:
     return summarise(chain=[OWN, *links], **call)
 
 
+def test_of_a_task_that_anyio_runs_what_it_runs_is_said() -> None:
+    assert who("app.api.fetch", "anyio._core._tasks:TaskHandle._run_coro") == "app.api.fetch"
+    assert who("", "anyio._core._tasks:TaskHandle._run_coro") == "TaskHandle._run_coro"
+
+
 @pytest.mark.parametrize(
     ("root", "because"),
     [

@@ -300,6 +300,39 @@ def test_a_task_that_fails_before_it_feels_its_own_request_has_lost_it(run: Run)
 
 
 @every_loop
+def test_a_task_that_is_cancelled_after_its_end_is_called_by_what_it_ran(run: Run) -> None:
+    async def runs() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        task = spawn("late", runs())
+        await steps()
+        task.cancel()
+
+    [found] = findings(run, main())
+    assert (found.kind, found.coro.rpartition(".")[2]) == ("already_done", "runs")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_task_that_ends_the_program_has_lost_nothing(error: type[BaseException]) -> None:
+    async def ends() -> None:
+        tasks[0].cancel()
+        raise error
+
+    async def main() -> None:
+        tasks.append(spawn("victim", ends()))
+        await settle(tasks[0])
+
+    def run(what: Any) -> None:
+        with pytest.raises(error):
+            asyncio.run(what)
+
+    tasks: list[asyncio.Task[Any]] = []
+    found = findings(run, main())
+    assert [each for each in said(found) if each[0] == "lost"] == []
+
+
+@every_loop
 def test_two_requests_before_one_delivery_are_both_named_in_order(run: Run) -> None:
     async def main() -> None:
         victim = spawn("victim")
