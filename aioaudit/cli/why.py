@@ -27,6 +27,7 @@ from aioaudit.cli.terminal import (
     say,
 )
 from aioaudit.log import Case, Log, load
+from aioaudit.log.incidents import housekeeping
 from aioaudit.settings import suggestion
 
 FOUND, NOTHING, BAD = 0, 1, 2
@@ -48,13 +49,17 @@ MOST_NEAR = 3
 @click.command("why")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @click.option("--task", metavar="NAME_OR_ID", help="Ask for this task: its name, id or RUN:ID.")
+@click.option("--all", "show_all", is_flag=True, help="List housekeeping, too.")
 @click.option("--json", "in_json", is_flag=True, help="Write one JSON object a line.")
 @click.pass_context
-def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json: bool) -> int:
+def command(
+    ctx: click.Context, logs: tuple[str, ...], task: str | None, show_all: bool, in_json: bool
+) -> int:
     """Say who cancelled a task, and why.
 
     LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
-    Without --task, the root causes of all cancellations are listed, worst first.
+    Without --task, the root causes of all cancellations are listed, worst first;
+    those that a program is none the worse for are counted in one last line.
 
     Exit status: 0 with an answer, 1 where no such task or no cancellation is in
     the log, 2 for a bad call or an unreadable log.
@@ -83,7 +88,7 @@ def command(ctx: click.Context, logs: tuple[str, ...], task: str | None, in_json
 
     text = Text(log, " ".join([ctx.command_path, *map(shlex.quote, logs)]))
     if task is None:
-        text.table(cases)
+        text.table(cases, show_all=show_all)
     elif len(cases) > 1:
         text.choice(task, cases)
     else:
@@ -128,6 +133,8 @@ def _write_json(log: Log, cases: Sequence[Case]) -> None:
         told = case.answer(None if left > 0 or len(cases) == 1 else FEW_LINKS)
         left -= len(told.chain)
         answer = msgspec.to_builtins(told)
+        if housekeeping(case) is not None:
+            answer["housekeeping"] = True
         if len(log.runs) > 1:
             answer["run"], answer["pid"] = case.run.id, case.run.pid
         parent = log.parent(case.run)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections import Counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from rich import text as rich_text
+from rich.padding import Padding
 from rich.table import Table
 from rich.tree import Tree
 
@@ -21,6 +22,7 @@ from aioaudit.chain import summary
 from aioaudit.chain.links import Link, RequestFate, RequestSummary
 from aioaudit.chain.walk import Step, inferred
 from aioaudit.cli.terminal import (
+    WIDE,
     RelativePath,
     clock,
     console,
@@ -30,9 +32,11 @@ from aioaudit.cli.terminal import (
     span,
     write,
 )
-from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.events import Finding, FutureCancel, TaskCancel
+from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
+from aioaudit.log.incidents import GROUP, IDLE, SHUTDOWN, TIMEOUT, housekeeping, incident_of
 from aioaudit.text import escape_unprintable
 
 MOST_STEPS = 12
@@ -58,6 +62,20 @@ BECAME: dict[RequestFate, str] = {
     "late": "changed nothing, the task had ended",
 }
 
+NARROW = 100
+"""On a screen with fewer columns a root cause has a line of its own, below its row."""
+
+LONGEST_NAME = 40
+"""A task with a longer name is asked for by its number."""
+
+HOUSEKEEPING = {
+    TIMEOUT: ("timeout that its owner handled", "timeouts that their owners handled"),
+    SHUTDOWN: ("left over at the end of asyncio.run",) * 2,
+    IDLE: ("idle connection whose peer left", "idle connections whose peers left"),
+    GROUP: ("of a library that ended its own group",) * 2,
+}
+"""Kinds of housekeeping in words, of one task and of several; the others are a library's own."""
+
 OTHERWISE = {
     "swallowed": "swallowed it",
     "absorbed": "absorbed it",
@@ -79,15 +97,16 @@ class Text:
     def answer(self, case: Case) -> None:
         """The whole answer for one task."""
         steps = case.steps()
+        kept = _kept(case)
         self._line(
             summary.summarise(
                 name=case.name,
                 coro=case.coro,
                 outcome=case.outcome,
-                cancel_outcome=case.cancel_outcome,
+                cancel_outcome=case.cancel_outcome if kept is None else "swallowed",
                 chain=[step.link for step in steps],
                 inferred=inferred(steps),
-                swallowed_at=case.swallowed_at,
+                swallowed_at=case.swallowed_at if kept is None else kept.swallowed_at,
                 show=self._show,
             ),
             "bold",
@@ -200,6 +219,11 @@ class Text:
             ]
         if end.cancel_outcome == "absorbed":
             place = self._absorbed_at(case)
+            if _kept(case) is not None:  # the finding below says where
+                return [
+                    f"It swallowed the cancellation, which was then taken back{place};"
+                    f" it {end.outcome}{error} {when}."
+                ]
             return [f"It absorbed the cancellation{place} and {end.outcome}{error} {when}."]
         if end.cancel_outcome == "replaced":
             return [f"It raised another error instead: it ended{error} {when}."]
@@ -264,14 +288,14 @@ class Text:
         return escape_unprintable(text)
 
     def _siblings(self, case: Case) -> list[str]:
-        same = _incident(case)
+        same = incident_of(case)
         names = [
             each.name
             for each in self._log.cases()
             if each.key != case.key
             and each.outcome in ("cancelled", "pending")
             and each.run is case.run
-            and _incident(each) == same
+            and incident_of(each) == same
         ]
         if not names:
             return []
@@ -291,10 +315,9 @@ class Text:
         """The tasks that *task* may mean, one line each."""
         self._line(f"{len(cases):,} cancelled tasks match {task!r}; which one?", "bold")
         print_line()
-        table = _table("ASK FOR", "PID", "TASK", "CANCELLED", "BECAME", "ROOT CAUSE")
         date = _several_days(cases)
-        for case in cases[:MOST_ROWS]:
-            table.add_row(
+        rows: list[_Cells] = [
+            (
                 escape_unprintable(case.key),
                 str(case.run.pid),
                 summary.who(case.name, case.coro),
@@ -302,34 +325,41 @@ class Text:
                 OTHERWISE.get(case.cancel_outcome or "", case.outcome),
                 self._cause(case.root()),
             )
-        write(self._console, table)
+            for case in cases[:MOST_ROWS]
+        ]
+        self._table(("ASK FOR", "PID", "TASK", "CANCELLED", "BECAME", "ROOT CAUSE"), rows)
         if len(cases) > MOST_ROWS:
             self._line(f"and {len(cases) - MOST_ROWS:,} more (--json has them all)")
         self._further(cases[0].key)
 
-    def table(self, cases: list[Case]) -> None:
-        """All cancellations by root cause, worst first."""
-        rows: dict[tuple[str | None, ...], _Row] = {}
+    def table(self, cases: list[Case], *, show_all: bool = False) -> None:
+        """All cancellations by root cause, worst first; housekeeping only if *show_all*."""
+        incidents: list[Case] = []
+        rest: list[Case] = []
         for case in cases:
-            root = case.root()
-            kind = _kind(root)
-            row = rows.get(kind)
-            if row is None:
-                rows[kind] = _Row(1, {case.run.id}, root, case, case)
-            else:
-                row.runs.add(case.run.id)
-                rows[kind] = _Row(row.tasks + 1, row.runs, _common(row.root, root), row.first, case)
-        self._line(_headline(cases, rows), "bold")
-        print_line()
+            (incidents if housekeeping(case) is None else rest).append(case)
+        names = Counter(case.name for case in cases)
+        shown = _by_cause(incidents)
+        self._line(_headline(incidents, shown), "bold")
+        if shown:
+            print_line()
+            self._rows(shown, names)
+        hidden = _by_cause(rest)
+        if hidden:
+            print_line()
+            self._line(_housekeeping(rest) + ("" if show_all else "; --all shows it"))
+            if show_all:
+                print_line()
+                self._rows(hidden, names)
+        self._further(self._example((shown or hidden)[0].first, names))
+
+    def _rows(self, worst: list[_Row], names: Counter[str]) -> None:
         # What happened at one line in several processes is one row, and several incidents.
         several = len(self._log.runs) > 1
         runs = ["RUNS"] if several else []
-        table = _table("TASKS", *runs, "FIRST", "LAST", "ASK FOR", "ROOT CAUSE")
-        date = _several_days(cases)
-        names = Counter(case.name for case in cases)
-        worst = sorted(rows.values(), key=lambda row: -row.tasks)
-        for row in worst[:MOST_ROWS]:
-            table.add_row(
+        date = len({case.ts[:10] for row in worst for case in (row.first, row.last)}) > 1
+        rows: list[_Cells] = [
+            (
                 f"{row.tasks:,}",
                 *([f"{len(row.runs):,}"] if several else []),
                 clock(row.first.ts, date=date),
@@ -337,10 +367,32 @@ class Text:
                 escape_unprintable(self._example(row.first, names)),
                 self._cause(row.root),
             )
-        write(self._console, table)
+            for row in worst[:MOST_ROWS]
+        ]
+        self._table(("TASKS", *runs, "FIRST", "LAST", "ASK FOR", "ROOT CAUSE"), rows)
         if len(worst) > MOST_ROWS:
             self._line(f"and {len(worst) - MOST_ROWS:,} more (--json has them all)")
-        self._further(self._example(worst[0].first, names))
+
+    def _table(self, columns: tuple[str, ...], rows: list[_Cells]) -> None:
+        """*rows* in *columns*; on a narrow screen the last cell of each is on lines of its own."""
+        if self._console.width >= NARROW:
+            table = _table(*columns)
+            for row in rows:
+                table.add_row(*row)
+            write(self._console, table)
+            return
+        # One table, so that the columns are as wide in every row; a screen wraps what it has no
+        # room for, and what is to be asked for is never cut.
+        table = _table(*columns[:-1], last=False)
+        for row in rows:
+            table.add_row(*row[:-1])
+        with self._console.capture() as captured:
+            self._console.print(table, width=WIDE, crop=False)
+        head, *lines = captured.get().splitlines()
+        print_line(head.rstrip())
+        for line, row in zip(lines, rows, strict=True):
+            print_line(line.rstrip())
+            write(self._console, Padding(row[-1], (0, 0, 0, 4)))
 
     def _cause(self, root: Link) -> rich_text.Text:
         if summary.is_known(root):
@@ -348,9 +400,10 @@ class Text:
         return rich_text.Text(f"unknown: {summary.unknown(root, self._show)}", "yellow")
 
     def _example(self, case: Case, names: Counter[str]) -> str:
-        """What to ask for: a name that means one task and needs no quotes, else the id."""
+        """What to ask for: a name that means one task, is short and needs no quotes, else the id."""
         name = case.name
-        if names[name] == 1 and shlex.quote(name) == name and not name.isdigit() and name[0] != "-":
+        plain = shlex.quote(name) == name and not name.isdigit() and name[0] != "-"
+        if plain and names[name] == 1 and len(name) <= LONGEST_NAME:
             return name
         return case.key if len(self._log.runs) > 1 else str(case.task)
 
@@ -372,20 +425,51 @@ class _Row(NamedTuple):
     last: Case
 
 
-def _table(*columns: str) -> Table:
+_Cells: TypeAlias = tuple[str | rich_text.Text, ...]
+
+
+def _by_cause(cases: list[Case]) -> list[_Row]:
+    """*cases* by root cause, worst first."""
+    rows: dict[tuple[str | None, ...], _Row] = {}
+    for case in cases:
+        root = case.root()
+        kind = _kind(root)
+        row = rows.get(kind)
+        if row is None:
+            rows[kind] = _Row(1, {case.run.id}, root, case, case)
+        else:
+            row.runs.add(case.run.id)
+            rows[kind] = _Row(row.tasks + 1, row.runs, _common(row.root, root), row.first, case)
+    return sorted(rows.values(), key=lambda row: -row.tasks)
+
+
+def _table(*columns: str, last: bool = True) -> Table:
+    """A table with *columns*, the last of which is wrapped if *last*."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        last = column == columns[-1]
+        wraps = last and column == columns[-1]
         table.add_column(
             column,
-            no_wrap=not last,
+            no_wrap=not wraps,
             overflow="fold",
             justify="right" if column in ("TASKS", "RUNS") else "left",
         )
     return table
 
 
-def _headline(cases: list[Case], rows: dict[tuple[str | None, ...], _Row]) -> str:
+def _housekeeping(cases: list[Case]) -> str:
+    """One line that counts what is no incident, by kind."""
+    kinds = Counter(housekeeping(case) or "" for case in cases)
+    parts = [
+        f"{count:,} {HOUSEKEEPING.get(kind, (kind, kind))[count > 1]}"
+        for kind, count in kinds.most_common()
+    ]
+    return f"Housekeeping: {len(cases):,} {plural('task', len(cases))} ({', '.join(parts)})"
+
+
+def _headline(cases: list[Case], rows: list[_Row]) -> str:
+    if not cases:
+        return "Nothing happened: no task was cancelled but for housekeeping"
     runs = len({case.run.id for case in cases})
     text = f"{len(cases):,} {plural('task', len(cases))} cancelled"
     text += "" if runs == 1 else f" in {runs:,} runs"
@@ -394,7 +478,7 @@ def _headline(cases: list[Case], rows: dict[tuple[str | None, ...], _Row]) -> st
     for outcome, words in OTHERWISE.items():
         if became[outcome]:
             text += f"; {became[outcome]:,} {words}"
-    unknown = sum(row.tasks for row in rows.values() if not summary.is_known(row.root))
+    unknown = sum(row.tasks for row in rows if not summary.is_known(row.root))
     return text + (f"; {unknown:,} of unknown cause" if unknown else "")
 
 
@@ -426,19 +510,21 @@ def _common(one: Link, other: Link) -> Link:
     )
 
 
-def _incident(case: Case) -> tuple[object, ...]:
-    """What tells this cause from another one at the same line.
+def _kept(case: Case) -> Finding | None:
+    """What was found of a request that its owner took back, but only after code had kept the error.
 
-    A task fails once and a process ends once, but the same timeout or the same
-    call happens again and again.
+    So does a retry around ``except BaseException`` within a timeout.
     """
-    root = case.root()
-    request = None if case.request is None else case.run.chains.of(case.request).last_request
-    if root.what in ("deadline", "cancelled"):
-        return (root, case.task if request is None else request.seq)
-    if root.what == "called" or (root.what == "failed" and root.task is None):
-        return (root, None if request is None else request.by)
-    return (root,)
+    if case.cancel_outcome != "absorbed" or case.request is None:
+        return None
+    return next(
+        (
+            each
+            for each in case.run.findings_of(case.task)
+            if (each.kind, each.severity, each.cancel) == (SWALLOWED, "finding", case.request.seq)
+        ),
+        None,
+    )
 
 
 def _ts(step: Step, case: Case) -> str:

@@ -100,8 +100,13 @@ class LoggedRun:
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
         self.living: dict[int, tuple[str, str]] = {}
+        self.main: dict[int, bool] = {}
+        """Of those whose making is told and that did not just return: did nobody make them, at no
+        line, as with what ``asyncio.run`` is given?"""
         self.chains = Chains[RequestEvent](LogReading(self.resolve))
         self._index: _Index | None = None
+        self.housekeeping: dict[int, str] | None = None
+        """What `aioaudit.log.incidents` found out of it as it is; None where it was not asked."""
 
     def resolve(self, request: RequestEvent) -> RequestEvent | None:
         """The request that *request* names as its cause, None if its line is not there."""
@@ -120,6 +125,10 @@ class LoggedRun:
             task for task in self.ends if task not in index.by_task and task not in index.by_waiter
         )
 
+    def cases(self) -> Iterator[Case]:
+        """What is known of all tasks that were cancelled, or asked to."""
+        return (case for task in self.cancelled_tasks() if (case := self.case(task)) is not None)
+
     def case(self, task: int) -> Case | None:
         """What is known of *task*'s cancellation; None if it had none."""
         end = self.ends.get(task)
@@ -135,7 +144,7 @@ class LoggedRun:
         else:
             lives = end is None and task not in self.returned
             waited = self._waited(task) if lives else []
-            absorbed = self._taken_back(task)
+            absorbed = self.taken_back(task)
             request = to_obey(accepted, absorbed, waited, full=self.uncancels_told)
             if request is None:
                 return None
@@ -146,7 +155,7 @@ class LoggedRun:
             outcome = end.outcome
         elif end is None and task in self.returned:
             outcome = "returned"
-        elif end is None and request is not None and request.seq in self._taken_back(task):
+        elif end is None and request is not None and request.seq in self.taken_back(task):
             cancel_outcome = "absorbed"
         return Case(
             run=self,
@@ -192,7 +201,7 @@ class LoggedRun:
         """The cancelled futures that *task* was waiting for, in order."""
         return self._indexed().by_waiter.get(task, [])
 
-    def _taken_back(self, task: int) -> dict[int, str | None]:
+    def taken_back(self, task: int) -> dict[int, str | None]:
         """By ``seq``, the requests to *task* that were taken back, in order."""
         return taken_back(self.requests_to(task), self.uncancels.get(task, []))
 
@@ -428,16 +437,20 @@ class Store(EventSink):
         run = self.runs.get(event.run)
         if run is None:
             run = self.runs[event.run] = LoggedRun(event.run, event.pid)
+        run.housekeeping = None
         kind = type(event)
         if kind is TaskCreate:
             made = cast(TaskCreate, event)
-            if made.task not in run.returned and made.task not in run.ends:
-                run.living[made.task] = (made.name, made.coro)
+            if made.task not in run.returned:
+                run.main[made.task] = made.parent is None and made.at is None
+                if made.task not in run.ends:
+                    run.living[made.task] = (made.name, made.coro)
         elif kind is TaskDone:
             done = cast(TaskDone, event)
             run.living.pop(done.task, None)
             if done.outcome == "returned" and done.cancel is None and done.cancel_outcome is None:
                 run.returned[done.task] = done.name
+                run.main.pop(done.task, None)
             else:
                 run.ends[done.task] = done
         elif kind is TaskCancel or kind is FutureCancel:

@@ -18,6 +18,7 @@ import aioaudit.log
 from aioaudit.cli.commands import COMMANDS
 from aioaudit.events import (
     Event,
+    Finding,
     FutureCancel,
     ProcessStart,
     TaskCancel,
@@ -260,6 +261,29 @@ def test_a_library_that_called_for_the_application_is_told_with_both_lines(tmp_p
         assert (link["library"], link["library_at"]) == (by["library"], by["library_at"])
 
 
+def test_a_timeout_that_code_kept_from_ending_its_block_was_swallowed(tmp_path: Path) -> None:
+    """So the finding says, and the answer says the same."""
+    found = Finding(
+        **base(3),
+        task=1,
+        name="w",
+        coro="app:poll",
+        kind="swallowed",
+        severity="finding",
+        cancel=1,
+        reason="timeout",
+        swallowed_at="/r:7",
+    )
+    end = ended(4, 1, "w", "returned", cancel=1, cancel_outcome="absorbed")
+    write(tmp_path / "a.jsonl", *handled(1, 1, "w"), found, end)
+    text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()
+    assert text[0].endswith("; it swallowed the cancellation at /r:7")
+    assert text[-3].startswith(
+        "It swallowed the cancellation, which was then taken back with uncancel(); it returned at "
+    )
+    assert text[-2].startswith("Finding: poll (w) swallowed the timeout's cancellation at /r:7")
+
+
 def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> None:
     """The same line times out, or calls, or is missing, again and again."""
     deadline: dict[str, Any] = {"origin": "deadline", "origin_at": "/a:1"}
@@ -345,8 +369,8 @@ def test_of_40_000_requests_to_one_task_those_that_are_alike_are_one_line(tmp_pa
         )
         events += [asked, back]
     for turn, by in enumerate(["one", "two", "two", "three"]):
-        more = {"behind": 90_000} if turn else {}
-        told = {"reason": "explicit", "at": "/a.py:9", "by": turn, "by_name": by}
+        more: dict[str, Any] = {"behind": 90_000} if turn else {}
+        told: dict[str, Any] = {"reason": "explicit", "at": "/a.py:9", "by": turn, "by_name": by}
         events.append(
             TaskCancel(**base(90_000 + turn, micros=90_000), **poll, accepted=True, **told, **more)
         )
@@ -415,6 +439,106 @@ def test_without_a_task_the_root_causes_are_listed_worst_first(tmp_path: Path) -
         "Ask further: python -m aioaudit why 'my log.jsonl' --task req-91\n",
         "",
     )
+
+
+def handled(seq: int, task: int, name: str, **more: Any) -> list[Event]:
+    """A timeout whose owner took its request back and went on: housekeeping."""
+    about: dict[str, Any] = {"task": task, "name": name, "coro": "app:poll"}
+    asked = TaskCancel(
+        **base(seq, **more),
+        **about,
+        accepted=True,
+        taken_back=True,
+        reason="timeout",
+        origin="deadline",
+        origin_reason="timeout",
+        origin_at="/p:1",
+        origin_seconds=0.5,
+    )
+    back = TaskUncancel(**base(seq + 1, **more), **about, remaining=0, cancel=seq)
+    return [asked, back]
+
+
+def test_housekeeping_is_one_last_line_unless_it_is_asked_for(tmp_path: Path) -> None:
+    quiet = [event for n in (40, 50, 60) for event in handled(n, n, f"p{n}")]
+    write(tmp_path / "a.jsonl", *quiet, *incident(tmp_path))
+    incidents = [
+        "4 tasks cancelled, 1 root cause; 1 absorbed it",
+        "",
+        "TASKS  FIRST         LAST          ASK FOR  ROOT CAUSE",
+        "    4  14:02:11.873  14:02:11.873  req-91   the timeout of 2 s at app/api.py:41 ran out",
+        "",
+    ]
+    further = ["", "Ask further: python -m aioaudit why a.jsonl --task req-91"]
+    status, text, err = why(tmp_path, "a.jsonl")
+    assert (status, text.splitlines(), err) == (
+        0,
+        [
+            *incidents,
+            "Housekeeping: 3 tasks (3 timeouts that their owners handled); --all shows it",
+            *further,
+        ],
+        "",
+    )
+    assert why(tmp_path, "a.jsonl", "--all")[1].splitlines() == [
+        *incidents,
+        "Housekeeping: 3 tasks (3 timeouts that their owners handled)",
+        "",
+        "TASKS  FIRST         LAST          ASK FOR  ROOT CAUSE",
+        "    3  14:02:11.873  14:02:11.873  p40      the timeout of 0.5 s at /p:1 ran out",
+        *further,
+    ]
+    told = {
+        each["task"]: each.get("housekeeping")
+        for each in map(json.loads, why(tmp_path, "a.jsonl", "--json")[1].splitlines())
+    }
+    assert told == {1: None, 2: None, 3: None, 4: None, 40: True, 50: True, 60: True}
+    [alone] = why(tmp_path, "a.jsonl", "--json", "--task", "p40")[1].splitlines()
+    assert json.loads(alone)["housekeeping"] is True
+
+
+def test_where_there_was_only_housekeeping_nothing_happened(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *handled(1, 1, "poll"))
+    assert why(tmp_path, "a.jsonl") == (
+        0,
+        "Nothing happened: no task was cancelled but for housekeeping\n"
+        "\n"
+        "Housekeeping: 1 task (1 timeout that its owner handled); --all shows it\n"
+        "\n"
+        "Ask further: python -m aioaudit why a.jsonl --task poll\n",
+        "",
+    )
+
+
+def test_on_a_screen_of_80_columns_each_root_cause_stands_below_its_row(tmp_path: Path) -> None:
+    long = "request of /orders/1234567890/positions/1234567890"
+    asked = {
+        "reason": "explicit",
+        "origin": "called",
+        "origin_source": "app.orders:Orders.close",
+        "origin_at": "/j:3",
+    }
+    write(
+        tmp_path / "a.jsonl",
+        lone(31, 1, long, **asked),
+        lone(32, 2, "short", **{**asked, "origin_source": f"app.{'x' * 60}:close"}),
+        *incident(tmp_path, first=3),
+    )
+    environ: dict[str, Any] = {"columns": "80", "NO_COLOR": "1"}
+    text = on_a_terminal(tmp_path, "a.jsonl", **environ)[0]
+    lines = text.replace("\r", "").splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[2:9] == [
+        "TASKS  FIRST         LAST          ASK FOR",
+        "    4  14:02:11.873  14:02:11.873  req-91",
+        "    the timeout of 2 s at app/api.py:41 ran out",
+        "    1  14:02:11.873  14:02:11.873  1",
+        "    app.orders:Orders.close called cancel() at /j:3",
+        "    1  14:02:11.873  14:02:11.873  short",
+        f"    app.{'x' * 60}:close",
+    ]
+    text = on_a_terminal(tmp_path, "a.jsonl", "--task", "Task-4", **environ)[0]
+    assert "ROOT CAUSE" not in text
 
 
 def test_one_line_in_several_processes_is_one_row_that_says_so(tmp_path: Path) -> None:
@@ -750,7 +874,7 @@ def test_without_the_extra_the_missing_package_is_named(
 
 
 def on_a_terminal(
-    cwd: Path, *args: str, pause: float = 0, log: bytes = b"", **env: Any
+    cwd: Path, *args: str, pause: float = 0, log: bytes = b"", columns: str = "100", **env: Any
 ) -> tuple[str, str]:
     """What stdout and stderr get when each is a terminal; the log comes in two pieces."""
     ends = [pty.openpty(), pty.openpty()]
@@ -760,7 +884,7 @@ def on_a_terminal(
         stdin=subprocess.PIPE,
         stdout=ends[0][1],
         stderr=ends[1][1],
-        env=environment(COLUMNS="100", **env),
+        env=environment(COLUMNS=columns, **env),
     )
     for _, theirs in ends:
         os.close(theirs)

@@ -1,0 +1,239 @@
+"""Private. Which cancellations are incidents, and which are housekeeping: decided here alone.
+
+An incident is one cause and all tasks that it reached.  It is housekeeping where the program
+is surely none the worse for it, which takes two things.
+
+The cause is one of these:
+
+- a library's own word (``anyio.race``, ``websockets.closed``): what it had begun beside something
+  is not needed any more;
+- a timeout that ran out, and whose owner took its request back and went on;
+- a peer that left while its connection waited for no more than the next request;
+- a library that ends a group of its own by an error of its own, and goes on;
+- the end of ``asyncio.run``, which ends what is left, where no task that it ran has failed.
+
+And each task that it reached either took the request back and returned, or lives, or is a
+helper of a library in which nothing of the application waits.  Only the end of ``asyncio.run``
+may end the application's own, once they have begun.
+
+Whatever is not known is an incident: a log that lacks events, a cause that was concluded and not
+seen, a task with a finding (but one that was just slow), a task that nobody knows how it ended.
+A task of the application that was cancelled in the middle of a program is always one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from aioaudit.chain.links import Link
+from aioaudit.chain.summary import is_known
+from aioaudit.chain.walk import RequestEvent, inferred
+from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.log.store import Case, LoggedRun
+from aioaudit.recognisers.registry import OWN
+
+TIMEOUT = "timeout"
+SHUTDOWN = "shutdown"
+IDLE = "idle"
+GROUP = "group"
+"""Kinds of housekeeping that have no word of a library: the causes above."""
+
+_WORD = re.compile(r"(\w+)\.(race|done|closed|poll|keepalive|timer)")
+"""Words by which libraries say that something is not needed any more."""
+
+_JOBS = frozenset({"arq.closed"})
+"""Words of the same form for what ends the application's work."""
+
+_LIBRARY = re.compile(
+    r"[\\/](site|dist)-packages[\\/]|[\\/]lib(64)?[\\/]python3\.\d+t?[\\/]"
+    r"|[\\/]Lib[\\/](asyncio|concurrent)[\\/]|^<frozen "
+)
+"""Paths that are no application's, on whichever machine they are."""
+
+_WRAPPERS = frozenset({"TaskHandle._run_coro", "TaskGroup._run_wrapped_task"})
+"""Functions that only run what the application gave to anyio."""
+
+_CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
+"""Coroutines that serve a connection, and wait for a future of their own between its requests."""
+
+
+def incident_of(case: Case) -> tuple[Link, int | None]:
+    """What tells this cause from another one at the same line.
+
+    A task fails once and a process ends once, but the same timeout or the same
+    call happens again and again.
+    """
+    root = case.root()
+    request = None if case.request is None else case.run.chains.of(case.request).last_request
+    if root.what in ("deadline", "cancelled"):
+        return (root, case.task if request is None else request.seq)
+    if root.what == "called" or (root.what == "failed" and root.task is None):
+        return (root, None if request is None else request.by)
+    return (root, None)
+
+
+def _closely(case: Case) -> tuple[object, ...]:
+    """The same, where a loop's callback that called counts for each of its calls.
+
+    Ten peers leave at the same line of the same library, and only one was waited for.
+    """
+    incident = incident_of(case)
+    if case.request is not None and incident[0].what == "called" and incident[1] is None:
+        last = case.run.chains.of(case.request).last_request
+        return (*incident, None if last is None else last.seq)
+    return incident
+
+
+def housekeeping(case: Case) -> str | None:
+    """What kind of housekeeping *case* is: a library's word or one of the kinds above; else None."""
+    run = case.run
+    if run.housekeeping is None:
+        run.housekeeping = _housekeeping_of(run)
+    return run.housekeeping.get(case.task)
+
+
+def _housekeeping_of(run: LoggedRun) -> dict[int, str]:
+    """The tasks of *run* whose cancellation is housekeeping, each with its kind."""
+    if run.dropped or run.faults:
+        return {}  # whom a request reached may be among what is missing
+    faulty = {
+        each.task for each in run.findings if each.severity == "finding" and each.kind != "slow"
+    }
+    incidents: dict[tuple[object, ...], list[Case]] = {}
+    for case in run.cases():
+        incidents.setdefault(_closely(case), []).append(case)
+    kinds: dict[int, str] = {}
+    for cases in incidents.values():
+        if any(case.task in faulty for case in cases):
+            continue
+        kind = _kind_of(run, cases)
+        if kind is not None:
+            kinds.update((case.task, kind) for case in cases)
+    return kinds
+
+
+def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
+    """What kind of housekeeping the incident of *cases* is, None where it is none."""
+    root = cases[0].root()
+    kind = _cause(run, root)
+    if kind is None:
+        return None
+    unharmed = [case for case in cases if _went_on(case)]
+    for case in cases:
+        if case.request is None or inferred(case.steps()) or not _others_are_over(run, case):
+            return None
+        if _went_on(case):
+            continue
+        if kind == SHUTDOWN:
+            if not _left_over(run, case, case.request):
+                return None
+        elif kind == IDLE:
+            if not _is_idle(case, case.request):
+                return None
+        elif not _is_helper(case, case.request, _package(root.reason if "." in kind else None)):
+            return None
+    if kind == TIMEOUT and not unharmed:
+        return None  # whoever had set it may have failed because of it
+    if kind == GROUP and not any(_package(case.coro) == _package(root.source) for case in unharmed):
+        return None
+    return None if kind == IDLE and unharmed else kind
+
+
+def _cause(run: LoggedRun, root: Link) -> str | None:
+    """What kind of housekeeping something with the cause *root* may be."""
+    reason = root.reason
+    if not is_known(root):
+        return None
+    if reason is not None and reason not in _JOBS and _WORD.fullmatch(reason):
+        return reason
+    if root.what == "deadline":
+        return TIMEOUT if reason in ("timeout", "scope") else None
+    if root.what == "called" and reason == "disconnect":
+        return IDLE
+    if root.what == "failed" and _package(root.source) in OWN and _in_library(root.at):
+        return GROUP
+    if root.what == "shutdown" and reason == "shutdown" and _ended_well(run):
+        return SHUTDOWN
+    return None
+
+
+def _ended_well(run: LoggedRun) -> bool:
+    """Whether none of the tasks failed that ``asyncio.run`` made: nobody's, at no line."""
+    return not any(
+        end.outcome != "returned" and run.main.get(task, False) for task, end in run.ends.items()
+    )
+
+
+def _went_on(case: Case) -> bool:
+    """Whether the task took the request back, and returned or lives."""
+    return case.cancel_outcome == "absorbed" and case.outcome in ("returned", "pending")
+
+
+def _left_over(run: LoggedRun, case: Case, request: RequestEvent) -> bool:
+    """Whether the task had begun, and ended as it was told to; that needs its making in the log."""
+    begun = isinstance(request, FutureCancel) or request.suspended_at is not None
+    return begun and case.cancel_outcome == "obeyed" and case.task in run.main
+
+
+def _is_idle(case: Case, request: RequestEvent) -> bool:
+    """Whether the task served a connection and waited for the next request, in a line of its own.
+
+    While it awaits a handler the same request reaches that, too, which is then no housekeeping.
+    """
+    if case.coro not in _CONNECTIONS or case.cancel_outcome != "obeyed":
+        return False
+    if isinstance(request, FutureCancel):
+        return True
+    module = case.coro.partition(":")[0].replace(".", "[\\\\/]")
+    at = request.suspended_at or ""
+    return _in_library(at) and re.search(rf"[\\/]{module}\.py:\d+$", at) is not None
+
+
+def _is_helper(case: Case, request: RequestEvent, package: str | None) -> bool:
+    """Whether a library runs the task beside something, and nothing of the application is in it.
+
+    Of *package*, or of any library that is known where that is None.
+    """
+    if not isinstance(request, TaskCancel) or request.task != case.task:
+        return False
+    if case.cancel_outcome == "swallowed":
+        if case.outcome != "returned" or not _in_library(case.swallowed_at):
+            return False
+    elif case.cancel_outcome != "obeyed":
+        return False
+    own = _package(case.coro)
+    wraps = case.coro.partition(":")[2] in _WRAPPERS
+    if request.suspended_at is None:  # it had not begun: what it would have run is all there is
+        return own == package and not wraps
+    if not _in_library(request.suspended_at):
+        return False
+    if package is None:
+        return (own in OWN or own == "asyncio") and not wraps
+    return own in (package, "anyio", "asyncio")
+
+
+def _others_are_over(run: LoggedRun, case: Case) -> bool:
+    """Whether all other requests to the task were taken back or changed nothing, and none was more.
+
+    The answer is about one of them; what another one did must not be hidden with it.
+    """
+    back = run.taken_back(case.task)
+    for request in run.requests_to(case.task):
+        if request is case.request or not request.accepted:
+            continue
+        if request.seq not in back and request.behind is None:
+            return False
+        kind = _cause(run, run.chains.of(request).root.link)
+        if kind is None:
+            return False
+    return True
+
+
+def _package(name: str | None) -> str | None:
+    """The outermost package of a ``module:qualname``, or of a library's word."""
+    return None if name is None else re.split("[.:]", name, maxsplit=1)[0]
+
+
+def _in_library(at: str | None) -> bool:
+    return at is not None and _LIBRARY.search(at) is not None

@@ -1,0 +1,297 @@
+"""What the list of all tasks calls an incident, and what housekeeping, in logs whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aioaudit.events import (
+    Event,
+    Finding,
+    FutureCancel,
+    ProcessDropped,
+    ProcessEnd,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+    TaskUncancel,
+)
+from aioaudit.log import Log
+from aioaudit.log.incidents import housekeeping
+
+SITE = "/venv/lib/python3.13/site-packages"
+ASYNCIO = "/usr/lib/python3.13/asyncio/tasks.py:718"
+
+
+def base(seq: int) -> dict[str, Any]:
+    ts = f"2026-11-22T14:02:11.{seq:06d}Z"
+    return {"ts": ts, "run": "r", "pid": 1, "thread": "MainThread", "seq": seq}
+
+
+def made(seq: int, task: int, **more: Any) -> TaskCreate:
+    return TaskCreate(**base(seq), task=task, name=f"t{task}", coro="app:work", **more)
+
+
+def asked(seq: int, task: int, **more: Any) -> TaskCancel:
+    more = {"accepted": True, "coro": "app:work", **more}
+    return TaskCancel(**base(seq), task=task, name=f"t{task}", **more)
+
+
+def back(seq: int, task: int, request: int, remaining: int = 0) -> TaskUncancel:
+    known: dict[str, Any] = {
+        "name": f"t{task}",
+        "coro": "app:work",
+        "remaining": remaining,
+        "cancel": request,
+    }
+    return TaskUncancel(**base(seq), task=task, **known)
+
+
+def done(seq: int, task: int, outcome: Any = "cancelled", **more: Any) -> TaskDone:
+    if outcome == "cancelled":
+        more = {"cancel_outcome": "obeyed", **more}
+    more = {"coro": "app:work", **more}
+    return TaskDone(**base(seq), task=task, name=f"t{task}", outcome=outcome, **more)
+
+
+def obeyed(victim: TaskCancel) -> list[Event]:
+    """*victim*, and that the task obeyed it."""
+    return [victim, done(victim.seq + 100, victim.task, cancel=victim.seq, coro=victim.coro)]
+
+
+def kinds(*events: Event) -> dict[int, str | None]:
+    log = Log()
+    for event in events:
+        log.add(event)
+    return {case.task: housekeeping(case) for case in log.cases()}
+
+
+def deadline(**more: Any) -> dict[str, Any]:
+    return {
+        "reason": "timeout",
+        "origin": "deadline",
+        "origin_reason": "timeout",
+        "origin_at": "/app.py:3",
+        "taken_back": True,
+        **more,
+    }
+
+
+def word(reason: str = "starlette.done", **more: Any) -> dict[str, Any]:
+    package = reason.partition(".")[0]
+    called = {"origin": "called", "reason": reason, "origin_reason": reason}
+    return {**called, "source": f"{package}.x:f", "at": f"{SITE}/{package}/x.py:5", **more}
+
+
+def over(outcome: Any = "returned", **more: Any) -> dict[str, Any]:
+    return {"outcome": outcome, "cancel_outcome": "absorbed", **more}
+
+
+LISTENS: dict[str, Any] = {"coro": "starlette.x:listen", "suspended_at": ASYNCIO}
+SHUTDOWN: dict[str, Any] = {"reason": "shutdown", "origin": "shutdown", "origin_reason": "shutdown"}
+
+
+def test_a_helper_that_its_own_library_needs_no_more_is_housekeeping() -> None:
+    assert kinds(*obeyed(asked(1, 7, **word(), **LISTENS))) == {7: "starlette.done"}
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        {"coro": "starlette.x:listen", "suspended_at": "/app/views.py:4"},
+        {"coro": "app.views:page", "suspended_at": ASYNCIO},
+        {"coro": "app.views:page"},
+        {"coro": "anyio._core._tasks:TaskHandle._run_coro"},
+    ],
+)
+def test_a_word_of_a_library_hides_nothing_of_the_application(victim: dict[str, Any]) -> None:
+    assert kinds(*obeyed(asked(1, 7, **word(), **victim))) == {7: None}
+
+
+@pytest.mark.parametrize("reason", ["arq.closed", "uvicorn.shutdown", "arq.aborted", "explicit"])
+def test_other_reasons_of_libraries_are_incidents(reason: str) -> None:
+    package = reason.partition(".")[0]
+    victim = {"coro": f"{package}.x:run", "suspended_at": ASYNCIO}
+    assert kinds(*obeyed(asked(1, 7, **word(reason), **victim))) == {7: None}
+
+
+def test_one_victim_in_the_application_makes_it_an_incident_for_all() -> None:
+    events = [
+        *obeyed(asked(1, 7, **word(by=3), **LISTENS)),
+        asked(3, 8, reason="awaiter", cause=1, suspended_at="/app/views.py:4"),
+        done(4, 8, cancel=3),
+    ]
+    assert kinds(*events) == {7: None, 8: None}
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        ({}, "timeout"),
+        ({"outcome": "raised", "error": "TimeoutError"}, None),
+        ({"cancel_outcome": "swallowed"}, None),
+    ],
+)
+def test_a_timeout_that_its_owner_handled_is_housekeeping(
+    end: dict[str, Any], kind: str | None
+) -> None:
+    ended = done(3, 1, cancel=1, **over(**end))
+    assert kinds(asked(1, 1, **deadline()), back(2, 1, 1), ended) == {1: kind}
+
+
+def test_a_timeout_that_took_a_task_with_it_is_an_incident() -> None:
+    events = [
+        asked(1, 1, **deadline()),
+        asked(2, 2, reason="task_group", cause=1, suspended_at="/app/views.py:4"),
+        done(3, 2, cancel=2),
+        back(4, 1, 1),
+        done(5, 1, cancel=1, **over()),
+    ]
+    assert kinds(*events) == {1: None, 2: None}
+
+
+def test_a_timeout_whose_owner_is_not_known_to_have_handled_it_is_an_incident() -> None:
+    """``wait_for`` of Python 3.11 cancels a task, and raises in another one."""
+    gets = {"coro": "asyncio.queues:Queue.get", "suspended_at": ASYNCIO}
+    assert kinds(*obeyed(asked(1, 1, **deadline(), **gets))) == {1: None}
+
+
+def test_what_another_request_did_to_the_task_is_not_hidden_with_the_last_one() -> None:
+    """A poller with a timeout of its own swallowed what somebody else asked of it."""
+    poller = [asked(1, 1, **deadline()), back(2, 1, 1), asked(3, 1, **deadline()), back(4, 1, 3)]
+    end = done(9, 1, cancel=3, **over())
+    assert kinds(*poller, end) == {1: "timeout"}
+    call = {"origin": "called", "origin_reason": "explicit", "reason": "explicit"}
+    assert kinds(*poller[:2], asked(5, 1, **call), *poller[2:], end) == {1: None}
+
+
+@pytest.mark.parametrize(
+    ("main", "kind"), [("returned", "shutdown"), ("raised", None), ("cancelled", None)]
+)
+def test_what_is_left_at_the_end_of_asyncio_run_is_housekeeping_if_nothing_failed(
+    main: Any, kind: str | None
+) -> None:
+    events = [
+        made(1, 1),
+        made(2, 2, parent=1, at="/app.py:3"),
+        done(3, 1, main, cancel_outcome=None),
+        asked(4, 2, suspended_at="/app.py:9", **SHUTDOWN),
+        done(5, 2, cancel=4),
+    ]
+    assert kinds(*events)[2] == kind
+
+
+def test_what_had_not_begun_at_the_end_of_asyncio_run_is_an_incident() -> None:
+    events = [made(1, 1), made(2, 2, parent=1, at="/app.py:3"), done(3, 1, "returned")]
+    assert kinds(*events, asked(4, 2, **SHUTDOWN), done(5, 2, cancel=4)) == {2: None}
+
+
+def test_a_log_that_does_not_tell_of_births_calls_nothing_left_over() -> None:
+    victim = asked(4, 2, suspended_at="/app.py:9", **SHUTDOWN)
+    assert kinds(victim, done(5, 2, cancel=4)) == {2: None}
+
+
+@pytest.mark.parametrize(
+    ("coro", "kind"), [("aiohttp.web_protocol:RequestHandler.start", "idle"), ("app:work", None)]
+)
+def test_a_peer_that_leaves_an_idle_connection_is_housekeeping(coro: str, kind: str | None) -> None:
+    left: dict[str, Any] = {
+        "reason": "disconnect",
+        "origin": "called",
+        "origin_reason": "disconnect",
+    }
+    future = FutureCancel(**base(1), waiters=[7], **left)
+    assert kinds(future, done(2, 7, cancel=1, coro=coro)) == {7: kind}
+
+
+@pytest.mark.parametrize(
+    ("waits", "kind"),
+    [
+        (f"{SITE}/aiohttp/web_protocol.py:632", "idle"),
+        (f"{SITE}/aiohttp/streams.py:9", None),
+        (ASYNCIO, None),
+        ("/app/aiohttp/web_protocol.py:632", None),
+    ],
+)
+def test_a_connection_is_idle_where_it_waits_in_a_line_of_its_own(
+    waits: str, kind: str | None
+) -> None:
+    left: dict[str, Any] = {"reason": "disconnect", "origin": "called"}
+    victim = {"coro": "aiohttp.web_protocol:RequestHandler.start", "suspended_at": waits}
+    connection = obeyed(asked(1, 7, **left, origin_reason="disconnect", **victim))
+    assert kinds(*connection) == {7: kind}
+    handler = {"coro": "aiohttp.web_protocol:RequestHandler._handle_request"}
+    more = obeyed(asked(2, 8, reason="awaiter", cause=1, suspended_at=ASYNCIO, **handler))
+    assert kinds(*connection, *more) == {7: None, 8: None}
+
+
+@pytest.mark.parametrize(("package", "kind"), [("hypercorn", "group"), ("app", None)])
+def test_a_library_may_end_a_group_of_its_own_by_an_error(package: str, kind: str | None) -> None:
+    failed = {
+        "reason": "task_group",
+        "origin": "failed",
+        "origin_task": 4,
+        "origin_source": f"{package}.utils:raise_shutdown",
+        "origin_at": f"{SITE}/{package}/utils.py:154",
+    }
+    coro = f"{package}.x:serve"
+    events = [
+        asked(1, 2, **failed, suspended_at=ASYNCIO, coro=coro),
+        asked(2, 3, **failed, taken_back=True, suspended_at=ASYNCIO, coro=coro),
+        done(3, 2, cancel=1, coro=coro),
+        back(4, 3, 2),
+    ]
+    end = done(5, 3, cancel=2, coro=coro, **over())
+    assert kinds(*events, end) == {2: kind, 3: kind}
+    end = done(5, 3, cancel=2, coro=coro, **over("raised", error="ShutdownError"))
+    assert kinds(*events, end) == {2: None, 3: None}
+
+
+def test_an_error_of_the_application_is_an_incident() -> None:
+    failed = {
+        "reason": "task_group",
+        "origin": "failed",
+        "origin_name": "a",
+        "origin_at": "/a.py:3",
+    }
+    assert kinds(*obeyed(asked(1, 2, **failed))) == {2: None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "severity", "told"),
+    [("swallowed", "finding", None), ("slow", "finding", "timeout"), ("lost", "note", "timeout")],
+)
+def test_a_task_with_a_finding_is_an_incident(kind: str, severity: Any, told: str | None) -> None:
+    found = Finding(**base(9), task=1, name="t1", coro="app:work", kind=kind, severity=severity)
+    events = [asked(1, 1, **deadline()), back(2, 1, 1), done(3, 1, cancel=1, **over())]
+    assert kinds(*events, found) == {1: told}
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        ProcessDropped(**base(9), count=1),
+        ProcessEnd(**base(9), written=9, dropped=0, faults=["KeyError in on_end, 1 times"]),
+    ],
+)
+def test_a_log_that_lacks_events_calls_nothing_housekeeping(gap: Event) -> None:
+    events = [asked(1, 1, **deadline()), back(2, 1, 1), done(3, 1, cancel=1, **over())]
+    assert kinds(*events, gap) == {1: None}
+
+
+def test_what_was_concluded_or_is_not_known_is_an_incident() -> None:
+    concluded = asked(1, 1, **deadline(evidence="inferred"))
+    end = done(3, 1, cancel=1, **over())
+    assert kinds(concluded, back(2, 1, 1), end) == {1: None}
+    assert kinds(asked(1, 1, reason="awaiter", cause=5), end) == {1: None}
+    assert kinds(done(3, 1)) == {1: None}
+
+
+def test_it_is_decided_anew_where_more_is_read() -> None:
+    log = Log()
+    for event in (asked(1, 1, **deadline()), back(2, 1, 1), done(4, 1, cancel=1, **over())):
+        log.add(event)
+    assert [housekeeping(case) for case in log.cases()] == ["timeout"]
+    log.add(asked(3, 2, reason="gather", cause=1))
+    assert [housekeeping(case) for case in log.cases()] == [None, None]
