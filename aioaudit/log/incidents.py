@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 from aioaudit.chain.links import Link
 from aioaudit.chain.summary import is_known
-from aioaudit.chain.walk import RequestEvent, inferred
+from aioaudit.chain.walk import RequestEvent
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.log.store import Case, LoggedRun
 from aioaudit.recognisers.registry import OWN
@@ -121,7 +121,7 @@ def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
         return None
     unharmed = [case for case in cases if _went_on(case)]
     for case in cases:
-        if case.request is None or inferred(case.steps()) or not _others_are_over(run, case):
+        if case.request is None or not (_is_seen(case, case.request) and _is_over(run, case)):
             return None
         if _went_on(case):
             continue
@@ -163,6 +163,12 @@ def _ended_well(run: LoggedRun) -> bool:
     return not any(
         end.outcome != "returned" and run.main.get(task, False) for task, end in run.ends.items()
     )
+
+
+def _is_seen(case: Case, request: RequestEvent) -> bool:
+    """Whether nothing of the chain was concluded; without its steps, which are many of a deep one."""
+    concluded = case.end is not None and case.end.evidence == "inferred"
+    return not concluded and case.run.chains.of(request).inferred_request is None
 
 
 def _went_on(case: Case) -> bool:
@@ -213,15 +219,16 @@ def _is_helper(case: Case, request: RequestEvent, package: str | None) -> bool:
     return own in (package, "anyio", "asyncio")
 
 
-def _others_are_over(run: LoggedRun, case: Case) -> bool:
-    """Whether all other requests to the task were taken back or changed nothing, and none was more.
+def _is_over(run: LoggedRun, case: Case) -> bool:
+    """Whether all other requests to the task were taken back or changed nothing, and are no incident.
 
     The answer is about one of them; what another one did must not be hidden with it.
     """
-    back = run.taken_back(case.task)
-    for request in run.requests_to(case.task):
-        if request is case.request or not request.accepted:
-            continue
+    others = [
+        each for each in run.requests_to(case.task) if each.accepted and each is not case.request
+    ]
+    back = run.taken_back(case.task) if others else {}
+    for request in others:
         if request.seq not in back and request.behind is None:
             return False
         kind = _cause(run, run.chains.of(request).root.link)

@@ -164,6 +164,12 @@ def test_what_another_request_did_to_the_task_is_not_hidden_with_the_last_one() 
     assert kinds(*poller, end) == {1: "timeout"}
     call = {"origin": "called", "origin_reason": "explicit", "reason": "explicit"}
     assert kinds(*poller[:2], asked(5, 1, **call), *poller[2:], end) == {1: None}
+    # Also where the last one was made to what it awaited.
+    left: dict[str, Any] = {"reason": "disconnect", "origin": "called"}
+    future = FutureCancel(**base(2), waiters=[7], origin_reason="disconnect", **left)
+    gone = done(3, 7, cancel=2, coro="aiohttp.web_protocol:RequestHandler.start")
+    assert kinds(future, gone) == {7: "idle"}
+    assert kinds(asked(1, 7, **call), future, gone) == {7: None}
 
 
 @pytest.mark.parametrize(
