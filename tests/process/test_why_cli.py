@@ -261,29 +261,6 @@ def test_a_library_that_called_for_the_application_is_told_with_both_lines(tmp_p
         assert (link["library"], link["library_at"]) == (by["library"], by["library_at"])
 
 
-def test_a_timeout_that_code_kept_from_ending_its_block_was_swallowed(tmp_path: Path) -> None:
-    """So the finding says, and the answer says the same."""
-    found = Finding(
-        **base(3),
-        task=1,
-        name="w",
-        coro="app:poll",
-        kind="swallowed",
-        severity="finding",
-        cancel=1,
-        reason="timeout",
-        swallowed_at="/r:7",
-    )
-    end = ended(4, 1, "w", "returned", cancel=1, cancel_outcome="absorbed")
-    write(tmp_path / "a.jsonl", *handled(1, 1, "w"), found, end)
-    text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()
-    assert text[0].endswith("; it swallowed the cancellation at /r:7")
-    assert text[-3].startswith(
-        "It swallowed the cancellation, which was then taken back with uncancel(); it returned at "
-    )
-    assert text[-2].startswith("Finding: poll (w) swallowed the timeout's cancellation at /r:7")
-
-
 def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> None:
     """The same line times out, or calls, or is missing, again and again."""
     deadline: dict[str, Any] = {"origin": "deadline", "origin_at": "/a:1"}
@@ -316,6 +293,29 @@ def test_only_tasks_of_the_same_incident_count_as_siblings(tmp_path: Path) -> No
         "f1-too",
         "",
     ]
+
+
+def test_a_timeout_that_code_kept_from_ending_its_block_was_swallowed(tmp_path: Path) -> None:
+    """So the finding says, and the answer says the same."""
+    found = Finding(
+        **base(3),
+        task=1,
+        name="w",
+        coro="app:poll",
+        kind="swallowed",
+        severity="finding",
+        cancel=1,
+        reason="timeout",
+        swallowed_at="/r:7",
+    )
+    end = ended(4, 1, "w", "returned", cancel=1, cancel_outcome="absorbed")
+    write(tmp_path / "a.jsonl", *handled(1, 1, "w"), found, end)
+    text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()
+    assert text[0].endswith("; it swallowed the cancellation at /r:7")
+    assert text[-3].startswith(
+        "It swallowed the cancellation, which was then taken back with uncancel(); it returned at "
+    )
+    assert text[-2].startswith("Finding: poll (w) swallowed the timeout's cancellation at /r:7")
 
 
 def test_the_run_that_a_process_came_from_is_told(tmp_path: Path) -> None:
