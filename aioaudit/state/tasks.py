@@ -114,7 +114,8 @@ class Tasks:
                 preexisting = self.creations_seen
                 # One that ended in its first step has none any more.
                 runs = tasks.coro_of(task)
-                coro = "?" if runs is None else self.coro_name(runs)
+                known = type(runs) is CoroutineType or not task.done()
+                coro = self.coro_name(runs) if known else "?"
         made = self.new_state(task, number, coro, preexisting=preexisting)
         states[key] = made
         return made
