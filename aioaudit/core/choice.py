@@ -11,9 +11,7 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Final, Literal
-
-from msgspec import Struct
+from typing import Final, Literal, NamedTuple
 
 from aioaudit.cpython.behaviour import FREE_THREADED, RELEASE
 from aioaudit.cpython.interpreters import is_main
@@ -28,7 +26,7 @@ EXTENSION: Final = "aioaudit.core._core"
 _GOES_ON: Final = "this program runs with the core in Python"
 
 
-class Choice(Struct, frozen=True):
+class Choice(NamedTuple):
     """Which core runs, and why it is that one.
 
     Attributes:

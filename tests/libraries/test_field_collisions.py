@@ -59,6 +59,14 @@ def block_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
     time.sleep(max(0.0, when - loop.time()) + 0.003)
 
 
+def set_in_one_go(loop: asyncio.AbstractEventLoop, since: float) -> bool:
+    """Whether timers that were set from *since* on run in the order of their times.
+
+    A timer of uvloop runs late by what the machine let pass as it was set, each by its own.
+    """
+    return loop.time() - since < 0.004
+
+
 def by_name(answers: dict[int, Answer]) -> dict[str, Answer]:
     return {answer.name: answer for answer in answers.values()}
 
@@ -93,10 +101,14 @@ def test_the_siblings_are_told_the_request_that_keeps_the_error_going(
         helped.append(asyncio.create_task(forever(), name="helped"))
         victim = asyncio.create_task(page(limits), name="victim")
         await asyncio.sleep(0)
-        due = here.time() + 0.02
-        limits[0].reschedule(due)
         shift = 0.005 if first == "timeout" else -0.005
-        here.call_at(due + shift, victim.cancel, "deploy")  # LINE deploy
+        while True:
+            due = here.time() + 0.02
+            limits[0].reschedule(due)
+            deploy = here.call_at(due + shift, victim.cancel, "deploy")  # LINE deploy
+            if set_in_one_go(here, due - 0.02):
+                break
+            deploy.cancel()
         block_until(here, due + 0.005)
         await asyncio.wait([victim])
         assert victim.cancelled()
@@ -176,9 +188,13 @@ def test_an_error_that_outlives_the_scope_it_came_from_is_the_timeouts(
         limits: list[asyncio.Timeout] = []
         victim = asyncio.create_task(careful(helpers, limits), name="victim")
         await asyncio.sleep(0)
-        due = here.time() + 0.02
-        here.call_at(due - 0.01, stop, scopes[0])
-        limits[0].reschedule(due)
+        while True:
+            due = here.time() + 0.02
+            stopping = here.call_at(due - 0.01, stop, scopes[0])
+            limits[0].reschedule(due)
+            if set_in_one_go(here, due - 0.02):
+                break
+            stopping.cancel()
         block_until(here, due)
         await asyncio.wait([victim, *helpers])
         assert not victim.cancelled()

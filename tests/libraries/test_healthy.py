@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Runner
+from tests.referee import DELIVERIES_ARE_SEEN
 
 AIOHTTP = """\
 import asyncio
@@ -248,6 +249,17 @@ PROGRAMS = {
 }
 """Each with what it needs, and what its mishap is told as."""
 
+SURE = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name == "aiohttp" and not DELIVERIES_ARE_SEEN,
+            reason="before 3.12 it is concluded that a connection ended by what it was asked, so it is listed",
+        ),
+    )
+    for name in PROGRAMS
+]
+
 Listed = Callable[[str, bool], list[str]]
 
 
@@ -269,7 +281,7 @@ def listed(run_python: Runner, tmp_path: Path) -> Listed:
     return ask
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", SURE)
 def test_of_a_healthy_program_the_list_says_that_nothing_happened(
     listed: Listed, name: str
 ) -> None:
@@ -279,7 +291,7 @@ def test_of_a_healthy_program_the_list_says_that_nothing_happened(
     assert "TASKS" not in "".join(lines)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", SURE)
 def test_the_one_incident_among_housekeeping_is_the_one_row(listed: Listed, name: str) -> None:
     program, _, said = PROGRAMS[name]
     [late] = [
