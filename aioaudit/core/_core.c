@@ -2826,6 +2826,30 @@ is_named(const Created *made)
     return made != NULL && made->maker == NULL && PyUnicode_CheckExact(made->name_or_task);
 }
 
+/* Whether a request to TASK may be a plain one, by what is known of it and of what goes on here; then
+ * VICTIM is what is known of it, borrowed.  -1 with an exception. */
+static int
+may_be_asked(Asks *self, PyObject *task, Created **victim)
+{
+    if (PyDict_GET_SIZE(self->active) != 0 || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0) {
+        return 0;
+    }
+    *victim = created_at(self->born, (uintptr_t)task);
+    if (!is_named(*victim) || (*victim)->site->code == 0 || asked_of(self, task) != NULL) {
+        return 0;
+    }
+    PyObject *handled = PyErr_GetHandledException();
+    Py_XDECREF(handled); /* only compared */
+    if (handled != NULL) {
+        return 0;
+    }
+    int no = has_key(self->states, (uintptr_t)task);
+    if (no == 0) {
+        no = is_muted(self);
+    }
+    return no < 0 ? -1 : no == 0;
+}
+
 #if PY_VERSION_HEX >= 0x030C0000
 
 /* Whether FRAME runs CODE, and is as far as one can see ours and the interpreter's alone. */
@@ -2893,16 +2917,6 @@ ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, 
         result = 0;
         goto done;
     }
-    awaited = PyObject_GetAttr(task, str_fut_waiter);
-    if (awaited == NULL) {
-        goto done;
-    }
-    int right = Py_IS_TYPE(awaited, (PyTypeObject *)self->given[FUTURE])
-        ? is_only_awaited_by(awaited, task) : 0;
-    if (right <= 0) {
-        result = right;
-        goto done;
-    }
     /* What is known of all that share the note of this one. */
     ref = PyWeakref_NewRef(timeout, NULL);
     if (ref == NULL) {
@@ -2911,6 +2925,23 @@ ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, 
     note = Py_XNewRef(notes_find((Notes *)self->given[NOTES], timeout, ref));
     if (note == NULL) {
         result = 0;
+        goto done;
+    }
+    /* First: the clock of a loop, or a finalizer, may do anything, also to this task. */
+    Created *still = NULL;
+    int right = say_late(self, timeout, &late) < 0 ? -1 : may_be_asked(self, task, &still);
+    if (right <= 0 || still != victim || !self->on) {
+        result = right < 0 ? -1 : 0;
+        goto done;
+    }
+    awaited = PyObject_GetAttr(task, str_fut_waiter);
+    if (awaited == NULL) {
+        goto done;
+    }
+    right = Py_IS_TYPE(awaited, (PyTypeObject *)self->given[FUTURE])
+        ? is_only_awaited_by(awaited, task) : 0;
+    if (right <= 0) {
+        result = right;
         goto done;
     }
     path.count = 0;
@@ -2942,7 +2973,7 @@ ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, 
         goto done;
     }
     wait = said_of(self, self->waits, &path, 0, LEARN_WAIT, coro, NULL, &learned);
-    if (wait == NULL || learned || say_late(self, timeout, &late) < 0) {
+    if (wait == NULL || learned) {
         result = PyErr_Occurred() ? -1 : 0;
         goto done;
     }
@@ -2979,24 +3010,10 @@ done:
 static int
 ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
 {
-    if (PyDict_GET_SIZE(self->active) != 0 || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0) {
-        return 0;
-    }
-    Created *victim = created_at(self->born, (uintptr_t)task);
-    if (!is_named(victim) || victim->site->code == 0 || asked_of(self, task) != NULL) {
-        return 0;
-    }
-    PyObject *handled = PyErr_GetHandledException();
-    Py_XDECREF(handled); /* only compared */
-    if (handled != NULL) {
-        return 0;
-    }
-    int no = has_key(self->states, (uintptr_t)task);
-    if (no == 0) {
-        no = is_muted(self);
-    }
-    if (no != 0) {
-        return no < 0 ? -1 : 0;
+    Created *victim = NULL;
+    int may = may_be_asked(self, task, &victim);
+    if (may <= 0) {
+        return may;
     }
     int result = -1, learned = 0;
     PyThreadState *thread = PyThreadState_Get();
@@ -3263,6 +3280,10 @@ is_plainly_left(Asks *self, PyObject *task, Asked *record, PyObject **found)
     PyObject *current = call_given(self, CURRENT_TASK, NULL, NULL);
     PyFrameObject *frame = current == NULL ? NULL : PyThreadState_GetFrame(thread), *back = NULL;
     PyObject *timeout = NULL, *error = NULL, *count = NULL, *said = NULL;
+    if (current == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        PyErr_Clear(); /* no loop runs, or none of which C knows: it is no block that calls */
+        return 0;
+    }
     if (frame == NULL) {
         result = current == NULL ? -1 : 0;
         goto done;

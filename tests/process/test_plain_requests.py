@@ -135,6 +135,98 @@ def test_timeouts_that_run_out_are_taken_in_until_somebody_asks(run_python: Runn
     assert (int(taken_then), int(known_then)) == (int(taken) - 1, int(known) + 1)
 
 
+STOPPED = """
+import asyncio
+
+async def runs_out(over):
+    try:
+        async with asyncio.timeout(0.001):
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await over.wait()
+    except TimeoutError:
+        pass
+
+async def main(over):
+    over.set()
+    for _ in range(4):
+        await asyncio.create_task(runs_out(over))
+    over.clear()
+    task = asyncio.create_task(runs_out(over))
+    while not task.cancelling():
+        await asyncio.sleep(0.01)
+    return task
+
+loop = asyncio.new_event_loop()
+over = asyncio.Event()
+task = loop.run_until_complete(main(over))
+print(task.uncancel())
+over.set()
+loop.run_until_complete(task)
+loop.close()
+"""
+
+
+@pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
+def test_what_a_timeout_asked_for_is_taken_back_while_no_loop_runs(run_python: Runner) -> None:
+    done = run_python("-c", STOPPED, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "0\n")
+
+
+CLOCK = """
+import asyncio, sys
+import aioaudit
+
+class Loop(asyncio.SelectorEventLoop):
+    does = None
+
+    def time(self):
+        frame = sys._getframe()
+        while self.does is not None and frame is not None:
+            if frame.f_code.co_name == "_on_timeout":
+                does, self.does = self.does, None
+                does()
+            frame = frame.f_back
+        return super().time()
+
+async def runs_out():
+    try:
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(100)
+    except TimeoutError:
+        pass
+    await asyncio.sleep(0)
+
+async def main():
+    for number in range(8):
+        task = asyncio.create_task(runs_out())
+        await asyncio.sleep(0)
+        if number == 6:
+            asyncio.get_running_loop().does = task.cancel
+        if number == 7:
+            asyncio.get_running_loop().does = task._fut_waiter.cancel
+        await asyncio.wait([task])
+        answer = aioaudit.why(task)
+        print(answer.outcome, answer.cancel_outcome, answer.root.reason)
+
+with asyncio.Runner(loop_factory=Loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
+@pytest.mark.parametrize("core", ["python", "native"])
+def test_a_clock_may_cancel_what_a_timeout_is_about_to(run_python: Runner, core: str) -> None:
+    done = run_python("-c", CLOCK, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log", AIOAUDIT_CORE=core)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        *["returned absorbed timeout"] * 6,
+        "cancelled obeyed explicit",
+        "returned absorbed timeout",
+    ]
+
+
 MANY = """
 import asyncio, gc, sys, tracemalloc
 from aioaudit.session import current
