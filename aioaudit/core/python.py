@@ -956,7 +956,7 @@ class Taking(msgspec.Struct, frozen=True):
         expire: The code that calls ``cancel()`` when one runs out, None where that is not looked
             at...
         run: ... which this calls, for a loop.
-        leave: The code that calls ``uncancel()`` as its block is left.
+        leave: The code that calls ``uncancel()`` as its block is left, None as of *expire*.
         loop_time: Gives the time of the running loop.
         learn_expiry: As `learn_line`, of all timeouts of which there is the same note, called with a
             key by which to drop it, the frame of *expire* and the note; what is said has a

@@ -443,7 +443,7 @@ class Installation:
                 notes=recorder.state.handoffs.timeouts,
                 expire=plain.EXPIRE_CODE if told else None,
                 run=plain.RUN_CODE,
-                leave=plain.LEAVE_CODE,
+                leave=plain.LEAVE_CODE if told else None,
                 loop_time=timeouts.loop_time,
                 learn_expiry=found_out.expiry,
                 learn_leaving=found_out.leaving,

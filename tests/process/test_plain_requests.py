@@ -227,6 +227,60 @@ def test_a_clock_may_cancel_what_a_timeout_is_about_to(run_python: Runner, core:
     ]
 
 
+UNWANTED = """
+import asyncio
+import aioaudit
+from aioaudit.exporter import event_name
+
+class Kept:
+    names = set()
+
+    def export(self, batch):
+        self.names.update(map(event_name, batch))
+
+    def flush(self):
+        pass
+
+    def shutdown(self):
+        pass
+
+kept = Kept()
+log = aioaudit.enable("jsonl")
+
+async def runs_out(meanwhile):
+    try:
+        async with asyncio.timeout(0.001):
+            try:
+                await asyncio.sleep(100)
+            finally:
+                meanwhile()
+    except TimeoutError:
+        pass
+
+def another():
+    aioaudit.enable(kept, events="task.create,task.cancel,task.done")
+    log.disable()
+
+async def main():
+    for _ in range(5):
+        await asyncio.create_task(runs_out(int))
+    await asyncio.create_task(runs_out(another))
+
+asyncio.run(main())
+aioaudit.disable()
+print(*sorted(name for name in kept.names if name.startswith("task.")))
+"""
+
+
+@pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
+def test_nobody_is_told_that_a_timeout_took_back_who_did_not_ask(run_python: Runner) -> None:
+    """Not even of one that ran out while somebody else wanted to know."""
+    done = run_python("-c", UNWANTED, AIOAUDIT_JSONL_PATH="log")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "task.uncancel" not in done.stdout.split()
+    assert "task.done" in done.stdout.split()
+
+
 MANY = """
 import asyncio, gc, sys, tracemalloc
 from aioaudit.session import current
