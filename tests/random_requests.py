@@ -174,6 +174,7 @@ async def happens(chance: random.Random, tasks: Tasks) -> None:
 
 async def perform(seed: int) -> None:
     """One program."""
+    gc.disable()  # when it comes by itself depends on what a core allocates
     chance = random.Random(seed)
     KEPT.clear()
     OTHERS[:] = [
