@@ -22,7 +22,7 @@ MOST_NAMES = 3
 """At most this many tasks between the victim and the root are named; more are counted."""
 
 
-_RUN_OTHERS = frozenset(
+RUN_OTHERS = frozenset(
     {
         "anyio._core._tasks:TaskHandle._run_coro",
         "anyio._backends._asyncio:TaskGroup._run_wrapped_task",
@@ -43,7 +43,7 @@ def is_known(root: Link) -> bool:
 def who(name: str, coro: str) -> str:
     """``fetch (Task-7)``: the coroutine's own name, and the task's if it has another."""
     function = coro.rpartition(":")[2].rpartition("<locals>.")[2]
-    if not function or function == name or (name and coro in _RUN_OTHERS):
+    if not function or function == name or (name and coro in RUN_OTHERS):
         return escape_unprintable(name)
     if not name:
         return escape_unprintable(function)

@@ -258,7 +258,8 @@ class Text:
         lines = [f"It was asked {len(others):,} more {plural('time', len(others))}:"]
         alike: dict[tuple[str | None, ...], list[RequestSummary]] = {}
         for each in others:
-            kind = (each.reason, each.source, each.at, each.became, each.absorbed_at)
+            line = each.source, each.at, each.library_at
+            kind = (each.reason, *line, each.became, each.absorbed_at)
             alike.setdefault(kind, []).append(each)
         groups = list(alike.values())
         date = len({each.ts[:10] for each in others}) > 1
@@ -277,6 +278,8 @@ class Text:
         text += f"  reason {first.reason}"
         if first.at is not None:
             text += f", at {self._show(first.at)}"
+        if first.library is not None:
+            text += f", through {summary.library(first.library, first.library_at)}"
         names = {each.by_name: None for each in asked if each.by_name is not None}
         if names:
             by = "thread" if first.reason == "thread" else "task"

@@ -27,7 +27,7 @@ import re
 from collections.abc import Sequence
 
 from aioaudit.chain.links import Link
-from aioaudit.chain.summary import is_known
+from aioaudit.chain.summary import RUN_OTHERS, is_known
 from aioaudit.chain.walk import RequestEvent
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.log.store import Case, LoggedRun
@@ -50,9 +50,6 @@ _LIBRARY = re.compile(
     r"|[\\/]Lib[\\/](asyncio|concurrent)[\\/]|^<frozen "
 )
 """Paths that are no application's, on whichever machine they are."""
-
-_WRAPPERS = frozenset({"TaskHandle._run_coro", "TaskGroup._run_wrapped_task"})
-"""Functions that only run what the application gave to anyio."""
 
 _CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
 """Coroutines that serve a connection, and wait for a future of their own between its requests."""
@@ -209,7 +206,7 @@ def _is_helper(case: Case, request: RequestEvent, package: str | None) -> bool:
     elif case.cancel_outcome != "obeyed":
         return False
     own = _package(case.coro)
-    wraps = case.coro.partition(":")[2] in _WRAPPERS
+    wraps = case.coro in RUN_OTHERS
     if request.suspended_at is None:  # it had not begun: what it would have run is all there is
         return own == package and not wraps
     if not _in_library(request.suspended_at):
