@@ -180,6 +180,8 @@ class Wanted(Struct, frozen=True):
     holds: Mapping[Hold, Held]
     slow_cancel: Setting[float]
     """Seconds that a task may take to obey."""
+    blocked: Setting[float]
+    """Seconds that a loop may stay in one callback."""
     bus_events: Setting[frozenset[str]]
     """What hooks hear where there is no exporter."""
 
@@ -211,5 +213,8 @@ class Wanted(Struct, frozen=True):
             else:
                 del holds[hold]
         return Wanted(
-            holds, self.slow_cancel.taken_back(handle), self.bus_events.taken_back(handle)
+            holds,
+            self.slow_cancel.taken_back(handle),
+            self.blocked.taken_back(handle),
+            self.bus_events.taken_back(handle),
         )

@@ -28,6 +28,7 @@ __all__ = [
     "Finding",
     "FutureCancel",
     "HookAdd",
+    "LoopBlocked",
     "LoopClose",
     "LoopStart",
     "LoopStop",
@@ -273,7 +274,8 @@ class Finding(_TaskEvent, tag="finding", kw_only=True):
     somebody else who had to do with it: who asked as well, who awaited the task,
     whom it awaited.  ``seconds`` is how long it took in all, ``delivered_after``
     how long until the CancelledError arrived, ``waited`` how long it waited at
-    ``waits_at``.
+    ``waits_at``.  Of a ``blocked`` loop, ``source`` and ``at`` are where it was, and ``task`` is 0
+    where no task ran.
     """
 
     kind: str
@@ -324,6 +326,28 @@ class LoopClose(Event, tag="loop.close", kw_only=True):
     """A loop was closed."""
 
 
+class LoopBlocked(Event, tag="loop.blocked", kw_only=True):
+    """A loop stayed in one callback, or one step of a task, for longer than it may.
+
+    ``seconds`` is for how long it was seen there, ``ongoing`` says that it still is.  ``at`` and
+    ``source`` are where it was seen most of that time, the application's innermost line;
+    ``library`` and ``library_at`` what that line was in just then.  ``task``, ``name`` and ``coro``
+    are of the task that ran, absent where none did.  ``evidence`` is ``inferred`` where nobody
+    could look meanwhile, and the loop was found there afterwards.
+    """
+
+    seconds: float
+    evidence: Evidence
+    source: str | None = None
+    at: str | None = None
+    library: str | None = None
+    library_at: str | None = None
+    task: int | None = None
+    name: str | None = None
+    coro: str | None = None
+    ongoing: bool = False
+
+
 AnyEvent = (
     ProcessStart
     | ProcessEnd
@@ -338,6 +362,7 @@ AnyEvent = (
     | LoopStart
     | LoopStop
     | LoopClose
+    | LoopBlocked
 )
 """An event of any kind."""
 

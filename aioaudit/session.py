@@ -29,6 +29,7 @@ from aioaudit.delivery.journal import TIMEOUT, shutdown_all
 from aioaudit.loading import BRIDGE, check_exporter
 from aioaudit.settings import (
     ALWAYS,
+    DEFAULT_BLOCKED,
     DEFAULT_SLOW_CANCEL,
     EVENT_NAMES,
     VARIABLE,
@@ -96,7 +97,12 @@ class Session:
 
         self.run = Run()
         self.recorder: Recorder = Recorder(self.run, frozenset())
-        self.wanted = Wanted({}, Setting(DEFAULT_SLOW_CANCEL), Setting(frozenset(EVENT_NAMES)))
+        self.wanted = Wanted(
+            {},
+            Setting(DEFAULT_SLOW_CANCEL),
+            Setting(DEFAULT_BLOCKED),
+            Setting(frozenset(EVENT_NAMES)),
+        )
         """What is wanted of it: `_ALL` for auditing itself, journals, `BRIDGE`."""
         self._open: list[Journal] = []
         self._undo_bridge: Callable[[], None] | None = None
@@ -142,6 +148,7 @@ class Session:
         from aioaudit import lifecycle
 
         self.wanted = replace(self.wanted, holds={})
+        self.recorder.watcher.watch(0)
         self.installation.remove()
         bus.describe_with(None)
         self._bridge()
@@ -193,6 +200,8 @@ class Session:
             wanted = self.wanted.bus_events.value
             self._start = None  # the next log may be of other events
         self.recorder.rules.slow_after = self.wanted.slow_cancel.value
+        # Where it is no more, it tells what it has seen to those that are there still.
+        self.recorder.watcher.watch(self.wanted.blocked.value)
         sinks = [
             (
                 _filtered(journal, events, wanted),
@@ -256,6 +265,7 @@ class Session:
 
     def _at_exit(self, signal: str | None) -> None:
         try:
+            self.recorder.watcher.watch(0)
             if signal is None:
                 self.recorder.catch_up_stopped_loops()
             shutdown_all([journal for journal, _ in self.sinks], signal=signal)
@@ -268,6 +278,7 @@ class Session:
                 bus.close()
 
     def _before_fork(self) -> None:
+        self.recorder.watcher.pause()
         for journal, _ in self.sinks:
             try:
                 journal.before_fork()
@@ -281,6 +292,7 @@ class Session:
                     journal.fail(error)
 
     def _after_fork_in_parent(self) -> None:
+        self.recorder.watcher.resume()
         for journal, _ in self.sinks:
             journal.after_fork_in_parent()
 
@@ -376,6 +388,7 @@ def enable(
     events: str | Iterable[str] | None = None,
     jsonl_path: str | os.PathLike[str] | None = None,
     slow_cancel: float | None = None,
+    blocked: float | None = None,
     otel_tasks: str | Iterable[str] | None = None,
     otel_status: str | None = None,
 ) -> Auditing:
@@ -391,6 +404,8 @@ def enable(
         jsonl_path: Where ``"jsonl"`` writes; may hold ``{pid}``.
         slow_cancel: Seconds that a task may take to obey before that is a finding;
             for all of the process, as the last call gave it that has not ended.
+        blocked: Seconds that a loop may stay in one callback before that is told; 0 for however
+            long it likes.  Also for all of the process.
         otel_tasks: Which tasks ``"otel"`` makes spans of: ``touched``, ``all``, or
             patterns like ``shop.*:handle``, as a list or separated by commas.
         otel_status: When a cancelled task's span is an error: ``cause``, ``unset``
@@ -427,6 +442,7 @@ def enable(
         events=events,
         jsonl_path=jsonl_path,
         slow_cancel=slow_cancel,
+        blocked=blocked,
         otel_tasks=otel_tasks,
         otel_status=otel_status,
     )
@@ -442,6 +458,7 @@ def enable(
     call = _Call(wanted, [(type(each).__name__, each) for each in objects], settings)
     call.given = {name: value for name, value in given.items() if value is not None}
     call.lasting = slow_cancel is None
+    call.lasting_blocked = blocked is None
     call.check()
     return _turn_on(call)
 
@@ -464,6 +481,8 @@ class _Call:
         """What the call gave itself of `_OF_EXPORTERS`, as it was written."""
         self.lasting = True
         """Whether its `slow_cancel` is what holds where no call gave any."""
+        self.lasting_blocked = True
+        """The same of `blocked`."""
         self.when_anew = when_anew
         """What a session that begins for it is to call where asyncio is imported anew."""
         self.opened: dict[str, Exporter] = {}
@@ -634,14 +653,18 @@ def _add(call: _Call) -> None:
     call.session = session
     call.found = things = call.things(session)
     wanted, holds = session.wanted.with_one_more(things)
-    slow, heard = wanted.slow_cancel, wanted.bus_events
+    slow, blocked, heard = wanted.slow_cancel, wanted.blocked, wanted.bus_events
     if call.lasting:
         slow = slow.without_any(call.settings.slow_cancel)
     else:
         slow = slow.given(handle, call.settings.slow_cancel)
+    if call.lasting_blocked:
+        blocked = blocked.without_any(call.settings.blocked)
+    else:
+        blocked = blocked.given(handle, call.settings.blocked)
     if not any(map(is_sink, things)):
         heard = heard.given(handle, call.settings.events)
-    wanted = replace(wanted, slow_cancel=slow, bus_events=heard)
+    wanted = replace(wanted, slow_cancel=slow, blocked=blocked, bus_events=heard)
     # In one line, where nothing comes between: signals' handlers run where a call is over.
     session.wanted, handle.holds = wanted, holds
     session.apply()

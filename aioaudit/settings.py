@@ -25,6 +25,7 @@ EVENTS_VARIABLE = "AIOAUDIT_EVENTS"
 OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
 OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
 SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
+BLOCKED_VARIABLE = "AIOAUDIT_BLOCKED"
 CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
@@ -34,6 +35,8 @@ DEFAULT_EXPORTER = "jsonl"
 DEFAULT_JSONL_PATH = "aioaudit-{pid}.jsonl"
 DEFAULT_OTEL_TASKS = "touched"
 DEFAULT_SLOW_CANCEL = 1.0
+DEFAULT_BLOCKED = 0.0
+"""Nobody looks whether a loop is blocked."""
 OTEL_STATUSES = ("cause", "unset", "error")
 """When a cancelled task's span is an error; the first is the default."""
 CORES = ("native", "python")
@@ -53,6 +56,7 @@ EVENT_NAMES = (
     "loop.start",
     "loop.stop",
     "loop.close",
+    "loop.blocked",
 )
 """The name of every event."""
 
@@ -78,6 +82,8 @@ class Settings(NamedTuple):
         folder: Where a relative `jsonl_path` starts; None for the working
             directory at the moment when the exporter is made.
         slow_cancel: Seconds that a task may take to obey before that is a finding.
+        blocked: Seconds that a loop may stay in one callback before that is told; 0 for
+            however long it likes.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -87,6 +93,7 @@ class Settings(NamedTuple):
     otel_status: str = OTEL_STATUSES[0]
     folder: str | None = None
     slow_cancel: float = DEFAULT_SLOW_CANCEL
+    blocked: float = DEFAULT_BLOCKED
 
 
 def is_off(value: str | None) -> bool:
@@ -275,14 +282,24 @@ def _events(where: str, given: Any) -> frozenset[str]:
 
 
 def _slow_cancel(where: str, given: Any) -> float:
+    return _length(where, given, DEFAULT_SLOW_CANCEL, "seconds, like 0.5")
+
+
+def _blocked(where: str, given: Any) -> float:
+    if isinstance(given, str) and _word(given) in OFF_WORDS:
+        return DEFAULT_BLOCKED
+    return _length(where, given, DEFAULT_BLOCKED, "seconds, like 0.1, or 0 for off")
+
+
+def _length(where: str, given: Any, default: float, allowed: str) -> float:
     if isinstance(given, str) and not given.strip():
-        return DEFAULT_SLOW_CANCEL
+        return default
     try:
         seconds = float(given)
     except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < math.inf:
-        raise bad_value(where, given, "this is no length of time", "seconds, like 0.5")
+        raise bad_value(where, given, "this is no length of time", allowed)
     return seconds
 
 
@@ -353,6 +370,13 @@ TABLE = (
         _slow_cancel,
         "seconds that a task may take to obey before that is a [finding](check.md)",
         str(DEFAULT_SLOW_CANCEL),
+    ),
+    Variable(
+        BLOCKED_VARIABLE,
+        "blocked",
+        _blocked,
+        "seconds that a loop may stay in one callback before that is [told](#a-blocked-loop)",
+        "0",
     ),
     Variable(
         OTEL_TASKS_VARIABLE,

@@ -31,6 +31,7 @@ from aioaudit.events import (
     Event,
     Finding,
     FutureCancel,
+    LoopBlocked,
     LoopStop,
     ProcessDropped,
     TaskCancel,
@@ -96,6 +97,8 @@ class Lines:
         if isinstance(event, TaskUncancel):
             what = f"took back a request with uncancel(), {event.remaining} left"
             return _line(event, DEBUG, what, lowest)
+        if isinstance(event, LoopBlocked):
+            return _line(event, WARNING, _blocked(event), lowest)
         if isinstance(event, LoopStop):
             return _line(event, DEBUG, f"stop() was called with {event.pending} pending", lowest)
         return _line(event, DEBUG, "", lowest)
@@ -124,6 +127,16 @@ class Lines:
         if level < lowest:
             return None
         return _of_chain(event, level, request_sentence(event, steps), steps, lowest)
+
+
+def _blocked(event: LoopBlocked) -> str:
+    where = "" if event.source is None else f" in {event.source}"
+    place = "" if event.at is None else f" at {event.at}"
+    return (
+        ("" if event.coro is not None else "a callback ")
+        + ("blocks" if event.ongoing else "blocked")
+        + f" the loop for {event.seconds:.3f} s{where}{place}"
+    )
 
 
 def _level_of_request(event: TaskCancel | FutureCancel, steps: list[Step]) -> int:

@@ -15,6 +15,11 @@ LEFT_OUT = " more steps are left out here"
 """How the ``detail`` of a link ends that stands for many, in a chain that is too long to show."""
 
 
+BLOCKED_BY = "the loop was blocked by"
+PROBABLY_BLOCKED_BY = "the loop was probably blocked by"
+"""What the ``detail`` of a late deadline says before a function and its ``path:line``, its end."""
+
+
 class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """One step of a chain.
 

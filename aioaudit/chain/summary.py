@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from aioaudit.chain.links import LEFT_OUT, Link
+from aioaudit.chain.links import BLOCKED_BY, LEFT_OUT, PROBABLY_BLOCKED_BY, Link
 from aioaudit.text import escape_unprintable, in_package
 
 Show: TypeAlias = Callable[[str], str]
@@ -52,7 +52,7 @@ def who(name: str, coro: str) -> str:
 
 def cause(root: Link, show: Show = _as_it_is) -> str:
     """What *root* says, as a clause that can follow "because"."""
-    return escape_unprintable(_clause(root, show) + _detail(root))
+    return escape_unprintable(_clause(root, show) + _detail(root, show))
 
 
 def summarise(
@@ -134,8 +134,18 @@ def unknown(root: Link, show: Show = _as_it_is) -> str:
     return escape_unprintable("; ".join(facts))
 
 
-def _detail(root: Link) -> str:
-    return "" if root.detail is None else f" ({root.detail})"
+def _detail(root: Link, show: Show) -> str:
+    return "" if root.detail is None else f" ({detail(root.detail, show)})"
+
+
+def detail(text: str, show: Show) -> str:
+    """The ``detail`` *text* of a link, the line in it that blocked the loop as *show* shows it."""
+    for words in (BLOCKED_BY, PROBABLY_BLOCKED_BY):
+        before, blocked, place = text.partition(words)
+        function, at, place = place.partition(" at ")
+        if at:
+            return f"{before}{blocked}{function}{at}{show(place)}"
+    return text
 
 
 def _by_way_of(chain: Sequence[Link]) -> str:

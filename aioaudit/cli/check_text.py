@@ -66,14 +66,18 @@ def _headline(groups: list[Group]) -> str:
 
 def _when(group: Group, *, date: bool, several: bool) -> str:
     first, last = group.first, group.last
-    task = f"{first.run}:{first.task}" if several else str(first.task)
+    task = f", task {first.run}:{first.task}" if several else f", task {first.task}"
+    if not first.task:
+        task = ""
     if group.count == 1:
-        return f"at {clock(first.ts, date=date)} UTC, task {task}, pid {first.pid}"
+        return f"at {clock(first.ts, date=date)} UTC{task}, pid {first.pid}"
     text = (
         f"{group.count:,} times, from {clock(first.ts, date=date)} to "
-        f"{clock(last.ts, date=date)} UTC, "
+        f"{clock(last.ts, date=date)} UTC"
     )
+    if not group.tasks:
+        return text
     keys = list(group.tasks) if several else [key.partition(":")[2] for key in group.tasks]
     rest = len(keys) - MOST_NAMES
-    text += f"{plural('task', len(keys))} {', '.join(keys[:MOST_NAMES])}"
+    text += f", {plural('task', len(keys))} {', '.join(keys[:MOST_NAMES])}"
     return text if rest <= 0 else f"{text} and more"

@@ -575,6 +575,12 @@ GETFRAMEMODULENAME = Internal(
     "nothing; making a task takes longer",
     since=(3, 12),
 )
+CURRENT_FRAMES = Internal(
+    "_current_frames",
+    "sys",
+    "the stack of a loop's thread, looked at from another one",
+    "what blocked a loop",
+)
 
 
 _KEPT_BY_GROUP = "the finding that a cancelled group kept a cancellation from outside (gh-155433)"
@@ -616,6 +622,12 @@ _LOCALS = (
     ),
     *_variables("asyncio.tasks:wait_for", "how long a wait_for was to last", "timeout"),
     *_variables(
+        "asyncio.tasks:wait_for",
+        "how late a wait_for ran out, and what blocked the loop",
+        "timeout_handle",
+        until=(3, 12),
+    ),
+    *_variables(
         "asyncio.timeouts:timeout",
         "how long a timeout was to last, to the last digit: a little less is told",
         "delay",
@@ -636,6 +648,12 @@ _LOCALS = (
         "source",
     ),
     *_variables("asyncio.runners:Runner._on_sigint", "which signal came", "signum"),
+    *_variables(
+        "asyncio:BaseEventLoop._run_once",
+        "what blocked a loop",
+        "end_time",
+        "i",
+    ),
 )
 """The variables that `aioaudit.recognisers.stdlib` and the findings read."""
 

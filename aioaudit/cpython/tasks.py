@@ -47,7 +47,7 @@ _TABLES = (
 _TRIES = 1000
 """As often as ``asyncio.all_tasks()`` tries, too: another thread may be adding a task."""
 
-of_c: Callable[[], Any] = getattr(
+of_c: Callable[..., Any] = getattr(
     sys.modules.get("_asyncio"), internals.C_CURRENT_TASK.name, asyncio.current_task
 )
 """``asyncio.current_task`` as Python has it; of C, since 3.12, it has no frame and no cost."""
@@ -97,6 +97,12 @@ def current_task() -> Any:
     if other is None:
         return task
     return other if task is None else _inner(task, other)
+
+
+def task_of(loop: Any) -> Any:
+    """The task that runs in *loop*, whichever thread that runs in; None where none does."""
+    task = of_c(loop)
+    return PYTHON_TASKS.get(loop) if task is None else task
 
 
 def _of_others() -> Any:

@@ -34,6 +34,7 @@ PENDING = "pending"
 DESTROYED = "destroyed"
 AWAITED_AT_EXIT = "awaited_at_exit"
 SPINNING = "spinning"
+BLOCKED = "blocked"
 
 _ALL = (
     FindingKind(
@@ -120,6 +121,13 @@ _ALL = (
         "The scope repeats its request at every turn of the loop, because the task does not end: "
         "the loop is busy with that.",
         "Let the CancelledError through, or shield the cleanup with CancelScope(shield=True).",
+    ),
+    FindingKind(
+        BLOCKED,
+        "a loop was blocked",
+        "One callback, or one step of a task, took longer than AIOAUDIT_BLOCKED allows: everything "
+        "else in the loop waited for it, timeouts, too.",
+        "Await it, or give it to a thread (asyncio.to_thread) or, if it computes, to a process.",
     ),
 )
 

@@ -48,7 +48,7 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
             group = groups[_key(each)] = Group(each, each, 0, {})
         group.last = each
         group.count += 1
-        if len(group.tasks) < MOST_TASKS:
+        if each.task and len(group.tasks) < MOST_TASKS:
             group.tasks[f"{each.run}:{each.task}"] = each.name
     return sorted(groups.values(), key=lambda group: group.first.severity != "finding")
 

@@ -47,7 +47,9 @@ from aioaudit.text import describe
 
 if TYPE_CHECKING:
     from aioaudit.core import Created
+    from aioaudit.place import Place
     from aioaudit.sending import Sender
+    from aioaudit.state.blocks import Block
     from aioaudit.state.known import State
     from aioaudit.state.requests import CancelState, Request
 
@@ -314,6 +316,28 @@ class Rules:
                     swallowed_at=state.swallowed_at,
                     detail=_BY_GROUP,
                 )
+
+    # -- loops --------------------------------------------------------------------
+
+    def on_blocked(self, block: Block, place: Place, *, ongoing: bool) -> None:
+        """The loop of *place* was blocked, or is still (*ongoing*)."""
+        event = self._sender.new_event(Finding, place)
+        event.kind = catalogue.BLOCKED
+        event.severity = "finding"
+        event.task = block.task or 0
+        event.name = block.name or ""
+        event.coro = block.coro or block.source or "?"
+        event.source, event.at = block.source, block.at
+        event.seconds = round(block.seconds, 6)
+        parts: list[str] = []
+        if block.library is not None:
+            parts.append(f"that line was in {block.library} ({block.library_at})")
+        if block.evidence == "inferred":
+            parts.append("nobody could look meanwhile: it was found there afterwards")
+        if ongoing:
+            parts.append("it was still at it")
+        event.detail = "; ".join(parts) or None
+        self._sender.emit_final(event)
 
     # -- ends ---------------------------------------------------------------------
 

@@ -185,6 +185,13 @@ def _spinning(finding: Finding, _show: Show) -> str:
     return f"a scope cancelled {_who(finding)} {times}, and it has not ended"
 
 
+def _blocked(finding: Finding, show: Show) -> str:
+    place = "" if finding.at is None else f" at {show(finding.at)}"
+    function = "" if finding.source is None else f" in {finding.source}"
+    blocker = "a callback" if finding.coro == "?" else _who(finding)
+    return f"{blocker} blocked the loop for {_span(finding.seconds or 0)}{function}{place}"
+
+
 _SENTENCES: dict[str, Callable[[Finding, Show], str]] = {
     catalogue.SWALLOWED: _swallowed,
     catalogue.LOST: _lost,
@@ -199,4 +206,5 @@ _SENTENCES: dict[str, Callable[[Finding, Show], str]] = {
     catalogue.DESTROYED: _destroyed,
     catalogue.AWAITED_AT_EXIT: _awaited_at_exit,
     catalogue.SPINNING: _spinning,
+    catalogue.BLOCKED: _blocked,
 }

@@ -416,6 +416,8 @@ class Installation:
             return
         found_out = plain.FoundOut(recorder.state)
         told = "task.uncancel" in sender.active_events
+        # A core says how late a timeout ran out, and not what blocked the loop meanwhile.
+        expires = told and not recorder.watcher.is_on
         core.take_asks(
             recorder.state.cancellations.asks,
             Taking(
@@ -441,7 +443,7 @@ class Installation:
                 fault=recorder.report_fault,
                 timeout=asyncio.Timeout,
                 notes=recorder.state.handoffs.timeouts,
-                expire=plain.EXPIRE_CODE if told else None,
+                expire=plain.EXPIRE_CODE if expires else None,
                 run=plain.RUN_CODE,
                 leave=plain.LEAVE_CODE if told else None,
                 loop_time=timeouts.loop_time,

@@ -43,6 +43,7 @@ def on_loop_start(recorder: Recorder, loop: Any) -> None:
         recorder.look_for_libraries()
         with contextlib.suppress(TypeError):  # a loop that takes no weak reference
             recorder.state.places.runs_in[loop] = get_ident()
+        recorder.watcher.on_loop_start(loop)
         place = recorder.state.places.place(loop)
         if place.muted:
             return

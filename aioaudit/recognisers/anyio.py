@@ -88,14 +88,13 @@ def delivered(frame: FrameType, call: Call) -> Cause:
     )
 
 
-def deadline(frame: FrameType, _call: Call) -> Cause:
+def deadline(frame: FrameType, call: Call) -> Cause:
     """``CancelScope._timeout``: the scope's deadline has passed."""
     scope = local(frame, "self")
     entered = _entered.get(scope)
     if entered is None:
         origin = Link(what="deadline", reason="timeout")
         return Cause(reason=_REASON, origin=origin, current_task_unrelated=True)
-    late = asyncio.get_running_loop().time() - scope._deadline
     return Cause(
         reason=_REASON,
         origin=Link(
@@ -104,7 +103,7 @@ def deadline(frame: FrameType, _call: Call) -> Cause:
             at=entered.at,
             source=entered.source,
             seconds=entered.seconds,
-            detail=f"{late:.3f} s late" if late >= 0.001 else None,
+            detail=call.lateness(scope._deadline),
         ),
         at=entered.at,
         source=entered.source,

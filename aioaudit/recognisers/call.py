@@ -101,6 +101,14 @@ class Call(msgspec.Struct, eq=False):
         """Tell that the current task will raise TimeoutError because of this call."""
         self.timeout_remembered = True
 
+    def lateness(self, when: float) -> str | None:
+        """That a timer due at *when* runs only now, and what has blocked the loop; None in time."""
+        loop = asyncio.get_running_loop()
+        late = loop.time() - when
+        if late < 0.001:
+            return None
+        return f"{late:.3f} s late{self.state.blocks.explain(loop, late)}"
+
     # -- the kinds of causes ------------------------------------------------------
 
     def by_caller(
@@ -184,10 +192,9 @@ class Call(msgspec.Struct, eq=False):
         note = self.timeout_entry(timeout)
         when = timeout.when()
         length = when - note.armed if note.seconds is None else float(note.seconds)
-        late = asyncio.get_running_loop().time() - when
-        lateness = f"{late:.3f} s late" if late >= 0.001 else None
+        lateness = self.lateness(when)
         if detail is None and reason == "timeout":
-            self.lines = note.lines  # all but how late it is
+            self.lines = note.lines  # all but how late it is, and why
         return Cause(
             reason=reason,
             origin=Link(

@@ -56,7 +56,12 @@ def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
         return call.by_request("awaiter", call.exception)
     length = seconds(float(local(outer, "timeout")))
     call.remember_timeout()
-    return call.by_deadline("timeout", length, call.caller(outer.f_back))
+    cause = call.by_deadline("timeout", length, call.caller(outer.f_back))
+    # There is none where there was no time to wait at all, and a loop may have timers of its own kind.
+    due = getattr(local(outer, "timeout_handle"), "when", None)
+    if due is not None and cause.origin is not None:
+        cause.origin = msgspec.structs.replace(cause.origin, detail=call.lateness(due()))
+    return cause
 
 
 def group_child_failed(frame: FrameType, call: Call) -> Cause | None:

@@ -174,7 +174,8 @@ class Inquiry:
         template: Any = known
         event = template.__copy__()
         if cause.origin is not None:
-            event.origin_detail = cause.origin.detail  # a timeout is not as late each time
+            # A timeout is not as late each time, nor for the same reason.
+            event.origin_detail = cause.origin.detail
         event.ts = timestamp(time.time_ns())
         sender = self._sender
         event.seq = sender.run.next_seq() if "task.cancel" in sender.active_events else 0

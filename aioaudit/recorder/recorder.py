@@ -28,6 +28,7 @@ from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
 from aioaudit.recognisers.uncancels import OWN_ONLY, SCOPES, asked_since
 from aioaudit.recorder.inquiry import Inquiry
+from aioaudit.recorder.watcher import Watcher
 from aioaudit.sending import Sender
 from aioaudit.stack.code import APPLICATION, Codes
 from aioaudit.stack.frames import caller, error_site, variables
@@ -63,6 +64,7 @@ class Recorder:
         self.explain_scheduled = self._inquiry.explain_scheduled
         self.explain_cancel = self._inquiry.explain_cancel
         self.look_for_libraries: Callable[[], None] = lambda: None
+        self.watcher = Watcher(self.state, self.sender, self.rules)
         self.catch_up: Callable[[Any], None] = lambda _loop: None
         """Hears what a loop has not told, and never will."""
 
@@ -85,6 +87,7 @@ class Recorder:
         """This is a forked child: another run, and none of the parent's threads."""
         self.sender.run = run
         self.state.after_fork(run)
+        self.watcher.after_fork()
 
     def catch_up_stopped_loops(self) -> None:
         """The process ends: hear what its loops have not told, where they run no more."""

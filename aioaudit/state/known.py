@@ -8,6 +8,7 @@ from types import CodeType
 from aioaudit.identity import Run
 from aioaudit.stack.code import Codes
 from aioaudit.state.births import CreationSites
+from aioaudit.state.blocks import Blocks
 from aioaudit.state.cancellations import Cancellations
 from aioaudit.state.failures import Failures
 from aioaudit.state.handoffs import Handoffs
@@ -33,6 +34,7 @@ class State:
         self.cancellations = Cancellations(self.tasks)
         self.failures = Failures(codes, self.tasks, self.cancellations)
         self.handoffs = Handoffs()
+        self.blocks = Blocks()
 
     def after_fork(self, run: Run) -> None:
         """This is a forked child, with a run of its own."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 from aioaudit.events import (
     Event,
     FutureCancel,
+    LoopBlocked,
     LoopClose,
     LoopStart,
     LoopStop,
@@ -36,7 +37,9 @@ DURATION = "aioaudit.cancel.duration"
 SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5)
 """Boundaries of the histogram: those of the conventions for durations, and finer ones before."""
 
-_UNCOUNTED = frozenset({ProcessStart, ProcessEnd, LoopStart, LoopStop, LoopClose, TaskUncancel})
+_UNCOUNTED = frozenset(
+    {ProcessStart, ProcessEnd, LoopStart, LoopStop, LoopClose, LoopBlocked, TaskUncancel}
+)
 
 RequestOf = Callable[[int], "TaskCancel | FutureCancel | None"]
 Duration = tuple[float, dict[str, str]]

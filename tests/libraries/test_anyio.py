@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -18,11 +19,14 @@ import pytest
 import aioaudit
 from aioaudit.chain.links import Answer
 from aioaudit.events import TaskCancel, TaskDone
+from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.log import Log
+from aioaudit.session import current
 from aioaudit.trail import Trail
 from tests.conftest import Runner
 from tests.recognising import about, hang, links, name_task, trails
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
+from tests.waiting import PATIENCE
 
 anyio = pytest.importorskip("anyio")
 anyio_asyncio = pytest.importorskip("anyio._backends._asyncio")
@@ -900,3 +904,29 @@ def test_scopes_are_seen_where_another_finder_finds_anyio_before_ours_is_asked(
     [answer] = aioaudit.load(tmp_path / "log.jsonl").why()
     line = program.read_text().splitlines().index("    with anyio.move_on_after(0.01):") + 1
     assert (answer.root.what, answer.root.at) == ("deadline", f"{program}:{line}")
+
+
+def test_a_late_deadline_says_what_blocked_the_loop() -> None:
+    async def main() -> None:
+        with anyio.move_on_after(0.001):
+            session = current()
+            assert session is not None
+            blocks, since = session.recorder.state.blocks, time.monotonic()
+            while not blocks.explain(asyncio.get_running_loop(), time.monotonic() - since):
+                wait(0.01)
+            try:
+                await anyio.sleep(PATIENCE)
+            except asyncio.CancelledError as error:
+                answers.append(aioaudit.why(error))
+                raise
+
+    answers: list[Answer | None] = []
+    wait = time.sleep
+    with aioaudit.enable(MemoryExporter(), blocked=0.05):
+        asyncio.run(main())
+    [answer] = answers
+    assert answer is not None
+    assert answer.root.what == "deadline"
+    assert re.match(
+        r"[\d.]+ s late: the loop was (probably )?blocked by ", answer.root.detail or ""
+    )

@@ -586,6 +586,8 @@ def test_every_setting_is_an_argument_of_its_own_name() -> None:
     [
         ({"slow_cancel": 0.25}, "slow_cancel", 0.25),
         ({"slow_cancel": 3}, "slow_cancel", 3.0),
+        ({"blocked": 0.1}, "blocked", 0.1),
+        ({"blocked": "off"}, "blocked", 0.0),
         ({"otel_tasks": "ALL"}, "otel_tasks", "all"),
         ({"otel_tasks": ["shop.*:handle", "b:*"]}, "otel_tasks", "shop.*:handle,b:*"),
         ({"otel_status": "Unset"}, "otel_status", "unset"),
@@ -610,6 +612,10 @@ def test_an_argument_is_stronger_than_its_variable(
         (
             {"slow_cancel": -1},
             "slow_cancel=-1: this is no length of time; allowed: seconds, like 0.5",
+        ),
+        (
+            {"blocked": -1},
+            "blocked=-1: this is no length of time; allowed: seconds, like 0.1, or 0 for off",
         ),
         ({"slow_cancel": float("nan")}, "slow_cancel=nan: this is no length of time;"),
         ({"slow_cancel": 10**400}, f"slow_cancel=1{199 * '0'}...: this is no length of time;"),

@@ -1025,6 +1025,7 @@ def test_the_names_of_kinds_stay() -> None:
         "destroyed",
         "awaited_at_exit",
         "spinning",
+        "blocked",
     ]
 
 

@@ -153,7 +153,7 @@ def test_variables_are_not_looked_at_while_auditing_is_off() -> None:
 
 def test_code_asks_with_lists_or_commas_and_the_environment_fills_the_gaps() -> None:
     environ = {"AIOAUDIT": "sys", "AIOAUDIT_EVENTS": "loop.*", "AIOAUDIT_JSONL_PATH": "x.jsonl"}
-    loops = PROCESS | {"loop.start", "loop.stop", "loop.close"}
+    loops = PROCESS | {"loop.start", "loop.stop", "loop.close", "loop.blocked"}
     assert build() == Settings()
     assert build(environ={"AIOAUDIT": "off"}) == Settings()
     assert build(environ=environ) == Settings(("sys",), "x.jsonl", frozenset(loops))
