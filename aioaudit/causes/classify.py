@@ -37,6 +37,7 @@ from aioaudit.stack.code import (
     WRAPS,
     CodeInfo,
     NotNowError,
+    Spot,
     who_acts,
 )
 from aioaudit.stack.frames import (
@@ -204,7 +205,7 @@ def plain_cause(known: State, victim: Any, current: Any, frame: FrameType | None
     Whatever else there is on the stack is left to `find_cause`, and so is a line that is new:
     there it is learnt (`CodeInfo.calls`, `CodeInfo.callers`).
     """
-    if frame is None:
+    if frame is None or known.cancellations.doubts:
         return None
     infos = known.codes.known.get
     code = frame.f_code
@@ -354,7 +355,7 @@ def _by_caller(
     thread = call.state.places.foreign_thread(call.victim)
     through = None if found.site is None else found.acting
     if request is None and detail is None and thread is None:
-        return _by_plain_call(call, site, through)
+        return _by_wait(call, site, through) or _by_plain_call(call, site, through)
     at, source = _at_and_source(site)
     library_at, library = (None, None) if through is None else _at_and_source(through)
     reason = "explicit" if thread is None else "thread"
@@ -380,6 +381,36 @@ def _by_caller(
         library=library,
         library_at=library_at,
         thread=thread,
+    )
+
+
+def _by_wait(call: Call, site: Spot, through: Spot | None) -> Cause | None:
+    """What the task that asks had waited for, with its victim, had failed: most likely that is why."""
+    if call.current is None:
+        return None
+    wait = call.state.waits.behind(call.current, call.victim)
+    if wait is None:
+        return None
+    request = wait.request
+    if wait.origin is None and (
+        request is None or request.event.by == call.state.tasks.number(call.current)
+    ):
+        return None  # it is not known whose doing that was, or it was its own
+    # The line may have been all there was to say before; the next call is to be looked at, too.
+    site[0].calls.pop(site[1], None)
+    call.state.cancellations.asks.forget_lines()
+    at, source = _at_and_source(site)
+    library_at, library = (None, None) if through is None else _at_and_source(through)
+    return Cause(
+        reason="explicit",
+        request=request,
+        origin=wait.origin,
+        evidence="inferred",
+        detail=f"asyncio.wait() had come back with {wait.name}, which {wait.how}",
+        at=at,
+        source=source,
+        library=library,
+        library_at=library_at,
     )
 
 

@@ -2468,6 +2468,7 @@ struct Asks {
     PyObject *states; /* dicts, of Python's: who has no entry there... */
     PyObject *ties;
     PyObject *active;
+    PyObject *doubts; /* while there are any, nothing is plain */
     PyObject *adopt; /* functions */
     PyObject *released;
     PyObject *one;
@@ -2831,7 +2832,8 @@ is_named(const Created *made)
 static int
 may_be_asked(Asks *self, PyObject *task, Created **victim)
 {
-    if (PyDict_GET_SIZE(self->active) != 0 || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0) {
+    if (PyDict_GET_SIZE(self->active) != 0 || PyDict_GET_SIZE(self->doubts) != 0
+        || PyDict_GET_SIZE(self->given[PYTHON_TASKS]) != 0) {
         return 0;
     }
     *victim = created_at(self->born, (uintptr_t)task);
@@ -4083,11 +4085,12 @@ asks_forget_lines(PyObject *op, PyObject *Py_UNUSED(none))
 static PyObject *
 asks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"born", "states", "ties", "active", "adopt", "released", NULL};
-    PyObject *born, *states, *ties, *active, *adopt, *released;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!OO:Asks", names, TableType, &born,
+    static char *names[] = {"born", "states", "ties", "active", "doubts", "adopt", "released",
+                            NULL};
+    PyObject *born, *states, *ties, *active, *doubts, *adopt, *released;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!O!OO:Asks", names, TableType, &born,
                                      &PyDict_Type, &states, &PyDict_Type, &ties, &PyDict_Type,
-                                     &active, &adopt, &released)) {
+                                     &active, &PyDict_Type, &doubts, &adopt, &released)) {
         return NULL;
     }
     Asks *self = (Asks *)type->tp_alloc(type, 0);
@@ -4098,6 +4101,7 @@ asks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->states = Py_NewRef(states);
     self->ties = Py_NewRef(ties);
     self->active = Py_NewRef(active);
+    self->doubts = Py_NewRef(doubts);
     self->adopt = Py_NewRef(adopt);
     self->released = Py_NewRef(released);
     self->room = 2 * FEWEST;
@@ -4129,6 +4133,7 @@ asks_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->states);
     Py_VISIT(self->ties);
     Py_VISIT(self->active);
+    Py_VISIT(self->doubts);
     Py_VISIT(self->adopt);
     Py_VISIT(self->released);
     Py_VISIT(self->nobody);
@@ -4173,6 +4178,7 @@ asks_dealloc(PyObject *op)
     Py_XDECREF(self->states);
     Py_XDECREF(self->ties);
     Py_XDECREF(self->active);
+    Py_XDECREF(self->doubts);
     Py_XDECREF(self->adopt);
     Py_XDECREF(self->released);
     Py_XDECREF(self->one);

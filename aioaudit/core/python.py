@@ -880,6 +880,7 @@ class Asks:
         states: What cancellations did to tasks, by their `id`.
         ties: What errors deliver, by theirs.
         active: The requests whose ``cancel()`` runs, by thread.
+        doubts: As long as there are any, a line that called may not be all there is to say.
         adopt: Takes a request that is to be known like any other from now on.
         released: The same where the error that delivered it is gone, and the task has not ended.
     """
@@ -897,6 +898,7 @@ class Asks:
         states: dict[int, Any],
         ties: dict[int, Any],
         active: dict[int, Any],
+        doubts: dict[int, Any],
         adopt: Callable[[Asked], Any],
         released: Callable[[Asked], Any],
     ) -> None: ...

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.futures
+import asyncio.tasks
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from aioaudit.cpython import internals
@@ -44,6 +45,13 @@ _OUTER, _KEEPS = (
 
 _GATHER_CODE = None if min(_OUTER, _KEEPS) < 0 else _gather
 """The code by which asyncio's own ``gather`` hears of its children."""
+
+_WAIT = getattr(getattr(asyncio.tasks, internals.WAIT.name, None), "__code__", None)
+"""The code that ``asyncio.wait()`` waits in."""
+
+_WAIT_COMPLETED = _inner(
+    internals.WAIT_COMPLETED.name, getattr(asyncio.tasks, internals.WAIT.name, asyncio.wait)
+)
 
 _CHAIN_CALL_SET_STATE = _inner(internals.CHAIN_CALL_SET_STATE.name)
 
@@ -86,6 +94,20 @@ def gather_of(callback: Any) -> tuple[Any, bool] | None:
 def is_gather_done(callback: Any) -> bool:
     """Whether *callback* is a function of asyncio's own ``gather``, told without reading names."""
     return type(callback) is FunctionType and callback.__code__ is _GATHER_CODE
+
+
+def waiter_of(callback: Any) -> tuple[Any, str] | None:
+    """What wakes the task whose ``asyncio.wait()`` hears by *callback*, and when that comes back."""
+    if type(callback) is not FunctionType or callback.__code__ is not _WAIT_COMPLETED:
+        return None
+    waiter = _cell(callback, internals.WAIT_WAITER.name)
+    when = _cell(callback, internals.WAIT_RETURNS_WHEN.name)
+    return None if waiter is None or not isinstance(when, str) else (waiter, when)
+
+
+def is_waiting(frame: FrameType) -> bool:
+    """Whether *frame* is that which an ``asyncio.wait()`` waits in."""
+    return frame.f_code is _WAIT
 
 
 def _cell(function: FunctionType, name: str) -> Any:

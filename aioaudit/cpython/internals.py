@@ -331,6 +331,40 @@ WAIT_FOR_FUT = Internal(
     "who waits where on loops that show no queue, before 3.12; who stops a server of grpc",
     sort="variable",
 )
+WAIT = Internal(
+    "_wait",
+    "asyncio.tasks",
+    "what asyncio.wait() waits in",
+    "that a task cancelled others because one failed that it had waited for with them",
+)
+WAIT_COMPLETED = Internal(
+    "_on_completion",
+    "asyncio.tasks:_wait",
+    "the callback by which asyncio.wait() waits",
+    "that a task cancelled others because one failed that it had waited for with them",
+    sort="function",
+)
+WAIT_WAITER = Internal(
+    "waiter",
+    "asyncio.tasks:_wait.<locals>._on_completion",
+    "what wakes the task that called asyncio.wait()",
+    "that a task cancelled others because one failed that it had waited for with them",
+    sort="variable",
+)
+WAIT_RETURNS_WHEN = Internal(
+    "return_when",
+    "asyncio.tasks:_wait.<locals>._on_completion",
+    "when asyncio.wait() comes back",
+    "that a task cancelled others because one failed that it had waited for with them",
+    sort="variable",
+)
+WAIT_FS = Internal(
+    "fs",
+    "asyncio.tasks:_wait",
+    "what asyncio.wait() waits for",
+    "that a task cancelled others because one failed that it had waited for with them",
+    sort="variable",
+)
 CHAIN_FUTURE = Internal(
     "_chain_future",
     "asyncio.futures",

@@ -17,7 +17,7 @@ import dis
 import inspect
 import weakref
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from time import monotonic
 from types import CodeType, FrameType, TracebackType
@@ -268,6 +268,7 @@ class EndMonitor:
         recorder = self._recorder
         if not isinstance(error, CancelledError):
             recorder.on_end(task, "raised", error)
+            _tell_waits(recorder, task, error)
             return
         tie = recorder.state.cancellations.ties.get(id(error))
         # One that came out of what the task awaited is tied too, but to no request.
@@ -279,6 +280,7 @@ class EndMonitor:
             by_hand=not tied and _raised_by_hand(error),
             beside_another=not tied and _came_beside_another(error),
         )
+        _tell_waits(recorder, task, None)
 
     def _make_thrown(self) -> Callable[[CodeType, int, BaseException], object]:
         """``PY_THROW``: something is thrown into a coroutine, innermost first."""
@@ -532,6 +534,7 @@ class EndCallbacks:
                     recorder.state.cancellations.pass_on(
                         waiters, recorder.state.cancellations.obeyed_by(task)
                     )
+                _tell_waits_late(recorder, task, None)
             else:
                 self._send_end(task)
         except Exception as error:  # noqa: BLE001 - an internal error must not reach the loop
@@ -545,6 +548,7 @@ class EndCallbacks:
             recorder.state.tasks.born.pop(id(task), None)
         elif error is not None:
             recorder.on_end(task, "raised", error)
+            _tell_waits_late(recorder, task, error)
         else:
             result = result_of(task)
             recorder.on_end(task, "returned", None, result=None if result is UNKNOWN else result)
@@ -567,6 +571,32 @@ def context_of(task: Any) -> Context:
             known: Context = entry[1]
             return known
     return Context()
+
+
+def _tell_waits(recorder: Recorder, task: Any, error: BaseException | None) -> None:
+    """Tell who waits for *task* by ``asyncio.wait()`` that it ends with *error*, None: cancelled."""
+    entries = callbacks_of(task)
+    if entries and entries is not UNKNOWN:
+        recorder.state.waits.on_end(task, map(callback_of, entries), error)
+
+
+def _tell_waits_late(recorder: Recorder, task: Any, error: BaseException | None) -> None:
+    """The same once it has ended: where its callbacks stand, see `_about_to_wake`."""
+    ready = ready_handles(task.get_loop()) or ()
+    try:
+        callbacks = list(_calls_about(task, ready))
+    except RuntimeError:  # a signal's handler added to it meanwhile
+        callbacks = list(_calls_about(task, list(ready)))
+    recorder.state.waits.on_end(task, callbacks, error)
+
+
+def _calls_about(task: Any, ready: Iterable[Any]) -> Iterator[Any]:
+    """What the first of the *ready* handles call with *task*."""
+    for handle in ready:
+        call = called_by(handle)
+        if call is UNKNOWN or not call[1] or call[1][0] is not task:
+            return
+        yield call[0]
 
 
 def _about_to_wake(task: Any) -> list[Any]:

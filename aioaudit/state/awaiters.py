@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from typing import Any
 
@@ -11,6 +12,7 @@ from aioaudit.cpython.callbacks import (
     is_wakeup,
     owner_of,
     released_future,
+    waiter_of,
 )
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.tasks import callback_of, callbacks_of
@@ -45,5 +47,8 @@ def reaches_nobody(callback: Any) -> bool | weakref.ref[Any]:
     """Whether the done callback *callback* ends no task; a reference to it where it never will."""
     if reached_by(callback):
         return False
+    waits = waiter_of(callback)
+    if waits is not None:
+        return waits[1] != asyncio.FIRST_COMPLETED  # else it may be why others are cancelled
     gather = gather_of(callback)
     return weakref.ref(callback) if gather is not None and gather[1] else True

@@ -69,6 +69,8 @@ class Cancellations:
         """By thread: the requests whose ``cancel()`` runs, each inside the one before it."""
         self.ties: dict[int, Tie] = {}
         """By the `id` of a CancelledError: what it delivers.  Look at it through `tie_of`."""
+        self.doubts: dict[int, Any] = {}
+        """As long as there are any, a line that called may not be all there is to say."""
         self.changes = 0
         """Counts ends, deliveries and what is taken back."""
         self.interpreter_ending = False
@@ -100,6 +102,7 @@ class Cancellations:
             states=tasks.states,
             ties=ties,
             active=self.active,
+            doubts=self.doubts,
             adopt=self.adopt,
             released=self._on_released,
         )
@@ -109,6 +112,7 @@ class Cancellations:
     def after_fork(self) -> None:
         """This is a forked child: the parent's other threads are not there."""
         self.active.clear()
+        self.doubts.clear()
         for record in self.asks.pending():  # what is told of them from now on is of another run
             self.adopt(record)
 

@@ -14,6 +14,7 @@ from aioaudit.state.failures import Failures
 from aioaudit.state.handoffs import Handoffs
 from aioaudit.state.places import Places
 from aioaudit.state.tasks import Tasks
+from aioaudit.state.waits import Waits
 
 
 class State:
@@ -35,6 +36,7 @@ class State:
         self.failures = Failures(codes, self.tasks, self.cancellations)
         self.handoffs = Handoffs()
         self.blocks = Blocks()
+        self.waits = Waits(self.tasks, self.failures, self.cancellations)
 
     def after_fork(self, run: Run) -> None:
         """This is a forked child, with a run of its own."""

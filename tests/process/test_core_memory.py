@@ -88,7 +88,7 @@ def records():
     assert _core.in_order([made, ended], 1)
 
 def asks():
-    asks = _core.Asks(born=_core.Table(), states={}, ties={}, active={}, adopt=print, released=print)
+    asks = _core.Asks(born=_core.Table(), states={}, ties={}, active={}, doubts={}, adopt=print, released=print)
     names = "current_task get_coro module_at monotonic put urge learn_line learn_wait learn_handler"
     names += " reaches_nobody track fault loop_time learn_expiry learn_leaving"
     given = dict.fromkeys(names.split(), print)

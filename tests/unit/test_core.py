@@ -789,7 +789,9 @@ def new_asks(born: Any) -> Any:
     def never(_record: object) -> None:
         raise AssertionError
 
-    return _core.Asks(born=born, states={}, ties={}, active={}, adopt=never, released=never)
+    return _core.Asks(
+        born=born, states={}, ties={}, active={}, doubts={}, adopt=never, released=never
+    )
 
 
 class Ends:

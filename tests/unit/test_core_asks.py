@@ -22,7 +22,7 @@ def new_asks() -> Any:
         raise AssertionError
 
     return _core.Asks(
-        born=_core.Table(), states={}, ties={}, active={}, adopt=never, released=never
+        born=_core.Table(), states={}, ties={}, active={}, doubts={}, adopt=never, released=never
     )
 
 

@@ -408,7 +408,13 @@ def test_others_are_for_python(callback: Any) -> None:
 @in_c
 def test_so_is_the_method_that_cancels_tasks_in_c() -> None:
     asks = CORES[1].Asks(
-        born=CORES[1].new_table(), states={}, ties={}, active={}, adopt=print, released=print
+        born=CORES[1].new_table(),
+        states={},
+        ties={},
+        active={},
+        doubts={},
+        adopt=print,
+        released=print,
     )
     cancel = CORES[1].make_cancel(
         asks, asyncio.Future, vars(asyncio.Future)["cancel"], print, of_task=False

@@ -1,0 +1,283 @@
+"""Causes that can be known are followed: what had failed, ended, come or run out before somebody called."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import aioaudit
+from aioaudit import session
+from aioaudit.events import TaskCancel
+from tests.loops import every_loop
+
+Run = Callable[[Any], Any]
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    yield
+    aioaudit.disable()
+
+
+def here(label: str) -> str:
+    """``path:line`` of this file's line that ends in the comment *label*."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    (number,) = [number for number, each in enumerate(lines, 1) if each.endswith(f"# {label}")]
+    return f"{__file__}:{number}"
+
+
+class Told(NamedTuple):
+    """All that an answer says of why."""
+
+    what: str
+    at: str | None
+    reason: str
+    """Of the request to the task itself."""
+    evidence: str
+    summary: str
+
+
+def told(trail: Any, name: str) -> Told:
+    """What *trail* answers for the task *name*."""
+    answer = trail.why(name)
+    assert answer is not None
+    requests = [each for each in trail.events if isinstance(each, TaskCancel) and each.name == name]
+    (request,) = [each for each in requests if each.accepted]
+    root = answer.root
+    assert answer.chain[0].at == request.at
+    return Told(root.what, root.at, request.reason, request.evidence, answer.summary)
+
+
+def function(of: Callable[..., Any]) -> str:
+    return f"{of.__module__}:{of.__qualname__}"
+
+
+async def waits() -> None:
+    await asyncio.sleep(60)
+
+
+async def fails() -> None:
+    await asyncio.sleep(0.01)
+    raise RuntimeError("boom")  # FAILS
+
+
+async def returns() -> None:
+    await asyncio.sleep(0.01)
+
+
+async def runs_out() -> None:
+    async with asyncio.timeout(0.01):  # RUNS OUT
+        await asyncio.sleep(60)
+
+
+def task(coro: Any, name: str) -> asyncio.Task[Any]:
+    return asyncio.create_task(coro, name=name)
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# -- asyncio.wait() that came back with what had failed --------------------------------------
+
+ends_are_seen = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="uvloop shows no queue, and 3.11 no ends"
+)
+SEEN = [
+    pytest.param(each.values[0], id=each.id, marks=(*each.marks, ends_are_seen))
+    if each.id == "uvloop"
+    else each
+    for each in every_loop.args[1]
+]
+where_ends_are_seen = pytest.mark.parametrize("run", SEEN)
+
+
+def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for each in tasks:
+        each.cancel()  # END ALL
+
+
+async def supervise(first: Any, when: str, *names: str) -> None:
+    tasks = [task(first, "first"), *(task(waits(), name) for name in names)]
+    _, pending = await asyncio.wait(tasks, return_when=when)
+    end_all(pending)
+    await ended(*tasks)
+
+
+CALLED = Told(
+    "called",
+    here("END ALL"),
+    "explicit",
+    "observed",
+    f"waits (job) was cancelled because {function(end_all)} called cancel() at "
+    f"{here('END ALL')} in task main",
+)
+
+
+@where_ends_are_seen
+@pytest.mark.parametrize("when", [asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION])
+def test_who_waited_for_what_failed_cancels_the_others_because_of_that(run: Run, when: str) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        for number in range(5):  # a line that is well known
+            await supervise(returns(), asyncio.FIRST_COMPLETED, f"well {number}")
+        await supervise(fails(), when, "job", "job too")
+        await supervise(runs_out(), when, "in time")
+        await supervise(returns(), asyncio.FIRST_COMPLETED, "afterwards")
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found = {name: told(trail, name) for name in ("job", "job too", "in time", "afterwards")}
+        own = trail.why("job").chain[0]  # type: ignore[union-attr]  # there is one
+    failed = Told(
+        "failed",
+        here("FAILS"),
+        "explicit",
+        "inferred",
+        "waits (job) was cancelled, probably because first failed with RuntimeError: boom at "
+        + here("FAILS"),
+    )
+    assert found == {
+        "job": failed,
+        "job too": failed._replace(summary=failed.summary.replace("(job)", "(job too)")),
+        "in time": Told(
+            "deadline",
+            here("RUNS OUT"),
+            "explicit",
+            "inferred",
+            f"waits (in time) was cancelled, probably because the timeout of 0.01 s at "
+            f"{here('RUNS OUT')} ran out{late(found['in time'])}, by way of first",
+        ),
+        "afterwards": CALLED._replace(summary=CALLED.summary.replace("(job)", "(afterwards)")),
+    }
+    assert (own.at, own.source) == (here("END ALL"), function(end_all))
+    assert own.detail == "asyncio.wait() had come back with first, which had failed"
+
+
+def late(answer: Told) -> str:
+    """What *answer* says of how late a timeout was, if it was."""
+    before, found, _ = answer.summary.partition(" s late)")
+    return f" ({before.rpartition('(')[2]}{found}" if found else ""
+
+
+@every_loop
+@pytest.mark.parametrize("first", [returns, fails])
+@pytest.mark.parametrize(
+    "when", [asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED]
+)
+def test_a_race_that_was_won_or_that_time_ended_is_nobodys_failure(
+    run: Run, first: Callable[[], Any], when: str
+) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        loser = task(fails(), "loser")
+        winner = task(returns(), "winner")
+        both = [loser, winner] if first is fails else [winner]
+        job = task(waits(), "job")
+        if first is fails and when != asyncio.FIRST_COMPLETED:
+            # It failed before, and was waited for then.
+            await asyncio.wait([*both])
+            both = [task(returns(), "winner again")]
+        await asyncio.wait([*both, job], return_when=when, timeout=0.05)
+        end_all([job])
+        await ended(job, loser, winner)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        assert told(trail, "job") == CALLED
+
+
+@where_ends_are_seen
+def test_only_those_that_it_waited_for_are_cancelled_because_of_it(run: Run) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        other, member = task(waits(), "job"), task(waits(), "member")
+        await asyncio.wait([task(fails(), "first"), member], return_when=asyncio.FIRST_COMPLETED)
+        end_all([other])
+        end_all([member])
+        await ended(other, member)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        assert told(trail, "job") == CALLED
+        assert told(trail, "member").what == "failed"
+
+
+@where_ends_are_seen
+def test_who_cancels_one_after_the_other_still_does_so_because_of_the_failure(run: Run) -> None:
+    async def main() -> None:
+        jobs = [task(waits(), f"job {number}") for number in range(3)]
+        _, pending = await asyncio.wait(
+            [task(fails(), "first"), *jobs], return_when=asyncio.FIRST_EXCEPTION
+        )
+        for each in pending:
+            each.cancel()
+            await ended(each)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found = [told(trail, f"job {number}") for number in range(3)]
+    assert [(each.what, each.at, each.evidence) for each in found] == [
+        ("failed", here("FAILS"), "inferred")
+    ] * 3
+
+
+@where_ends_are_seen
+def test_one_that_somebody_else_cancelled_is_followed_to_that_one(run: Run) -> None:
+    async def watch(one: asyncio.Task[Any], job: asyncio.Task[Any]) -> None:
+        await asyncio.wait([one, job], return_when=asyncio.FIRST_COMPLETED)
+        end_all([job])
+
+    async def main() -> None:
+        one, job = task(waits(), "one"), task(waits(), "job")
+        watcher = task(watch(one, job), "watcher")
+        await asyncio.sleep(0.01)
+        one.cancel()  # SOMEBODY
+        await ended(one, job, watcher)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found = told(trail, "job")
+    assert (found.what, found.at, found.evidence) == ("called", here("SOMEBODY"), "inferred")
+    assert found.summary.startswith("waits (job) was cancelled, probably because ")
+    assert found.summary.endswith(", by way of one")
+
+
+@where_ends_are_seen
+def test_what_it_cancelled_itself_is_no_reason_for_more(run: Run) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        one, job = task(waits(), "one"), task(waits(), "job")
+        await asyncio.sleep(0)
+        one.cancel()
+        await asyncio.wait([one, job], return_when=asyncio.FIRST_COMPLETED)
+        end_all([job])
+        await ended(one, job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        assert told(trail, "job") == CALLED
+
+
+@where_ends_are_seen
+def test_nothing_is_left_of_a_wait_once_its_task_waits_again(run: Run) -> None:
+    async def main() -> list[int]:
+        on = session.current()
+        assert on is not None
+        doubts = on.recorder.state.cancellations.doubts
+        job = task(waits(), "job")
+        await asyncio.wait([task(fails(), "first"), job], return_when=asyncio.FIRST_COMPLETED)
+        counts = [len(doubts)]
+        await asyncio.sleep(0)
+        counts.append(len(doubts))
+        job.cancel()
+        await ended(job)
+        return counts
+
+    with aioaudit.recording():
+        assert run(main()) == [1, 0]
