@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from aioaudit.chain import summary
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
@@ -44,6 +45,7 @@ from aioaudit.stack.frames import (
     UNSHARED,
     bound_cancel,
     ended_argument,
+    error_site,
     frame_handling,
     given_frame,
     is_dead_reference,
@@ -59,7 +61,7 @@ from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
-    from aioaudit.events import TaskCancel
+    from aioaudit.events import Evidence, TaskCancel
     from aioaudit.place import Place
     from aioaudit.state.known import State
 
@@ -344,14 +346,21 @@ def _by_caller(
 ) -> Cause:
     error = call.exception if found.handling else None
     request = call.nested if found.nested else None
-    detail = None
+    detail = origin = None
+    evidence: Evidence = "observed"
     if error is not None and request is None:
         if isinstance(error, CancelledError):
             request = call.request_of(error)
         if request is None:
-            detail = f"while handling {describe(error)}"
+            detail = _handling(call, error)
     elif call.current is None:
-        detail = _callback_detail(call, frame)
+        ended = ended_argument(call.state.codes, frame, call.victim)
+        if ended is not None:
+            detail = _callback_detail(call, ended)
+            followed = _end_of(call, ended)
+            if followed is not None:
+                origin, request = followed.origin, followed.request
+                evidence = "inferred"
     thread = call.state.places.foreign_thread(call.victim)
     through = None if found.site is None else found.acting
     if request is None and detail is None and thread is None:
@@ -359,8 +368,7 @@ def _by_caller(
     at, source = _at_and_source(site)
     library_at, library = (None, None) if through is None else _at_and_source(through)
     reason = "explicit" if thread is None else "thread"
-    origin = None
-    if request is None:
+    if request is None and origin is None:
         origin = Link(
             what="called",
             reason=reason,
@@ -375,6 +383,7 @@ def _by_caller(
         reason=reason,
         request=request,
         origin=origin,
+        evidence=evidence,
         detail=detail,
         at=at,
         source=source,
@@ -472,16 +481,37 @@ def _by_finalizer(call: Call, found: _StackWalk) -> Cause:
     )
 
 
-def _callback_detail(call: Call, frame: FrameType | None) -> str | None:
-    """Of which ended task the loop runs a done callback, in words: what made the code act."""
-    task = ended_argument(call.state.codes, frame, call.victim)
-    if task is None:
+def _handling(call: Call, error: BaseException) -> str:
+    """What the caller handles, in words: *error*, and what led to it or the line that raised it."""
+    said = f"while handling {describe(error)}"
+    behind = call.state.failures.request_behind(call.current, error)
+    origin = None if behind is None else behind.origin
+    if origin is not None and origin.what in ("deadline", "failed"):
+        # How late it was would make every one another cause.
+        return f"{said}: {summary.cause(msgspec.structs.replace(origin, detail=None))}"
+    at, _ = error_site(call.state.codes, error)
+    return said if at is None else f"{said}, raised at {at}"
+
+
+def _end_of(call: Call, ended: Any) -> Cause | None:
+    """Why *ended* was cancelled, where it was and that is known: what follows its end goes on from there."""
+    if not ended.cancelled():
         return None
-    callback = f"in a callback of {call.state.tasks.name(task)}"
-    if task.cancelled():
+    known = call.chained_cause(ended)
+    if known is not None:
+        return known if known.origin is not None or known.request is not None else None
+    request = call.obeyed_by(ended)
+    return None if request is None else Cause(reason="explicit", request=request)
+
+
+def _callback_detail(call: Call, ended: Any) -> str:
+    """Of what the loop runs a done callback, in words: *ended* is what made the code act."""
+    name = call.state.tasks.name(ended) if hasattr(ended, "get_coro") else "a future"
+    callback = f"in a callback of {name}"
+    if ended.cancelled():
         return f"{callback}, which was cancelled"
-    # Not task.exception(): to ask is to have retrieved it, and asyncio would not warn any more.
-    error = exception_of(task)
+    # Not ended.exception(): to ask is to have retrieved it, and asyncio would not warn any more.
+    error = exception_of(ended)
     if error is UNKNOWN:
         return f"{callback}, which had ended"
     return f"{callback}, which " + (
@@ -518,9 +548,14 @@ def _by_handoff(call: Call, found: _StackWalk) -> Cause:
                 current_task_unrelated=True,
             )
         reason = "explicit" if note.thread is None else "thread"
-        return Cause(
-            reason=reason,
-            origin=Link(
+        ended = None if note.future is None else note.future()
+        followed = None if ended is None else _end_of(call, ended)
+        how = note.how if ended is None else f"{note.how}; {_callback_detail(call, ended)}"
+        if followed is not None:
+            origin, request = followed.origin, followed.request
+        else:
+            request = None
+            origin = Link(
                 what="called",
                 reason=reason,
                 at=note.at,
@@ -528,10 +563,14 @@ def _by_handoff(call: Call, found: _StackWalk) -> Cause:
                 by_name=note.thread,
                 library=note.library,
                 library_at=note.library_at,
-                detail=note.how,
-            ),
+                detail=how,
+            )
+        return Cause(
+            reason=reason,
+            request=request,
+            origin=origin,
             evidence=evidence,
-            detail=note.how,
+            detail=how,
             at=note.at,
             source=note.source,
             library=note.library,

@@ -16,11 +16,24 @@ from typing import Any
 from aioaudit.cpython.callbacks import CHAIN_CHECK_CANCEL, CHAIN_SET_STATE, is_chain_callback
 from aioaudit.cpython.tasks import callback_of
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.code import APPLICATION, THIRD_PARTY, owner_of
+from aioaudit.stack.frames import bound_cancel, code_of
 
 
-def cancels_chained(callbacks: Any) -> bool:
-    """Whether one of *callbacks*, a future's, cancels what the future is chained to."""
-    return any(is_chain_callback(callback_of(entry)) for entry in callbacks)
+def is_followed(callbacks: Any) -> bool:
+    """Whether one of *callbacks*, a future's, may cancel something because the future was.
+
+    What the future is chained to, or a shield of it; and whatever the program or a library
+    has called at its end.
+    """
+    return any(_may_cancel(callback_of(entry)) for entry in callbacks)
+
+
+def _may_cancel(callback: Any) -> bool:
+    if is_chain_callback(callback) or bound_cancel(callback, ()) is not None:
+        return True
+    code = code_of(callback)
+    return code is not None and owner_of(code.co_filename) in (APPLICATION, THIRD_PARTY)
 
 
 def is_chain_check(frame: FrameType) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -13,9 +14,10 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.stack.frames import BOUND, callers, signal_above
+from aioaudit.stack.frames import BOUND, bound_cancel, callers, signal_above
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.handoffs import Handoff
+from aioaudit.state.places import reference
 from aioaudit.state.requests import Request
 from aioaudit.threads import get_ident
 
@@ -41,7 +43,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                         and not hasattr(self, "get_coro")
                     ):
                         waiters = waiters_of(self)
-                        if chained.cancels_chained(callbacks):
+                        if chained.is_followed(callbacks):
                             recorder.remember_cause(
                                 self, recorder.explain_cancel(self, getframe(1), msg)
                             )
@@ -70,7 +72,7 @@ def make_add_done_callback(
     passed = Passed(
         original=original,
         at=1,
-        partial=None,
+        partial=partial,
         watch=None,
         hide=None,
         origin="",
@@ -81,12 +83,16 @@ def make_add_done_callback(
     # with None the one that is when the future ends; and only asyncio's class in Python has names.
     def add_done_callback(*args: Any, **keywords: Any) -> None:
         fn = args[1] if len(args) == 2 else None
-        if type(fn) in BOUND and getattr(fn, "__name__", None) == "cancel":
+        kind = type(fn)
+        bound = None
+        if kind is partial:
+            bound = bound_cancel(fn, ())
+        elif kind in BOUND and getattr(fn, "__name__", None) == "cancel":
+            bound = fn
+        if bound is not None:
             how = "given to add_done_callback()"
-            record_handoff(recorder, fn, how, getframe(1), future=args[0])
-            passed.original(*args, **keywords)
-            return
-        original(*args, **keywords)
+            record_handoff(recorder, bound, how, getframe(1), future=args[0])
+        passed.original(*args, **keywords)
 
     return passed.take_calls_of(add_done_callback)
 
@@ -132,6 +138,7 @@ def record_handoff(
             direct=direct,
             library=None if library is None else library[0].source,
             library_at=None if library is None else library[0].at(library[1]),
+            future=None if future is None else reference(future),
         )
     except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)

@@ -29,6 +29,8 @@ from typing import Any
 from aioaudit.cpython import internals
 from aioaudit.cpython.behaviour import LOCALS_ARE_A_VIEW
 from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.loops import RUNS_HANDLE, called_by
 from aioaudit.cpython.threads import handler_of
 from aioaudit.stack.callee import AWAITED
 from aioaudit.stack.code import (
@@ -104,21 +106,32 @@ def frame_handling(error: BaseException) -> FrameType | None:
 
 
 def ended_argument(codes: Codes, frame: FrameType | None, victim: Any) -> Any:
-    """The ended task that the loop gave to the callback that it runs, from *frame* outwards.
+    """The future or task whose done callback the loop runs, from *frame* outwards: it has ended.
 
-    That is how a done callback is called.  None where the stack does not show
-    the loop, or the callback was given no task, or only *victim* itself.
+    The loop gives it to the callback as the last of its arguments.  None where the stack does
+    not show the loop, or the callback was given nothing that has ended, or *victim* itself.
     """
     outermost = None
     while frame is not None and not codes.of(frame).boundary:
         outermost, frame = frame, frame.f_back
     if frame is None or outermost is None:
         return None
-    code = outermost.f_code
-    given = variables(outermost)
-    for name in code.co_varnames[: code.co_argcount]:
-        value = given.get(name)
-        if value is not victim and asyncio.isfuture(value) and hasattr(value, "get_coro"):
+    handle = local(frame, "self") if frame.f_code.co_qualname == RUNS_HANDLE else None
+    call = called_by(handle)
+    if call is not UNKNOWN:
+        found = call[1][-1:]
+        if isinstance(handle, asyncio.TimerHandle):
+            return None
+    else:
+        code = outermost.f_code
+        given = variables(outermost)
+        found = tuple(
+            value
+            for name in code.co_varnames[: code.co_argcount]
+            if asyncio.isfuture(value := given.get(name))
+        )[-1:]
+    for value in found:
+        if value is not victim and asyncio.isfuture(value):
             return value if value.done() else None
     return None
 

@@ -63,7 +63,7 @@ class Failures:
 
     def _of(self, task: Any, error: BaseException) -> tuple[Link, Request | None]:
         at, source = error_site(self._codes, error)
-        request = self._request_behind(task, error)
+        request = self.request_behind(task, error)
         detail = None
         if request is None:
             first = error
@@ -107,7 +107,7 @@ class Failures:
         other = None if entry is None else entry[0]()
         return other if other is not None and exception_of(other) is error else None
 
-    def _request_behind(self, task: Any, error: BaseException) -> Request | None:
+    def request_behind(self, task: Any, error: BaseException) -> Request | None:
         """The request on *task* whose consequence *error* is: a timeout's, a group's."""
         state = self._tasks.find_state(task)
         if isinstance(error, BaseExceptionGroup):

@@ -33,7 +33,8 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
     ``cause`` is there where asyncio itself gave it, for a reason that it was asked for then;
     ``direct`` says that the loop was given the method itself, and not something around it;
     ``context`` refers to what a signal's callback runs in, where the loop shows that;
-    ``library`` and ``library_at`` are as in `Cause`.
+    ``library`` and ``library_at`` are as in `Cause`; ``future`` refers to that whose end it was to
+    follow.
     """
 
     at: str | None
@@ -47,6 +48,13 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
     context: Callable[[], Context | None] | None = None
     library: str | None = None
     library_at: str | None = None
+    future: Callable[[], Any] | None = None
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether the future whose end it was to follow may have ended."""
+        future = None if self.future is None else self.future()
+        return future is None or bool(future.done())
 
     @property
     def runs(self) -> bool:
@@ -112,6 +120,7 @@ class Handoffs:
                 and not (by_time and note.due is not None)
             )
             and (note.due is None or now is None or now.time() >= note.due - 0.002)
+            and note.may_be_over
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
 

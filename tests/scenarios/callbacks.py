@@ -139,7 +139,8 @@ async def supervised_in_turn() -> None:
 #   called explicit @in_turn_first by=? detail~"in_turn.first, which had returned"
 # WHY in_turn.victim: cancelled, obeyed
 #   cancelled in_turn.victim explicit @in_turn_second by=? detail~"in_turn.second, which was cancelled"
-#   called explicit @in_turn_second by=? detail~"in_turn.second, which was cancelled"
+#   cancelled in_turn.second explicit @in_turn_first by=? detail~"in_turn.first, which had returned"
+#   called explicit @in_turn_first by=? detail~"in_turn.first, which had returned"
 
 
 async def future_callback() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -281,3 +283,193 @@ def test_nothing_is_left_of_a_wait_once_its_task_waits_again(run: Run) -> None:
 
     with aioaudit.recording():
         assert run(main()) == [1, 0]
+
+
+# -- futures that end with others, by a done callback -----------------------------------------
+
+
+class Follower:
+    def __init__(self, victim: asyncio.Future[Any]) -> None:
+        self.victim = victim
+
+    def done(self, _ended: asyncio.Future[Any]) -> None:
+        self.victim.cancel()
+
+
+def cancel_first(victim: asyncio.Future[Any], _ended: asyncio.Future[Any]) -> None:
+    victim.cancel()
+
+
+FOLLOW: dict[str, Callable[[asyncio.Future[Any], asyncio.Future[Any]], None]] = {
+    "lambda": lambda one, other: one.add_done_callback(lambda _: other.cancel()),
+    "partial": lambda one, other: one.add_done_callback(functools.partial(cancel_first, other)),
+    "method": lambda one, other: one.add_done_callback(Follower(other).done),
+    "cancel": lambda one, other: one.add_done_callback(other.cancel),
+    "partial cancel": lambda one, other: one.add_done_callback(functools.partial(other.cancel)),
+}
+"""Ways to have one end with another; of the last two it is seen who gave them."""
+
+
+@every_loop
+@pytest.mark.parametrize("way", FOLLOW)
+@pytest.mark.parametrize("kind", ["task", "future"])
+def test_what_ends_with_another_is_followed_to_who_cancelled_that(
+    run: Run, way: str, kind: str
+) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        job = task(waits(), "job")
+        one = task(waits(), "one") if kind == "task" else job.get_loop().create_future()
+        FOLLOW[way](one, job)
+        await asyncio.sleep(0)
+        one.cancel()  # ONE
+        await ended(job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found = told(trail, "job")
+        own = trail.why("job").chain[0]  # type: ignore[union-attr]  # there is one
+    given = "given to add_done_callback(); " if "cancel" in way else ""
+    seen = given and run is asyncio.run  # uvloop does not show what it calls
+    by, way_there = (" in task main", ", by way of one") if kind == "task" else ("", "")
+    assert found == Told(
+        "called",
+        here("ONE"),
+        "explicit",
+        "observed" if seen else "inferred",
+        f"waits (job) was cancelled{'' if seen else ', probably'} because {function(main)} called "
+        f"cancel() at {here('ONE')}{by}{way_there}",
+    )
+    what = "one" if kind == "task" else "a future"
+    assert own.detail == f"{given}in a callback of {what}, which was cancelled"
+
+
+@every_loop
+@pytest.mark.parametrize("way", FOLLOW)
+def test_what_follows_another_that_was_not_cancelled_is_who_called(run: Run, way: str) -> None:
+    async def main() -> None:
+        job, one = task(waits(), "job"), task(returns(), "one")
+        FOLLOW[way](one, job)
+        await ended(job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert answer is not None
+    given = "given to add_done_callback(); " if "cancel" in way else ""
+    assert (answer.root.what, answer.root.detail) == (
+        "called",
+        f"{given}in a callback of one, which had returned",
+    )
+    assert ("probably" in answer.summary) == (bool(given) and run is not asyncio.run)
+
+
+@every_loop
+def test_a_row_of_futures_is_followed_to_its_beginning(run: Run) -> None:
+    async def awaits(future: asyncio.Future[None]) -> None:
+        await future
+
+    async def main() -> None:
+        futures = [asyncio.get_running_loop().create_future() for _ in range(4)]
+        for one, other in itertools.pairwise(futures):
+            one.add_done_callback(functools.partial(cancel_first, other))
+        job = task(awaits(futures[-1]), "job")
+        await asyncio.sleep(0)
+        futures[0].cancel()  # BEGINNING
+        await ended(job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert answer is not None
+    assert (answer.root.what, answer.root.at) == ("called", here("BEGINNING"))
+    assert answer.summary == (
+        f"{function(awaits)[len(awaits.__module__) + 1 :].rpartition('.')[2]} (job) was cancelled, "
+        f"probably because {function(main)} called cancel() at {here('BEGINNING')}"
+    )
+
+
+@every_loop
+def test_a_timer_is_not_a_callback_of_the_task_that_it_is_given(run: Run) -> None:
+    async def main() -> None:
+        job, one = task(waits(), "job"), task(waits(), "one")
+        await asyncio.sleep(0)
+        one.cancel()
+        await ended(one)
+        asyncio.get_running_loop().call_later(0.01, cancel_first, job, one)
+        await ended(job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert answer is not None
+    if run is asyncio.run:  # uvloop does not show what it calls
+        assert (answer.root.what, answer.root.source) == ("called", function(cancel_first))
+        assert answer.root.detail is None
+
+
+# -- the error that is handled ---------------------------------------------------------------
+
+
+async def within_a_timeout() -> None:
+    await runs_out()
+
+
+async def waiting_for() -> None:
+    await asyncio.wait_for(asyncio.sleep(60), 0.01)  # WAIT FOR
+
+
+async def awaiting_a_task() -> None:
+    await task(fails(), "first")
+
+
+async def awaiting_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails(), name="first")
+
+
+async def failing_itself() -> None:
+    raise TimeoutError("by hand")  # BY HAND
+
+
+HANDLED = [
+    (within_a_timeout, "TimeoutError: the timeout of 0.01 s at {RUNS OUT} ran out"),
+    (waiting_for, "TimeoutError: the timeout of 0.01 s at {WAIT FOR} ran out"),
+    (awaiting_a_task, "RuntimeError: boom, raised at {FAILS}"),
+    (
+        awaiting_a_group,
+        "ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception): "
+        "first failed with RuntimeError: boom at {FAILS}",
+    ),
+    (failing_itself, "TimeoutError: by hand, raised at {BY HAND}"),
+]
+
+
+@every_loop
+@pytest.mark.parametrize(("does", "expected"), HANDLED, ids=[each.__name__ for each, _ in HANDLED])
+def test_the_error_that_is_handled_has_its_line_or_the_deadline_behind_it(
+    run: Run, does: Callable[[], Any], expected: str
+) -> None:
+    async def main() -> None:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
+        job = task(waits(), "job")
+        try:
+            await does()
+        except Exception:  # noqa: BLE001 - whatever it is
+            job.cancel()  # HANDLING
+        await ended(job)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found = told(trail, "job")
+    for label in ("RUNS OUT", "WAIT FOR", "FAILS", "BY HAND"):
+        if "{" + label + "}" in expected:
+            expected = expected.replace("{" + label + "}", here(label))
+    assert found == Told(
+        "called",
+        here("HANDLING"),
+        "explicit",
+        "observed",
+        f"waits (job) was cancelled because {function(main)} called cancel() at "
+        f"{here('HANDLING')} in task main (while handling {expected})",
+    )
