@@ -115,6 +115,23 @@ def links(answer: Answer | None, file: Path | str | None = None) -> list[Link]:
     return found
 
 
+def done_by(answer: Answer | None, cls: str) -> dict[str, str]:
+    """What links say of the method of *cls* that called; which one it is depends on the version."""
+    assert answer is not None
+    assert (answer.root.library or "").startswith(f"{cls}.")
+    file = cls.partition(":")[0].replace(".", "/") + ".py"
+    return {"library": answer.root.library or "", "library_at": file}
+
+
+def acting(answer: Answer | None, package: str) -> dict[str, str]:
+    """The same of any function of *package*, whatever its modules are called."""
+    assert answer is not None
+    assert answer.root.library is not None
+    module, _, _ = answer.root.library.partition(":")
+    assert module.partition(".")[0] == package
+    return {"library": answer.root.library, "library_at": module.replace(".", "/") + ".py"}
+
+
 class About:
     """So many seconds written, of which others may have used some before the entry of the scope.
 

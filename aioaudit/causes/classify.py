@@ -63,6 +63,7 @@ from aioaudit.threads import get_ident
 if TYPE_CHECKING:
     from aioaudit.events import Evidence, TaskCancel
     from aioaudit.place import Place
+    from aioaudit.state.handoffs import Handoff
     from aioaudit.state.known import State
 
 
@@ -275,22 +276,7 @@ def _cause_of(call: Call, found: _StackWalk, frame: FrameType | None) -> Cause:
     if call.current is None and running_loop() is not None:
         given = call.state.handoffs.signal_callback(found.outermost)
         if given is not None:
-            number, note, evidence = given
-            at, source = _at_and_source(site) if site is not None else (note.at, note.source)
-            return Cause(
-                reason="signal",
-                origin=Link(
-                    what="signal",
-                    reason="signal",
-                    signal=None if number is None else signal_name(number),
-                    at=at,
-                    source=source,
-                ),
-                evidence=evidence,
-                at=at,
-                source=source,
-                current_task_unrelated=True,
-            )
+            return _of_signal(found, *given)
     if site is not None:
         return _by_caller(call, found, site, frame)
     return _by_handoff(call, found)
@@ -324,19 +310,46 @@ def _at_and_source(site: tuple[CodeInfo, int]) -> tuple[str, str]:
 
 
 def _by_signal(found: _StackWalk) -> Cause:
-    at = source = None
-    if found.site or found.library:
-        at, source = _at_and_source(found.site or found.library)  # type: ignore[arg-type]  # one of them is there
     assert found.signal is not None
-    name = signal_name(found.signal)
     if found.cause is not None and found.cause.origin is not None:
         # asyncio's own handler: the line below it is not the signal's.
         return found.cause
+    return _of_signal(found, found.signal)
+
+
+def _of_signal(
+    found: _StackWalk,
+    number: int | None,
+    note: Handoff | None = None,
+    evidence: Evidence = "observed",
+) -> Cause:
+    """The signal *number* came: its handler's line that called, else the one of *note* that set it."""
+    site = found.site or found.library
+    through = None if found.site is None else found.acting
+    at = source = library = library_at = None
+    if site is not None:
+        at, source = _at_and_source(site)
+        if through is not None:
+            library_at, library = _at_and_source(through)
+    elif note is not None:
+        at, source = note.at, note.source
+        library, library_at = note.library, note.library_at
     return Cause(
         reason="signal",
-        origin=Link(what="signal", reason="signal", signal=name, at=at, source=source),
+        origin=Link(
+            what="signal",
+            reason="signal",
+            signal=None if number is None else signal_name(number),
+            at=at,
+            source=source,
+            library=library,
+            library_at=library_at,
+        ),
+        evidence=evidence,
         at=at,
         source=source,
+        library=library,
+        library_at=library_at,
         current_task_unrelated=True,
     )
 
@@ -533,20 +546,7 @@ def _by_handoff(call: Call, found: _StackWalk) -> Cause:
         if note.cause is not None:
             return msgspec.structs.replace(note.cause, evidence=evidence)
         if note.signal is not None:
-            return Cause(
-                reason="signal",
-                origin=Link(
-                    what="signal",
-                    reason="signal",
-                    signal=signal_name(note.signal),
-                    at=note.at,
-                    source=note.source,
-                ),
-                evidence=evidence,
-                at=note.at,
-                source=note.source,
-                current_task_unrelated=True,
-            )
+            return _of_signal(found, note.signal, note, evidence)
         reason = "explicit" if note.thread is None else "thread"
         ended = None if note.future is None else note.future()
         followed = None if ended is None else _end_of(call, ended)

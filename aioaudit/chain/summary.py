@@ -93,7 +93,8 @@ def _clause(root: Link, show: Show) -> str:
         failed = "a block" if root.name is None else root.name
         return f"{failed} failed" + ("" if root.error is None else f" with {root.error}") + place
     if root.what == "signal":
-        handler = "" if root.at is None else f" (handler{place})"
+        through = "" if root.library is None else f", by {library(root.library, root.library_at)}"
+        handler = "" if root.at is None else f" (handler{place}{through})"
         return f"the process received {root.signal or 'a signal'}{handler}"
     if root.what == "shutdown":
         return f"asyncio.run{place} ended and cancelled what was left"

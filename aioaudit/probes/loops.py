@@ -29,7 +29,7 @@ from aioaudit.probes.futures import record_handoff
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
-from aioaudit.stack.frames import BOUND, bound_cancel, caller, code_of, signal_above, was_called
+from aioaudit.stack.frames import BOUND, bound_cancel, callers, code_of, signal_above, was_called
 from aioaudit.stack.handles import context_of_signal
 from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
@@ -335,7 +335,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
 
     def note_signal(loop: Any, number: int, callback: Any) -> None:
         try:
-            found = caller(recorder.state.codes, getframe(2))
+            found, library = callers(recorder.state.codes, getframe(2))
             note = Handoff(
                 at=None if found is None else found[0].at(found[1]),
                 source=None if found is None else found[0].source,
@@ -343,6 +343,8 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 how="given to add_signal_handler()",
                 signal=number,
                 context=context_of_signal(loop, number),
+                library=None if library is None else library[0].source,
+                library_at=None if library is None else library[0].at(library[1]),
             )
             if (bound := bound_cancel(callback, ())) is not None:
                 recorder.state.handoffs.by_callback[bound] = note

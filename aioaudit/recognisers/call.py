@@ -9,7 +9,7 @@ import msgspec
 
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import coro_of
-from aioaudit.stack.frames import caller, local, signal_name, suspended_in
+from aioaudit.stack.frames import caller, callers, local, signal_name, suspended_in
 from aioaudit.state.cause import Cause
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aioaudit.events import TaskCancel
     from aioaudit.place import Place
+    from aioaudit.stack.code import Spot
     from aioaudit.state.known import State
     from aioaudit.state.requests import Request
 
@@ -25,6 +26,10 @@ def seconds(value: float) -> float:
     """A length of time as a person wrote it: the clock's noise rounded away."""
     rounded = round(value, 3)
     return rounded if rounded and abs(rounded - value) < 0.0002 else round(value, 6)
+
+
+def _at_and_source(spot: Spot | None) -> tuple[str | None, str | None]:
+    return (None, None) if spot is None else (spot[0].at(spot[1]), spot[0].source)
 
 
 class Call(msgspec.Struct, eq=False):
@@ -121,19 +126,33 @@ class Call(msgspec.Struct, eq=False):
     ) -> Cause:
         """Somebody asked for it: the application's line from *frame* outwards, else the library's.
 
+        Where it is the application's, the library's function and line that act for it are told, too.
+
         Args:
             reason: Why the library cancels then.
             frame: Where to look for the caller; None where no line is to be named.
             detail: Half a sentence for what nothing else says.
             current_task_unrelated: Whether the task that runs just now has nothing to do with it.
         """
-        at, source = (None, None) if frame is None else self.caller(frame)
+        found, library = (None, None) if frame is None else callers(self.state.codes, frame)
+        at, source = _at_and_source(found)
+        library_at, library_source = _at_and_source(library)
         return Cause(
             reason=reason,
-            origin=Link(what="called", reason=reason, at=at, source=source, detail=detail),
+            origin=Link(
+                what="called",
+                reason=reason,
+                at=at,
+                source=source,
+                library=library_source,
+                library_at=library_at,
+                detail=detail,
+            ),
             detail=detail,
             at=at,
             source=source,
+            library=library_source,
+            library_at=library_at,
             current_task_unrelated=current_task_unrelated,
         )
 

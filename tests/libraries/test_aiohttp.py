@@ -24,7 +24,7 @@ from aioaudit.log import Log
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import every_loop
-from tests.recognising import about, ask, links, name_task
+from tests.recognising import about, acting, ask, done_by, links, name_task
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
 
@@ -398,6 +398,7 @@ def test_attempts_to_connect_end_when_one_won_or_nobody_waits_any_more(
                 "detail": "another attempt to connect was faster",
             }
             by = {"by_name": "connecting"}
+            said |= acting(answer, "aiohappyeyeballs")
             assert links(answer) == [{**own, **said}, {"what": "called", **said, **by}]
         else:
             said = {"reason": "explicit", "at": "gives_up", "by_name": "main"}
@@ -406,14 +407,6 @@ def test_attempts_to_connect_end_when_one_won_or_nobody_waits_any_more(
                 {"what": "cancelled", "name": "connecting", **said},
                 {"what": "called", **said},
             ]
-
-
-def done_by(answer: Answer | None, cls: str) -> dict[str, str]:
-    """What links say of the method of *cls* that called; which one it is depends on the version."""
-    assert answer is not None
-    assert (answer.root.library or "").startswith(f"{cls}.")
-    file = cls.partition(":")[0].replace(".", "/") + ".py"
-    return {"library": answer.root.library or "", "library_at": file}
 
 
 def test_what_waits_for_a_free_connection_ends_with_the_session() -> None:

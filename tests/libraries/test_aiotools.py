@@ -9,7 +9,7 @@ import pytest
 
 from aioaudit.events import TaskCancel
 from aioaudit.trail import Trail
-from tests.recognising import about, hang, links, trails
+from tests.recognising import about, done_by, hang, links, trails
 
 aiotools = pytest.importorskip("aiotools")
 taskscope = pytest.importorskip("aiotools.taskscope")
@@ -69,7 +69,9 @@ def test_a_scope_that_is_closed_names_the_line(trail_of: Any) -> None:
     trail = trail_of(scenario)
     said = {"reason": "aiotools.closed", "at": "closes", "by_name": "host"}
     for name in ("owner", "child"):
-        assert links(trail.why(name)) == [
+        answer = trail.why(name)
+        said |= done_by(answer, "aiotools.taskscope:TaskScope")
+        assert links(answer) == [
             {"what": "cancelled", "name": name, **said},
             {"what": "called", **said},
         ]
@@ -82,8 +84,10 @@ def test_a_scope_that_is_aborted_names_the_line(trail_of: Any) -> None:
             await asyncio.sleep(0)
             scope.abort()  # LINE aborts
 
+    answer = trail_of(scenario).why("child")
     said = {"reason": "aiotools.scope", "at": "aborts", "by_name": "host"}
-    assert links(trail_of(scenario).why("child")) == [
+    said |= done_by(answer, "aiotools.taskscope:TaskScope")
+    assert links(answer) == [
         {"what": "cancelled", "name": "child", **said},
         {"what": "called", **said},
     ]
@@ -159,6 +163,7 @@ def test_a_group_that_is_shut_down_names_the_line(trail_of: Any) -> None:
 
     trail = trail_of(scenario)
     said = {"reason": "aiotools.group", "at": "shuts_down", "by_name": "host"}
+    said |= done_by(trail.why("child"), "aiotools.taskgroup.persistent:PersistentTaskGroup")
     whole = [{"what": "cancelled", "name": "child", **said}, {"what": "called", **said}]
     assert links(trail.why("child")) == whole
     assert links(trail.why("waiting"))[-2:] == whole

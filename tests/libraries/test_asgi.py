@@ -280,6 +280,8 @@ def test_looking_for_a_disconnect_is_told_at_the_line_that_looks(record: Record)
         "at": "looks",
         "by_name": "looking",
         "detail": "is_disconnected() looks without waiting",
+        "library": "starlette.requests:Request.is_disconnected",
+        "library_at": "starlette/requests.py",
     }
     assert links(trail.why("looking")) == [
         {"what": "cancelled", "name": "looking", **said},

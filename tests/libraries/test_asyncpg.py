@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aioaudit.trail import Trail
-from tests.recognising import about, accepted, links, trails
+from tests.recognising import about, accepted, done_by, links, trails
 from tests.servers import postgres_server
 from tests.waiting import PATIENCE
 
@@ -150,8 +150,10 @@ def test_what_keeps_a_pool_at_its_size_ends_where_the_pool_is_closed(
 
     made: list[None] = []
     again = asyncio.Event()
+    answer = trail_of(scenario).why("maintenance")
     said = {"reason": "asyncpg.closed", "at": how, "by_name": "host"}
-    assert links(trail_of(scenario).why("maintenance")) == [
+    said |= done_by(answer, "asyncpg.pool:Pool")
+    assert links(answer) == [
         {"what": "cancelled", "name": "maintenance", **said},
         {"what": "called", **said},
     ]
@@ -172,8 +174,10 @@ def test_a_cancellation_on_its_way_to_the_server_ends_with_its_connection(
         connection.terminate()  # LINE terminates
         await asyncio.wait([sending])
 
+    answer = trail_of(scenario).why("sending")
     said = {"reason": "asyncpg.closed", "at": "terminates", "by_name": "host"}
-    assert links(trail_of(scenario).why("sending")) == [
+    said |= done_by(answer, "asyncpg.connection:Connection")
+    assert links(answer) == [
         {"what": "cancelled", "name": "sending", **said},
         {"what": "called", **said},
     ]

@@ -16,7 +16,7 @@ import aioaudit
 from aioaudit.chain.links import Answer
 from tests.conftest import clean_environ
 from tests.loops import NAMES
-from tests.recognising import links
+from tests.recognising import done_by, links
 from tests.waiting import PATIENCE
 
 pytest.importorskip("grpc.aio")
@@ -164,6 +164,7 @@ def test_a_call_that_its_channel_ends_names_the_line_that_closes_it(
     answers: dict[str, Answer],
 ) -> None:
     said = {"reason": "grpc.closed", "at": "closes_channel", "by_name": "main"}
+    said |= done_by(answers["closed call"], "grpc.aio._channel:Channel")
     assert told(answers["closed call"]) == [
         {"what": "cancelled", "name": "closed call", **said},
         {"what": "called", **said},

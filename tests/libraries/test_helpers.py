@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aioaudit
-from tests.recognising import about, hang, links, name_task, trails
+from tests.recognising import about, acting, hang, links, name_task, trails
 
 async_timeout = pytest.importorskip("async_timeout")
 asgiref_sync = pytest.importorskip("asgiref.sync")
@@ -108,8 +108,10 @@ def test_a_job_that_is_closed_names_the_line_that_closed_it(trail_of: Any) -> No
         await job.close()  # LINE job
         await scheduler.close()
 
+    answer = trail_of(scenario).why("job")
     said = {"reason": "aiojobs.closed", "at": "job", "by_name": "host"}
-    assert links(trail_of(scenario).why("job")) == [
+    said |= acting(answer, "aiojobs")
+    assert links(answer) == [
         {"what": "cancelled", "name": "job", **said},
         {"what": "called", **said},
     ]

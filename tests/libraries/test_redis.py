@@ -12,7 +12,7 @@ import pytest
 
 import aioaudit
 from aioaudit.trail import Trail
-from tests.recognising import about, accepted, links, name_task, trails
+from tests.recognising import about, accepted, acting, links, name_task, trails
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
 
@@ -202,8 +202,10 @@ def test_a_client_of_several_databases_ends_its_health_checks_where_it_is_closed
         await command.aclose()  # LINE closes
         await asyncio.wait([checks])
 
+    answer = trail_of(scenario).why("checks")
     said = {"reason": "redis.closed", "at": "closes", "by_name": "host"}
-    assert links(trail_of(scenario).why("checks")) == [
+    said |= acting(answer, "redis")
+    assert links(answer) == [
         {"what": "cancelled", "name": "checks", **said},
         {"what": "called", **said},
     ]
@@ -312,8 +314,10 @@ def test_what_a_pool_had_planned_ends_where_it_is_closed(trail_of: Any, port: in
                 task.set_name("planned")
             await command.aclose()  # LINE ends_plans
 
+    answer = trail_of(scenario).why("planned")
     said = {"reason": "redis.closed", "at": "ends_plans", "by_name": "host"}
-    assert links(trail_of(scenario).why("planned")) == [
+    said |= acting(answer, "redis")
+    assert links(answer) == [
         {"what": "cancelled", "name": "planned", **said},
         {"what": "called", **said},
     ]

@@ -19,7 +19,7 @@ from aioaudit.chain.links import Answer
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import NAMES, RUNS
-from tests.recognising import about, accepted, ask, links, name_task
+from tests.recognising import about, accepted, acting, ask, links, name_task
 from tests.servers import free_port
 from tests.waiting import PATIENCE
 
@@ -227,6 +227,8 @@ def test_a_task_of_the_app_names_the_line_that_ends_it(
     answers: dict[str, Answer], name: str, reason: str, at: str
 ) -> None:
     said = {"reason": reason, "at": at, "by_name": "act"}
+    if reason == "sanic.shutdown":
+        said |= acting(answers[name], "sanic")
     assert links(answers[name], SITE) == [
         {"what": "cancelled", "name": name, **said},
         {"what": "called", **said},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import operator
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,6 +306,44 @@ def test_a_timer_that_a_library_set_has_its_line_and_that_of_who_wanted_it(
     assert answer is not None
     assert answer.root.at == here("WANTED")
     assert through(answer.root) == ("saqish.worker:Worker.end_after", line("LATER"))
+
+
+@every_loop
+@pytest.mark.parametrize("how", ["add_signal_handler", "signal"])
+def test_a_signals_handler_that_calls_a_library_has_both_lines_too(
+    run: Run, library: ModuleType, how: str
+) -> None:
+    async def main() -> None:
+        (task,) = await started("job")
+
+        def handler(*_: object) -> None:
+            library.Worker(task).abort()  # HANDLER
+
+        loop = asyncio.get_running_loop()
+        before = signal.getsignal(signal.SIGUSR1)
+        if how == "signal":
+            signal.signal(signal.SIGUSR1, handler)
+        else:
+            loop.add_signal_handler(signal.SIGUSR1, handler)
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await ended(task)
+        finally:
+            if how != "signal":
+                loop.remove_signal_handler(signal.SIGUSR1)
+            signal.signal(signal.SIGUSR1, before)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert answer is not None
+    for link in answer.chain:
+        assert link.at == here("HANDLER")
+        assert through(link) == ("saqish.worker:Worker.abort", line("ABORT"))
+    assert answer.summary == (
+        f"waits (job) was cancelled because the process received SIGUSR1 (handler at "
+        f"{here('HANDLER')}, by saqish.worker:Worker.abort ({line('ABORT')}))"
+    )
 
 
 @every_loop
