@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,16 @@ import aioaudit
 from aioaudit.events import TaskDone
 from aioaudit.trail import Trail
 from tests.conftest import clean_environ
-from tests.loops import RUNS
 from tests.recognising import about, accepted, ask, links, name_task
+from tests.serving import (
+    Record,
+    ask_and_leave,
+    ask_and_read,
+    by_hypercorn,
+    by_uvicorn,
+    records,
+    staying,
+)
 from tests.waiting import PATIENCE
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -30,97 +36,7 @@ quart = pytest.importorskip("quart")
 hypercorn = pytest.importorskip("hypercorn")
 hypercorn_asyncio = pytest.importorskip("hypercorn.asyncio")
 
-Application = Any
-Talk = Callable[[int], Awaitable[None]]
-Record = Callable[[Application, Talk], Trail]
-
-
-def free_socket() -> socket.socket:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    return listener
-
-
-@contextlib.asynccontextmanager
-async def by_uvicorn(app: Application, **options: Any) -> AsyncIterator[int]:
-    """*app* behind a real socket, as long as the block runs."""
-    with free_socket() as listener:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", **options)
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
-        while not (server.started or serving.done()):  # noqa: ASYNC110 - nobody else tells
-            await asyncio.sleep(0.01)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await serving
-
-
-@contextlib.asynccontextmanager
-async def by_hypercorn(app: Application) -> AsyncIterator[int]:
-    """The same behind hypercorn."""
-    with free_socket() as listener:
-        port = listener.getsockname()[1]
-    config = hypercorn.Config()
-    config.bind = [f"127.0.0.1:{port}"]
-    config.errorlog = None
-    stop = asyncio.Event()
-    serving = asyncio.create_task(
-        hypercorn_asyncio.serve(app, config, shutdown_trigger=stop.wait), name="server"
-    )
-    while not serving.done():
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            break
-        await asyncio.sleep(0.01)
-    try:
-        yield port
-    finally:
-        stop.set()
-        await asyncio.wait([serving])  # it ends with its lifespan, cancelled if that was
-
-
-staying: list[asyncio.StreamWriter] = []
-"""Clients that stay until their server has ended."""
-
-
-@pytest.fixture(params=RUNS)
-def record(request: pytest.FixtureRequest) -> Record:
-    """Serves an application, talks to it, and gives what was recorded."""
-
-    def run(app: Application, talk: Talk, server: Any = by_uvicorn, **options: Any) -> Trail:
-        async def body() -> Trail:
-            with aioaudit.recording() as trail:
-                async with server(app, **options) as port:
-                    await talk(port)
-                _ = trail.events
-            for writer in staying:
-                writer.transport.abort()
-            staying.clear()
-            await asyncio.sleep(0.01)
-            return trail
-
-        trail: Trail = request.param(body())
-        return trail
-
-    return run
-
-
-async def ask_and_leave(port: int) -> None:
-    reader, writer = await ask(port)
-    await reader.readuntil(b"begin")
-    writer.close()
-    await asyncio.sleep(0.1)
-
-
-async def ask_and_read(port: int) -> None:
-    reader, writer = await ask(port)
-    await reader.readuntil(b"end")
-    writer.close()
-    await asyncio.sleep(0.05)
+record = records()
 
 
 def site(function: Any) -> Any:
