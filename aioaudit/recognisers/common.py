@@ -16,3 +16,12 @@ def waiting_in(task: Any, qualname: str) -> FrameType | None:
         if frame is not None and frame.f_code.co_qualname == qualname:
             return frame
     return None
+
+
+def has_ended(body: Any) -> bool:
+    """Whether *body*, which a response is made from, is a generator that has ended.
+
+    A server says that the client went away once the whole response was sent, too: that is no
+    disconnect, and what produced the body tells the two apart.
+    """
+    return getattr(body, "ag_frame", body) is None

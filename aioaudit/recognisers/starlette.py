@@ -14,6 +14,7 @@ from typing import Any
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.common import has_ended
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -44,7 +45,7 @@ def streamed(frame: FrameType, call: Call) -> Cause | None:
     name = _name(func)
     if name == "listen_for_disconnect":
         body = func.func.__self__.body_iterator
-        if getattr(body, "ag_frame", body) is None:  # a generator that has ended
+        if has_ended(body):
             return _done(frame, call, _SENT)
         return _disconnect(frame, call)
     if name == "stream_response":

@@ -1,0 +1,51 @@
+"""Litestar's calls of ``cancel()``: streams whose client leaves (2.8 to 2.25).
+
+Its channels have tasks of their own, which end where the application's line says so.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+
+from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.common import has_ended
+from aioaudit.stack.frames import local
+from aioaudit.state.cause import Cause
+
+_SENT = "the stream was sent, its client need not be watched any more"
+_NOT_SENT = "before the whole stream was sent"
+
+
+def _called(frame: FrameType, call: Call, *, sent: bool) -> Cause:
+    reason, detail = ("litestar.done", _SENT) if sent else ("disconnect", _NOT_SENT)
+    return call.by_caller(reason, frame, detail, current_task_unrelated=True)
+
+
+def stream_watched(frame: FrameType, call: Call) -> Cause:
+    """``ASGIStreamingResponse._listen_for_disconnect``: the server says that the client went away."""
+    return _called(frame, call, sent=has_ended(local(frame, "self").iterator))
+
+
+def websocket_sent(frame: FrameType, call: Call) -> Cause:
+    """``send_websocket_stream`` (since 2.14): the stream was sent to a websocket."""
+    return _called(frame, call, sent=True)
+
+
+def websocket_watched(frame: FrameType, call: Call) -> Cause:
+    """``send_websocket_stream``: the client of the websocket went away."""
+    return _called(frame, call, sent=False)
+
+
+_STREAM = "litestar.handlers.websocket_handlers.stream"
+_STREAMED = (_STREAM, "send_websocket_stream.<locals>.wrapped_stream")
+_LISTENED = (_STREAM, "send_websocket_stream.<locals>.disconnect_listener")
+
+CALL_SITES = {
+    ("litestar.response.streaming", "ASGIStreamingResponse._listen_for_disconnect"): stream_watched,
+    _STREAMED: websocket_sent,
+    _LISTENED: websocket_watched,
+}
+"""Call sites by module and qualified name."""
+
+VERSIONS = {_STREAMED: ">=2.14", _LISTENED: ">=2.14"}
+"""The versions that have a call site, where not all do."""
