@@ -60,6 +60,7 @@ WITH_OLDEST = tuple(
         "libraries/test_gunicorn",
         "libraries/test_helpers",
         "libraries/test_litestar",
+        "libraries/test_mcp",
         "libraries/test_redis",
         "libraries/test_sanic",
         "libraries/test_sse_starlette",

@@ -63,6 +63,7 @@ OWN = frozenset(
         "gunicorn",
         "hypercorn",
         "litestar",
+        "mcp",
         "quart",
         "redis",
         "sanic",
