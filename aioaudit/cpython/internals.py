@@ -267,6 +267,12 @@ ALL_TASKS = Internal(
     "nothing; what is known of tasks that are lost is kept",
     until=(3, 12),
 )
+UNREGISTER_TASK = Internal(
+    "_unregister_task",
+    "asyncio.tasks",
+    "a task of a test that does not let itself be ended is not waited for when its loop ends",
+    "nothing: such a test does not end by itself",
+)
 SCHEDULED_TASKS = Internal(
     "_scheduled_tasks",
     "asyncio.tasks",

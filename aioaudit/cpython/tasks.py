@@ -300,6 +300,15 @@ def tells_of_destruction(task: Any) -> bool:
     return bool(getattr(task, internals.LOG_DESTROY_PENDING.name, True))
 
 
+def abandon(task: Any) -> None:
+    """Let no end of a loop wait for *task*, which will not end, and nothing warn when it goes."""
+    unregister = getattr(asyncio.tasks, internals.UNREGISTER_TASK.name, None)
+    if unregister is not None:
+        unregister(task)
+    with suppress(AttributeError):  # one of another make
+        setattr(task, internals.LOG_DESTROY_PENDING.name, False)
+
+
 def is_gathered(future: Any, gather: Any) -> bool:
     """Whether *gather* is the future of a ``gather`` that waits for *future*."""
     return future in getattr(gather, internals.CHILDREN.name, ())

@@ -118,7 +118,7 @@ def _clauses(code: CodeType, offset: int) -> list[_Clause]:
             while index < len(instructions):
                 following = instructions[index]
                 index += 1
-                if "JUMP_IF_FALSE" in following.opname or "JUMP_IF_NONE" in following.opname:
+                if following.opname.endswith(("_IF_FALSE", "_IF_NONE")):  # 3.11: JUMP_FORWARD_IF_
                     jump = following.argval
                     break
             if jump is None or jump not in starts:

@@ -1,0 +1,54 @@
+"""What tests are written with: `cancel_everywhere` cancels a coroutine wherever it waits.
+
+Nothing in here needs pytest, but for the modules whose names say so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioaudit.testing.everywhere import (
+        BaselineError,
+        Coverage,
+        Fault,
+        IncompleteError,
+        UnsafeError,
+        cancel_everywhere,
+        cancel_everywhere_async,
+    )
+
+__all__ = [
+    "BaselineError",
+    "Coverage",
+    "Fault",
+    "IncompleteError",
+    "UnsafeError",
+    "cancel_everywhere",
+    "cancel_everywhere_async",
+]
+
+_LAZY = {
+    "BaselineError": "aioaudit.testing.everywhere",
+    "Coverage": "aioaudit.testing.everywhere",
+    "Fault": "aioaudit.testing.everywhere",
+    "IncompleteError": "aioaudit.testing.everywhere",
+    "UnsafeError": "aioaudit.testing.everywhere",
+    "cancel_everywhere": "aioaudit.testing.everywhere",
+    "cancel_everywhere_async": "aioaudit.testing.everywhere",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
