@@ -15,7 +15,7 @@ from asyncio import AbstractEventLoop, CancelledError
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from aioaudit.chain.summary import who
@@ -25,6 +25,7 @@ from aioaudit.findings import catalogue
 from aioaudit.findings.words import sentence
 from aioaudit.session import current, recording
 from aioaudit.stack.frames import error_site, suspended_at
+from aioaudit.stack.handlers import swallowing_line
 from aioaudit.testing.points import Case, Point, Spot, Watch, await_lines, short, spot_of
 from aioaudit.text import describe
 from aioaudit.trail import Trail
@@ -60,6 +61,7 @@ _GRACE = 0.1
 """Seconds that a task which nobody asked to end may take for it."""
 
 _TRIES = 5
+_MOST_HANDLERS = 100
 _unending: list[Any] = []
 """Coroutines that do not end, whatever is thrown into them: to let go of one warns of it."""
 
@@ -193,11 +195,11 @@ class Driver:
                     ended = await self._until_done(task, watch)
                     watch.leave()
             except BaseException:
-                if task is None:
-                    coro.close()
-                else:
-                    watch.leave()
+                watch.leave()
+                if task is not None:
                     await put_down([task])
+                if not getattr(coro, "cr_running", False):
+                    coro.close()
                 await stack.aclose()
                 raise
             self._note(run, watch)
@@ -222,7 +224,7 @@ class Driver:
         loop = asyncio.get_running_loop()
         patience = self._options.patience
         while not task.done():
-            steps, asked = watch.steps, watch.asked is not None
+            steps, asked = watch.steps, watch.asked is not None or watch.overrun
             left = watch.asked_at + patience - loop.time() if asked else patience
             if left <= 0:
                 return False
@@ -336,8 +338,14 @@ class Driver:
                         catalogue.LOST, finding.swallowed_at, sentence(finding)
                     )
                 return True
-        # It has been waited for until patience ran out.
-        return run.outcome == "stuck" and finding.kind == catalogue.SLOW
+        if run.outcome == "stuck":  # it has been waited for until patience ran out
+            return finding.kind == catalogue.SLOW
+        # Of two requests one error is left in the end, and that has ended the task.
+        return (
+            run.asked_again is not None
+            and run.outcome == "cancelled"
+            and finding.kind in (catalogue.SWALLOWED, catalogue.LOST)
+        )
 
 
 def _trouble(kind: str, at: str | None, text: str) -> Trouble:
@@ -455,13 +463,12 @@ class _Family:
     def left(self) -> list[Any]:
         """Those that are not done, the oldest first."""
         found = [task for task in all_tasks(self._loop) - self._before if not task.done()]
-        found = [task for task in found if self.has(task)]
+        if self._shared:
+            found = [task for task in found if self.has(task)]
         return sorted(found, key=_number)
 
     def has(self, task: Any) -> bool:
-        """Whether *task* came of this run: in a loop of others', whether it, or a child, made it."""
-        if not self._shared:
-            return True
+        """Whether *task* is that of the coroutine, or came of it: whether it, or a child, made it."""
         made = self._creations()
         number: int | None = _number(task)
         for _ in range(10_000):
@@ -549,7 +556,7 @@ class _Generators:
     def _look_at(self, generator: Any) -> None:
         self._keys.discard(id(generator))
         frame = generator.ag_frame
-        if frame is None or generator.ag_running or not _has_to_clean_up(generator):
+        if frame is None or generator.ag_running or not _has_to_clean_up(frame):
             return
         name = short(generator.__qualname__)
         at = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -561,10 +568,19 @@ class _Generators:
         self._dropped.append(Trouble(LEFT_GENERATOR, at, text, (LEFT_GENERATOR, name, at)))
 
 
-def _has_to_clean_up(generator: Any) -> bool:
-    """Whether *generator* is suspended in a ``try`` or ``with``, whose end somebody waits for."""
-    code, offset = generator.ag_code, generator.ag_frame.f_lasti
-    bytecode = dis.Bytecode(code)
-    entries: Any = bytecode.exception_entries  # type: ignore[attr-defined]  # not in typeshed
-    targets = {entry.target for entry in entries if entry.start <= offset < entry.end}
-    return any(each.opname == "PUSH_EXC_INFO" for each in bytecode if each.offset in targets)
+def _has_to_clean_up(frame: FrameType) -> bool:
+    """Whether a generator suspended in *frame* does something if it is closed there.
+
+    It does in a ``finally``, a ``with``, and in an ``except`` that takes a GeneratorExit.
+    """
+    code, offset = frame.f_code, frame.f_lasti
+    entries: Any = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]  # not in typeshed
+    error = GeneratorExit()
+    for _ in range(_MOST_HANDLERS):
+        target = next((each.target for each in entries if each.start <= offset < each.end), None)
+        if target is None:
+            return False
+        if swallowing_line(frame, code, target, error) is not None:
+            return True
+        offset = target  # what does not take it raises it again, to the next one outwards
+    return True

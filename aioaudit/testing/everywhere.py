@@ -43,13 +43,16 @@ Made: TypeAlias = (
 )
 
 T = TypeVar("T")
+Way: TypeAlias = tuple[tuple[int, int], ...]
 
 ARGUMENTS = (
-    *("check", "patience", "limit", "tries", "cleanup", "children", "endless", "ignore", "only"),
+    *("check", "patience", "limit", "tries", "cleanup", "children", "endless"),
+    *("may_differ", "ignore", "only"),
 )
 """What the mark takes of what `cancel_everywhere` does."""
 
 _MOST_SHOWN = 3
+_MOST_NAMES = 20
 
 
 class BaselineError(AioauditError, AssertionError):
@@ -109,6 +112,7 @@ class Coverage:
         covered_again: Those that were.
         skipped: How many of them were not, since the first cancel had gone wrong already.
         missing: What could not be tried, and why, by case.
+        differing: Cases that were not tried, where runs may differ.
         never_waited: ``path:line`` of each await at which no run was ever suspended.
         faults: What went wrong, in the order in which it was found.
         ignored: How many faults of kinds that were to be ignored.
@@ -122,6 +126,7 @@ class Coverage:
     covered_again: list[str] = field(default_factory=list)
     skipped: int = 0
     missing: dict[str, str] = field(default_factory=dict)
+    differing: list[str] = field(default_factory=list)
     never_waited: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     ignored: int = 0
@@ -146,9 +151,8 @@ class Coverage:
             for fault in faults[:_MOST_SHOWN]:
                 yield f"    {_where(fault)}"
             if len(faults) > _MOST_SHOWN:
-                more = ", ".join(fault.case for fault in faults[_MOST_SHOWN : _MOST_SHOWN + 20])
-                dots = ", ..." if len(faults) > _MOST_SHOWN + 20 else ""
-                yield f"    and in {_count(len(faults) - _MOST_SHOWN, 'case')} more: {more}{dots}"
+                more = [fault.case for fault in faults[_MOST_SHOWN:]]
+                yield f"    and in {_count(len(more), 'case')} more: {_some(more)}"
         if self.faults:
             case = self.faults[0].case
             yield f'  One case alone: only="{case}", or pytest --aioaudit-case="{case}"'
@@ -158,8 +162,7 @@ class Coverage:
             for case, why in self.missing.items():
                 reasons.setdefault(why, []).append(case)
             for why, names in reasons.items():
-                shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-                yield f"    {shown}: {why}" if any(names) else f"    {why}"
+                yield f"    {_some(names)}: {why}" if any(names) else f"    {why}"
         yield (
             f"  covered: {len(self.covered)} of {_count(len(self.points), 'suspension point')}, and"
             f" {len(self.covered_again)} of {len(self.again)} in the clean-up,"
@@ -167,6 +170,8 @@ class Coverage:
         )
         if self.skipped:
             yield f"  {self.skipped} in the clean-up of cases that went wrong are left out"
+        if self.differing:
+            yield f"  visits that only some runs make: {_some(self.differing)}"
         if self.ignored:
             yield f"  ignored: {_count(self.ignored, 'fault')}"
         if self.never_waited:
@@ -175,6 +180,10 @@ class Coverage:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
 
 
 def _where(fault: Fault) -> str:
@@ -199,6 +208,7 @@ class Plan:
         tries: int,
         cleanup: bool,
         endless: bool,
+        may_differ: bool,
         ignore: frozenset[str],
         only: Case | None,
     ) -> None:
@@ -207,11 +217,14 @@ class Plan:
         self._tries = tries
         self._cleanup = cleanup
         self._endless = endless
+        self._may_differ = may_differ
         self._ignore = ignore
         self._only = only
         self._queue: deque[Case] = deque()
         self._tried: dict[Case, int] = {}
         self._codes: dict[Any, set[int]] = {}
+        self._ways: dict[str, Way] = {}
+        self._covered_ways: set[tuple[bool, Way]] = set()
 
     def cases(self) -> Iterator[Case | None]:
         """The case of each run, None for the one that nobody cancels; `feed` is called between."""
@@ -249,6 +262,9 @@ class Plan:
                 )
             return
         self._queue.popleft()
+        last = run.asked_again or run.asked
+        assert last is not None
+        self._covered_ways.add((case.again > 0, last.spot.way))
         (coverage.covered_again if case.again else coverage.covered).append(str(case))
         failed = self._judge(run, case)
         if case.again or not self._cleanup or self._only is not None:
@@ -256,8 +272,9 @@ class Plan:
         if failed:
             coverage.skipped += len(run.after)
             return
-        for number in range(1, len(run.after) + 1):
+        for number, point in enumerate(run.after, 1):
             again = Case(case.point, number)
+            self._ways[str(again)] = point.spot.way
             coverage.again.append(str(again))
             self._queue.append(again)
 
@@ -305,6 +322,7 @@ class Plan:
         for point in points:
             if point.name not in known:
                 self.coverage.points.append(point.name)
+                self._ways[point.name] = point.spot.way
                 self._queue.append(Case(point.name))
 
     def _judge(self, run: Run, case: Case) -> bool:
@@ -337,6 +355,12 @@ class Plan:
             IncompleteError: nothing did, but not all was tried.
         """
         coverage = self.coverage
+        if self._may_differ:
+            for case in self._tried:
+                way = self._ways.get(str(case))
+                if way is not None and (case.again > 0, way) in self._covered_ways:
+                    if coverage.missing.pop(str(case), None) is not None:
+                        coverage.differing.append(str(case))
         found: list[tuple[str, int]] = []
         for code, lines in self._codes.items():
             found += [(code.co_filename, line) for line in await_lines(code) - lines]
@@ -354,10 +378,11 @@ def cancel_everywhere(
     check: Callable[[], Any] | None = None,
     patience: float = 5.0,
     limit: int = 1000,
-    tries: int = 3,
+    tries: int = 5,
     cleanup: bool = True,
     children: bool = True,
     endless: bool = False,
+    may_differ: bool = False,
     ignore: Iterable[str] = (),
     only: str | None = None,
     loop_factory: Callable[[], AbstractEventLoop] | None = None,
@@ -385,6 +410,9 @@ def cancel_everywhere(
         children: Whether the moments at which a task that it has made is suspended are points,
             too. It is the coroutine's own task that is cancelled then.
         endless: Whether it is meant to wait for ever in the end, as a worker does.
+        may_differ: Whether a visit may be missing that only some runs make, where another visit
+            of the very same place has been tried: what comes over a network comes in one piece
+            or in two.
         ignore: Kinds of faults that are none here.
         only: One case, as a report names it: that alone is run, after the run without.
         loop_factory: Makes the loop of each run; `asyncio.new_event_loop` by default.
@@ -411,6 +439,7 @@ def cancel_everywhere(
         cleanup=cleanup,
         children=children,
         endless=endless,
+        may_differ=may_differ,
         ignore=ignore,
         only=only,
     )
@@ -434,10 +463,11 @@ async def cancel_everywhere_async(
     check: Callable[[], Any] | None = None,
     patience: float = 5.0,
     limit: int = 1000,
-    tries: int = 3,
+    tries: int = 5,
     cleanup: bool = True,
     children: bool = True,
     endless: bool = False,
+    may_differ: bool = False,
     ignore: Iterable[str] = (),
     only: str | None = None,
 ) -> Coverage:
@@ -459,6 +489,7 @@ async def cancel_everywhere_async(
         cleanup=cleanup,
         children=children,
         endless=endless,
+        may_differ=may_differ,
         ignore=ignore,
         only=only,
     )
@@ -476,10 +507,11 @@ def prepare(
     check: Callable[[], Any] | None = None,
     patience: float = 5.0,
     limit: int = 1000,
-    tries: int = 3,
+    tries: int = 5,
     cleanup: bool = True,
     children: bool = True,
     endless: bool = False,
+    may_differ: bool = False,
     ignore: Iterable[str] = (),
     only: str | None = None,
 ) -> tuple[Driver, Plan]:
@@ -509,6 +541,7 @@ def prepare(
         tries=tries,
         cleanup=cleanup,
         endless=endless,
+        may_differ=may_differ,
         ignore=_kinds(ignore),
         only=None if only is None else case_of(only),
     )

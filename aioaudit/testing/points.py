@@ -262,7 +262,7 @@ class Watch:
             )
         self._known[task] = followed = _Followed(self._coro, self._number_of(task))
         if is_suspended(self._coro):
-            self._suspended(followed, felt=False)
+            self._suspended(followed, again=False)
 
     def leave(self) -> None:
         """Follow them no more."""
@@ -301,10 +301,9 @@ class Watch:
             return
         felt = bool(must_cancel(task) is True or (args and args[0].cancelled()))
         is_it = task is self.task
-        ready = False
-        if is_it and self.asked is not None:
-            ready = felt and not self.delivered and bool(args) and not args[0].cancelled()
-            self.delivered = self.delivered or felt
+        ours = is_it and felt and self.asked is not None and not self.delivered
+        ready = ours and bool(args) and not args[0].cancelled()
+        self.delivered = self.delivered or ours
         if self.asked is not None and not DELIVERIES_SEEN and sys.gettrace() is None:
             with _catching(followed):
                 callback(*args)
@@ -313,12 +312,12 @@ class Watch:
             callback(*args)
         self.steps += 1
         if not task.done():
-            self._suspended(followed, felt=felt)
+            self._suspended(followed, again=felt and not ours)
         elif is_it:
             self.just_ended = ready
 
-    def _suspended(self, followed: _Followed, *, felt: bool) -> None:
-        """It has just been suspended; *felt* says that a CancelledError had been thrown in."""
+    def _suspended(self, followed: _Followed, *, again: bool) -> None:
+        """It has just been suspended; *again* says that somebody else had just cancelled it."""
         task = self.task
         if task is None or task.done() or (self.asked is not None and not self.delivered):
             return
@@ -326,12 +325,13 @@ class Watch:
         before, followed.last = followed.last, spot
         # A cancel scope delivers again as long as the task is in it, each time to where the
         # library that catches it waits: that is one point, and not one more for each.
-        if felt and before is not None and before.way == spot.way:
+        if again and before is not None and before.way == spot.way:
             return
         found = self.points if self.asked is None else self.after
         if len(found) >= self._most:
             if self.asked is None and not self.overrun:
                 self.overrun = True
+                self.asked_at = self._loop.time()
                 task.cancel()
             return
         label = spot.label
