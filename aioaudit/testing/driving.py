@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from aioaudit.chain.summary import who
-from aioaudit.cpython.tasks import abandon, all_tasks, coro_of
+from aioaudit.cpython.tasks import abandon, all_tasks, coro_of, current_task
 from aioaudit.events import Finding, TaskCreate
 from aioaudit.findings import catalogue
 from aioaudit.findings.words import sentence
@@ -168,7 +168,7 @@ class Driver:
 
     async def _run(self, run: Run, trail: Trail, make: Make) -> None:
         loop = asyncio.get_running_loop()
-        me = asyncio.current_task()
+        me = current_task()
         stack = AsyncExitStack()
         coro: Any = None
         try:
@@ -517,7 +517,7 @@ class _Generators:
         self._keys: set[int] = set()
         """Their `id`; no weak reference leads to one that is being finalized."""
         self._dropped: list[Trouble] = []
-        self._me = asyncio.current_task()
+        self._me = current_task()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -525,7 +525,7 @@ class _Generators:
         before = sys.get_asyncgen_hooks()
 
         def begin(generator: AsyncGenerator[Any, Any]) -> None:
-            task = asyncio.current_task()
+            task = current_task()
             if task is not None and task is not self._me and self._family.has(task):
                 self._begun[id(generator)] = generator
                 self._keys.add(id(generator))

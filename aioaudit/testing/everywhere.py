@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from aioaudit.cpython.loops import running_loop
-from aioaudit.cpython.tasks import all_tasks
+from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.errors import AioauditError
 from aioaudit.session import recording
 from aioaudit.testing.driving import KINDS, Driver, Options, Run, put_down
@@ -599,7 +599,7 @@ def in_a_loop(
 
 async def _end(loop: AbstractEventLoop, patience: float) -> None:
     """End what is left in *loop*, as far as it lets itself be ended."""
-    me = asyncio.current_task()
+    me = current_task()
     await put_down([task for task in all_tasks(loop) if task is not me])
     for end in (loop.shutdown_asyncgens, loop.shutdown_default_executor):
         task = asyncio.ensure_future(end())

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from aioaudit.cpython.tasks import coro_of, must_cancel
+from aioaudit.cpython.tasks import coro_of, exception_of, must_cancel
 from aioaudit.stack.code import APPLICATION, STDLIB, owner_of
 from aioaudit.stack.frames import awaited_chain
 from aioaudit.stack.handlers import swallowing_line
@@ -299,10 +299,11 @@ class Watch:
         if followed is None or task.done():
             callback(*args)
             return
-        felt = bool(must_cancel(task) is True or (args and args[0].cancelled()))
+        came = bool(args) and _is_cancelled(args[0])
+        felt = must_cancel(task) is True or came
         is_it = task is self.task
         ours = is_it and felt and self.asked is not None and not self.delivered
-        ready = ours and bool(args) and not args[0].cancelled()
+        ready = ours and bool(args) and not came
         self.delivered = self.delivered or ours
         if self.asked is not None and not DELIVERIES_SEEN and sys.gettrace() is None:
             with _catching(followed):
@@ -354,6 +355,11 @@ class Watch:
 
 
 _UNKNOWN: Any = object()
+
+
+def _is_cancelled(future: Any) -> bool:
+    """Whether who awaits *future*, which is done, gets a CancelledError: gather sets one."""
+    return bool(future.cancelled()) or isinstance(exception_of(future), CancelledError)
 
 
 class _Step:

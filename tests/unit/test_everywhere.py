@@ -19,7 +19,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aioaudit
@@ -395,10 +395,11 @@ def test_what_goes_wrong_in_the_clean_up_alone_is_found_there() -> None:
 
 
 def test_a_finding_about_another_task_counts() -> None:
-    async def child() -> None:
+    async def child() -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
+        return "went on"
 
     async def steps() -> None:
         task = asyncio.create_task(child())
@@ -786,3 +787,193 @@ def test_a_factory_of_tasks_that_runs_something_else_is_told() -> None:
 
     with pytest.raises(TypeError, match="task factory runs something else"):
         cancel_everywhere(_awaited, loop_factory=make_loop)
+
+
+# -- random programs whose fault is known ----------------------------------------------
+
+STEPS = ("pause", "pauses", "group", "timeout", "clean_up", "gather")
+FAULTS = ("swallowed", "replaced", "hangs", "left_task", "left_generator", "check")
+
+
+class Program:
+    """Steps one after the other; one of them may be in a block that does one thing wrong.
+
+    Each time that it is about to wait it notes under the name of the function whether it is
+    inside that block, so that the expected cases are known: the visits are numbered alike.
+    """
+
+    def __init__(self, steps: list[str], fault: str | None, where: int) -> None:
+        self.steps = steps
+        self.fault = fault
+        self.where = where % len(steps)
+        self.waits: list[tuple[str, bool]] = []
+        self.inside = False
+        self.open = False
+
+    async def __call__(self) -> str:
+        self.waits, self.inside, self.open = [], False, False
+        for number, step in enumerate(self.steps):
+            if self.fault is not None and number == self.where:
+                await getattr(self, f"with_{self.fault}")(getattr(self, step))
+            else:
+                await getattr(self, step)()
+        return "the end"
+
+    def check(self) -> None:
+        assert not self.open
+
+    def note(self, function: str) -> None:
+        self.waits.append((function, self.inside))
+
+    @contextlib.contextmanager
+    def block(self) -> Iterator[None]:
+        self.inside = True
+        try:
+            yield
+        finally:
+            self.inside = False
+
+    # Steps
+
+    async def pause(self) -> None:
+        self.note("Program.pause")
+        await asyncio.sleep(0)
+
+    async def pauses(self) -> None:
+        await self.pause()
+        await self.pause()
+
+    async def group(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pauses())
+            await self.pause()
+            group.create_task(self.pause())
+            self.note("Program.group")
+
+    async def timeout(self) -> None:
+        async with asyncio.timeout(5):
+            await self.pauses()
+
+    async def clean_up(self) -> None:
+        try:
+            await self.pause()
+        finally:
+            await self.pause()
+
+    async def gather(self) -> None:
+        self.note("Program.gather")
+        await asyncio.gather(self.pause(), self.pauses())
+
+    # Faults
+
+    async def with_swallowed(self, step: Make) -> None:
+        try:
+            with self.block():
+                await step()
+        except asyncio.CancelledError:
+            pass
+
+    async def with_replaced(self, step: Make) -> None:
+        try:
+            with self.block():
+                await step()
+        except asyncio.CancelledError:
+            raise LookupError from None
+
+    async def with_hangs(self, step: Make) -> None:
+        try:
+            with self.block():
+                await step()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+
+    async def with_left_task(self, step: Make) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def wait() -> None:
+            await asyncio.shield(future)
+
+        context = contextvars.copy_context()
+        made: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        with self.block():
+            # Made by the loop, so that it is nobody's child, and its waiting no point.
+            loop.call_soon(lambda: made.append(loop.create_task(wait())), context=context)
+            await step()
+            await self.pause()
+        made[0].cancel()
+
+    async def with_left_generator(self, step: Make) -> None:
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                self.open = False
+
+        async for _ in numbers():
+            with self.block():
+                await step()
+
+    async def with_check(self, step: Make) -> None:
+        with self.block():
+            self.open = True
+            await step()
+        self.open = False
+
+
+def expected(program: Program, points: list[str]) -> set[str]:
+    """Those of *points*, all in order, at which *program* waits inside its faulty block."""
+    visits: dict[str, list[bool]] = {}
+    for function, inside in program.waits:
+        visits.setdefault(function, []).append(inside)
+    found: set[str] = set()
+    for point in points:
+        label, _, visit = point.partition("#")
+        function = label.partition(":")[0]
+        if visits[function][int(visit) - 1]:
+            found.add(point)
+    return found
+
+
+@settings(max_examples=40)
+@given(
+    steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=4),
+    fault=st.sampled_from((None, *FAULTS)),
+    where=st.integers(0, 3),
+)
+def test_exactly_the_known_faults_of_a_random_program_are_found(
+    steps: list[str], fault: str | None, where: int
+) -> None:
+    program = Program(steps, fault, where)
+    waits: list[tuple[str, bool]] = []
+
+    def make() -> Coroutine[Any, Any, str]:
+        coro = program()
+        return coro
+
+    async def once() -> str:
+        return await program()
+
+    assert quickly_run(once) == "the end"
+    waits = program.waits
+    try:
+        coverage = quickly(make, check=program.check)
+    except UnsafeError as error:
+        coverage = error.coverage
+    program.waits = waits
+    assert not coverage.missing
+    assert coverage.covered == coverage.points
+    assert Counter(name.partition(":")[0] for name in coverage.points) == Counter(
+        name for name, _ in waits
+    )
+    first = {(name, kind) for name, kind in told(coverage) if "+" not in name}
+    wrong = expected(program, coverage.points) if fault is not None else set()
+    assert first == {(name, fault) for name in wrong}
+    # A second cancel goes wrong only where the block is left by way of its own clean-up.
+    again = told(coverage) - first
+    assert {name.partition("+")[0] for name, _ in again} <= wrong
+
+
+def quickly_run(make: Make) -> Any:
+    with asyncio.Runner(loop_factory=QuickLoop) as runner:
+        return runner.run(make())
