@@ -388,6 +388,29 @@ def test_of_40_000_requests_to_one_task_those_that_are_alike_are_one_line(tmp_pa
     assert len(json.loads(why(tmp_path, "a.jsonl", "--json")[1])["requests"]) == 40_004
 
 
+def test_requests_of_two_lines_of_a_library_are_two_lines_that_name_it(tmp_path: Path) -> None:
+    """The application's line is the same: it awaits a library, which cancels here and there."""
+    asked: dict[str, Any] = {
+        **{"task": 1, "name": "w", "coro": "app:work", "accepted": True, "reason": "explicit"},
+        **{"source": "app:main", "at": "/a.py:9", "library": "saq.worker:Worker.stop"},
+    }
+    at = "/venv/lib/python3.13/site-packages/saq/worker.py"
+    lines = [f"{at}:{number}" for number in (374, 374, 390, 374)]
+    write(
+        tmp_path / "a.jsonl",
+        *(TaskCancel(**base(n, micros=n), **asked, library_at=each) for n, each in enumerate(lines)),
+        TaskCancel(**base(9, micros=9), **{**asked, "library": None}),
+    )
+    text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()
+    through = "reason explicit, at /a.py:9, through saq.worker:Worker.stop (saq/worker.py:{}): {}"
+    went_on = "it was delivered, and the task went on"
+    first = text.index("It was asked 4 more times:")
+    assert [each.partition("  ")[2].lstrip() for each in text[first + 1 : first + 3]] == [
+        f"14:02:11.873 to 14:02:11.873  3 times  {through.format(374, went_on)}",
+        f"14:02:11.873  {through.format(390, went_on)}",
+    ]
+
+
 def test_an_unknown_root_is_marked_as_unknown(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", lone(7, 1, "w", reason="awaiter", cause=3))
     assert why(tmp_path, "a.jsonl", "--task", "w")[1] == (

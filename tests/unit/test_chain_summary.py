@@ -26,9 +26,18 @@ def sentence(*links: Link, **more: Any) -> str:
     return summarise(chain=[OWN, *links], **call)
 
 
-def test_of_a_task_that_anyio_runs_what_it_runs_is_said() -> None:
-    assert who("app.api.fetch", "anyio._core._tasks:TaskHandle._run_coro") == "app.api.fetch"
-    assert who("", "anyio._core._tasks:TaskHandle._run_coro") == "TaskHandle._run_coro"
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "anyio._core._tasks:TaskHandle._run_coro",
+        "anyio._backends._asyncio:TaskGroup._run_wrapped_task",  # before 4.16
+    ],
+)
+def test_of_a_task_that_anyio_runs_what_it_runs_is_said(wrapper: str) -> None:
+    function = wrapper.partition(":")[2]
+    assert who("app.api.fetch", wrapper) == "app.api.fetch"
+    assert who("", wrapper) == function
+    assert who("fetch", f"app:{function}") == f"{function} (fetch)"
 
 
 @pytest.mark.parametrize(

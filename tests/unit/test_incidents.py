@@ -103,6 +103,7 @@ def test_a_helper_that_its_own_library_needs_no_more_is_housekeeping() -> None:
         {"coro": "app.views:page", "suspended_at": ASYNCIO},
         {"coro": "app.views:page"},
         {"coro": "anyio._core._tasks:TaskHandle._run_coro"},
+        {"coro": "anyio._backends._asyncio:TaskGroup._run_wrapped_task"},
     ],
 )
 def test_a_word_of_a_library_hides_nothing_of_the_application(victim: dict[str, Any]) -> None:
