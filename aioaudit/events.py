@@ -174,7 +174,8 @@ class TaskCreate(_TaskEvent, tag="task.create", kw_only=True):
 class _Request(Event, kw_only=True):
     """What a request to cancel says of itself and, in ``origin``, of its cause.
 
-    ``cause`` is the ``seq`` of the event that caused this one.  Where a library called on
+    ``cause`` is the ``seq`` of the event that caused this one.  ``cleanup`` says that the line
+    that called leaves a block whose other lines do not use the task.  Where a library called on
     behalf of the line ``at``, ``library`` is its function and ``library_at`` the line.  ``origin`` is
     the ``what`` of the next link of the chain and the ``origin_*`` keys are
     that link's other keys.  Where both are there, the chain goes from this
@@ -193,6 +194,7 @@ class _Request(Event, kw_only=True):
     message: str | None = None
     evidence: Evidence = msgspec.field(default_factory=lambda: "observed")
     detail: str | None = None
+    cleanup: bool = False
     origin: What | None = None
     origin_task: int | None = None
     origin_name: str | None = None

@@ -28,6 +28,7 @@ from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
 from aioaudit.cpython.tasks import coro_of, exception_of, fut_waiter
+from aioaudit.findings.cleanup import leaves_block
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.registry import ask, find_compiled
 from aioaudit.stack.code import (
@@ -470,6 +471,7 @@ def _by_plain_call(
             source=source,
             library=library,
             library_at=library_at,
+            cleanup=through is None and leaves_block(info.code, offset),
         )
         if len(info.through) >= _MOST_WAYS:
             info.through.clear()

@@ -36,7 +36,15 @@ from aioaudit.events import Finding, FutureCancel, TaskCancel
 from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
-from aioaudit.log.incidents import GROUP, IDLE, SHUTDOWN, TIMEOUT, housekeeping, incident_of
+from aioaudit.log.incidents import (
+    CLEANUP,
+    GROUP,
+    IDLE,
+    SHUTDOWN,
+    TIMEOUT,
+    housekeeping,
+    incident_of,
+)
 from aioaudit.text import escape_unprintable
 
 MOST_STEPS = 12
@@ -72,6 +80,7 @@ HOUSEKEEPING = {
     TIMEOUT: ("timeout that its owner handled", "timeouts that their owners handled"),
     SHUTDOWN: ("left over at the end of asyncio.run",) * 2,
     IDLE: ("idle connection whose peer left", "idle connections whose peers left"),
+    CLEANUP: ("ended by the task that had made it", "ended by the tasks that had made them"),
     GROUP: ("of a library that ended its own group",) * 2,
 }
 """Kinds of housekeeping in words, of one task and of several; the others are a library's own."""

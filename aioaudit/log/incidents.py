@@ -10,21 +10,23 @@ The cause is one of these:
 - a timeout that ran out, and whose owner took its request back and went on;
 - a peer that left while its connection waited for no more than the next request;
 - a library that ends a group of its own by an error of its own, and goes on;
-- the end of ``asyncio.run``, which ends what is left, where no task that it ran has failed.
+- the end of ``asyncio.run``, which ends what is left, where no task that it ran has failed;
+- a task that ends what it had made beside its work: see `_Cleanups`.
 
 And each task that it reached either took the request back and returned, or lives, or is a
-helper of a library in which nothing of the application waits.  Only the end of ``asyncio.run``
-may end the application's own, once they have begun.
+helper of a library in which nothing of the application waits.  Only the last two may end the
+application's own, once they have begun.
 
 Whatever is not known is an incident: a log that lacks events, a cause that was concluded and not
 seen, a task with a finding (but one that was just slow), a task that nobody knows how it ended.
-A task of the application that was cancelled in the middle of a program is always one.
+A task of the application that was cancelled in the middle of somebody's work is always one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 from aioaudit.chain.links import Link
 from aioaudit.chain.summary import RUN_OTHERS, is_known
@@ -37,6 +39,7 @@ TIMEOUT = "timeout"
 SHUTDOWN = "shutdown"
 IDLE = "idle"
 GROUP = "group"
+CLEANUP = "cleanup"
 """Kinds of housekeeping that have no word of a library: the causes above."""
 
 _WORD = re.compile(r"(\w+)\.(race|done|closed|poll|keepalive|timer)")
@@ -101,12 +104,17 @@ def _housekeeping_of(run: LoggedRun) -> dict[int, str]:
     for case in run.cases():
         incidents.setdefault(_closely(case), []).append(case)
     kinds: dict[int, str] = {}
+    cleanups: list[list[Case]] = []
     for cases in incidents.values():
         if any(case.task in faulty for case in cases):
             continue
         kind = _kind_of(run, cases)
         if kind is not None:
             kinds.update((case.task, kind) for case in cases)
+        elif _asker(cases) is not None:
+            cleanups.append(cases)
+    for cases in _settled(run, cleanups, kinds):
+        kinds.update((case.task, CLEANUP) for case in cases)
     return kinds
 
 
@@ -232,6 +240,109 @@ def _is_over(run: LoggedRun, case: Case) -> bool:
         if kind is None:
             return False
     return True
+
+
+# What a task ends that it had made
+#
+# Nobody is the worse for it where all of this holds:
+#
+# - the line leaves a block whose other lines do not use the task (``cleanup``), and the task was made
+#   in the same function; or it is in a method that closes an object, and the task was made by
+#   another method of that class.  A method that just stops something may do so at any time: there
+#   nothing must have been made by the task that asked, from then on;
+# - it was asked by the very task that had made it, while no error was handled;
+# - that one has returned, and nobody ever asked it to cancel: no deadline of its own ran out;
+# - of all that it had made nothing failed, and nothing was cancelled but housekeeping: it was after
+#   its work that it cleaned up;
+# - each task ended as it was told to, and was asked by nobody else; and so did what those had made.
+
+_CLOSE = frozenset({"aexit", "aclose", "close", "shutdown", "disconnect", "cleanup"})
+"""Methods that end an object, without the underscores around."""
+
+_STOP = "stop"
+
+
+def _asker(cases: Sequence[Case]) -> int | None:
+    """The task that asked for all of *cases*, at a line that cleans up; None where there is none."""
+    request = cases[0].request
+    last = None if request is None else cases[0].run.chains.of(request).last_request
+    if not isinstance(last, TaskCancel) or last.reason != "explicit" or last.detail is not None:
+        return None
+    root = cases[0].root()
+    if root.what != "called" or root.detail is not None or root.library is not None:
+        return None
+    return last.by if last.cleanup or _method(last.source)[1] in (*_CLOSE, _STOP) else None
+
+
+def _method(source: str | None) -> tuple[str, str]:
+    """The class of ``module:Class.method`` with its module, empty for a function, and the method."""
+    owner, _, name = (source or "").rpartition(".")
+    inside = ":" not in owner or owner.endswith("<locals>")
+    return ("" if inside else owner, name.rpartition(":")[2].strip("_"))
+
+
+def _settled(
+    run: LoggedRun, cleanups: Sequence[list[Case]], kinds: dict[int, str]
+) -> list[list[Case]]:
+    """Those of *cleanups* (each an incident) that are housekeeping, as what is in *kinds* is."""
+    if not cleanups:
+        return []
+    made: dict[int, list[int]] = {}
+    for task, (maker, _) in run.makers.items():
+        if maker is not None:
+            made.setdefault(maker, []).append(task)
+    good = [each for each in cleanups if _ended_as_told(run, each)]
+    while True:
+        ended = {case.task for cases in good for case in cases}
+        left = [
+            cases
+            for cases in good
+            if not any(
+                (end := run.ends.get(each)) is not None
+                and end.outcome != "returned"
+                and not (each in ended or each in kinds)
+                for each in made.get(cast(int, _asker(cases)), ())
+            )
+        ]
+        if len(left) == len(good):
+            return good
+        good = left
+
+
+def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
+    """Whether these tasks, all of one incident, ended because who had made them wanted it so."""
+    asker = _asker(cases)
+    if asker is None or asker not in run.returned or run.requests_to(asker):
+        return False
+    tasks = {case.task for case in cases}
+    for case in cases:
+        request = case.request
+        maker, function = run.makers.get(case.task, (None, None))
+        if not isinstance(request, TaskCancel) or request.task != case.task:
+            return False
+        if request.suspended_at is None or not (_is_seen(case, request) and _is_over(run, case)):
+            return False
+        if not (
+            case.cancel_outcome == "obeyed"
+            or (case.cancel_outcome == "swallowed" and case.outcome == "returned")
+        ):
+            return False
+        if request.cause is not None:
+            if maker not in tasks:
+                return False
+        elif maker != asker or not _made_by_who_ends_it(run, request, function):
+            return False
+    return True
+
+
+def _made_by_who_ends_it(run: LoggedRun, request: TaskCancel, function: str | None) -> bool:
+    """Whether the *function* that had made the task belongs to the line that asked."""
+    if request.cleanup and function == request.source:
+        return True
+    owner, method = _method(request.source)
+    if not owner or owner != _method(function)[0]:
+        return False
+    return method in _CLOSE or run.last_made.get(request.by or 0, 0) < request.seq
 
 
 def _package(name: str | None) -> str | None:

@@ -103,6 +103,10 @@ class LoggedRun:
         self.main: dict[int, bool] = {}
         """Of those whose making is told and that did not just return: did nobody make them, at no
         line, as with what ``asyncio.run`` is given?"""
+        self.makers: dict[int, tuple[int | None, str | None]] = {}
+        """Of the same: the task that made it, and the function."""
+        self.last_made: dict[int, int] = {}
+        """The ``seq`` of the last making of a task, by who made it."""
         self.chains = Chains[RequestEvent](LogReading(self.resolve))
         self._index: _Index | None = None
         self.housekeeping: dict[int, str] | None = None
@@ -233,6 +237,17 @@ class LoggedRun:
                     for waiter in request.waiters:
                         self._index.by_waiter.setdefault(waiter, []).append(request)
         return self._index
+
+    def add_making(self, made: TaskCreate) -> None:
+        """Keep who made a task, until it is known that it just returned."""
+        if made.parent is not None:
+            self.last_made[made.parent] = max(self.last_made.get(made.parent, 0), made.seq)
+        if made.task in self.returned:
+            return
+        self.main[made.task] = made.parent is None and made.at is None
+        self.makers[made.task] = (made.parent, made.source)
+        if made.task not in self.ends:
+            self.living[made.task] = (made.name, made.coro)
 
     def add_request(self, request: RequestEvent) -> None:
         """Keep *request*."""
@@ -440,17 +455,14 @@ class Store(EventSink):
         run.housekeeping = None
         kind = type(event)
         if kind is TaskCreate:
-            made = cast(TaskCreate, event)
-            if made.task not in run.returned:
-                run.main[made.task] = made.parent is None and made.at is None
-                if made.task not in run.ends:
-                    run.living[made.task] = (made.name, made.coro)
+            run.add_making(cast(TaskCreate, event))
         elif kind is TaskDone:
             done = cast(TaskDone, event)
             run.living.pop(done.task, None)
             if done.outcome == "returned" and done.cancel is None and done.cancel_outcome is None:
                 run.returned[done.task] = done.name
                 run.main.pop(done.task, None)
+                run.makers.pop(done.task, None)
             else:
                 run.ends[done.task] = done
         elif kind is TaskCancel or kind is FutureCancel:

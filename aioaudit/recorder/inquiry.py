@@ -268,5 +268,7 @@ def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
         event.library_at = cause.library_at
     if cause.detail is not None:
         event.detail = cause.detail
+    if cause.cleanup:
+        event.cleanup = True
     if cause.origin is not None:
         flatten(cause.origin, event)

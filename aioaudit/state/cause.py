@@ -31,7 +31,8 @@ class Cause(msgspec.Struct, kw_only=True):
     an object that stands for the whole request: what is asked for again, of the
     same task and with the same object, is no new request.  ``by`` has number and
     name of the task that asked, where that is not the current one; ``thread`` the
-    name of the asker's thread, where it is another than the victim's.
+    name of the asker's thread, where it is another than the victim's.  ``cleanup`` is as in
+    `aioaudit.events.TaskCancel`.
     """
 
     reason: str
@@ -53,3 +54,4 @@ class Cause(msgspec.Struct, kw_only=True):
     dedup_key: object | None = None
     by: tuple[int, str] | None = None
     thread: str | None = None
+    cleanup: bool = False

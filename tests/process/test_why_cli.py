@@ -391,14 +391,23 @@ def test_of_40_000_requests_to_one_task_those_that_are_alike_are_one_line(tmp_pa
 def test_requests_of_two_lines_of_a_library_are_two_lines_that_name_it(tmp_path: Path) -> None:
     """The application's line is the same: it awaits a library, which cancels here and there."""
     asked: dict[str, Any] = {
-        **{"task": 1, "name": "w", "coro": "app:work", "accepted": True, "reason": "explicit"},
-        **{"source": "app:main", "at": "/a.py:9", "library": "saq.worker:Worker.stop"},
+        "task": 1,
+        "name": "w",
+        "coro": "app:work",
+        "accepted": True,
+        "reason": "explicit",
+        "source": "app:main",
+        "at": "/a.py:9",
+        "library": "saq.worker:Worker.stop",
     }
     at = "/venv/lib/python3.13/site-packages/saq/worker.py"
     lines = [f"{at}:{number}" for number in (374, 374, 390, 374)]
     write(
         tmp_path / "a.jsonl",
-        *(TaskCancel(**base(n, micros=n), **asked, library_at=each) for n, each in enumerate(lines)),
+        *(
+            TaskCancel(**base(n, micros=n), **asked, library_at=each)
+            for n, each in enumerate(lines)
+        ),
         TaskCancel(**base(9, micros=9), **{**asked, "library": None}),
     )
     text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()

@@ -295,6 +295,143 @@ def test_what_was_concluded_or_is_not_known_is_an_incident() -> None:
     assert kinds(done(3, 1)) == {1: None}
 
 
+# What a task ends that it had made: task 1 makes tasks 7 and 8, and ends them at seq 11 and 12.
+
+CALL: dict[str, Any] = {
+    "reason": "explicit",
+    "origin": "called",
+    "origin_reason": "explicit",
+    "by": 1,
+    "suspended_at": ASYNCIO,
+    "cleanup": True,
+    "source": "app:main",
+    "at": "/a.py:9",
+}
+
+
+def ends_its_own(
+    *more: Event,
+    born: dict[str, Any] | None = None,
+    call: dict[str, Any] | None = None,
+    other: dict[str, Any] | None = None,
+    gone: dict[str, Any] | None = None,
+    asker: tuple[Any, dict[str, Any]] = ("returned", {}),
+) -> dict[int, str | None]:
+    """The kinds, where the making, the call (also only the *other* one), or an end is another."""
+    called = {**CALL, **(call or {})}
+    born = {"parent": 1, "source": "app:main", **(born or {})}
+    return kinds(
+        made(1, 1),
+        made(2, 7, **born),
+        made(3, 8, **born),
+        asked(11, 7, **called),
+        asked(12, 8, **{**called, **(other or {})}),
+        done(13, 7, cancel=11),
+        done(14, 8, **{"cancel": 12, **(gone or {})}),
+        *more,
+        done(99, 1, asker[0], cancel_outcome=None, **asker[1]),
+    )
+
+
+METHODS: dict[str, Any] = {
+    "born": {"source": "app:Client.start"},
+    "call": {"cleanup": False, "source": "app:Client.close"},
+}
+NO, YES = {7: None, 8: None}, {7: "cleanup", 8: "cleanup"}
+
+
+def test_a_task_may_end_what_it_had_made_beside_its_work() -> None:
+    assert ends_its_own() == YES
+    assert ends_its_own(gone={"outcome": "returned", "cancel_outcome": "swallowed"}) == YES
+    for close in ("__aexit__", "aclose", "_close", "shutdown", "disconnect", "cleanup"):
+        call = {"cleanup": False, "source": f"app:Client.{close}"}
+        assert ends_its_own(born=METHODS["born"], call=call) == YES
+    # And what those had made goes with them.
+    child = [
+        made(15, 9, parent=7, source="app:beat"),
+        asked(16, 9, reason="awaiter", cause=11, suspended_at=ASYNCIO, by=7),
+        done(17, 9, cancel=16),
+    ]
+    assert ends_its_own(*child) == {**YES, 9: "cleanup"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"born": {"parent": 2}},
+        {"born": {"source": "app:other"}},
+        {"call": {"cleanup": False}},
+        {"call": {"by": None}},
+        {"call": {"reason": "thread", "origin_reason": "thread"}},
+        {"call": {"detail": "while handling OSError", "origin_detail": "while handling OSError"}},
+        {"call": {"library": "saq.worker:Worker.stop", "origin_library": "saq.worker:Worker.stop"}},
+        {"call": {"evidence": "inferred"}},
+        {"other": {"suspended_at": None}},
+        {"gone": {"outcome": "raised", "cancel_outcome": "replaced", "error": "OSError"}},
+        {"gone": {"outcome": "raised", "cancel_outcome": "swallowed", "error": "OSError"}},
+        {"asker": ("raised", {"error": "OSError"})},
+        {"asker": ("cancelled", {})},
+        {**METHODS, "born": {"source": "app:Server.start"}},
+        {**METHODS, "call": {"cleanup": False, "source": "app:Client.drop"}},
+        {**METHODS, "call": {"cleanup": False, "source": "app:close"}},
+        {
+            "born": {"source": "app:main.<locals>.start"},
+            "call": {"cleanup": False, "source": "app:main.<locals>.close"},
+        },
+    ],
+)
+def test_where_that_is_not_sure_it_is_an_incident(other: dict[str, Any]) -> None:
+    assert ends_its_own(**other) == NO
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        # Somebody else awaited one of them.
+        [
+            made(4, 9, parent=2, source="app:main"),
+            asked(15, 9, reason="awaiter", cause=11, suspended_at=ASYNCIO, by=7),
+            done(16, 9, cancel=15),
+        ],
+        # Something else that it had made failed, or was cancelled.
+        [made(4, 9, parent=1), done(15, 9, "raised", cancel_outcome=None, error="OSError")],
+        [made(4, 9, parent=1), asked(5, 9, **{**CALL, "cleanup": False}), done(6, 9, cancel=5)],
+        # It was asked itself: a deadline of its own had run out.
+        [asked(4, 1, **deadline()), back(5, 1, 4)],
+    ],
+)
+def test_who_ends_its_own_had_no_trouble(more: list[Event]) -> None:
+    got = ends_its_own(*more)
+    assert [got[7], got[8]] == [None, None]
+
+
+def test_what_it_had_made_and_was_housekeeping_is_no_trouble() -> None:
+    helper = {"coro": "starlette.x:listen", "suspended_at": ASYNCIO}
+    more = [made(4, 9, parent=1), *obeyed(asked(5, 9, **word(), **helper))]
+    assert ends_its_own(*more) == {**YES, 9: "starlette.done"}
+
+
+def test_what_just_stops_something_does_so_at_the_end_of_the_work() -> None:
+    """A command may stop a job at any time, and who gave it goes on with the next one."""
+    stop: dict[str, Any] = {
+        "born": {"source": "app:Jobs.start"},
+        "call": {"cleanup": False, "source": "app:Jobs.stop"},
+    }
+    assert ends_its_own(**stop) == YES
+    assert ends_its_own(made(20, 9, parent=1, source="app:Jobs.start"), **stop) == NO
+    assert ends_its_own(made(20, 9, parent=1, source="app:Jobs.start"), **METHODS) == YES
+
+
+def test_who_lives_on_may_still_come_to_harm() -> None:
+    events = [
+        made(1, 1),
+        made(2, 7, parent=1, source="app:main"),
+        asked(11, 7, **CALL),
+        done(13, 7, cancel=11),
+    ]
+    assert kinds(*events) == {7: None}
+
+
 def test_it_is_decided_anew_where_more_is_read() -> None:
     log = Log()
     for event in (asked(1, 1, **deadline()), back(2, 1, 1), done(4, 1, cancel=1, **over())):
