@@ -454,6 +454,7 @@ def _by_plain_call(
     way = offset if through is None else (offset, *through)
     known = ways.get(way)
     if known is None:
+        code = info.code
         at, source = _at_and_source(site)
         library_at, library = (None, None) if through is None else _at_and_source(through)
         origin = Link(
@@ -471,7 +472,7 @@ def _by_plain_call(
             source=source,
             library=library,
             library_at=library_at,
-            cleanup=through is None and leaves_block(info.code, offset),
+            cleanup=through is None and code is not None and leaves_block(code, offset),
         )
         if len(info.through) >= _MOST_WAYS:
             info.through.clear()

@@ -4,8 +4,8 @@ What was observed is stated, what was inferred is called probable, and what is
 not known is called unknown.  Everything that comes from the audited program is
 made harmless, so a summary never holds a control character.
 
-Every function takes *show*, which turns a ``path:line`` into what the reader
-shall see; text for people shortens paths with it.
+Every function takes *show*, which turns a ``path:line``, and words with some in them, into what
+the reader shall see; text for people shortens paths with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from aioaudit.chain.links import BLOCKED_BY, LEFT_OUT, PROBABLY_BLOCKED_BY, Link
+from aioaudit.chain.links import LEFT_OUT, Link
 from aioaudit.text import escape_unprintable, in_package
 
 Show: TypeAlias = Callable[[str], str]
@@ -52,7 +52,8 @@ def who(name: str, coro: str) -> str:
 
 def cause(root: Link, show: Show = _as_it_is) -> str:
     """What *root* says, as a clause that can follow "because"."""
-    return escape_unprintable(_clause(root, show) + _detail(root, show))
+    detail = "" if root.detail is None else f" ({show(root.detail)})"
+    return escape_unprintable(_clause(root, show) + detail)
 
 
 def summarise(
@@ -133,20 +134,6 @@ def unknown(root: Link, show: Show = _as_it_is) -> str:
     if root.at is not None:
         facts.append(f"it was made at {show(root.at)}")
     return escape_unprintable("; ".join(facts))
-
-
-def _detail(root: Link, show: Show) -> str:
-    return "" if root.detail is None else f" ({detail(root.detail, show)})"
-
-
-def detail(text: str, show: Show) -> str:
-    """The ``detail`` *text* of a link, the line in it that blocked the loop as *show* shows it."""
-    for words in (BLOCKED_BY, PROBABLY_BLOCKED_BY):
-        before, blocked, place = text.partition(words)
-        function, at, place = place.partition(" at ")
-        if at:
-            return f"{before}{blocked}{function}{at}{show(place)}"
-    return text
 
 
 def _by_way_of(chain: Sequence[Link]) -> str:

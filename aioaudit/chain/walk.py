@@ -325,11 +325,13 @@ def answer_of(
     steps: list[Step],
     cancel_outcome: str | None = None,
     swallowed_at: str | None = None,
+    kept: bool = False,
     requests: list[RequestSummary] | None = None,
 ) -> Answer:
     """The whole answer for one task whose chain is *steps* (see `steps_of`).
 
-    *swallowed_at* is the line that kept the CancelledError, for the summary;
+    *swallowed_at* is the line that kept the CancelledError, for the summary, and *kept* says
+    that one did although the request was taken back;
     *requests* are all that were made to the task, where there were several.
     """
     chain = [step.link for step in steps]
@@ -345,7 +347,7 @@ def answer_of(
             name=name,
             coro=coro,
             outcome=outcome,
-            cancel_outcome=cancel_outcome,
+            cancel_outcome="swallowed" if kept else cancel_outcome,
             chain=chain,
             inferred=inferred(steps),
             swallowed_at=swallowed_at,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -167,13 +168,14 @@ class RelativePath:
 
     def __init__(self) -> None:
         try:
-            self._inside = str(Path.cwd() / "_")[:-1]
+            inside = str(Path.cwd() / "_")[:-1]
         except OSError:  # the working directory was removed: no path is inside of it
-            self._inside = "\0"
+            inside = "\0"
+        self._inside = re.compile(rf"(?<![^\s(]){re.escape(inside)}")
 
     def __call__(self, place: str) -> str:
-        """*place*, a ``path:line``, with its path relative if that is shorter."""
-        return place.removeprefix(self._inside)
+        """*place*, a ``path:line`` or words with some in them, with paths relative if that is shorter."""
+        return self._inside.sub("", place)
 
 
 def moment(ts: str) -> datetime | None:

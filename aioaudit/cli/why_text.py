@@ -33,7 +33,6 @@ from aioaudit.cli.terminal import (
     write,
 )
 from aioaudit.events import Finding, FutureCancel, TaskCancel
-from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
 from aioaudit.log.incidents import (
@@ -106,7 +105,7 @@ class Text:
     def answer(self, case: Case) -> None:
         """The whole answer for one task."""
         steps = case.steps()
-        kept = _kept(case)
+        kept = case.kept
         self._line(
             summary.summarise(
                 name=case.name,
@@ -201,7 +200,7 @@ class Text:
         if link.library is not None and request.origin != "called":  # else the root says it
             lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")
         if link.detail is not None:
-            lines.append(link.detail)
+            lines.append(self._show(link.detail))
         return [escape_unprintable(line) for line in lines]
 
     def _became(self, case: Case) -> list[str]:
@@ -228,7 +227,7 @@ class Text:
             ]
         if end.cancel_outcome == "absorbed":
             place = self._absorbed_at(case)
-            if _kept(case) is not None:  # the finding below says where
+            if case.kept is not None:  # the finding below says where
                 return [
                     f"It swallowed the cancellation, which was then taken back{place};"
                     f" it {end.outcome}{error} {when}."
@@ -334,7 +333,9 @@ class Text:
                 str(case.run.pid),
                 summary.who(case.name, case.coro),
                 clock(case.ts, date=date),
-                OTHERWISE.get(case.cancel_outcome or "", case.outcome),
+                OTHERWISE.get(
+                    "swallowed" if case.kept else case.cancel_outcome or "", case.outcome
+                ),
                 self._cause(case.root()),
             )
             for case in cases[:MOST_ROWS]
@@ -486,7 +487,7 @@ def _headline(cases: list[Case], rows: list[_Row]) -> str:
     text = f"{len(cases):,} {plural('task', len(cases))} cancelled"
     text += "" if runs == 1 else f" in {runs:,} runs"
     text += f", {len(rows):,} root {plural('cause', len(rows))}"
-    became = Counter(case.cancel_outcome for case in cases)
+    became = Counter("swallowed" if case.kept else case.cancel_outcome for case in cases)
     for outcome, words in OTHERWISE.items():
         if became[outcome]:
             text += f"; {became[outcome]:,} {words}"
@@ -519,23 +520,6 @@ def _common(one: Link, other: Link) -> Link:
         by_name=one.by_name if one.by_name == other.by_name else None,
         seconds=one.seconds if same else None,
         detail=one.detail if one.detail == other.detail else None,
-    )
-
-
-def _kept(case: Case) -> Finding | None:
-    """What was found of a request that its owner took back, but only after code had kept the error.
-
-    So does a retry around ``except BaseException`` within a timeout.
-    """
-    if case.cancel_outcome != "absorbed" or case.request is None:
-        return None
-    return next(
-        (
-            each
-            for each in case.run.findings_of(case.task)
-            if (each.kind, each.severity, each.cancel) == (SWALLOWED, "finding", case.request.seq)
-        ),
-        None,
     )
 
 

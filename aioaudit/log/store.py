@@ -41,6 +41,7 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
+from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
 
 MOST_PROBLEMS = 100
@@ -90,6 +91,8 @@ class LoggedRun:
         self.uncancels: dict[int, list[TaskUncancel]] = {}
         self.ends: dict[int, TaskDone] = {}
         self.findings: list[Finding] = []
+        self.found: dict[int, list[Finding]] = {}
+        """The same, by task."""
         self.blind = False
         """Whether findings were left out of this log."""
         self.uncancels_told = True
@@ -175,9 +178,7 @@ class LoggedRun:
 
     def findings_of(self, task: int) -> list[Finding]:
         """What was found of *task*, in order."""
-        return sorted(
-            (each for each in self.findings if each.task == task), key=lambda each: each.seq
-        )
+        return sorted(self.found.get(task, ()), key=lambda each: each.seq)
 
     def name_of(self, task: int) -> str | None:
         """The last known name of *task*, None if no line is about it."""
@@ -323,6 +324,24 @@ class Case:
         """The ``path:line`` that kept the CancelledError, where one did."""
         return self.end.swallowed_at if self.end is not None else None
 
+    @property
+    def kept(self) -> Finding | None:
+        """What was found of a request that was taken back, but only after code had kept the error.
+
+        So does a retry around ``except BaseException`` within a timeout.
+        """
+        if self.cancel_outcome != "absorbed" or self.request is None:
+            return None
+        return next(
+            (
+                each
+                for each in self.run.findings_of(self.task)
+                if (each.kind, each.severity, each.cancel)
+                == (SWALLOWED, "finding", self.request.seq)
+            ),
+            None,
+        )
+
     def steps(self, most: int | None = None) -> list[Step]:
         """The chain, each link with the request that told it; of a longer one *most* steps."""
         if self.request is None:
@@ -348,6 +367,7 @@ class Case:
 
     def answer(self, most: int | None = None) -> Answer:
         """The answer, as ``--json`` gives it; *most* as for `steps`."""
+        kept = self.kept
         return answer_of(
             task=self.task,
             name=self.name,
@@ -355,7 +375,8 @@ class Case:
             outcome=self.outcome,
             cancel_outcome=self.cancel_outcome,
             steps=self.steps(most),
-            swallowed_at=self.swallowed_at,
+            swallowed_at=self.swallowed_at if kept is None else kept.swallowed_at,
+            kept=kept is not None,
             requests=self.requests(),
         )
 
@@ -471,7 +492,9 @@ class Store(EventSink):
             absorbed = cast(TaskUncancel, event)
             run.uncancels.setdefault(absorbed.task, []).append(absorbed)
         elif kind is Finding:
-            run.findings.append(cast(Finding, event))
+            found = cast(Finding, event)
+            run.findings.append(found)
+            run.found.setdefault(found.task, []).append(found)
         elif kind is ProcessStart:
             run.pid = event.pid
             run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.chain.links import Link
+from aioaudit.chain.summary import cause, is_known
+from aioaudit.chain.walk import completed, own_link
 from aioaudit.cpython.tasks import exception_of
 from aioaudit.stack.frames import error_site
 from aioaudit.state.places import reference
+from aioaudit.state.verdict import leading_to
 from aioaudit.text import clean, describe
 from aioaudit.weak import dropping
 
@@ -81,6 +84,9 @@ class Failures:
                 detail = clean(f"{describe(first)} at {inner_at}" if inner_at else describe(first))
             else:
                 detail = self._first_raised(task, error)
+            asked = self._asked_before(first)
+            if asked is not None:
+                detail = clean(asked if detail is None else f"{detail}; {asked}")
         return (
             Link(
                 what="failed",
@@ -100,6 +106,22 @@ class Failures:
         if other is None or other is task:
             return None
         return f"first raised in task {self._tasks.name(other)} ({self._first[id(error)][1]})"
+
+    def _asked_before(self, error: BaseException) -> str | None:
+        """Why a task was cancelled that raised *error* in place of its CancelledError, in words."""
+        for each in leading_to(error):
+            tie = self._cancellations.tie_of(each) if isinstance(each, CancelledError) else None
+            if tie is None or tie.concluded:
+                continue
+            request = tie.timeout or tie.effective
+            if request is None:
+                return None
+            root = request.root
+            link = (
+                own_link(root.event) if root.origin is None else completed(root.origin, root.event)
+            )
+            return f"raised when it was cancelled because {cause(link)}" if is_known(link) else None
+        return None
 
     def _raiser(self, error: BaseException) -> Any:
         """The task that ended with *error* first, None where it is not known or gone."""

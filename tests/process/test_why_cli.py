@@ -316,6 +316,10 @@ def test_a_timeout_that_code_kept_from_ending_its_block_was_swallowed(tmp_path: 
         "It swallowed the cancellation, which was then taken back with uncancel(); it returned at "
     )
     assert text[-2].startswith("Finding: poll (w) swallowed the timeout's cancellation at /r:7")
+    told = json.loads(why(tmp_path, "a.jsonl", "--json")[1])
+    assert told["summary"].endswith("; it swallowed the cancellation at /r:7")
+    assert told["cancel_outcome"] == "absorbed"
+    assert why(tmp_path, "a.jsonl")[1].startswith("1 task cancelled, 1 root cause; 1 swallowed it")
 
 
 def test_the_run_that_a_process_came_from_is_told(tmp_path: Path) -> None:

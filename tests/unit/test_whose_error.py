@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from aioaudit.events import TaskCancel, TaskDone, TaskUncancel
 from aioaudit.log import Log
 from tests.loops import every_loop
 from tests.recognising import links
+from tests.referee import DELIVERIES_ARE_SEEN
 
 MANY = 300
 """More requests than a task keeps."""
@@ -362,3 +364,68 @@ def test_an_error_that_comes_while_another_is_handled_is_no_more_than_a_conclusi
     assert live.summary == logged.summary
     assert "probably because" in live.summary
     assert links(live)[-1]["at"] == "handled"
+
+
+class _OtherError(Exception):
+    pass
+
+
+async def _cleans_up_badly() -> None:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        raise _OtherError("no disk") from None
+
+
+async def _asked_by_another() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(60), name="sibling")
+        victim = group.create_task(_cleans_up_badly(), name="victim")
+        await asyncio.sleep(0)
+        victim.cancel()
+
+
+async def _timed_out() -> None:
+    async def timed() -> None:
+        async with asyncio.timeout(0.001):
+            await _cleans_up_badly()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(60), name="sibling")
+        group.create_task(timed(), name="victim")
+
+
+async def _not_cancelled() -> None:
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise _OtherError("no disk")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(60), name="sibling")
+        group.create_task(fails(), name="victim")
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (
+            _asked_by_another,
+            rf"{__name__}:_asked_by_another called cancel\(\) at .*:\d+ in task .*",
+        ),
+        (_timed_out, r"the timeout of 0\.001 s at .*:\d+ ran out.*"),
+        (_not_cancelled, None),
+    ],
+)
+def test_what_was_raised_in_place_of_a_cancelled_error_says_who_had_cancelled(
+    program: Any, said: str | None
+) -> None:
+    with aioaudit.recording() as trail, contextlib.suppress(ExceptionGroup):
+        asyncio.run(program())
+    [answer] = log_of(trail).answers("sibling")
+    root = answer.root
+    assert (root.what, root.name, root.error) == ("failed", "victim", "_OtherError: no disk")
+    if said is None or not DELIVERIES_ARE_SEEN:
+        assert root.detail is None
+    else:
+        assert root.detail is not None
+        assert re.fullmatch(f"raised when it was cancelled because {said}", root.detail)
