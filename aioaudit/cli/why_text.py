@@ -32,7 +32,7 @@ from aioaudit.cli.terminal import (
     span,
     write,
 )
-from aioaudit.events import Finding, FutureCancel, TaskCancel
+from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
 from aioaudit.log.incidents import (
