@@ -207,6 +207,7 @@ class _Request(Event, kw_only=True):
     origin_error: str | None = None
     origin_signal: str | None = None
     origin_seconds: float | None = None
+    origin_message: str | None = None
     origin_detail: str | None = None
 
 

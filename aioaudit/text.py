@@ -24,6 +24,8 @@ MOST_SHOWN = 10_000
 
 def clean(text: str, limit: int = LIMIT) -> str:
     """*text* as it may stand in an event: at most *limit* characters and a mark."""
+    if type(text) is not str:
+        text = str.__str__(text)  # of a class of its own, as an enum's: not all encoders take it
     if len(text) > limit:
         text = text[:limit] + MARK
     if text.isascii():

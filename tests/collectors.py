@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from aioaudit.chain.links import said
 from tests.waiting import PATIENCE
 
 pytest.importorskip("opentelemetry.sdk")
@@ -298,9 +299,11 @@ def own(span: Received) -> dict[str, Any]:
             "source": "source",
             "at": "at",
             "by_name": "by.name",
+            "message": "message",
             "detail": "detail",
         }.items()
     }
+    told["message"] = said(told["message"])
     return {"what": "cancelled"} | {key: each for key, each in told.items() if each is not None}
 
 

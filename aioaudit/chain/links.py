@@ -20,15 +20,24 @@ PROBABLY_BLOCKED_BY = "the loop was probably blocked by"
 """What the ``detail`` of a late deadline says before a function and its ``path:line``, its end."""
 
 
+_OF_SCOPES = ("Cancelled by cancel scope ", "Cancelled via cancel scope ")
+"""How the message begins that an anyio scope makes up; the reason that it was given is a detail."""
+
+
+def said(message: str | None) -> str | None:
+    """*message* of a request, None where nobody said it: an anyio scope has a text of its own."""
+    return None if message is not None and message.startswith(_OF_SCOPES) else message
+
+
 class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """One step of a chain.
 
     ``what`` says what happened: ``cancelled`` (a task or future was), ``failed``
     (a task or a block raised), ``signal``, ``deadline`` (a timer ran out),
     ``shutdown``, ``called`` (plain code asked for it).  ``seconds`` is the
-    length of a deadline; ``library`` (``module:qualname``) and ``library_at`` are the
-    library's function and line that called on behalf of the line ``at``.  The other
-    keys are there where they apply.
+    length of a deadline, ``message`` what was given to ``cancel()``; ``library``
+    (``module:qualname``) and ``library_at`` are the library's function and line that called on
+    behalf of the line ``at``.  The other keys are there where they apply.
     """
 
     what: What
@@ -41,6 +50,7 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     error: str | None = None
     signal: str | None = None
     seconds: float | None = None
+    message: str | None = None
     library: str | None = None
     library_at: str | None = None
     detail: str | None = None
@@ -65,6 +75,8 @@ def flatten(link: Link, event: TaskCancel | FutureCancel) -> None:
         event.origin_signal = link.signal
     if link.seconds is not None:
         event.origin_seconds = link.seconds
+    if link.message is not None:
+        event.origin_message = link.message
     if link.library is not None:
         event.origin_library = link.library
     if link.library_at is not None:
@@ -90,6 +102,7 @@ def unflatten(event: TaskCancel | FutureCancel) -> Link | None:
         error=event.origin_error,
         signal=event.origin_signal,
         seconds=event.origin_seconds,
+        message=event.origin_message,
         library=event.origin_library,
         library_at=event.origin_library_at,
         detail=event.origin_detail,

@@ -21,7 +21,7 @@ from aioaudit.chain.walk import (
     steps_of,
 )
 from aioaudit.events import Event, FutureCancel, ProcessStart, TaskCancel, TaskDone
-from aioaudit.text import escape_unprintable
+from aioaudit.text import clean, escape_unprintable
 
 MOST_REQUESTS = 10_000
 """At most this many requests are kept."""
@@ -129,6 +129,8 @@ def brief(link: Link) -> str:
         parts.append(f"through {library(link.library, link.library_at)}")
     if link.by_name is not None:
         parts.append(f"by {link.by_name}")
+    if link.message is not None:
+        parts.append(f"message {clean(link.message)!r}")
     if link.detail is not None:
         parts.append(f"({link.detail})")
     return escape_unprintable(" ".join(parts))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from aioaudit.chain.links import LEFT_OUT, Link
-from aioaudit.text import escape_unprintable, in_package
+from aioaudit.text import clean, escape_unprintable, in_package
 
 Show: TypeAlias = Callable[[str], str]
 
@@ -100,7 +100,7 @@ def _clause(root: Link, show: Show) -> str:
     if root.what == "shutdown":
         return f"asyncio.run{place} ended and cancelled what was left"
     if root.what == "called":
-        return _call(root, place)
+        return _call(root, place) + _message(root)
     return f"a request{place} with reason {root.reason or 'unknown'} was made"
 
 
@@ -119,6 +119,10 @@ def _call(root: Link, place: str) -> str:
     if root.reason not in (None, "explicit", "thread"):
         text += f" (reason {root.reason})"
     return text
+
+
+def _message(root: Link) -> str:
+    return "" if root.message is None else f" (message: {clean(root.message)})"
 
 
 def library(function: str, at: str | None) -> str:

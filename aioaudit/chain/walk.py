@@ -33,6 +33,7 @@ from aioaudit.chain.links import (
     Link,
     RequestFate,
     RequestSummary,
+    said,
     unflatten,
 )
 from aioaudit.chain.summary import summarise
@@ -74,6 +75,7 @@ def own_link(request: RequestEvent) -> Link:
         source=request.source,
         at=request.at,
         by_name=request.by_name,
+        message=said(request.message),
         library=request.library,
         library_at=request.library_at,
         detail=request.detail,
@@ -96,8 +98,10 @@ def completed(origin: Link, request: RequestEvent) -> Link:
         return origin
     source, at = origin.source, origin.at
     library, library_at = origin.library, origin.library_at
+    message = origin.message
     if source is None and at is None:
         source, at = request.source, request.at
+        message = message or said(request.message)
         library, library_at = request.library, request.library_at
     return msgspec.structs.replace(
         origin,
@@ -105,6 +109,7 @@ def completed(origin: Link, request: RequestEvent) -> Link:
         source=source,
         at=at,
         by_name=origin.by_name or request.by_name,
+        message=message,
         library=library,
         library_at=library_at,
     )

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from aioaudit.chain import summary
-from aioaudit.chain.links import Link, RequestFate, RequestSummary
+from aioaudit.chain.links import Link, RequestFate, RequestSummary, said
 from aioaudit.chain.walk import Step, inferred
 from aioaudit.cli.terminal import (
     WIDE,
@@ -44,7 +44,7 @@ from aioaudit.log.incidents import (
     housekeeping,
     incident_of,
 )
-from aioaudit.text import escape_unprintable
+from aioaudit.text import clean, escape_unprintable
 
 MOST_STEPS = 12
 """Of a longer chain only the two ends are shown."""
@@ -184,9 +184,14 @@ class Text:
         if request.by_name is not None:
             by = "thread" if request.reason == "thread" else "task"
             text += f", by {by} {escape_unprintable(request.by_name)}"
-        return [text, *self._particulars(link, request)]
+        root = case.root()
+        known = root.message if root.what == "called" else None
+        return [text, *self._particulars(link, request, known)]
 
-    def _particulars(self, link: Link, request: TaskCancel | FutureCancel) -> list[str]:
+    def _particulars(
+        self, link: Link, request: TaskCancel | FutureCancel, known: str | None
+    ) -> list[str]:
+        """Lines below that of *request*; *known* is the message that the root cause has told."""
         lines: list[str] = []
         if isinstance(request, TaskCancel):
             if request.suspended_at is not None:
@@ -195,8 +200,8 @@ class Text:
             names = request.waiter_names or [f"task {task}" for task in request.waiters]
             if names:
                 lines.append(f"awaited by {_listed(names)}")
-        if request.message is not None:
-            lines.append(f"message: {request.message}")
+        if request.message is not None and request.message != known:
+            lines.append(f"message: {clean(request.message)}")
         if link.library is not None and request.origin != "called":  # else the root says it
             lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")
         if link.detail is not None:
@@ -293,6 +298,10 @@ class Text:
             by = "thread" if first.reason == "thread" else "task"
             text += f", by {by} {first.by_name}" if len(names) == 1 else ""
             text += f", by {len(names):,} {by}s" if len(names) > 1 else ""
+        messages = {said(each.message) for each in asked}
+        if messages != {None}:
+            only = said(first.message) if len(messages) == 1 else None
+            text += f", message: {clean(only)}" if only is not None else ", with messages"
         text += f": {BECAME[first.became]}"
         if first.absorbed_at is not None:
             text += f" at {self._show(first.absorbed_at)}"
@@ -519,6 +528,7 @@ def _common(one: Link, other: Link) -> Link:
         error=error,
         by_name=one.by_name if one.by_name == other.by_name else None,
         seconds=one.seconds if same else None,
+        message=one.message if one.message == other.message else None,
         detail=one.detail if one.detail == other.detail else None,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.causes.classify import find_cause, plain_cause
-from aioaudit.chain.links import flatten
+from aioaudit.chain.links import flatten, said
 from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.tasks import coro_of, current_task
 from aioaudit.events import FutureCancel, TaskCancel
@@ -111,7 +111,7 @@ class Inquiry:
         if accepted and earlier is not None:
             event.behind = earlier.event.seq or None
         if message is not None:
-            event.message = message_of(message)
+            _tell_message(event, cause, message)
         request = _request(event, cause)
         if accepted and earlier is not None:
             request.coalesced = True
@@ -150,7 +150,8 @@ class Inquiry:
         self._tell_asker(event, cause, current, nested)
         event.waiters = [known.tasks.number(task) for task in waiters]
         event.waiter_names = [known.tasks.name(task) for task in waiters]
-        event.message = message_of(message)
+        if message is not None:
+            _tell_message(event, cause, message)
         return _made(event, cause)
 
     # -- the event ----------------------------------------------------------------
@@ -255,6 +256,17 @@ def _request(event: TaskCancel, cause: Cause) -> Request:
     if cause.forwards and cause.request is not None:
         cause.request.forwarded_as = request
     return request
+
+
+def _tell_message(event: TaskCancel | FutureCancel, cause: Cause, message: object) -> None:
+    """Put what was given to ``cancel()`` into *event*, and into the link of who called it."""
+    event.message = message_of(message)
+    origin = cause.origin
+    if origin is None or (origin.at, origin.source) != (cause.at, cause.source):
+        return  # another call led to this one, and that did not say this
+    if origin.what == "called":
+        event.origin_message = said(event.message)
+        cause.origin = msgspec.structs.replace(origin, message=event.origin_message)
 
 
 def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:

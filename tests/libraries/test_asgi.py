@@ -223,6 +223,7 @@ def test_a_request_that_outlives_the_shutdown_of_uvicorn_says_so(record: Any) ->
         "reason": "uvicorn.shutdown",
         "at": told[0]["at"],
         "by_name": "server",
+        "message": "Task cancelled, timeout graceful shutdown exceeded",
         "detail": "it had 1 s to end by itself",
     }
     assert told == [

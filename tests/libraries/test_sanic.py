@@ -147,8 +147,9 @@ def test_an_answer_that_takes_too_long_is_a_deadline(record: Any) -> None:
         writer.close()
 
     said = {"reason": "timeout", "at": "handler", "detail": "response_timeout"}
+    message = "Cancel connection task with a timeout"
     assert links(record(talk, RESPONSE_TIMEOUT=0.2).why("request")) == [
-        {"what": "cancelled", "name": "request", **said},
+        {"what": "cancelled", "name": "request", "message": message, **said},
         {"what": "deadline", "seconds": about(0.2), **said},
     ]
 

@@ -95,8 +95,9 @@ def test_a_record_has_the_keys_of_the_event_and_is_of_its_time_place_and_thread(
         "root_reason": "explicit",
         "root_at": "/srv/app.py:12",
         "root_source": "app:stop",
+        "root_message": "too late",
         "summary": "work (worker) was asked to cancel because app:stop called cancel()"
-        " at /srv/app.py:12",
+        " at /srv/app.py:12 (message: too late)",
     }
     assert (record.name, record.levelname, record.msg) == ("aioaudit", "INFO", "task.cancel: %s")
     assert record.getMessage() == f"task.cancel: {vars(record)['summary']}"
@@ -124,6 +125,7 @@ logging.basicConfig(handlers=[handler], level=logging.INFO)
     done = run_python("app.py", AIOAUDIT="logging")
     assert (done.returncode, done.stderr) == (0, "")
     because = f"because __main__:main called cancel() at {tmp_path}/app.py:18 in task Task-1"
+    because += " (message: too late)"
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         [
             "INFO",

@@ -111,6 +111,7 @@ def test_only_tasks_that_a_cancellation_or_an_error_touched_their_creators_and_c
     assert asked.links == [("cancels", handler.trace, handler.id)]
     assert asked.attributes["code.function.name"] == "__main__.killer"
     assert asked.attributes["aioaudit.cancel.message"] == "too late"
+    assert handler.attributes["aioaudit.cancel.root.message"] == "too late"
     assert asked.attributes["aioaudit.cancel.reason"] == "explicit"
     assert handler.start < asked.start <= handler.end
 

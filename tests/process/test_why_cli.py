@@ -577,6 +577,45 @@ def test_on_a_screen_of_80_columns_each_root_cause_stands_below_its_row(tmp_path
     assert "ROOT CAUSE" not in text
 
 
+def test_hostile_messages_are_harmless_and_cut_on_a_screen_of_80_columns(tmp_path: Path) -> None:
+    """A log may come from anybody: what is in it is no shorter than its writer likes."""
+    messages = [
+        "\x1b[2J\x07",
+        "one\ntwo\r\u2028three",
+        "x" * 10_000,
+        "a b " * 3_000,
+        "\\ud800 \u202e",
+    ]
+    events = [
+        lone(
+            at,
+            at,
+            f"t{at}",
+            reason="explicit",
+            origin="called",
+            origin_source=f"app:stop{at}",
+            origin_at=f"/j:{at}",
+            message=message,
+            origin_message=message,
+        )
+        for at, message in enumerate(messages, 1)
+    ]
+    write(tmp_path / "a.jsonl", *events)
+    environ: dict[str, Any] = {"columns": "80", "NO_COLOR": "1"}
+    for args in ((), ("--task", "t3")):
+        text, _ = on_a_terminal(tmp_path, "a.jsonl", *args, **environ)
+        lines = text.replace("\r\n", "\n").splitlines()
+        assert all(line.isprintable() and len(line) <= 80 for line in lines)
+        assert sum(line.count("x") for line in lines) < 500
+        assert "(message:" in text
+    assert len(lines) < 20
+    code, stdout, _ = why(tmp_path, "a.jsonl", "--json")
+    assert code == 0
+    told = [json.loads(line) for line in stdout.splitlines()]
+    assert [each["root"]["message"] for each in told] == messages
+    assert all(each["summary"].isprintable() and len(each["summary"]) < 2_000 for each in told)
+
+
 def test_one_line_in_several_processes_is_one_row_that_says_so(tmp_path: Path) -> None:
     failed = {"origin": "failed", "origin_name": "a", "origin_at": "/j:3"}
     write(

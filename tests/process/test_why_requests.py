@@ -135,11 +135,11 @@ def test_people_get_a_line_for_each_kind_of_the_others(why: Any) -> None:
     assert f"root cause: __main__:main called cancel() at app.py:{line('last')}" in text
     _, _, others = text.partition("It was asked 3 more times:\n")
     assert [each.partition("  reason ")[2] for each in others.splitlines()[:3]] == [
-        f"explicit, at app.py:{line('first')}, by task Task-1:"
+        f"explicit, at app.py:{line('first')}, by task Task-1, message: one:"
         " it was delivered, and the task went on",
-        f"explicit, at app.py:{line('second')}, by task Task-1:"
+        f"explicit, at app.py:{line('second')}, by task Task-1, message: two:"
         " it was delivered, and the task went on",
-        f"explicit, at app.py:{line('coalesced')}, by task Task-1:"
+        f"explicit, at app.py:{line('coalesced')}, by task Task-1, message: too soon:"
         " changed nothing, an earlier one was still to be delivered",
     ]
     text = why("--task", "patient").stdout
