@@ -190,7 +190,8 @@ def test_a_late_timeout_says_what_blocked_the_loop() -> None:
     assert detail[1] in {f"{__name__}:sleeps", f"{__name__}:seen"}
     assert detail[2].startswith(__file__)
     assert f"ran out ({answer.root.detail})" in answer.summary
-    assert cause(answer.root, lambda _: "b.py:7").endswith(" at b.py:7)")
+    shown = cause(answer.root, lambda text: text.replace(__file__, "b.py"))
+    assert re.search(r" at b\.py:\d+\)$", shown), shown
 
 
 class Parser:
@@ -527,7 +528,7 @@ def test_a_finding_of_no_task_says_so() -> None:
     found = made("blocked", task=0, name="", coro="time:sleep", source="time:sleep", seconds=0.25)
     assert sentence(found) == "sleep blocked the loop for 250.0 ms in time:sleep"
     link = Link(what="deadline", detail="0.6 s late: the loop was blocked by a:b at /x y/b.py:7")
-    assert cause(link, lambda place: place.rpartition("/")[2]) == (
+    assert cause(link, lambda text: text.replace("/x y/", "")) == (
         "a timeout ran out (0.6 s late: the loop was blocked by a:b at b.py:7)"
     )
 
