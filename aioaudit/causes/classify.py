@@ -211,6 +211,8 @@ def plain_cause(known: State, victim: Any, current: Any, frame: FrameType | None
     """
     if frame is None or known.cancellations.doubts:
         return None
+    if known.handoffs.signalled.entries and known.handoffs.signal_of(current) is not None:
+        return None
     infos = known.codes.known.get
     code = frame.f_code
     info = infos(id(code))
@@ -378,7 +380,11 @@ def _by_caller(
     thread = call.state.places.foreign_thread(call.victim)
     through = None if found.site is None else found.acting
     if request is None and detail is None and thread is None:
-        return _by_wait(call, site, through) or _by_plain_call(call, site, through)
+        return (
+            _by_signalled(call, site, through)
+            or _by_wait(call, site, through)
+            or _by_plain_call(call, site, through)
+        )
     at, source = _at_and_source(site)
     library_at, library = (None, None) if through is None else _at_and_source(through)
     reason = "explicit" if thread is None else "thread"
@@ -407,6 +413,56 @@ def _by_caller(
     )
 
 
+def _by_signalled(call: Call, site: Spot, through: Spot | None) -> Cause | None:
+    """A signal's handler has made or woken the task that asks."""
+    if call.current is None:
+        return None
+    handoffs = call.state.handoffs
+    found = handoffs.signal_of(call.current)
+    note, evidence = (None, "inferred") if found is None else (found.note, found.evidence)
+    if note is None and len(handoffs.signal_futures):
+        note = handoffs.signal_futures.get(_woken_by(call.current))
+    if note is None:
+        return None
+    _look_again_at(call, site)
+    at, source = _at_and_source(site)
+    library_at, library = (None, None) if through is None else _at_and_source(through)
+    return Cause(
+        reason="signal",
+        origin=Link(
+            what="signal",
+            reason="signal",
+            signal=None if note.signal is None else signal_name(note.signal),
+            at=note.at,
+            source=note.source,
+            library=note.library,
+            library_at=note.library_at,
+        ),
+        evidence=evidence,
+        detail=note.how,
+        at=at,
+        source=source,
+        library=library,
+        library_at=library_at,
+    )
+
+
+def _woken_by(task: Any) -> Any:
+    """The future for which *task* makes the step that runs, None where the loop does not show it."""
+    root = root_frame(task)
+    frame = None if root is None else root.f_back
+    if frame is None or frame.f_code.co_qualname != RUNS_HANDLE:
+        return None
+    given = called_by(local(frame, "self"))
+    return given[1][0] if given is not UNKNOWN and given[1] else None
+
+
+def _look_again_at(call: Call, site: Spot) -> None:
+    """The line of *site* may have been all there was to say before; the next call is to be looked at, too."""
+    site[0].calls.pop(site[1], None)
+    call.state.cancellations.asks.forget_lines()
+
+
 def _by_wait(call: Call, site: Spot, through: Spot | None) -> Cause | None:
     """What the task that asks had waited for, with its victim, had failed: most likely that is why."""
     if call.current is None:
@@ -419,9 +475,7 @@ def _by_wait(call: Call, site: Spot, through: Spot | None) -> Cause | None:
         request is None or request.event.by == call.state.tasks.number(call.current)
     ):
         return None  # it is not known whose doing that was, or it was its own
-    # The line may have been all there was to say before; the next call is to be looked at, too.
-    site[0].calls.pop(site[1], None)
-    call.state.cancellations.asks.forget_lines()
+    _look_again_at(call, site)
     at, source = _at_and_source(site)
     library_at, library = (None, None) if through is None else _at_and_source(through)
     return Cause(

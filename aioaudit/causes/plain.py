@@ -85,6 +85,8 @@ class FoundOut:
         said = info.calls.get(frame.f_lasti)
         if said is None:
             return None
+        if self._state.handoffs.signal_of(current) is not None:
+            return None
         root = root_frame(current)
         step, codes = frame, [frame.f_code]
         while True:

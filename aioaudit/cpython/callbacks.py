@@ -105,6 +105,11 @@ def waiter_of(callback: Any) -> tuple[Any, str] | None:
     return None if waiter is None or not isinstance(when, str) else (waiter, when)
 
 
+def waiting_for(event: Any) -> Any:
+    """The futures by which tasks wait for the `asyncio.Event` *event*, none where it shows none."""
+    return getattr(event, internals.EVENT_WAITERS.name, ())
+
+
 def is_waiting(frame: FrameType) -> bool:
     """Whether *frame* is that which an ``asyncio.wait()`` waits in."""
     return frame.f_code is _WAIT

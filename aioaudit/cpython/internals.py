@@ -371,6 +371,12 @@ WAIT_FS = Internal(
     "that a task cancelled others because one failed that it had waited for with them",
     sort="variable",
 )
+EVENT_WAITERS = Internal(
+    "_waiters",
+    "asyncio:Event",
+    "the futures that wait for an event",
+    "that a task was woken by the handler of a signal",
+)
 CHAIN_FUTURE = Internal(
     "_chain_future",
     "asyncio.futures",

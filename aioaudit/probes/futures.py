@@ -11,15 +11,15 @@ from aioaudit.core import Passed
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import running_loop
-from aioaudit.cpython.tasks import is_begun, own_callbacks_of
+from aioaudit.cpython.tasks import current_task, is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
-from aioaudit.stack.frames import BOUND, bound_cancel, callers, signal_above
+from aioaudit.recorder.signalled import signal_here
+from aioaudit.stack.frames import BOUND, bound_cancel, callers
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.handoffs import Handoff
 from aioaudit.state.places import reference
 from aioaudit.state.requests import Request
-from aioaudit.threads import get_ident
 
 
 def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> Callable[..., bool]:
@@ -127,13 +127,13 @@ def record_handoff(
         foreign = running is not loop and loop is not None and loop.is_running()
         if found is None and not foreign:
             return  # asyncio's own doing on somebody's behalf: nobody can be named
-        main = get_ident() == places.main_thread
+        signal = signal_here(recorder.state, frame, current_task(), how)
         notes[callback] = Handoff(
             at=None if found is None else found[0].at(found[1]),
             source=None if found is None else found[0].source,
             thread=places.thread_name() if foreign else None,
             how=how,
-            signal=signal_above(codes, frame) if main else None,
+            signal=None if signal is None else signal.signal,
             due=due,
             direct=direct,
             library=None if library is None else library[0].source,

@@ -38,7 +38,7 @@ from aioaudit.cpython.tasks import (
 )
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
-from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts
+from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts, wakes
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
@@ -192,6 +192,8 @@ class Installation:
         if init is not None:
             self._put(timeout, "__init__", init)
         self._put(timeout, "reschedule", reschedule)
+        event = asyncio.Event
+        self._put_outside(event, "set", wakes.make_set(recorder, vars(event)["set"]))
         group = asyncio.taskgroups.TaskGroup
         if "cancel" in vars(group):  # since 3.15; it is no cancel() of a task or a future
             self._put_outside(group, "cancel", groups.make_cancel(recorder, vars(group)["cancel"]))

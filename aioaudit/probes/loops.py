@@ -15,8 +15,10 @@ import threading
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
+
+import msgspec
 
 from aioaudit.core import Passed
 from aioaudit.cpython.frames import getframe
@@ -28,9 +30,10 @@ from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import record_handoff
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.recorder.signalled import signal_here
 from aioaudit.stack.code import APPLICATION, OWN, THIRD_PARTY
 from aioaudit.stack.frames import BOUND, bound_cancel, callers, code_of, signal_above, was_called
-from aioaudit.stack.handles import context_of_signal
+from aioaudit.stack.handles import context_of_signal, context_reference
 from aioaudit.state.handoffs import Handoff
 from aioaudit.threads import get_ident
 
@@ -323,11 +326,30 @@ def make_call_soon_threadsafe(
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a callback
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
+        try:
+            _note_given(recorder, self, handle, callback, getframe(1))
+        except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
+            recorder.report_fault(error)
         if origin_of(handle):
             hide(handle)
         return handle
 
     return call_soon_threadsafe
+
+
+def _note_given(
+    recorder: Recorder, loop: Any, handle: Any, callback: Any, frame: FrameType
+) -> None:
+    """Note that a signal's handler gives *callback* to *loop*: what that does is the signal's."""
+    if get_ident() != recorder.state.places.main_thread:
+        return
+    how = "asked by a callback that its handler gave"
+    note = signal_here(recorder.state, frame, current_task(), how)
+    code = None if note is None else code_of(callback)
+    context = None if code is None else context_reference(handle)
+    if note is not None and code is not None and context is not None:
+        note = msgspec.structs.replace(note, context=context)
+        recorder.state.handoffs.add_given(loop, code, note)
 
 
 def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -352,6 +374,12 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                     # All groups have this code: it is the object that tells.
                     recorder.state.handoffs.add_signal(loop, None, number, note)
                     return
+            owner = getattr(callback, "__self__", None)
+            if getattr(callback, "__name__", None) == "set_result" and asyncio.isfuture(owner):
+                how = "asked by a task that its handler woke"
+                recorder.state.handoffs.signal_futures[owner] = msgspec.structs.replace(
+                    note, how=how
+                )
             recorder.state.handoffs.add_signal(loop, code_of(callback), number, note)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a signal
             recorder.report_fault(error)

@@ -28,6 +28,7 @@ from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
 from aioaudit.recognisers.uncancels import OWN_ONLY, SCOPES, asked_since
 from aioaudit.recorder.inquiry import Inquiry
+from aioaudit.recorder.signalled import signal_here
 from aioaudit.recorder.watcher import Watcher
 from aioaudit.sending import Sender
 from aioaudit.stack.code import APPLICATION, Codes
@@ -40,6 +41,7 @@ from aioaudit.text import describe
 
 if TYPE_CHECKING:
     from aioaudit.state.cause import Cause
+    from aioaudit.state.handoffs import Handoff
     from aioaudit.state.requests import CancelState, Request
 
 
@@ -63,6 +65,9 @@ class Recorder:
         self._inquiry = Inquiry(self.state, self.sender)
         self.explain_scheduled = self._inquiry.explain_scheduled
         self.explain_cancel = self._inquiry.explain_cancel
+        self._made_by_signal: dict[int, Handoff] = {}
+        """By their numbers: tasks that are just being made by a signal's handler."""
+        self.state.creation_sites.find_signal = self._find_signal
         self.look_for_libraries: Callable[[], None] = lambda: None
         self.watcher = Watcher(self.state, self.sender, self.rules)
         self.catch_up: Callable[[Any], None] = lambda _loop: None
@@ -103,6 +108,11 @@ class Recorder:
         self.sender.closed = True
         self.state.cancellations.interpreter_ending = True
 
+    def _find_signal(self, frame: FrameType) -> Handoff | None:
+        return signal_here(
+            self.state, frame, current_task(), "asked by a task that its handler made"
+        )
+
     # -- tasks are made -----------------------------------------------------------
 
     def on_create(self, coro: Any, loop: Any, name: Any, frame: FrameType) -> Created | None:
@@ -115,11 +125,15 @@ class Recorder:
         if place.muted:
             return None
         current = current_task()
+        site = known.creation_sites.site(place, coro, frame)
+        number = known.tasks.next_number()
+        if known.creation_sites.signal is not None:
+            self._made_by_signal[number] = known.creation_sites.signal
         return Created(
             self.sender.seq("task.create"),
-            known.tasks.next_number(),
+            number,
             time.time_ns(),
-            known.creation_sites.site(place, coro, frame),
+            site,
             name if isinstance(name, str) else "",
             None if current is None else known.tasks.number(current),
         )
@@ -132,6 +146,11 @@ class Recorder:
             self.sender.sinks.skip(made.seq)  # nobody wants to hear of it any more
         self.state.tasks.states.pop(id(task), None)  # of an earlier one at that address
         self.state.tasks.born[id(task)] = made
+        if self._made_by_signal:
+            note = self._made_by_signal.pop(made.task, None)
+            if note is not None:
+                self.state.handoffs.carry(task, note, "observed")
+                self.state.cancellations.asks.forget_lines()
 
     # -- cancel() -----------------------------------------------------------------
 

@@ -28,8 +28,11 @@ def context_of_signal(loop: Any, number: int) -> Callable[[], Context | None] | 
         tables = (each for each in gc.get_referents(loop) if type(each) is dict)
         found = (each.get(number) for each in tables)
         handle = next((each for each in found if type(each).__name__ == "Handle"), None)
-    if handle is None:
-        return None
+    return None if handle is None else context_reference(handle)
+
+
+def context_reference(handle: Any) -> Callable[[], Context | None] | None:
+    """A reference to the context that *handle* calls in, None where that is not shown."""
     context = context_of_handle(handle)
     if context is None:
         inside = gc.get_referents(handle)

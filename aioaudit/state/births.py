@@ -13,6 +13,7 @@ from aioaudit.stack.frames import caller
 if TYPE_CHECKING:
     from aioaudit.core import Table
     from aioaudit.place import Place
+    from aioaudit.state.handoffs import Handoff
     from aioaudit.state.places import Places
     from aioaudit.state.tasks import Tasks
 
@@ -28,9 +29,18 @@ class CreationSites:
         self._tasks = tasks
         self.watch_code: Callable[[Any, CodeType], None] | None = None
         """Is called with the code of every new coroutine function (3.12 and later)."""
+        self.find_signal: Callable[[FrameType], Handoff | None] = lambda _frame: None
+        """Gives the signal whose handler called a frame."""
+        self.signal: Handoff | None = None
+        """That of the task whose site was asked for last, in this thread."""
+        self._of_signals: set[tuple[Any, int, int, bool]] = set()
 
     def site(self, place: Place, coro: Any, frame: FrameType) -> CreationSite:
-        """The site of a task that *frame* makes in *place* to run *coro*."""
+        """The site of a task that *frame* makes in *place* to run *coro*.
+
+        Where a signal's handler makes it, `signal` is set, and the site is asked about each time.
+        """
+        self.signal = None
         found = caller(self._codes, frame)
         # Cython's coroutines have a code, too, but nothing of theirs runs it.
         runs = coro.cr_code if type(coro) is CoroutineType else None
@@ -47,11 +57,17 @@ class CreationSites:
         if site is None or new:
             if len(sites) >= _MAX_SITES:
                 sites.clear()
+                self._of_signals.clear()
             if self.watch_code is not None:
                 self.watch_code(coro, runs)
             site = sites[key] = CreationSite(place, self._tasks.coro_name(coro), runs, code, offset)
             site.drop_with(runs, sites, key)
-        if code is None or maker is None:
+        if new or code is None or key in self._of_signals:
+            self.signal = self.find_signal(frame)
+            if self.signal is not None:
+                self._of_signals.add(key)
+                return site
+        if code is None or maker is None or key in self._of_signals:
             return site
         # Instructions lie inside their code, so the sum is the address of one.
         address = id(maker) + offset

@@ -7,8 +7,10 @@ entered, a future that another one will follow: each is remembered with who gave
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from contextvars import Context
+from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,37 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
         return self.context is not None and is_entered(self.context())
 
 
+class Signalled(msgspec.Struct, eq=False):
+    """That a task goes on because of a signal: its handler made it, or woke it.
+
+    ``note`` is of the handler.  What the handler made carries the signal until ``until``
+    (`time.monotonic`); what it woke does in the step that follows, as long as the future is there that
+    ``step`` refers to, and for what is asked right behind another request.
+    """
+
+    note: Handoff
+    evidence: Evidence
+    until: float
+    step: Callable[[], Any] | None = None
+
+    def holds(self) -> bool:
+        """Whether what is asked now is still because of the signal."""
+        now = monotonic()
+        if self.step is None:
+            return now < self.until
+        if self.step() is None and now >= self.until:
+            return False
+        self.until = now + _NEXT
+        return True
+
+
+_CARRIED = 300.0
+"""Seconds for which what a signal's handler made carries the signal: a service may drain for as long."""
+
+_NEXT = 1.0
+"""Seconds after a request in which the next one is still because of what woke the task."""
+
+
 class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
     """Where a timeout was entered, and how long it is to last.
 
@@ -94,6 +127,10 @@ class Handoffs:
             WeakIdMap()
         )
         """By loop: the codes that it runs for signals, and for which."""
+        self.signalled: WeakIdMap[Signalled] = WeakIdMap()
+        """By task: the signal because of which it goes on."""
+        self.signal_futures: WeakIdMap[Handoff] = WeakIdMap()
+        """By future: the signal whose callback is its ``set_result``."""
         self.hidden_signals = False
         """Whether a loop has a signal's callback of which it does not show when it runs."""
 
@@ -140,6 +177,37 @@ class Handoffs:
             self.hidden_signals |= note.context is None
             callbacks.setdefault(id(code), (code, {}))[1][number] = note
 
+    def add_given(self, loop: Any, code: CodeType, note: Handoff) -> None:
+        """Remember that *loop* is to run *code* once for a signal: its handler has given it."""
+        callbacks = self.signal_callbacks.get(loop)
+        if callbacks is None:
+            self.signal_callbacks[loop] = callbacks = {}
+        entry = callbacks.get(id(code))
+        if entry is None or entry[0] is not code:
+            entry = callbacks[id(code)] = code, {}
+        entry[1][-id(note)] = note
+
+    def carry(self, task: Any, note: Handoff, evidence: Evidence, step: Any = None) -> None:
+        """*task* goes on because of the signal of *note*: in the step for which *step* wakes it, if that is given."""
+        self.signalled[task] = Signalled(
+            note,
+            evidence,
+            0.0 if step is not None else monotonic() + _CARRIED,
+            None if step is None else weakref.ref(step),
+        )
+
+    def signal_of(self, task: Any) -> Signalled | None:
+        """The signal because of which *task* asks for something now."""
+        if not self.signalled.entries or task is None:
+            return None
+        found = self.signalled.get(task)
+        if found is None:
+            return None
+        if found.holds():
+            return found
+        self.signalled.pop(task)
+        return None
+
     def signal_callback(
         self, outermost: CodeType | None
     ) -> tuple[int | None, Handoff, Evidence] | None:
@@ -157,10 +225,14 @@ class Handoffs:
         if entry is None or entry[0] is not outermost:
             return None
         notes = entry[1]
-        for number, note in notes.items():
+        for key, note in list(notes.items()):
             if note.runs:
-                return number, note, "observed"
-        hidden = {number: note for number, note in notes.items() if note.context is None}
+                return note.signal, note, "observed"
+            if key < 0 and note.context is not None and note.context() is None:
+                notes.pop(key, None)  # it was called once
+        hidden = {
+            number: note for number, note in notes.items() if note.context is None and number >= 0
+        }
         if not hidden:
             return None
         number, note = next(iter(hidden.items()))

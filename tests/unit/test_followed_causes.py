@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -473,3 +475,214 @@ def test_the_error_that_is_handled_has_its_line_or_the_deadline_behind_it(
         f"waits (job) was cancelled because {function(main)} called cancel() at "
         f"{here('HANDLING')} in task main (while handling {expected})",
     )
+
+
+# -- what a signal's handler made, gave or woke --------------------------------------------------
+
+Loop = asyncio.AbstractEventLoop
+Tasks = list[asyncio.Task[Any]]
+_kept: list[Any] = []
+
+
+async def shut_down(tasks: Tasks) -> None:
+    await asyncio.sleep(0)
+    end_all(tasks)
+
+
+async def stops(event: asyncio.Event, tasks: Tasks) -> None:
+    await event.wait()
+    end_all(tasks)
+
+
+async def stops_by(future: asyncio.Future[None], tasks: Tasks) -> None:
+    await future
+    for each in tasks:
+        each.cancel()  # on a line that is new: a line that is known is not looked at for this
+
+
+def keep(kept: Any) -> Any:
+    _kept.append(kept)
+    return kept
+
+
+def by_task(loop: Loop, tasks: Tasks) -> None:
+    def make() -> None:
+        keep(loop.create_task(shut_down(tasks), name="asks"))  # MAKES
+
+    loop.add_signal_handler(signal.SIGUSR1, make)
+
+
+def by_lambda(loop: Loop, tasks: Tasks) -> None:
+    loop.add_signal_handler(
+        signal.SIGUSR1,
+        lambda: keep(asyncio.create_task(shut_down(tasks), name="asks")),  # LAMBDA MAKES
+    )
+
+
+def by_task_of_a_plain_handler(loop: Loop, tasks: Tasks) -> None:
+    def make(_number: int, _frame: Any) -> None:
+        keep(loop.create_task(shut_down(tasks), name="asks"))  # PLAIN MAKES
+        loop.call_soon_threadsafe(int)  # as what a plain handler gives does not wake a loop
+
+    signal.signal(signal.SIGUSR1, make)
+
+
+def by_thread_safe_task(loop: Loop, tasks: Tasks) -> None:
+    def make(_number: int, _frame: Any) -> None:
+        asyncio.run_coroutine_threadsafe(named(shut_down(tasks)), loop)  # GIVES COROUTINE
+
+    signal.signal(signal.SIGUSR1, make)
+
+
+async def named(coro: Any) -> None:
+    asyncio.current_task().set_name("asks")  # type: ignore[union-attr]  # one runs
+    await coro
+
+
+def by_callback(loop: Loop, tasks: Tasks) -> None:
+    def give(_number: int, _frame: Any) -> None:
+        loop.call_soon_threadsafe(end_all, tasks)
+
+    signal.signal(signal.SIGUSR1, give)
+
+
+def by_timer(loop: Loop, tasks: Tasks) -> None:
+    def give() -> None:
+        loop.call_later(0.01, tasks[0].cancel)  # GIVES TIMER
+
+    loop.add_signal_handler(signal.SIGUSR1, give)
+
+
+def by_event(loop: Loop, tasks: Tasks) -> None:
+    event = asyncio.Event()
+    keep(loop.create_task(stops(event, tasks), name="asks"))
+    loop.add_signal_handler(signal.SIGUSR1, event.set)  # GIVES SET
+
+
+def by_event_of_a_function(loop: Loop, tasks: Tasks) -> None:
+    event = asyncio.Event()
+    keep(loop.create_task(stops(event, tasks), name="asks"))
+
+    def sets() -> None:
+        event.set()  # SETS
+
+    loop.add_signal_handler(signal.SIGUSR1, sets)
+
+
+def by_event_of_a_plain_handler(loop: Loop, tasks: Tasks) -> None:
+    event = asyncio.Event()
+    keep(loop.create_task(stops(event, tasks), name="asks"))
+
+    def give(_number: int, _frame: Any) -> None:
+        loop.call_soon_threadsafe(event.set)  # PLAIN GIVES SET
+
+    signal.signal(signal.SIGUSR1, give)
+
+
+def by_future(loop: Loop, tasks: Tasks) -> None:
+    future: asyncio.Future[None] = keep(loop.create_future())
+    keep(loop.create_task(stops_by(future, tasks), name="asks"))
+    loop.add_signal_handler(signal.SIGUSR1, future.set_result, None)  # GIVES FUTURE
+
+
+SIGNALS = [
+    (by_task, "MAKES", "observed"),
+    (by_lambda, "LAMBDA MAKES", "observed"),
+    (by_task_of_a_plain_handler, "PLAIN MAKES", "observed"),
+    (by_thread_safe_task, "GIVES COROUTINE", "observed"),
+    (by_callback, "END ALL", "observed"),
+    (by_timer, "GIVES TIMER", "observed"),
+    (by_event, "GIVES SET", "inferred"),
+    (by_event_of_a_function, "SETS", "inferred"),
+    (by_event_of_a_plain_handler, "PLAIN GIVES SET", "inferred"),
+    (by_future, "GIVES FUTURE", "inferred"),
+]
+
+
+@every_loop
+@pytest.mark.parametrize(
+    ("way", "label", "evidence"), SIGNALS, ids=[each.__name__ for each, _, _ in SIGNALS]
+)
+def test_what_a_signals_handler_made_or_gave_or_woke_acts_for_the_signal(
+    run: Run, way: Callable[[Loop, Tasks], None], label: str, evidence: str
+) -> None:
+    if way is by_future and run is not asyncio.run:
+        pytest.skip("uvloop does not show which future wakes a task")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(4):  # the line is well known
+            end_all([task(waits(), f"before {number}")])
+        await asyncio.sleep(0)
+        jobs = [task(waits(), "job"), task(waits(), "job too")]
+        await asyncio.sleep(0)
+        before = signal.getsignal(signal.SIGUSR1)
+        way(loop, jobs)
+        loop.call_later(0.01, os.kill, os.getpid(), signal.SIGUSR1)
+        try:
+            await ended(jobs[0])
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)
+            signal.signal(signal.SIGUSR1, before)
+        await asyncio.sleep(0)
+        end_all([task(waits(), "afterwards"), jobs[1]])
+        await asyncio.sleep(0)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        found, afterwards = told(trail, "job"), told(trail, "afterwards")
+    _kept.clear()
+    probably = "" if evidence == "observed" else ", probably"
+    if run is not asyncio.run and way is by_timer:
+        evidence, probably = "inferred", ", probably"  # uvloop does not show what it calls
+    assert found == Told(
+        "signal",
+        here(label),
+        "signal",
+        evidence,
+        f"waits (job) was cancelled{probably} because the process received SIGUSR1 "
+        f"(handler at {here(label)})",
+    )
+    assert (afterwards.what, afterwards.at) == ("called", here("END ALL"))
+
+
+@every_loop
+def test_what_else_sets_an_event_is_no_signal(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        event, job = asyncio.Event(), task(waits(), "job")
+        stopper = task(stops(event, [job]), "main")
+        loop.add_signal_handler(signal.SIGUSR1, event.set)
+        try:
+            await asyncio.sleep(0.01)
+            event.set()
+            await ended(job, stopper)
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        assert told(trail, "job") == CALLED
+
+
+@every_loop
+def test_a_task_that_was_woken_by_a_signal_carries_it_no_further_than_that(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        event, job = asyncio.Event(), task(waits(), "job")
+
+        async def goes_on() -> None:
+            await event.wait()
+            await asyncio.sleep(0.01)
+            end_all([job])
+
+        loop.add_signal_handler(signal.SIGUSR1, event.set)
+        loop.call_later(0.01, os.kill, os.getpid(), signal.SIGUSR1)
+        try:
+            await ended(task(goes_on(), "main"), job)
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        assert told(trail, "job") == CALLED
