@@ -419,7 +419,8 @@ def _by_signalled(call: Call, site: Spot, through: Spot | None) -> Cause | None:
         return None
     handoffs = call.state.handoffs
     found = handoffs.signal_of(call.current)
-    note, evidence = (None, "inferred") if found is None else (found.note, found.evidence)
+    note = None if found is None else found.note
+    evidence: Evidence = "inferred" if found is None else found.evidence
     if note is None and len(handoffs.signal_futures):
         note = handoffs.signal_futures.get(_woken_by(call.current))
     if note is None:

@@ -11,6 +11,11 @@ from aioaudit.cpython import internals
 getframe: Callable[[int], FrameType] = sys._getframe
 """The frame so far outwards; 0 is the caller's own."""
 
+current_frames: Callable[[], dict[int, FrameType]] = getattr(
+    sys, internals.CURRENT_FRAMES.name, dict
+)
+"""The innermost frame of each thread, by the thread's number; nothing where that cannot be had."""
+
 module_at: Callable[[int], str | None] = getattr(
     sys, internals.GETFRAMEMODULENAME.name, lambda _depth: None
 )

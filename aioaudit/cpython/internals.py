@@ -614,6 +614,12 @@ GETFRAME = Internal(
     "the frame that called",
     "everything: nothing can be audited without it",
 )
+CURRENT_FRAMES = Internal(
+    "_current_frames",
+    "sys",
+    "what each thread runs just now",
+    "which line of a thread gave anyio's portal a cancel()",
+)
 GETFRAMEMODULENAME = Internal(
     "_getframemodulename",
     "sys",

@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 
 from aioaudit.chain.links import Link
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import current_frames, getframe
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import current_task
+from aioaudit.cpython.threads import name_of_thread
 from aioaudit.recognisers.call import Call, seconds
 from aioaudit.recognisers.probing import Probing
 from aioaudit.recognisers.uncancels import CANCELLING_AT_ENTER
@@ -59,6 +60,15 @@ _cancelled: WeakIdMap[_Cancelled] = WeakIdMap()
 _entered: WeakIdMap[_Entered] = WeakIdMap()
 _delays: WeakIdMap[tuple[float, float]] = WeakIdMap()
 """The deadlines that scopes were made with which are not entered yet, and their seconds."""
+
+_HOLD_FUTURE = {
+    "Future.result": "self",
+    "BlockingPortal.start_task_soon": "f",
+}
+"""The functions in which a thread is that had a portal call something, and where its future is there."""
+
+_WAITS_IN = 20
+"""At most this many frames of Python's own lie inside of one that waits for a future."""
 
 _MAKERS = 6
 """At most this many frames lie between the making of a scope and ``fail_after``."""
@@ -136,7 +146,46 @@ def connected(frame: FrameType, call: Call) -> Cause:
     return call.by_caller("anyio.race", frame, "another attempt to connect was faster")
 
 
+def called_by_thread(frame: FrameType, call: Call) -> Cause | None:
+    """``BlockingPortal._call_func``: a thread had the portal call what cancels, and waits for that."""
+    return _by_waiting_thread(local(frame, "future"), call)
+
+
+def run_by_thread(frame: FrameType, call: Call) -> Cause | None:
+    """``run_sync_from_thread.<locals>.wrapper``: the same of ``from_thread.run_sync``."""
+    return _by_waiting_thread(local(frame, "f"), call)
+
+
+def _by_waiting_thread(future: Any, call: Call) -> Cause | None:
+    """The line of the thread that waits for *future*; None where none does.
+
+    That of a ``start_task_soon`` may be gone already, and most often is not.
+    """
+    for ident, innermost in current_frames().items():
+        step: FrameType | None = innermost
+        for _ in range(_WAITS_IN):
+            if step is None:
+                break
+            held = _HOLD_FUTURE.get(step.f_code.co_qualname)
+            if held is not None and local(step, held) is future:
+                at, source = call.caller(step)
+                name = name_of_thread(ident)
+                origin = Link(what="called", reason="thread", at=at, source=source, by_name=name)
+                return Cause(
+                    reason="thread",
+                    origin=origin,
+                    at=at,
+                    source=source,
+                    current_task_unrelated=True,
+                    thread=name,
+                )
+            step = step.f_back
+    return None
+
+
 CALL_SITES = {
+    ("anyio.from_thread", "BlockingPortal._call_func"): called_by_thread,
+    (_BACKEND, "AsyncIOBackend.run_sync_from_thread.<locals>.wrapper"): run_by_thread,
     ("anyio._core._sockets", "connect_tcp.<locals>.try_connect"): connected,
     (_BACKEND, "CancelScope._deliver_cancellation"): delivered,
     (_BACKEND, "CancelScope._timeout"): deadline,

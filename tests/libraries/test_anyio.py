@@ -477,6 +477,43 @@ def test_a_task_whose_start_was_given_up_goes_on_to_who_gave_up(trail_of: Any) -
     assert root == {"what": "deadline", "reason": "timeout", "at": "start", "seconds": about(0.05)}
 
 
+@pytest.mark.parametrize("way", ["portal", "run_sync"])
+@pytest.mark.parametrize("what", ["task", "scope"])
+def test_what_a_thread_has_the_loop_call_names_its_function_and_line(
+    trail_of: Any, way: str, what: str
+) -> None:
+    async def scenario() -> None:
+        scopes: list[Any] = []
+
+        async def scoped() -> None:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await hang()
+
+        def by_portal(cancel: Any) -> None:
+            portal.call(cancel)  # LINE by_portal
+
+        def by_run_sync(cancel: Any) -> None:
+            anyio.from_thread.run_sync(cancel)  # LINE by_run_sync
+
+        async with anyio.from_thread.BlockingPortal() as portal:
+            victim = asyncio.create_task(scoped(), name="victim")
+            await asyncio.sleep(0.01)
+            give = by_portal if way == "portal" else by_run_sync
+            cancel = victim.cancel if what == "task" else scopes[0].cancel
+            await anyio.to_thread.run_sync(give, cancel)
+            await asyncio.wait([victim])
+
+    answer = trail_of(scenario).why("victim")
+    said = {"reason": "thread", "at": f"by_{way}", "by_name": "AnyIO worker thread"}
+    assert told(answer) == [
+        {"what": "cancelled", "name": "victim", **said},
+        {"what": "called", **said},
+    ]
+    assert answer.root.source.endswith(f"scenario.<locals>.by_{way}")
+    assert "probably" not in answer.summary
+
+
 def test_a_scope_that_another_thread_cancels_names_thread_and_line(trail_of: Any) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
