@@ -56,6 +56,8 @@ WITH_OLDEST = tuple(
         "libraries/test_asgi",
         "libraries/test_asyncpg",
         "libraries/test_call_sites",
+        "libraries/test_daphne",
+        "libraries/test_django",
         "libraries/test_grpc",
         "libraries/test_gunicorn",
         "libraries/test_helpers",

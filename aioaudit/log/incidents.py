@@ -54,6 +54,9 @@ _LIBRARY = re.compile(
 )
 """Paths that are no application's, on whichever machine they are."""
 
+_ERRORS = {"RequestAborted": None, "RequestProcessed": "django.done"}
+"""By which Django ends the group that a view runs in: its client left, or the response was sent."""
+
 _CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
 """Coroutines that serve a connection, and wait for a future of their own between its requests."""
 
@@ -157,7 +160,7 @@ def _cause(run: LoggedRun, root: Link) -> str | None:
     if root.what == "called" and reason == "disconnect":
         return IDLE
     if root.what == "failed" and _package(root.source) in OWN and _in_library(root.at):
-        return GROUP
+        return _ERRORS.get(root.error or "", GROUP)
     if root.what == "shutdown" and reason == "shutdown" and _ended_well(run):
         return SHUTDOWN
     return None

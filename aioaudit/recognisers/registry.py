@@ -59,6 +59,8 @@ OWN = frozenset(
         "arq",
         "asgiref",
         "asyncpg",
+        "daphne",
+        "django",
         "grpc",
         "gunicorn",
         "hypercorn",

@@ -255,6 +255,27 @@ def test_a_library_may_end_a_group_of_its_own_by_an_error(package: str, kind: st
     assert kinds(*events, end) == {2: None, 3: None}
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"), [("RequestAborted", None), ("RequestProcessed", "django.done")]
+)
+def test_a_view_of_django_whose_client_left_is_an_incident(error: str, kind: str | None) -> None:
+    source = "django.core.handlers.asgi:ASGIHandler.handle"
+    line = f"{SITE}/django/core/handlers/asgi.py:207"
+    failed = {
+        "reason": "task_group",
+        "origin": "failed",
+        "origin_error": error,
+        "origin_source": source,
+        "origin_at": line,
+    }
+    listener = asked(1, 2, **failed, suspended_at=line, coro=source)
+    view = asked(200, 3, **failed, suspended_at="/app/views.py:4", taken_back=True, coro=source)
+    assert kinds(*obeyed(listener)) == {2: kind}
+    if kind is None:
+        events = [view, back(201, 3, 200), done(202, 3, cancel=200, coro=source, **over())]
+        assert kinds(*events) == {3: None}
+
+
 def test_an_error_of_the_application_is_an_incident() -> None:
     failed = {
         "reason": "task_group",
