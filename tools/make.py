@@ -67,6 +67,7 @@ WITH_OLDEST = tuple(
         "libraries/test_sanic",
         "libraries/test_sse_starlette",
         "libraries/test_tornado",
+        "libraries/test_twisted",
         "process/test_log_lines",
         "process/test_logging_exporter",
         "process/test_otel_exporter",

@@ -72,6 +72,7 @@ OWN = frozenset(
         "sse_starlette",
         "starlette",
         "tornado",
+        "twisted",
         "uvicorn",
         "websockets",
     }
