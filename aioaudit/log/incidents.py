@@ -7,7 +7,7 @@ The cause is one of these:
 
 - a library's own word (``anyio.race``, ``websockets.closed``): what it had begun beside something
   is not needed any more;
-- a timeout that ran out, and whose owner took its request back and went on;
+- a timeout that ran out in a wait of its owner's own, who took the request back and went on;
 - a peer that left while its connection waited for no more than the next request;
 - a library that ends a group of its own by an error of its own, and goes on;
 - the end of ``asyncio.run``, which ends what is left, where no task that it ran has failed;
@@ -25,7 +25,7 @@ A task of the application that was cancelled in the middle of somebody's work is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from aioaudit.chain.links import Link
@@ -56,6 +56,8 @@ _LIBRARY = re.compile(
 
 _ERRORS = {"RequestAborted": None, "RequestProcessed": "django.done"}
 """By which Django ends the group that a view runs in: its client left, or the response was sent."""
+_IDLE = frozenset({"aiohttp.closed", "aiohttp.keepalive"})
+"""Words for the end of a connection that waits for the next request."""
 
 _CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
 """Coroutines that serve a connection, and wait for a future of their own between its requests."""
@@ -139,9 +141,12 @@ def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
         elif kind == IDLE:
             if not _is_idle(case, case.request):
                 return None
-        elif not _is_helper(case, case.request, _package(root.reason if "." in kind else None)):
+        elif not (
+            _is_helper(case, case.request, _package(root.reason if "." in kind else None))
+            or (kind in _IDLE and _is_idle(case, case.request))
+        ):
             return None
-    if kind == TIMEOUT and not unharmed:
+    if kind == TIMEOUT and not (unharmed and all(map(_polled, unharmed))):
         return None  # whoever had set it may have failed because of it
     if kind == GROUP and not any(_package(case.coro) == _package(root.source) for case in unharmed):
         return None
@@ -240,9 +245,36 @@ def _is_over(run: LoggedRun, case: Case) -> bool:
         if request.seq not in back and request.behind is None:
             return False
         kind = _cause(run, run.chains.of(request).root.link)
-        if kind is None:
+        if kind is None or (kind == TIMEOUT and not _is_poll(request, back)):
             return False
     return True
+
+
+def _polled(case: Case) -> bool:
+    """Whether the task set a deadline to a wait of its own, and took that request back itself."""
+    request = case.request
+    return isinstance(request, TaskCancel) and _is_poll(request, case.run.taken_back(case.task))
+
+
+_BODY = 2
+"""So many lines below its ``with`` the body of a block is surely still that block's own: a function
+that it calls has a ``def`` in between."""
+
+
+def _is_poll(request: TaskCancel, back: Mapping[int, str | None]) -> bool:
+    """Whether a deadline ended a wait of the very block that had it, and nothing further in.
+
+    What ends the work of functions that know nothing of the deadline is an incident, even if
+    whoever set it goes on: the work was not done.
+    """
+    at, waited = request.at, request.suspended_at
+    if request.cause is not None or at is None or waited is None or back.get(request.seq) != at:
+        return False
+    if _in_library(at):
+        return _in_library(waited)
+    (path, _, line), (where, _, below) = at.rpartition(":"), waited.rpartition(":")
+    numbers = line.isdigit() and below.isdigit()
+    return numbers and path == where and 0 <= int(below) - int(line) <= _BODY
 
 
 # What a task ends that it had made

@@ -40,6 +40,8 @@ def connection_closed(frame: FrameType, call: Call) -> Cause | None:
     if name == "RequestHandler._process_keepalive":
         seconds = local(outer, "self").keepalive_timeout
         return call.by_deadline("aiohttp.keepalive", seconds, (None, None))
+    if name == "Server.pre_shutdown":
+        return call.by_caller("aiohttp.closed", frame, "the server shuts down")
     return None
 
 

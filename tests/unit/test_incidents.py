@@ -44,6 +44,7 @@ def back(seq: int, task: int, request: int, remaining: int = 0) -> TaskUncancel:
         "coro": "app:work",
         "remaining": remaining,
         "cancel": request,
+        "at": "/app.py:3",
     }
     return TaskUncancel(**base(seq), task=task, **known)
 
@@ -73,6 +74,8 @@ def deadline(**more: Any) -> dict[str, Any]:
         "origin": "deadline",
         "origin_reason": "timeout",
         "origin_at": "/app.py:3",
+        "at": "/app.py:3",
+        "suspended_at": "/app.py:4",
         "taken_back": True,
         **more,
     }
@@ -141,6 +144,42 @@ def test_a_timeout_that_its_owner_handled_is_housekeeping(
     assert kinds(asked(1, 1, **deadline()), back(2, 1, 1), ended) == {1: kind}
 
 
+LIBRARY_AT = f"{SITE}/redis/x.py:9"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ({"suspended_at": "/app.py:3"}, "timeout"),
+        ({"suspended_at": "/app.py:5"}, "timeout"),
+        ({"suspended_at": "/app.py:6"}, None),
+        ({"suspended_at": "/app.py:2"}, None),
+        ({"suspended_at": "/other.py:4"}, None),
+        ({"suspended_at": None}, None),
+        # A library asked, and says where the application waited: nobody's block took that back.
+        ({"at": "/app.py:4"}, None),
+        ({"at": LIBRARY_AT, "suspended_at": LIBRARY_AT}, None),
+    ],
+)
+def test_a_timeout_that_ended_what_knew_nothing_of_it_is_an_incident(
+    lines: dict[str, Any], kind: str | None
+) -> None:
+    """So does a middleware that answers 503 when a handler took too long."""
+    events = [asked(1, 1, **deadline(**lines)), back(2, 1, 1), done(3, 1, cancel=1, **over())]
+    assert kinds(*events) == {1: kind}
+    # Nor is it hidden with a later one that was handled.
+    later = [asked(4, 1, **deadline()), back(5, 1, 4), done(6, 1, cancel=4, **over())]
+    assert kinds(*events[:2], *later) == {1: kind}
+
+
+def test_a_timeout_that_a_library_handled_is_housekeeping() -> None:
+    lines = {"at": LIBRARY_AT, "suspended_at": LIBRARY_AT}
+    taken = back(2, 1, 1)
+    taken.at = LIBRARY_AT
+    end = done(3, 1, cancel=1, **over())
+    assert kinds(asked(1, 1, **deadline(**lines)), taken, end) == {1: "timeout"}
+
+
 def test_a_timeout_that_took_a_task_with_it_is_an_incident() -> None:
     events = [
         asked(1, 1, **deadline()),
@@ -155,7 +194,7 @@ def test_a_timeout_that_took_a_task_with_it_is_an_incident() -> None:
 def test_a_timeout_whose_owner_is_not_known_to_have_handled_it_is_an_incident() -> None:
     """``wait_for`` of Python 3.11 cancels a task, and raises in another one."""
     gets = {"coro": "asyncio.queues:Queue.get", "suspended_at": ASYNCIO}
-    assert kinds(*obeyed(asked(1, 1, **deadline(), **gets))) == {1: None}
+    assert kinds(*obeyed(asked(1, 1, **deadline(**gets)))) == {1: None}
 
 
 def test_what_another_request_did_to_the_task_is_not_hidden_with_the_last_one() -> None:
@@ -197,6 +236,14 @@ def test_what_had_not_begun_at_the_end_of_asyncio_run_is_an_incident() -> None:
 def test_a_log_that_does_not_tell_of_births_calls_nothing_left_over() -> None:
     victim = asked(4, 2, suspended_at="/app.py:9", **SHUTDOWN)
     assert kinds(victim, done(5, 2, cancel=4)) == {2: None}
+
+
+@pytest.mark.parametrize("reason", ["aiohttp.closed", "aiohttp.keepalive"])
+def test_an_idle_connection_that_its_server_closes_is_housekeeping(reason: str) -> None:
+    left: dict[str, Any] = {"reason": reason, "origin": "called", "origin_reason": reason}
+    future = FutureCancel(**base(1), waiters=[7], **left)
+    for coro, kind in ("aiohttp.web_protocol:RequestHandler.start", reason), ("app:work", None):
+        assert kinds(future, done(2, 7, cancel=1, coro=coro)) == {7: kind}
 
 
 @pytest.mark.parametrize(
