@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from aioaudit.chain.links import Answer, Link, RequestFate, RequestSummary
-from aioaudit.chain.walk import Chains, answer_of, completed, from_task, summary_of
+from aioaudit.chain.links import Answer, RequestFate, RequestSummary
+from aioaudit.chain.walk import Chains, answer_of, from_task, summary_of
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.journal import flush_all
-from aioaudit.events import Event, FutureCancel, TaskCancel
+from aioaudit.events import Event, TaskCancel
+from aioaudit.state.reading import MemoryReading
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -117,30 +118,6 @@ def _answer(
         swallowed_at=swallowed_at,
         requests=requests,
     )
-
-
-class MemoryReading:
-    """Requests as the recorder keeps them; more is known of them than their lines say."""
-
-    def key(self, request: Request) -> int:
-        """They live as long as the one that is asked about."""
-        return id(request)
-
-    def event(self, request: Request) -> TaskCancel | FutureCancel:
-        """What is told of it, or would be."""
-        return request.event
-
-    def origin(self, request: Request) -> Link | None:
-        """The next link, where that is no request."""
-        return None if request.origin is None else completed(request.origin, request.event)
-
-    def cause(self, request: Request) -> Request | None:
-        """The request that led to it, whether that is a line or not."""
-        return request.cause
-
-    def missing(self, request: Request) -> int | None:  # noqa: ARG002 - a protocol names it
-        """None is missing."""
-        return None
 
 
 class Trail:

@@ -25,8 +25,8 @@ from aioaudit.chain.walk import (
     walk,
 )
 from aioaudit.events import FutureCancel, TaskCancel
+from aioaudit.state.reading import MemoryReading
 from aioaudit.state.requests import Request as Kept
-from aioaudit.trail import MemoryReading
 
 BASE: dict[str, Any] = {
     "ts": "2026-11-22T14:02:11.873000Z",
