@@ -56,6 +56,7 @@ _LIBRARY = re.compile(
 
 _ERRORS = {"RequestAborted": None, "RequestProcessed": "django.done"}
 """By which Django ends the group that a view runs in: its client left, or the response was sent."""
+
 _IDLE = frozenset({"aiohttp.closed", "aiohttp.keepalive"})
 """Words for the end of a connection that waits for the next request."""
 
