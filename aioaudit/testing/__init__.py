@@ -1,6 +1,6 @@
 """What tests are written with: `cancel_everywhere` cancels a coroutine wherever it waits.
 
-Nothing in here needs pytest, but for the modules whose names say so.
+The modules in here are private.  None needs pytest, but for those whose names say so.
 """
 
 from __future__ import annotations

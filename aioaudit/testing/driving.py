@@ -11,10 +11,10 @@ import dis
 import inspect
 import sys
 import weakref
-from asyncio import AbstractEventLoop, CancelledError
+from asyncio import AbstractEventLoop
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from aioaudit.findings.words import sentence
 from aioaudit.session import current, recording
 from aioaudit.stack.frames import error_site, suspended_at
 from aioaudit.stack.handlers import swallowing_line
-from aioaudit.testing.points import Case, Point, Spot, Watch, await_lines, short, spot_of
+from aioaudit.testing.points import Case, Point, Spot, Watch, short, spot_of
 from aioaudit.text import describe
 from aioaudit.trail import Trail
 
@@ -183,7 +183,7 @@ class Driver:
         code = getattr(coro, "cr_code", None)
         if code is not None:
             run.codes[code] = set()
-        watch = Watch(loop, coro, run.case, self._options.limit, family.member)
+        watch = Watch(loop, coro, run.case, self._options.limit, family.member, trace=_traces())
         begun = len(trail.events)
         with generators.watched():
             task: Any = None
@@ -213,7 +213,7 @@ class Driver:
                 await stack.aclose()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                 run.troubles.append(_failed(TEARDOWN, error))
-            await self._look_for_tasks(run, family, watch)
+            await self._look_for_tasks(run, family)
         if ended or run.case is None:  # one that was put down by force left what it had
             generators.judge(run)
         self._look_at_findings(run, trail.events[begun:], task, watch)
@@ -295,7 +295,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - an assertion of the user's, as a rule
             run.troubles.append(_failed(CHECK, error))
 
-    async def _look_for_tasks(self, run: Run, family: _Family, watch: Watch) -> None:
+    async def _look_for_tasks(self, run: Run, family: _Family) -> None:
         patience = self._options.patience
         for _ in range(_TURNS):
             if not family.left():
@@ -382,6 +382,12 @@ def _number(task: Any) -> int:
     return 0 if session is None else session.recorder.state.tasks.number(task)
 
 
+def _traces() -> bool:
+    """Whether nobody else sees which line keeps a CancelledError."""
+    session = current()
+    return session is not None and not session.recorder.state.cancellations.deliveries_seen
+
+
 async def _made(make: Make, stack: AsyncExitStack) -> Any:
     """The coroutine of the next run; what it needs is set up, and taken down by *stack*."""
     made = make()
@@ -426,9 +432,7 @@ def _closes_generator(task: Any) -> bool:
 class _Family:
     """The tasks that came of a run."""
 
-    def __init__(
-        self, loop: AbstractEventLoop, trail: Trail, options: Options, me: Any
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, trail: Trail, options: Options, me: Any) -> None:
         self._loop = loop
         self._trail = trail
         self._shared = options.shared
@@ -495,7 +499,9 @@ class _Family:
         text += "" if at is None else f", made at {at},"
         text += " was asked to end and has not" if task.cancelling() else " is left behind"
         text += "" if waits is None else f"; it waits at {waits}"
-        return Trouble(LEFT_TASK, at or waits, text, (LEFT_TASK, made.coro if made else "", at or ""))
+        return Trouble(
+            LEFT_TASK, at or waits, text, (LEFT_TASK, made.coro if made else "", at or "")
+        )
 
     def _creations(self) -> dict[int, TaskCreate]:
         events = self._trail.events
@@ -520,7 +526,7 @@ class _Generators:
         self._me = current_task()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> Generator[None]:
         """Hear of those of this thread, beside the loop, for the length of a block."""
         before = sys.get_asyncgen_hooks()
 

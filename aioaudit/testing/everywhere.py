@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import all_tasks, current_task
@@ -143,16 +143,7 @@ class Coverage:
             yield f"cancel_everywhere({self.function}): coverage is incomplete"
         else:
             yield f"cancel_everywhere({self.function}): all of {_count(cases, 'case')} went well"
-        groups: dict[tuple[str, str], list[Fault]] = {}
-        for fault in self.faults:  # no two runs have the same names of tasks
-            groups.setdefault((fault.kind, fault.at or fault.text), []).append(fault)
-        for (kind, _), faults in groups.items():
-            yield f"  {kind}: {faults[0].text}"
-            for fault in faults[:_MOST_SHOWN]:
-                yield f"    {_where(fault)}"
-            if len(faults) > _MOST_SHOWN:
-                more = [fault.case for fault in faults[_MOST_SHOWN:]]
-                yield f"    and in {_count(len(more), 'case')} more: {_some(more)}"
+        yield from self._told()
         if self.faults:
             case = self.faults[0].case
             yield f'  One case alone: only="{case}", or pytest --aioaudit-case="{case}"'
@@ -177,6 +168,18 @@ class Coverage:
         if self.never_waited:
             yield f"  awaits at which it never waited: {', '.join(self.never_waited)}"
 
+    def _told(self) -> Generator[str, None, None]:
+        groups: dict[tuple[str, str], list[Fault]] = {}
+        for fault in self.faults:  # no two runs have the same names of tasks
+            groups.setdefault((fault.kind, fault.at or fault.text), []).append(fault)
+        for (kind, _), faults in groups.items():
+            yield f"  {kind}: {faults[0].text}"
+            for fault in faults[:_MOST_SHOWN]:
+                yield f"    {_where(fault)}"
+            if len(faults) > _MOST_SHOWN:
+                more = [fault.case for fault in faults[_MOST_SHOWN:]]
+                yield f"    and in {_count(len(more), 'case')} more: {_some(more)}"
+
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
@@ -190,7 +193,9 @@ def _where(fault: Fault) -> str:
     text = f"{fault.case}: cancelled at {fault.cancelled_at}"
     if fault.again_at is not None:
         text += f", and again at {fault.again_at}"
-    return text if fault.inner in (fault.cancelled_at, fault.again_at) else f"{text} ({fault.inner})"
+    return (
+        text if fault.inner in (fault.cancelled_at, fault.again_at) else f"{text} ({fault.inner})"
+    )
 
 
 def _here(text: str) -> str:
@@ -291,9 +296,7 @@ class Plan:
         failed = next((each for each in run.troubles if each.kind in ("check", "teardown")), None)
         if failed is not None:
             raise BaselineError(
-                _here(
-                    f"cancel_everywhere({run.function}): where nobody cancels it, {failed.text}"
-                )
+                _here(f"cancel_everywhere({run.function}): where nobody cancels it, {failed.text}")
             )
         if run.outcome == "stuck" and run.stuck_at is not None and not self._endless:
             coverage.missing[""] = (
@@ -358,9 +361,9 @@ class Plan:
         if self._may_differ:
             for case in self._tried:
                 way = self._ways.get(str(case))
-                if way is not None and (case.again > 0, way) in self._covered_ways:
-                    if coverage.missing.pop(str(case), None) is not None:
-                        coverage.differing.append(str(case))
+                tried = way is not None and (case.again > 0, way) in self._covered_ways
+                if tried and coverage.missing.pop(str(case), None) is not None:
+                    coverage.differing.append(str(case))
         found: list[tuple[str, int]] = []
         for code, lines in self._codes.items():
             found += [(code.co_filename, line) for line in await_lines(code) - lines]
@@ -550,9 +553,10 @@ def prepare(
 
 def _number(name: str, value: object, kind: type) -> None:
     allowed = "a whole number" if kind is int else "a number of seconds"
-    if not isinstance(value, int | kind) or isinstance(value, bool):
+    kinds = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name} is to be {allowed}, not a {type(value).__qualname__}")
-    if not 0 < value < float("inf"):
+    if not 0 < cast(float, value) < float("inf"):
         raise ValueError(f"{name} is to be {allowed} above 0, not {value!r}")
 
 

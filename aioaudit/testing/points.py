@@ -14,7 +14,7 @@ import re
 import sys
 import weakref
 from asyncio import AbstractEventLoop, CancelledError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -26,9 +26,6 @@ from aioaudit.stack.handlers import swallowing_line
 
 _CASE = re.compile(r"(?P<point>.+:\d+#[1-9]\d*)(?:\+(?P<again>[1-9]\d*))?")
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
-
-DELIVERIES_SEEN = sys.version_info >= (3, 12)
-"""Whether auditing itself sees which line keeps a CancelledError."""
 
 
 class Case(NamedTuple):
@@ -169,7 +166,8 @@ class Watch:
     """Follows the steps of the task that runs *coro*, and cancels it as *case* says.
 
     *number_of* gives the number of a task that is to be followed, too, else 0: when it is
-    suspended is a moment to cancel the one at.
+    suspended is a moment to cancel the one at.  With *trace* the lines are noted that keep a
+    CancelledError, which auditing does not see then.
 
     Attributes:
         points: Where they were suspended before it was asked, in order.
@@ -180,8 +178,7 @@ class Watch:
         just_ended: Whether it had got what it waited for when it was asked, and ended with that.
         asked_at: When it was last asked, by the loop's clock.
         steps: How many steps of theirs have ended.
-        kept: The line that kept a task's last CancelledError, by the task's number, where auditing
-            does not see it.
+        kept: The line that kept a task's last CancelledError, by the task's number.
         overrun: Whether it had more than *most* points and was cancelled because of that.
     """
 
@@ -192,6 +189,8 @@ class Watch:
         case: Case | None,
         most: int,
         number_of: Callable[[Any], int],
+        *,
+        trace: bool,
     ) -> None:
         self.points: list[Point] = []
         self.after: list[Point] = []
@@ -209,14 +208,13 @@ class Watch:
         self._case = case
         self._most = most
         self._number_of = number_of
-        self._known: weakref.WeakKeyDictionary[Any, _Followed | None] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._trace = trace
+        self._known: weakref.WeakKeyDictionary[Any, _Followed | None] = weakref.WeakKeyDictionary()
         self._visits: dict[str, int] = {}
         self._over = False
 
     @contextmanager
-    def standing(self) -> Iterator[None]:
+    def standing(self) -> Generator[None]:
         """Stand in the place of the loop's ``call_soon`` for the length of a block.
 
         Raises:
@@ -279,9 +277,8 @@ class Watch:
 
     def _followed(self, task: Any) -> _Followed | None:
         """What is known of *task*, which is about to have a step; None where it is not followed."""
-        known = self._known.get(task, _UNKNOWN)
-        if known is not _UNKNOWN:
-            return known
+        if task in self._known:
+            return self._known[task]
         coro = coro_of(task)
         number = self._number_of(task)
         if coro is self._coro:
@@ -305,7 +302,7 @@ class Watch:
         ours = is_it and felt and self.asked is not None and not self.delivered
         ready = ours and bool(args) and not came
         self.delivered = self.delivered or ours
-        if self.asked is not None and not DELIVERIES_SEEN and sys.gettrace() is None:
+        if self.asked is not None and self._trace and sys.gettrace() is None:
             with _catching(followed):
                 callback(*args)
             self.kept[followed.number] = followed.kept_at
@@ -365,21 +362,21 @@ def _is_cancelled(future: Any) -> bool:
 class _Step:
     """One step of the task, as the loop is given it."""
 
-    __slots__ = ("_callback", "_watch")
+    __slots__ = ("_step", "_watch")
 
     def __init__(self, watch: Watch, callback: Callable[..., Any]) -> None:
         self._watch = watch
-        self._callback = callback
+        self._step = callback
 
     def __call__(self, *args: Any) -> None:
-        self._watch.step(self._callback, args)
+        self._watch.step(self._step, args)
 
     def __repr__(self) -> str:
-        return repr(self._callback)
+        return repr(self._step)
 
 
 @contextmanager
-def _catching(followed: _Followed) -> Iterator[None]:
+def _catching(followed: _Followed) -> Generator[None]:
     """Note which line keeps a CancelledError that is thrown into the task in the block.
 
     For Python 3.11, where nobody else sees one arrive.

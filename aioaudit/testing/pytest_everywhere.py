@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     rounds = pyfuncitem.stash.get(_ROUNDS, None)
     if rounds is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    names = pyfuncitem._fixtureinfo.argnames  # noqa: SLF001
+    names = pyfuncitem._fixtureinfo.argnames
     given = {name: pyfuncitem.funcargs[name] for name in names}
     rounds.alone()
     in_a_loop(asyncio.new_event_loop, functools.partial(pyfuncitem.obj, **given), rounds.patience)
@@ -247,7 +247,7 @@ class _Rounds:
     def _tell_setup(self, nextitem: pytest.Item | None) -> None:
         """A round could not be set up: its reports are those of the test."""
         item = self._item
-        state = item.session._setupstate  # noqa: SLF001
+        state = item.session._setupstate
         call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
         reports = self._reports
         if call.excinfo is not None:  # of what belongs to the module or the session

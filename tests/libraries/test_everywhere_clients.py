@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import aiohttp
-import asyncpg
-import httpx
 import pytest
-import redis.asyncio
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
 
 from aioaudit.testing import Coverage, UnsafeError, cancel_everywhere
 from tests.servers import postgres_server, redis_server
+
+aiohttp = pytest.importorskip("aiohttp")
+asyncpg = pytest.importorskip("asyncpg")
+httpx = pytest.importorskip("httpx")
+redis = pytest.importorskip("redis.asyncio")
+websockets = pytest.importorskip("websockets")
 
 Use = Callable[[], Awaitable[None]]
 Prepared = Callable[[], AbstractAsyncContextManager[Use]]
@@ -53,7 +53,7 @@ def postgres() -> Iterator[str]:
 def test_redis(redis_port: int) -> None:
     @contextlib.asynccontextmanager
     async def prepared() -> AsyncIterator[Use]:
-        async with redis.asyncio.Redis(port=redis_port, max_connections=1) as client:
+        async with redis.Redis(port=redis_port, max_connections=1) as client:
             await client.set("greeting", "hello")
 
             async def use() -> None:
@@ -125,17 +125,17 @@ def test_aiohttp() -> None:
 
 
 def test_websockets() -> None:
-    async def echo(connection: ServerConnection) -> None:
+    async def echo(connection: Any) -> None:
         async for message in connection:
             await connection.send(message)
 
     @contextlib.asynccontextmanager
     async def prepared() -> AsyncIterator[Use]:
-        async with serve(echo, "127.0.0.1", 0) as server:
+        async with websockets.serve(echo, "127.0.0.1", 0) as server:
             port = next(iter(server.sockets)).getsockname()[1]
 
             async def use() -> None:
-                async with connect(f"ws://127.0.0.1:{port}", proxy=None) as connection:
+                async with websockets.connect(f"ws://127.0.0.1:{port}", proxy=None) as connection:
                     await connection.send("hello")
                     assert await connection.recv() == "hello"
 

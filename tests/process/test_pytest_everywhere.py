@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -191,7 +191,7 @@ def outcomes(tmp_path: Path) -> Callable[..., dict[str, Outcome]]:
         )
         assert done.returncode in (0, 1), done.stdout + done.stderr
         found: dict[str, Outcome] = {}
-        for each in ElementTree.parse(tmp_path / "out.xml").iter("testcase"):
+        for each in ET.parse(tmp_path / "out.xml").iter("testcase"):
             kinds = [part.tag for part in each if part.tag in ("failure", "error", "skipped")]
             said = "".join(
                 f"{part.get('message') or ''}\n{part.text or ''}" for part in each.iter()

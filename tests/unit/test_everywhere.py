@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import itertools
 import re
 import selectors
 import sys
@@ -112,7 +113,8 @@ def test_each_suspension_is_hit_once_and_the_awaits_that_do_not_wait_are_told() 
     async def steps() -> None:
         number = 0
         try:
-            for number in range(3):
+            for each in range(3):
+                number = each
                 await nothing()  # LINE nothing
                 await asyncio.sleep(0)  # LINE zero
             number = 3
@@ -241,7 +243,7 @@ def test_an_eager_first_step_is_a_point_as_well() -> None:
 
     def make_loop() -> QuickLoop:
         loop = QuickLoop()
-        loop.set_task_factory(asyncio.eager_task_factory)
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
         return loop
 
     coverage = cancel_everywhere(steps, loop_factory=make_loop)
@@ -285,7 +287,7 @@ async def loses() -> None:
         try:
             await asyncio.sleep(0)  # LINE lose_await
         except asyncio.CancelledError:  # LINE lose
-            pass
+            return
 
     await asyncio.create_task(child())
 
@@ -450,16 +452,11 @@ def test_a_task_that_was_asked_to_end_may_take_its_time() -> None:
         task = asyncio.create_task(child())
         await asyncio.sleep(0)
         try:
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # LINE own_time
         finally:
             task.cancel()
 
-    quickly(steps, cleanup=False, patience=4.0, only="steps:%d#1" % _line_of(steps, 4))
-
-
-def _line_of(function: Any, offset: int) -> int:
-    line: int = function.__code__.co_firstlineno
-    return line + offset
+    quickly(steps, cleanup=False, patience=4.0, only=case("steps", "own_time"))
 
 
 def test_what_has_its_result_already_has_swallowed_nothing() -> None:
@@ -470,7 +467,12 @@ def test_what_has_its_result_already_has_swallowed_nothing() -> None:
     async def steps() -> int:
         task = asyncio.create_task(child())
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task.add_done_callback(lambda _: waiter.done() or waiter.set_result(task.result()))
+
+        def pass_on(_: object) -> None:
+            if not waiter.done():
+                waiter.set_result(task.result())
+
+        task.add_done_callback(pass_on)
         other = asyncio.create_task(asyncio.sleep(0, waiter))
         try:
             return await waiter
@@ -566,10 +568,8 @@ def test_a_set_up_that_fails_later_says_in_which_case() -> None:
 def test_what_does_not_end_whatever_one_does_keeps_nobody_waiting() -> None:
     async def steps() -> None:
         while True:
-            try:
-                await asyncio.sleep(1)  # LINE stubborn
-            except asyncio.CancelledError:
-                pass
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
 
     with pytest.raises(UnsafeError) as caught:
         quickly(steps, endless=True, limit=3)
@@ -618,7 +618,7 @@ def test_what_does_not_end_by_itself_is_a_pass_only_if_that_is_meant() -> None:
     assert len(quickly(worker, endless=True).covered) == 2
 
     async def poll() -> None:
-        while True:
+        for _ in itertools.count():
             await asyncio.sleep(1)
 
     coverage = incomplete(poll, limit=10)
@@ -948,8 +948,7 @@ def test_exactly_the_known_faults_of_a_random_program_are_found(
     waits: list[tuple[str, bool]] = []
 
     def make() -> Coroutine[Any, Any, str]:
-        coro = program()
-        return coro
+        return program()
 
     async def once() -> str:
         return await program()
