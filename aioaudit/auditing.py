@@ -184,6 +184,8 @@ class Wanted(Struct, frozen=True):
     """Seconds that a loop may stay in one callback."""
     bus_events: Setting[frozenset[str]]
     """What hooks hear where there is no exporter."""
+    notes: Setting[bool]
+    """Whether errors carry notes."""
 
     def is_wanted(self, what: object) -> bool:
         """Whether a call wants *what*."""
@@ -217,4 +219,5 @@ class Wanted(Struct, frozen=True):
             self.slow_cancel.taken_back(handle),
             self.blocked.taken_back(handle),
             self.bus_events.taken_back(handle),
+            self.notes.taken_back(handle),
         )

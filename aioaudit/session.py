@@ -102,6 +102,7 @@ class Session:
             Setting(DEFAULT_SLOW_CANCEL),
             Setting(DEFAULT_BLOCKED),
             Setting(frozenset(EVENT_NAMES)),
+            Setting(False),
         )
         """What is wanted of it: `_ALL` for auditing itself, journals, `BRIDGE`."""
         self._open: list[Journal] = []
@@ -149,6 +150,7 @@ class Session:
 
         self.wanted = replace(self.wanted, holds={})
         self.recorder.watcher.watch(0)
+        self.recorder.notes.end()
         self.installation.remove()
         bus.describe_with(None)
         self._bridge()
@@ -202,6 +204,10 @@ class Session:
         self.recorder.rules.slow_after = self.wanted.slow_cancel.value
         # Where it is no more, it tells what it has seen to those that are there still.
         self.recorder.watcher.watch(self.wanted.blocked.value)
+        if self.wanted.notes.value:
+            self.recorder.notes.begin()
+        else:
+            self.recorder.notes.end()
         sinks = [
             (
                 _filtered(journal, events, wanted),
@@ -389,6 +395,7 @@ def enable(
     jsonl_path: str | os.PathLike[str] | None = None,
     slow_cancel: float | None = None,
     blocked: float | None = None,
+    notes: bool | None = None,
     otel_tasks: str | Iterable[str] | None = None,
     otel_status: str | None = None,
 ) -> Auditing:
@@ -406,6 +413,8 @@ def enable(
             for all of the process, as the last call gave it that has not ended.
         blocked: Seconds that a loop may stay in one callback before that is told; 0 for however
             long it likes.  Also for all of the process.
+        notes: Whether errors of cancelled tasks carry a note (PEP 678) that says who cancelled;
+            for all of the process, as `slow_cancel`.
         otel_tasks: Which tasks ``"otel"`` makes spans of: ``touched``, ``all``, or
             patterns like ``shop.*:handle``, as a list or separated by commas.
         otel_status: When a cancelled task's span is an error: ``cause``, ``unset``
@@ -443,6 +452,7 @@ def enable(
         jsonl_path=jsonl_path,
         slow_cancel=slow_cancel,
         blocked=blocked,
+        notes=notes,
         otel_tasks=otel_tasks,
         otel_status=otel_status,
     )
@@ -459,6 +469,7 @@ def enable(
     call.given = {name: value for name, value in given.items() if value is not None}
     call.lasting = slow_cancel is None
     call.lasting_blocked = blocked is None
+    call.notes = None if notes is None else settings.notes
     call.check()
     return _turn_on(call)
 
@@ -483,6 +494,8 @@ class _Call:
         """Whether its `slow_cancel` is what holds where no call gave any."""
         self.lasting_blocked = True
         """The same of `blocked`."""
+        self.notes: bool | None = None
+        """What it gave itself."""
         self.when_anew = when_anew
         """What a session that begins for it is to call where asyncio is imported anew."""
         self.opened: dict[str, Exporter] = {}
@@ -653,7 +666,8 @@ def _add(call: _Call) -> None:
     call.session = session
     call.found = things = call.things(session)
     wanted, holds = session.wanted.with_one_more(things)
-    slow, blocked, heard = wanted.slow_cancel, wanted.blocked, wanted.bus_events
+    slow, blocked = wanted.slow_cancel, wanted.blocked
+    heard, notes = wanted.bus_events, wanted.notes
     if call.lasting:
         slow = slow.without_any(call.settings.slow_cancel)
     else:
@@ -664,7 +678,13 @@ def _add(call: _Call) -> None:
         blocked = blocked.given(handle, call.settings.blocked)
     if not any(map(is_sink, things)):
         heard = heard.given(handle, call.settings.events)
-    wanted = replace(wanted, slow_cancel=slow, blocked=blocked, bus_events=heard)
+    if call.notes is not None:
+        notes = notes.given(handle, call.notes)
+    elif call.settings.notes:  # a call that knows nothing of them does not end them
+        notes = notes.without_any(True)
+    wanted = replace(
+        wanted, slow_cancel=slow, blocked=blocked, bus_events=heard, notes=notes
+    )
     # In one line, where nothing comes between: signals' handlers run where a call is over.
     session.wanted, handle.holds = wanted, holds
     session.apply()

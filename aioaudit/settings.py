@@ -26,6 +26,7 @@ OTEL_TASKS_VARIABLE = "AIOAUDIT_OTEL_TASKS"
 OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
 SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
 BLOCKED_VARIABLE = "AIOAUDIT_BLOCKED"
+NOTES_VARIABLE = "AIOAUDIT_NOTES"
 CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
@@ -84,6 +85,7 @@ class Settings(NamedTuple):
         slow_cancel: Seconds that a task may take to obey before that is a finding.
         blocked: Seconds that a loop may stay in one callback before that is told; 0 for
             however long it likes.
+        notes: Whether errors of cancelled tasks carry a note that says who cancelled.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -94,6 +96,7 @@ class Settings(NamedTuple):
     folder: str | None = None
     slow_cancel: float = DEFAULT_SLOW_CANCEL
     blocked: float = DEFAULT_BLOCKED
+    notes: bool = False
 
 
 def is_off(value: str | None) -> bool:
@@ -104,6 +107,9 @@ def is_off(value: str | None) -> bool:
 def from_environ(environ: Mapping[str, str]) -> Settings | None:
     """The settings that *environ* asks for, or None where it asks for no auditing.
 
+    ``AIOAUDIT_NOTES`` alone asks for it, without any exporter; where ``AIOAUDIT`` holds a word
+    for off, nothing does.
+
     Raises:
         SettingsError: a variable of ours holds something that cannot be used.
             Names of exporters are taken as they are: whether one exists is
@@ -111,7 +117,10 @@ def from_environ(environ: Mapping[str, str]) -> Settings | None:
     """
     value = environ.get(VARIABLE)
     if value is None or is_off(value):
-        return None
+        notes = environ.get(NOTES_VARIABLE)
+        if _items(value or "") or not notes or not _notes(NOTES_VARIABLE, notes):
+            return None
+        return Settings(exporters=(), **_read(environ, {}))
     return Settings(exporters=_exporters(VARIABLE, value), **_read(environ, {}))
 
 
@@ -303,6 +312,16 @@ def _length(where: str, given: Any, default: float, allowed: str) -> float:
     return seconds
 
 
+def _notes(where: str, given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    word = _word(_joined(where, given))
+    if word and word not in (*ON_WORDS, *OFF_WORDS):
+        wrong = f"{word!r} is neither on nor off"
+        raise bad_value(where, given, wrong, f"{'/'.join(ON_WORDS)} or {'/'.join(OFF_WORDS)}")
+    return word in ON_WORDS
+
+
 def _otel_tasks(where: str, given: Any) -> str:
     value = _joined(where, given)
     items = _items(value)
@@ -377,6 +396,13 @@ TABLE = (
         _blocked,
         "seconds that a loop may stay in one callback before that is [told](#a-blocked-loop)",
         "0",
+    ),
+    Variable(
+        NOTES_VARIABLE,
+        "notes",
+        _notes,
+        "whether errors of cancelled tasks carry a [note](notes.md) that says who cancelled",
+        "off",
     ),
     Variable(
         OTEL_TASKS_VARIABLE,

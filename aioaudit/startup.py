@@ -110,7 +110,7 @@ def report_unaudited(message: str) -> None:
 def _check_names(settings: Settings) -> None:
     from aioaudit.loading import check
 
-    check(settings, VARIABLE, os.environ[VARIABLE])
+    check(settings, VARIABLE, os.environ.get(VARIABLE))
 
 
 def _activate(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """What Python runs at its start where aioaudit is installed.
 
 A wheel places this module at the root of site-packages, beside the file that
-names it: the one line of ``aioaudit_autostart.pth`` tests the variable before
+names it: the one line of ``aioaudit_autostart.pth`` tests the variables before
 it imports anything.  Rejected: ``aioaudit_autostart.start`` (PEP 829, Python
 3.15 and newer), which cannot test anything: to find this module alone, site
 imports 31 others, 9 ms at each start of each program of the environment.
@@ -21,11 +21,15 @@ _started = False
 
 
 def main() -> None:
-    """Start auditing if ``AIOAUDIT`` asks for it; ``-I``, ``-E`` and ``-S`` turn that off."""
+    """Start auditing if ``AIOAUDIT`` or ``AIOAUDIT_NOTES`` asks for it.
+
+    ``-I``, ``-E`` and ``-S`` turn that off, and so does ``AIOAUDIT=off``.
+    """
     global _started
     if _started or sys.flags.ignore_environment:
         return
-    if os.environ.get("AIOAUDIT", "").strip().lower() in _OFF:
+    word = os.environ.get("AIOAUDIT", "").strip().lower()
+    if word in _OFF and (word or os.environ.get("AIOAUDIT_NOTES", "").strip().lower() in _OFF):
         return
     _started = True
     try:

@@ -18,6 +18,10 @@ from aioaudit.text import clean, escape_unprintable, in_package
 
 Show: TypeAlias = Callable[[str], str]
 
+CANCELLED = "cancelled because "
+CANCELLED_PROBABLY = "cancelled, probably because "
+"""How each `note` begins: one of the two."""
+
 MOST_NAMES = 3
 """At most this many tasks between the victim and the root are named; more are counted."""
 
@@ -83,6 +87,29 @@ def summarise(
     else:
         text += f" because {cause(root, show)}"
     return text + _by_way_of(chain) + _end(outcome, cancel_outcome, swallowed_at, show)
+
+
+def note(
+    chain: Sequence[Link],
+    *,
+    inferred: bool = False,
+    suspended_at: str | None = None,
+    show: Show = _as_it_is,
+) -> str | None:
+    """What an error says of the request that it is for: why a task was cancelled, and where it was.
+
+    The arguments are as for `summarise`; *suspended_at* is the ``path:line`` where the task
+    waited.  None where nobody knows why: an error is no place for a guess.
+    """
+    root = chain[-1]
+    if not is_known(root):
+        return None
+    # How late a timer was says more of the loop than of who cancelled.
+    because = _clause(root, show) + ("" if root.what == "deadline" else _detail(root))
+    text = f"{CANCELLED_PROBABLY if inferred else CANCELLED}{because}{_by_way_of(chain)}"
+    if suspended_at is not None:
+        text += f"; it was waiting at {show(suspended_at)}"
+    return escape_unprintable(text)
 
 
 def _clause(root: Link, show: Show) -> str:

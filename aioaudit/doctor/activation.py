@@ -21,7 +21,14 @@ from aioaudit.doctor.internals import missing_imported
 from aioaudit.doctor.packages import version_of
 from aioaudit.exporter import ExporterError
 from aioaudit.opening import PlantedError, open_to_write
-from aioaudit.settings import CORE_VARIABLE, JSONL_PATH_VARIABLE, VARIABLE, Settings, SettingsError
+from aioaudit.settings import (
+    CORE_VARIABLE,
+    JSONL_PATH_VARIABLE,
+    NOTES_VARIABLE,
+    VARIABLE,
+    Settings,
+    SettingsError,
+)
 from aioaudit.text import describe
 
 STARTED_BY = "aioaudit_autostart.pth"
@@ -70,8 +77,8 @@ def _start_up() -> tuple[State, str]:
             f"in {folder}, but this Python does not run its line (from 3.18 on it is to run"
             f" no import lines of .pth files, PEP 829); {_INSTEAD}"
         )
-    wanted = not settings.is_off(os.environ.get(VARIABLE))
-    if wanted and not getattr(sys.modules.get(STARTED), "_started", False):
+    asked = not settings.is_off(os.environ.get(VARIABLE)) or wanted(os.environ) is not None
+    if asked and not getattr(sys.modules.get(STARTED), "_started", False):
         return "warning", f"in {folder}, but Python did not run it; {_INSTEAD}"
     return "ok", f"in {folder}"
 
@@ -123,7 +130,7 @@ def wanted(environ: Mapping[str, str]) -> Settings | None:
     try:
         found = settings.from_environ(environ)
         if found is not None:
-            loading.check(found, VARIABLE, environ[VARIABLE])
+            loading.check(found, VARIABLE, environ.get(VARIABLE))
     except SettingsError:
         return None
     return found
@@ -133,7 +140,10 @@ def variables() -> Iterator[Diagnosis]:
     """`AIOAUDIT`, and each other variable of ours that is set."""
     value = os.environ.get(VARIABLE)
     if value is None or settings.is_off(value):
-        text = "not set: programs run unaudited" if value is None else f"{value!r}: off"
+        if wanted(os.environ) is not None:
+            text = f"not set: no exporter, {NOTES_VARIABLE} alone"
+        else:
+            text = "not set: programs run unaudited" if value is None else f"{value!r}: off"
         yield Diagnosis(section="settings", subject=VARIABLE, state="none", text=text)
     else:
         yield _setting(VARIABLE, value)

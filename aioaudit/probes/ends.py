@@ -91,14 +91,17 @@ class EndMonitor:
             ("PY_UNWIND", self._make_unwound()),
             ("PY_THROW", self._make_thrown()),
             ("EXCEPTION_HANDLED", self._make_handled()),
-            ("RERAISE", self._make_reraised()),
         ):
             monitor.on(event, make_callback(asks, event, callback))
+        self._reraised = make_callback(asks, "RERAISE", self._make_reraised())
         monitor.switch(True, "PY_THROW", "PY_UNWIND")
 
     def refresh(self) -> None:
         """Take in who listens now."""
         self._monitor.on("PY_RETURN", self._make_returned())
+        self._monitor.on(
+            "RERAISE", self._make_noted() if self._recorder.notes.on else self._reraised
+        )
 
     def watch_code(self, _coro: Any, code: CodeType) -> None:
         """See how coroutines of *code* are left."""
@@ -331,6 +334,7 @@ class EndMonitor:
         state.swallowed_at = None
         state.handler_timer = None
         recorder.state.cancellations.tie(error, request, state, beneath)
+        recorder.notes.on_delivered(error)
 
     def _make_handled(self) -> Callable[[CodeType, int, BaseException], object]:
         """``EXCEPTION_HANDLED``: any exception, anywhere in the process, comes to a handler.
@@ -386,6 +390,19 @@ class EndMonitor:
             return None
 
         return reraised
+
+    def _make_noted(self) -> Callable[[CodeType, int, BaseException], object]:
+        """``RERAISE`` where errors get notes: also those that replace a CancelledError."""
+        reraised = self._reraised
+        ties = self._recorder.state.cancellations.ties
+        on_reraised = self._recorder.notes.on_reraised
+
+        def noted(code: CodeType, offset: int, error: BaseException) -> object:
+            if ties and id(error) not in ties:
+                on_reraised(error)
+            return reraised(code, offset, error)
+
+        return noted
 
 
 def _raised_at(error: BaseException) -> TracebackType | None:
@@ -530,6 +547,7 @@ class EndCallbacks:
                         recorder.state.cancellations.obeyed_by(task),
                         recorder.state.tasks.state(task),
                     )
+                    recorder.notes.on_delivered(error)
                 if known and not own:
                     recorder.state.cancellations.pass_on(
                         waiters, recorder.state.cancellations.obeyed_by(task)

@@ -38,7 +38,7 @@ from aioaudit.cpython.tasks import (
 )
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
-from aioaudit.probes import ends, futures, groups, loops, tasks, timeouts, wakes
+from aioaudit.probes import ends, futures, groups, loops, notes, tasks, timeouts, wakes
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
 from aioaudit.recorder.recorder import Recorder
@@ -271,6 +271,11 @@ class Installation:
         known.creations_seen = recorder.sender.has_listeners and bool(
             {"task.create", "task.done"} & recorder.sender.selected_events
         )
+        if recorder.notes.on:
+            for record in recorder.state.cancellations.asks.pending():
+                recorder.state.cancellations.adopt(record)
+            if self._monitored is None:
+                self._put_notes()
         if self._monitored is not None:
             self._monitored.refresh()
         if not known.creations_seen:
@@ -293,6 +298,19 @@ class Installation:
             self._put(cls, "set_name", set_name, hot=True)
         self._take_asks()
         self._versions.settle()
+
+    def _put_notes(self) -> None:
+        """Have notes on errors where no delivery is seen."""
+        recorder = self.recorder
+        # An end is to be heard of before those hear of it who await it: from the beginning.
+        recorder.state.tasks.creations_seen = True
+        error = asyncio.exceptions.CancelledError
+        self._hot.replace(error, "__notes__", notes.AskedFor(recorder))
+        for cls in (*self._task_classes, *self._future_classes):
+            original = vars(cls).get("remove_done_callback")
+            if original is not None:  # the C task has none of its own
+                probe = notes.make_remove_done_callback(recorder, original)
+                self._put(cls, "remove_done_callback", probe, hot=True)
 
     def _install_on_foreign_loop(self, cls: Any) -> None:
         """Probe a loop that is not built on asyncio's: uvloop's, also when it is imported later."""
@@ -412,6 +430,7 @@ class Installation:
             self._monitored is None
             or self._follow is None
             or bus.hooks()
+            or recorder.notes.on  # each error is looked at when it is delivered
             or not {"task.create", "task.cancel", "task.done"} <= sender.active_events
             or not plain.CAN_BE_SEEN
         ):

@@ -28,6 +28,7 @@ from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
 from aioaudit.recognisers.uncancels import OWN_ONLY, SCOPES, asked_since
 from aioaudit.recorder.inquiry import Inquiry
+from aioaudit.recorder.notes import Notes
 from aioaudit.recorder.signalled import signal_here
 from aioaudit.recorder.watcher import Watcher
 from aioaudit.sending import Sender
@@ -61,6 +62,7 @@ class Recorder:
         self.state = State(run, codes, self.muted)
         self.rules = Rules(self.state, self.sender)
         self.state.cancellations.on_error_released = self.rules.on_error_released
+        self.notes = Notes(self.state, self.report_fault)
         self.cancel_over = self.state.cancellations.leave
         self._inquiry = Inquiry(self.state, self.sender)
         self.explain_scheduled = self._inquiry.explain_scheduled
@@ -200,6 +202,7 @@ class Recorder:
     def on_uncancel(self, task: Any, frame: FrameType, remaining: int) -> None:
         """``uncancel()`` was called on *task* by *frame*; *remaining* is what ``cancelling()`` says."""
         request = self._match_uncancel(task, frame, remaining)
+        self.notes.on_taken_back(self.state.tasks.find_state(task))
         if not self.sender.is_active("task.uncancel"):
             return
         known = self.state
@@ -255,6 +258,8 @@ class Recorder:
                 # Nobody saw it arrive, and here it is handed over with the request it was for.
                 cancellations.tie(error, request, state)
                 tie = cancellations.tie_of(error)
+                self.notes.on_delivered(error)
+                self.notes.on_replacing(frame)
             if tie is not None:
                 tie.timeout = request
         if "finding" in self.sender.active_events:
@@ -315,6 +320,8 @@ class Recorder:
             elif outcome != "cancelled":
                 for lost in drop_propagated(state):
                     self.rules.on_propagation_lost(lost, state)
+            if not by_hand:
+                self.notes.on_end(state, error, request)
         if "task.done" in self.sender.active_events:
             if outcome == "cancelled" and not by_hand:
                 error = None  # there is nothing to say of it but whose request it delivers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -171,7 +171,8 @@ class CancelState(msgspec.Struct, eq=False):
     there were several; ``errors`` counts the CancelledErrors of this task that live;
     ``last_absorbed`` is the one that the last ``uncancel()`` took back;
     ``handler_timer`` says which handler took how long, once one of the program's own
-    was entered; ``late`` are the last requests that came when it had ended.
+    was entered; ``late`` are the last requests that came when it had ended; ``noted`` refers to
+    the CancelledErrors of this task that carry a note.
     """
 
     ref: weakref.ref[Any]
@@ -193,6 +194,7 @@ class CancelState(msgspec.Struct, eq=False):
     concluded: bool = False
     errors: int = 0
     room: int = 16
+    noted: list[weakref.ref[BaseException]] | None = None
 
     def add(self, request: Request) -> None:
         """Keep *request*, the newest; forget what no answer needs any more.
@@ -287,13 +289,21 @@ def _needed(requests: list[Request]) -> list[Request]:
     return [each for each in requests if id(each) in kept]
 
 
+class Note(NamedTuple):
+    """A note on an error: the request that it tells of, and its text."""
+
+    request: Request
+    text: str
+
+
 class Tie(msgspec.Struct, eq=False):
     """Ties a CancelledError, as long as it lives, to the request that it delivers.
 
     ``beneath`` is what it stood for when it came out of what the task awaited, where
     a request of the task's own was delivered with it; ``timeout`` the request of the
     timeout that made a TimeoutError of it.  ``concluded`` says that its arrival was not seen,
-    and that other requests could have been delivered with it.
+    and that other requests could have been delivered with it.  ``note`` is what was put on
+    it (`aioaudit.recorder.notes`).
     """
 
     ref: weakref.ref[BaseException]
@@ -302,6 +312,7 @@ class Tie(msgspec.Struct, eq=False):
     beneath: Request | None = None
     timeout: Request | None = None
     concluded: bool = False
+    note: Note | None = None
 
     @property
     def effective(self) -> Request | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioaudit.chain.links import Link
-from aioaudit.chain.summary import is_known, summarise, who
+from aioaudit.chain.summary import is_known, note, summarise, who
 from aioaudit.text import escape_unprintable
 
 OWN = Link(what="cancelled", task=7, name="Task-7", reason="task_group")
@@ -207,3 +207,15 @@ def test_a_summary_is_one_line_of_visible_characters(name: str, coro: str, other
 def test_harmless_text_keeps_letters_and_escapes_the_rest() -> None:
     assert escape_unprintable("größe 名 [red]") == "größe 名 [red]"
     assert escape_unprintable("a\x1b[31m\n\u202eb\x9b") == r"a\x1b[31m\n\u202eb\x9b"
+
+
+def test_a_note_says_probably_where_it_was_concluded_and_nothing_where_it_is_not_known() -> None:
+    root = Link(what="deadline", at="app/api.py:41", seconds=2.0, detail="0.3 s late")
+    because = "the timeout of 2 s at app/api.py:41 ran out"
+    assert note([OWN, root]) == f"cancelled because {because}"
+    assert note([OWN, root], suspended_at="db.py:9") == (
+        f"cancelled because {because}; it was waiting at db.py:9"
+    )
+    assert note([OWN, root], inferred=True) == f"cancelled, probably because {because}"
+    assert note([OWN, Link(what="called", reason="unknown")]) is None
+    assert note([OWN]) is None

@@ -46,6 +46,26 @@ def test_exporters_are_named_in_order_and_once(value: str, exporters: tuple[str,
     )
 
 
+@pytest.mark.parametrize("word", ["1", "ON", " true ", "yes"])
+@pytest.mark.parametrize("value", [None, "", " , "])
+def test_notes_alone_ask_for_no_exporter(word: str, value: str | None) -> None:
+    environ = {"AIOAUDIT_NOTES": word, "AIOAUDIT_EVENTS": "task.cancel"}
+    found = from_environ(environ if value is None else environ | {"AIOAUDIT": value})
+    assert found == Settings(exporters=(), events=frozenset(PROCESS | {"task.cancel"}), notes=True)
+
+
+@pytest.mark.parametrize("value", ["0", "off", "No"])
+def test_a_word_for_off_turns_notes_off_too(value: str) -> None:
+    assert from_environ({"AIOAUDIT": value, "AIOAUDIT_NOTES": "1"}) is None
+    assert from_environ({"AIOAUDIT": value, "AIOAUDIT_NOTES": "perhaps"}) is None
+
+
+@pytest.mark.parametrize("word", ["", " ", "0", "off", "False"])
+def test_without_notes_nothing_else_asks_for_auditing(word: str) -> None:
+    assert from_environ({"AIOAUDIT_NOTES": word, "AIOAUDIT_EVENTS": "bad"}) is None
+    assert from_environ({"AIOAUDIT": "sys", "AIOAUDIT_NOTES": word}) == Settings(("sys",))
+
+
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
@@ -110,6 +130,11 @@ EVENTS = ", ".join(settings.EVENT_NAMES)
             {"AIOAUDIT": "1", "AIOAUDIT_EVENTS": "zzz.*\n"},
             "AIOAUDIT_EVENTS='zzz.*\\n': 'zzz.*' is no event;"
             f" allowed: patterns like task.* and {EVENTS}",
+        ),
+        (
+            {"AIOAUDIT_NOTES": "perhaps"},
+            "AIOAUDIT_NOTES='perhaps': 'perhaps' is neither on nor off;"
+            " allowed: 1/on/true/yes or 0/off/false/no",
         ),
         (
             {"AIOAUDIT": "1", "AIOAUDIT_JSONL_PATH": "/tmp/{host}-{pid}"},
