@@ -851,7 +851,8 @@ def recording() -> Generator[Trail, None, None]:
             # No loop in here: one that jumps back on a condition does so outside of the `try`
             # around it, and looks for signals there (Python/flowgraph.c, `normalize_jumps`).
             _turn_on(call)
-            yield Trail(exporter, *call.recorded())
+            trail = Trail(exporter, *call.recorded(), runs=lambda: not call.handle.ended)
+            yield trail
         finally:
             call.handle.disable()
     except BaseException:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from aioaudit.chain.links import Answer, RequestFate, RequestSummary
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
     from aioaudit.state.requests import CancelState, Request
 
 __all__ = ["Trail", "explain"]
+
+_begun: list[weakref.ref[Trail]] = []
+"""The recordings that run, in the order in which they began, and perhaps some that have ended."""
+
+
+def innermost() -> Trail | None:
+    """The recording that began last and has not ended; None where there is none."""
+    for ref in reversed(_begun):
+        trail = ref()
+        if trail is not None and _is_running(ref):
+            return trail
+    return None
+
+
+def _is_running(ref: weakref.ref[Trail]) -> bool:
+    trail = ref()
+    return trail is not None and trail._runs()
 
 
 def explain(known: State, what: Any) -> Answer | None:
@@ -123,11 +142,19 @@ def _answer(
 class Trail:
     """What was recorded while a `recording` block ran."""
 
-    def __init__(self, exporter: MemoryExporter, journal: Journal, known: State) -> None:
-        """Private."""
+    def __init__(
+        self,
+        exporter: MemoryExporter,
+        journal: Journal,
+        known: State,
+        runs: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Private. *runs* says whether its block has not ended."""
         self._exporter = exporter
         self._journal = journal
         self._known = known
+        self._runs = runs
+        _begun[:] = [*filter(_is_running, _begun), weakref.ref(self)]
 
     @property
     def events(self) -> list[Event]:

@@ -1,4 +1,4 @@
-"""What tests are written with: `cancel_everywhere` cancels a coroutine wherever it waits.
+"""What tests are written with: assertions about who cancelled, and `cancel_everywhere`.
 
 The modules in here are private.  None needs pytest, but for those whose names say so.
 """
@@ -8,6 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aioaudit.testing.asserts import (
+        NotRecordedError,
+        assert_cancelled,
+        assert_no_findings,
+        assert_not_cancelled,
+    )
     from aioaudit.testing.everywhere import (
         BaselineError,
         Coverage,
@@ -23,7 +29,11 @@ __all__ = [
     "Coverage",
     "Fault",
     "IncompleteError",
+    "NotRecordedError",
     "UnsafeError",
+    "assert_cancelled",
+    "assert_no_findings",
+    "assert_not_cancelled",
     "cancel_everywhere",
     "cancel_everywhere_async",
 ]
@@ -33,7 +43,11 @@ _LAZY = {
     "Coverage": "aioaudit.testing.everywhere",
     "Fault": "aioaudit.testing.everywhere",
     "IncompleteError": "aioaudit.testing.everywhere",
+    "NotRecordedError": "aioaudit.testing.asserts",
     "UnsafeError": "aioaudit.testing.everywhere",
+    "assert_cancelled": "aioaudit.testing.asserts",
+    "assert_no_findings": "aioaudit.testing.asserts",
+    "assert_not_cancelled": "aioaudit.testing.asserts",
     "cancel_everywhere": "aioaudit.testing.everywhere",
     "cancel_everywhere_async": "aioaudit.testing.everywhere",
 }
