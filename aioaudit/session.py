@@ -682,9 +682,7 @@ def _add(call: _Call) -> None:
         notes = notes.given(handle, call.notes)
     elif call.settings.notes:  # a call that knows nothing of them does not end them
         notes = notes.without_any(True)
-    wanted = replace(
-        wanted, slow_cancel=slow, blocked=blocked, bus_events=heard, notes=notes
-    )
+    wanted = replace(wanted, slow_cancel=slow, blocked=blocked, bus_events=heard, notes=notes)
     # In one line, where nothing comes between: signals' handlers run where a call is over.
     session.wanted, handle.holds = wanted, holds
     session.apply()

@@ -56,8 +56,7 @@ def who(name: str, coro: str) -> str:
 
 def cause(root: Link, show: Show = _as_it_is) -> str:
     """What *root* says, as a clause that can follow "because"."""
-    detail = "" if root.detail is None else f" ({show(root.detail)})"
-    return escape_unprintable(_clause(root, show) + detail)
+    return escape_unprintable(_clause(root, show) + _detail(root, show))
 
 
 def summarise(
@@ -105,7 +104,7 @@ def note(
     if not is_known(root):
         return None
     # How late a timer was says more of the loop than of who cancelled.
-    because = _clause(root, show) + ("" if root.what == "deadline" else _detail(root))
+    because = _clause(root, show) + ("" if root.what == "deadline" else _detail(root, show))
     text = f"{CANCELLED_PROBABLY if inferred else CANCELLED}{because}{_by_way_of(chain)}"
     if suspended_at is not None:
         text += f"; it was waiting at {show(suspended_at)}"
@@ -165,6 +164,10 @@ def unknown(root: Link, show: Show = _as_it_is) -> str:
     if root.at is not None:
         facts.append(f"it was made at {show(root.at)}")
     return escape_unprintable("; ".join(facts))
+
+
+def _detail(root: Link, show: Show) -> str:
+    return "" if root.detail is None else f" ({show(root.detail)})"
 
 
 def _by_way_of(chain: Sequence[Link]) -> str:
