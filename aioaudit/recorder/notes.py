@@ -30,7 +30,7 @@ from aioaudit.cpython.tracing import watch_errors
 from aioaudit.events import TaskCancel
 from aioaudit.state.reading import MemoryReading
 from aioaudit.state.requests import Note
-from aioaudit.text import clean, in_package
+from aioaudit.text import clean
 
 if TYPE_CHECKING:
     from aioaudit.state.known import State
@@ -232,14 +232,14 @@ class Notes:
 
 
 def _short() -> Callable[[str], str]:
-    """Paths as seen from the working directory, where they are inside of it."""
+    """Paths, also those in a sentence, as seen from the working directory, where they are inside of it."""
     try:
         inside = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118 - pathlib is not cheap
     except OSError:  # the working directory was removed
-        inside = "\0"
+        inside = ""
 
-    def show(place: str) -> str:
-        return in_package(place.removeprefix(inside))
+    def show(text: str) -> str:
+        return text.replace(inside, "") if len(inside) > 1 else text
 
     return show
 

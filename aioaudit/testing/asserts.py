@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from asyncio import CancelledError, isfuture
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 import aioaudit
 from aioaudit.chain import summary
@@ -159,10 +159,11 @@ def _answers(task: Any, trail: Trail | None, caller: str) -> list[Answer]:
         if not answers:
             _check_name(task, asked)
         return answers
+    errors: Iterable[Any]
     if isinstance(task, BaseException):
-        errors: Iterable[Any] = _leading_to(task)
+        errors = _leading_to(task)
     elif isfuture(task) and hasattr(task, "get_coro"):
-        errors = (task,)
+        errors = cast("tuple[Any, ...]", (task,))
     else:
         raise TypeError(f"a task, an error or a task's name is wanted, not {shown(task)}")
     if asked is None and aioaudit._answers is None:

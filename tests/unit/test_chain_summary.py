@@ -219,3 +219,11 @@ def test_a_note_says_probably_where_it_was_concluded_and_nothing_where_it_is_not
     assert note([OWN, root], inferred=True) == f"cancelled, probably because {because}"
     assert note([OWN, Link(what="called", reason="unknown")]) is None
     assert note([OWN]) is None
+
+
+def test_what_is_beside_a_cause_stays_whole_in_a_note() -> None:
+    detail = "while ValueError at /x/site-packages/lib.py:3 was handled"
+    root = Link(what="called", source="app:stop", at="a.py:5", detail=detail)
+    told = note([OWN, root], show=lambda text: text.replace("/x/", ""))
+    assert told is not None
+    assert told.endswith("(while ValueError at site-packages/lib.py:3 was handled)")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import copy
 import pickle
-import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -206,7 +205,12 @@ def test_the_note_is_of_the_request_that_the_error_goes_on_for() -> None:
     before: list[list[str]] = []
 
     async def victim() -> None:
-        async with asyncio.timeout(0.02):  # LINE first
+        async with asyncio.timeout(0.02) as scope:  # LINE first
+            task, when = asyncio.current_task(), scope.when()
+            assert task is not None
+            assert when is not None
+            # Both are due at once, and come one right after the other.
+            asyncio.get_running_loop().call_at(when, task.cancel)  # LINE second
             try:
                 await wait()
             except asyncio.CancelledError as error:
@@ -215,10 +219,6 @@ def test_the_note_is_of_the_request_that_the_error_goes_on_for() -> None:
 
     async def main() -> BaseException | None:
         task = asyncio.create_task(victim())
-        loop = asyncio.get_running_loop()
-        # Both timers are due when this is over, and come one right after the other.
-        loop.call_later(0.01, time.sleep, 0.1)
-        loop.call_later(0.03, task.cancel)  # LINE second
         await asyncio.wait([task])
         return error_of(task)
 
