@@ -41,7 +41,7 @@ LAYERS = (
     # What tests are written with
     "testing",
     "exporters",
-    "startup doctor cli testing __main__",
+    "startup doctor cli __main__",
 )
 """From the bottom to the top: a name stands for a module or a package, the longest one counts.
 
