@@ -9,8 +9,10 @@ from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 
-def outlived(frame: FrameType, call: Call) -> Cause:
+def outlived(frame: FrameType, call: Call) -> Cause | None:
     """``Server.application_checker``, which a timer calls: the connection is closed, the time is over."""
+    if call.victim is not local(frame, "application_instance"):
+        return None
     seconds = local(frame, "self").application_close_timeout
     detail = f"the application had {seconds:g} s to end by itself"
     # Whether the response of a request was sent, or an error in its place; a websocket does not say.

@@ -22,7 +22,10 @@ def _was_sent(task: Any) -> bool:
 
 def handled(frame: FrameType, call: Call) -> Cause | None:
     """``ASGIHandler.handle``: the client went away, or the response was sent."""
-    listener, process = local(frame, "tasks")
+    tasks = local(frame, "tasks")
+    if tasks is None or call.victim not in tasks:
+        return None  # a receiver of a signal cancels something else
+    listener, process = tasks
     if call.victim is listener or _was_sent(process):
         return call.by_caller("django.done", frame, "the response was sent")
     if not listener.done():

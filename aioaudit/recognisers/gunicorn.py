@@ -40,20 +40,22 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
 
 def calls_finished(frame: FrameType, call: Call) -> Cause | None:
     """``ASGIProtocol._finish_app_calls``: the client went away while the application ran on."""
-    if not local(frame, "self")._conn_lost_handled:
+    if call.victim is not local(frame, "task") or not local(frame, "self")._conn_lost_handled:
         return None
     return call.by_caller("disconnect", frame)
 
 
 def frames_read(frame: FrameType, call: Call) -> Cause | None:
     """``WebSocketProtocol.run``: the application has ended, its messages need not be read."""
-    if isinstance(call.exception, CancelledError):
+    if call.victim is not local(frame, "read_task") or isinstance(call.exception, CancelledError):
         return None
     return call.by_caller("gunicorn.done", frame)
 
 
-def lifespan_ended(frame: FrameType, call: Call) -> Cause:
+def lifespan_ended(frame: FrameType, call: Call) -> Cause | None:
     """``LifespanManager.shutdown``: the application's lifespan does not end by itself."""
+    if call.victim is not local(frame, "self")._task:
+        return None
     return call.by_caller("gunicorn.shutdown", frame)
 
 
@@ -81,6 +83,12 @@ VERSIONS = {_PENDING: ">=25", _FINISHED: ">=27"}
 """The versions that have a call site, where not all do."""
 
 INTERNALS = (
+    Internal(
+        "_task",
+        "gunicorn.asgi.lifespan:LifespanManager",
+        "the task of the application's lifespan",
+        "that gunicorn ends a lifespan that does not end",
+    ),
     Internal(
         "_conn_lost_handled",
         f"{_PROTOCOL}:ASGIProtocol",

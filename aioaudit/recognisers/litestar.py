@@ -6,6 +6,7 @@ Its channels have tasks of their own, which end where the application's line say
 from __future__ import annotations
 
 from types import FrameType
+from typing import Any
 
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import has_ended
@@ -16,24 +17,27 @@ _SENT = "the stream was sent, its client need not be watched any more"
 _NOT_SENT = "before the whole stream was sent"
 
 
-def _called(frame: FrameType, call: Call, *, sent: bool) -> Cause:
+def _called(frame: FrameType, call: Call, scope: Any, *, sent: bool) -> Cause | None:
+    if call.victim is not scope:
+        return None  # what is awaited cancels something else
     reason, detail = ("litestar.done", _SENT) if sent else ("disconnect", _NOT_SENT)
     return call.by_caller(reason, frame, detail, current_task_unrelated=True)
 
 
-def stream_watched(frame: FrameType, call: Call) -> Cause:
+def stream_watched(frame: FrameType, call: Call) -> Cause | None:
     """``ASGIStreamingResponse._listen_for_disconnect``: the server says that the client went away."""
-    return _called(frame, call, sent=has_ended(local(frame, "self").iterator))
+    sent = has_ended(local(frame, "self").iterator)
+    return _called(frame, call, local(frame, "cancel_scope"), sent=sent)
 
 
-def websocket_sent(frame: FrameType, call: Call) -> Cause:
+def websocket_sent(frame: FrameType, call: Call) -> Cause | None:
     """``send_websocket_stream`` (since 2.14): the stream was sent to a websocket."""
-    return _called(frame, call, sent=True)
+    return _called(frame, call, local(frame, "tg").cancel_scope, sent=True)
 
 
-def websocket_watched(frame: FrameType, call: Call) -> Cause:
+def websocket_watched(frame: FrameType, call: Call) -> Cause | None:
     """``send_websocket_stream``: the client of the websocket went away."""
-    return _called(frame, call, sent=False)
+    return _called(frame, call, local(frame, "tg").cancel_scope, sent=False)
 
 
 _STREAM = "litestar.handlers.websocket_handlers.stream"

@@ -36,6 +36,8 @@ def _given(function: Any) -> tuple[str, Any]:
 
 def first_done(frame: FrameType, call: Call) -> Cause | None:
     """``cancel_on_finish``, until 2.1 ``wrap``: the first of those that run beside each other returned."""
+    if call.victim is not local(frame, "task_group").cancel_scope:
+        return None  # what it awaits cancels something else
     name, response = _given(local(frame, "coro") or local(frame, "func"))
     sent = name in ("stream_response", "ping")  # which ends after the stream
     if name == "listen_for_disconnect":

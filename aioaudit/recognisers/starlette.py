@@ -41,6 +41,9 @@ _SENT = "the response was sent, its client need not be watched any more"
 
 def streamed(frame: FrameType, call: Call) -> Cause | None:
     """``StreamingResponse.__call__``: the body was sent, or the client went away."""
+    group = local(frame, "task_group")
+    if group is not None and call.victim is not group.cancel_scope:
+        return None  # what it awaits cancels something else
     func = local(frame, "func")
     name = _name(func)
     if name == "listen_for_disconnect":

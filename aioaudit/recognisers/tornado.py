@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from types import FrameType
 
+from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -38,8 +39,10 @@ def chained(frame: FrameType, call: Call) -> Cause | None:
     return None if request is None else call.by_request("tornado.chain", request)
 
 
-def connection_closed(frame: FrameType, call: Call) -> Cause:
+def connection_closed(frame: FrameType, call: Call) -> Cause | None:
     """``WebSocketProtocol13.close`` (since 6.5): a connection needs no pings any more."""
+    if call.victim is not local(frame, "self")._ping_coroutine:
+        return None
     return call.by_caller("tornado.closed", frame)
 
 
@@ -49,3 +52,14 @@ CALL_SITES = {
     ("tornado.websocket", "WebSocketProtocol13.close"): connection_closed,
 }
 """Call sites by module and qualified name."""
+
+INTERNALS = (
+    Internal(
+        "_ping_coroutine",
+        "tornado.websocket:WebSocketProtocol13",
+        "the task that sends pings",
+        "that it ends with its websocket",
+        since=(6, 5),
+    ),
+)
+"""The attributes that are read here, which the library promises nobody."""

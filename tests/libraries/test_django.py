@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,9 @@ from tests.serving import Record, ask_and_leave, ask_and_read, records
 pytest.importorskip("uvicorn")
 django = pytest.importorskip("django")
 conf = pytest.importorskip("django.conf")
+asgi = pytest.importorskip("django.core.asgi")
 http = pytest.importorskip("django.http")
+urls = pytest.importorskip("django.urls")
 
 record = records()
 IN_A_GROUP = django.VERSION >= (6, 1)
@@ -60,16 +63,11 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes an application whose only view is the one that is given."""
 
     def make(view: Any) -> Any:
-        import sys
-
-        from django.core.asgi import get_asgi_application
-        from django.urls import clear_url_caches, path
-
-        urls = ModuleType("urls_of_a_test")
-        vars(urls)["urlpatterns"] = [path("", view)]
-        monkeypatch.setitem(sys.modules, urls.__name__, urls)
-        clear_url_caches()
-        return get_asgi_application()
+        module = ModuleType("urls_of_a_test")
+        vars(module)["urlpatterns"] = [urls.path("", view)]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        urls.clear_url_caches()
+        return asgi.get_asgi_application()
 
     return make
 

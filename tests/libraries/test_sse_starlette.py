@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.serving import Record, ask_and_leave, ask_and_read, records, staying
 
 uvicorn = pytest.importorskip("uvicorn")
 starlette = pytest.importorskip("starlette.applications")
+responses = pytest.importorskip("starlette.responses")
 routing = pytest.importorskip("starlette.routing")
 sse = pytest.importorskip("sse_starlette.sse")
 
@@ -80,3 +83,33 @@ def test_a_server_that_ends_ends_its_streams_of_events(record: Record) -> None:
     trail = record(site(endless), talk)
     root = links(trail.why("streaming"))[-1]
     assert (root["what"], root["reason"]) == ("called", "sse_starlette.shutdown")
+
+
+FEEDS = """
+import asyncio
+
+async def feed():
+    helper = asyncio.create_task(asyncio.sleep(60), name="helper")
+    await asyncio.sleep(0)
+    yield "begin"
+    helper.cancel()
+    yield "end"
+"""
+
+
+@pytest.mark.parametrize("kind", [sse.EventSourceResponse, responses.StreamingResponse])
+def test_what_a_library_that_makes_the_stream_cancels_is_no_doing_of_the_response(
+    record: Record, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "madeupfeeds.py").write_text(FEEDS)
+    monkeypatch.syspath_prepend(str(folder))
+    feed = import_module("madeupfeeds").feed
+
+    async def stream(_request: Any) -> Any:
+        return kind(feed())
+
+    app = starlette.Starlette(routes=[routing.Route("/", stream)])
+    root = links(record(app, ask_and_read).why("helper"))[-1]
+    assert (root["what"], root["reason"], root["at"]) == ("called", "explicit", "madeupfeeds.py")
