@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -30,10 +31,10 @@ def free_socket() -> socket.socket:
 @contextlib.asynccontextmanager
 async def by_uvicorn(app: Application, **options: Any) -> AsyncIterator[int]:
     """*app* behind uvicorn, as long as the block runs."""
-    import uvicorn
-
+    uvicorn: Any = importlib.import_module("uvicorn")
     with free_socket() as listener:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", **options)
+        options = {"log_level": "critical", "lifespan": "off", "ws": "none", **options}
+        config = uvicorn.Config(app, **options)
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")

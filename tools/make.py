@@ -66,6 +66,7 @@ WITH_OLDEST = tuple(
         "libraries/test_redis",
         "libraries/test_sanic",
         "libraries/test_sse_starlette",
+        "libraries/test_strawberry",
         "libraries/test_tornado",
         "libraries/test_twisted",
         "process/test_log_lines",

@@ -71,6 +71,7 @@ OWN = frozenset(
         "sanic",
         "sse_starlette",
         "starlette",
+        "strawberry",
         "tornado",
         "twisted",
         "uvicorn",
