@@ -124,7 +124,8 @@ def _clause(root: Link, show: Show) -> str:
         handler = "" if root.at is None else f" (handler{place}{through})"
         return f"the process received {root.signal or 'a signal'}{handler}"
     if root.what == "shutdown":
-        return f"asyncio.run{place} ended and cancelled what was left"
+        what = "asyncio.run" if root.detail is None else "the loop"  # which says what ended
+        return f"{what}{place} ended and cancelled what was left"
     if root.what == "called":
         return _call(root, place) + _message(root)
     return f"a request{place} with reason {root.reason or 'unknown'} was made"

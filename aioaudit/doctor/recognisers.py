@@ -49,7 +49,7 @@ def _own(library: str) -> list[Diagnosis]:
     except Exception as error:  # noqa: BLE001 - an installation may be damaged in any way
         text = f"aioaudit's own recogniser cannot be loaded: {describe(error)}"
         return [Diagnosis(section="recognisers", subject=library, state="problem", text=text)]
-    sites = _sites(registry.Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {})), module)
+    sites = _sites(registry.tables_of(module, module.CALL_SITES), module)
     if library == _STDLIB:
         return [_finding("asyncio", VERSION, sites, _versions(module), "", {})]
     return list(_library(library, sites, module, ""))
@@ -78,6 +78,8 @@ def _sites(tables: registry.Tables, module: Any) -> list[Site]:
     sites = [
         *tables.calls,
         *tables.timeouts,
+        *tables.loop_ends,
+        *getattr(module, "LEFT", ()),
         *getattr(module, "PROBES", ()),
         *((name, qualname) for name, _, qualname in sorted(boundaries)),
     ]

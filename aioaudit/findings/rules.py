@@ -38,6 +38,7 @@ from aioaudit.cpython.tasks import (
 from aioaudit.events import Finding, Outcome, Severity, TaskCancel
 from aioaudit.findings import catalogue
 from aioaudit.findings.cleanup import cleaning_up, handles_cancelled
+from aioaudit.recognisers.registry import is_left
 from aioaudit.settings import DEFAULT_SLOW_CANCEL
 from aioaudit.stack.code import APPLICATION, STDLIB, owner_of
 from aioaudit.stack.frames import suspended_at, variables
@@ -473,7 +474,13 @@ class Rules:
                     self._check_swallowed(task, state, suspended_at(known.codes, coro_of(task)))
                 request = state.requests[-1] if state.requests else None
                 born = known.tasks.born.get(id(task))
-                self._report(catalogue.PENDING, task, request, **self._remains(task, born))
+                self._report(
+                    catalogue.PENDING,
+                    task,
+                    request,
+                    severity="note" if _left_by_library(state) else "finding",
+                    **self._remains(task, born),
+                )
 
     def _remains(self, task: Any, born: Created | None) -> dict[str, Any]:
         return {
@@ -551,6 +558,12 @@ def _kept_by_library(task: Any, state: CancelState) -> bool:
         return owner_of(state.swallowed_at.rpartition(":")[0]) != APPLICATION
     code = getattr(coro_of(task), "cr_code", None)
     return code is not None and owner_of(code.co_filename) != APPLICATION
+
+
+def _left_by_library(state: CancelState) -> bool:
+    """Whether a library that we know makes tasks like this one, and leaves them to the end."""
+    module, _, qualname = state.coro.partition(":")
+    return is_left(module, qualname)
 
 
 def _line_of(request: Request) -> tuple[str | None, str | None, str | None, str | None]:

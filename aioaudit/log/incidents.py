@@ -220,7 +220,7 @@ def _is_helper(case: Case, request: RequestEvent, package: str | None) -> bool:
     if case.cancel_outcome == "swallowed":
         if case.outcome != "returned" or not _in_library(case.swallowed_at):
             return False
-    elif case.cancel_outcome != "obeyed":
+    elif case.cancel_outcome != "obeyed" and not _is_left(case):
         return False
     own = _package(case.coro)
     wraps = case.coro in RUN_OTHERS
@@ -231,6 +231,14 @@ def _is_helper(case: Case, request: RequestEvent, package: str | None) -> bool:
     if package is None:
         return (own in OWN or own == "asyncio") and not wraps
     return own in (package, "anyio", "asyncio")
+
+
+def _is_left(case: Case) -> bool:
+    """Whether the task's library is known to leave it to the end of its loop, which has come."""
+    return any(
+        each.task == case.task and each.kind == "pending" and each.severity == "note"
+        for each in case.run.findings
+    )
 
 
 def _is_over(run: LoggedRun, case: Case) -> bool:

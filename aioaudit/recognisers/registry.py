@@ -1,7 +1,8 @@
 """From a function of a library to what explains it: our own tables, then those of other packages.
 
-Two questions are asked, and each has a table of its own: why does this function call
-``cancel()`` (``CALL_SITES``), and what is a timeout for that was entered here (``TIMEOUTS``)?
+Three questions are asked, and each has a table of its own: why does this function call
+``cancel()`` (``CALL_SITES``), what is a timeout for that was entered here (``TIMEOUTS``), and
+what has ended where this function ended a loop (``LOOP_ENDS``)?
 
 Our tables for a library are imported as soon as the library is there.  Which tables installed
 packages register under `GROUP` is known when auditing begins; one of theirs is imported when a
@@ -35,17 +36,23 @@ if TYPE_CHECKING:
 GROUP = "aioaudit.recognisers"
 """The entry-point group; each object is a table like `CALL_SITES` of our own recognisers.
 
-In the same module there may be a table ``TIMEOUTS``.
+In the same module there may be the tables ``TIMEOUTS`` and ``LOOP_ENDS``.
 """
 
 Table = Mapping[tuple[str, str], Any]
 
 
 class Tables(NamedTuple):
-    """What a recogniser explains: its table for each of the two questions."""
+    """What a recogniser explains: its table for each of the three questions."""
 
     calls: Table
     timeouts: Table
+    loop_ends: Table
+
+
+def tables_of(module: object, calls: Table) -> Tables:
+    """*calls* and the other tables that *module* has."""
+    return Tables(calls, getattr(module, "TIMEOUTS", {}), getattr(module, "LOOP_ENDS", {}))
 
 
 OWN = frozenset(
@@ -61,17 +68,26 @@ OWN = frozenset(
         "asyncpg",
         "daphne",
         "django",
+        "faststream",
         "grpc",
         "gunicorn",
         "hypercorn",
+        "ipykernel",
+        "langgraph",
         "litestar",
         "mcp",
+        "procrastinate",
+        "pytest_asyncio",
         "quart",
         "redis",
         "sanic",
+        "saq",
         "sse_starlette",
         "starlette",
         "strawberry",
+        "taskiq",
+        "telegram",
+        "textual",
         "tornado",
         "twisted",
         "uvicorn",
@@ -151,6 +167,23 @@ def find_timeout(module: str, qualname: str) -> Explain | None:
     return _find(1, module, qualname)
 
 
+def find_loop_end(module: str, qualname: str) -> Explain | None:
+    """What explains that *qualname* in *module* ends a loop, None where nobody does.
+
+    Raises:
+        NotNowError: that cannot be found out just now.
+    """
+    return _find(2, module, qualname)
+
+
+def is_left(module: str, qualname: str) -> bool:
+    """Whether its library is known to leave tasks of this coroutine function to the end of a loop."""
+    library = module.partition(".")[0]
+    if library not in _tables:
+        return False
+    return (module, qualname) in getattr(sys.modules.get(module_of(library)), "LEFT", ())
+
+
 @functools.lru_cache(maxsize=1000)
 def find_compiled(module: str, qualname: str) -> Explain | None:
     """`find` for a coroutine function of compiled code, whose frames are nowhere to be asked."""
@@ -182,7 +215,7 @@ def own_tables(library: str) -> Tables:
     tables = _tables.get(library)
     if tables is None:
         module = import_module(module_of(library))
-        tables = Tables(module.CALL_SITES, getattr(module, "TIMEOUTS", {}))
+        tables = tables_of(module, module.CALL_SITES)
         _tables[library] = tables
     return tables
 
@@ -194,11 +227,10 @@ def _foreign_tables() -> Tables:
     Raises:
         Exception: what a detector of calls that block a loop raises where files are read.
     """
-    calls: dict[tuple[str, str], Any] = {}
-    timeouts: dict[tuple[str, str], Any] = {}
+    merged: list[dict[tuple[str, str], Any]] = [{} for _ in Tables._fields]
     look_around()
     if _seen is not None and not _seen[1]:
-        return Tables(calls, timeouts)
+        return Tables(*merged)
     from importlib.metadata import entry_points  # 20 ms, and only here is it needed
 
     for point in sorted(entry_points(group=GROUP)):
@@ -207,21 +239,26 @@ def _foreign_tables() -> Tables:
         except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
             say(f"recogniser {point.name!r} ({point.value}) cannot be loaded: {describe(error)}")
         else:
-            calls.update(found.calls)
-            timeouts.update(found.timeouts)
-    return Tables(calls, timeouts)
+            for table, more in zip(merged, found, strict=True):
+                table.update(more)
+    return Tables(*merged)
+
+
+def _as_it_is(table: Any) -> Any:
+    """*table*, which a stranger has written, of no type that we could promise."""
+    return table
 
 
 def loaded(point: EntryPoint) -> Tables:
-    """The table that *point* names, and ``TIMEOUTS`` of the module that it is in.
+    """The table that *point* names, and the others of the module that it is in.
 
     Raises:
         TypeError: one of them is none.
         Exception: what importing a stranger's module raises.
     """
     calls = point.load()
-    timeouts = getattr(sys.modules.get(point.module), "TIMEOUTS", {})
-    for table in (calls, timeouts):
+    tables = tables_of(sys.modules.get(point.module), calls)
+    for table in map(_as_it_is, tables):
         if not isinstance(table, Mapping):
             raise TypeError(f"it is a {type(table).__name__}, not a mapping of call sites")
         for site, explain in table.items():
@@ -230,7 +267,7 @@ def loaded(point: EntryPoint) -> Tables:
                 raise TypeError(
                     f"{site!r}: {explain!r} is not (module, qualified name): explain(frame, call)"
                 )
-    return Tables(calls, timeouts)
+    return tables
 
 
 _failed: set[str] = set()

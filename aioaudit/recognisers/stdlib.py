@@ -17,8 +17,8 @@ from aioaudit.chain.links import Link
 from aioaudit.cpython.groups import parent_of
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.recognisers.call import Call, seconds
-from aioaudit.recognisers.registry import ask, find_timeout
-from aioaudit.stack.code import Explain, NotNowError
+from aioaudit.recognisers.registry import ask, find_loop_end, find_timeout
+from aioaudit.stack.code import STDLIB, THIRD_PARTY, Explain, NotNowError
 from aioaudit.stack.frames import frame_handling, local
 from aioaudit.state.cause import Cause
 
@@ -56,12 +56,27 @@ def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
         return call.by_request("awaiter", call.exception)
     length = seconds(float(local(outer, "timeout")))
     call.remember_timeout()
+    if length <= 0:
+        # There was no time to run out: a library that asks so may mean to cancel.
+        cause = _meant_by(outer.f_back, call)
+        if cause is not None:
+            return cause
     cause = call.by_deadline("timeout", length, call.caller(outer.f_back))
     # There is none where there was no time to wait at all, and a loop may have timers of its own kind.
     due = getattr(local(outer, "timeout_handle"), "when", None)
     if due is not None and cause.origin is not None:
         cause.origin = msgspec.structs.replace(cause.origin, detail=call.lateness(due()))
     return cause
+
+
+def _meant_by(frame: FrameType | None, call: Call) -> Cause | None:
+    """What the library says whose function called here in *frame*, if one did."""
+    if frame is None:
+        return None
+    info = call.state.codes.of(frame)
+    if info.owner != THIRD_PARTY or info.explain is None:
+        return None
+    return ask(info.explain, info.source, frame, call)
 
 
 def group_child_failed(frame: FrameType, call: Call) -> Cause | None:
@@ -154,7 +169,26 @@ def gathered(frame: FrameType, _call: Call) -> Cause | None:
 
 def shutdown(frame: FrameType, call: Call) -> Cause | None:
     """``_cancel_all_tasks`` at the end of ``asyncio.run`` and ``Runner.close``."""
-    return loop_ended(frame.f_back, call)
+    outer = frame.f_back
+    while outer is not None and call.state.codes.of(outer).owner == STDLIB:
+        outer = outer.f_back
+    cause = None
+    if outer is not None:
+        info = call.state.codes.of(outer)
+        if info.owner == THIRD_PARTY:
+            # The library whose loop it is may say what has ended with it.
+            cause = ask(_ended, info.source, outer, call)
+    return cause or loop_ended(frame.f_back, call)
+
+
+def _ended(frame: FrameType, call: Call) -> Cause | None:
+    """What the library that ended the loop, in *frame*, says of it."""
+    module, _, qualname = call.state.codes.of(frame).source.partition(":")
+    try:
+        explain = find_loop_end(module, qualname)
+    except NotNowError:
+        return None
+    return None if explain is None else explain(frame, call)
 
 
 def loop_ended(frame: FrameType | None, call: Call, detail: str | None = None) -> Cause:

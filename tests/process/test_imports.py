@@ -143,7 +143,9 @@ def test_pytest_that_takes_asyncio_for_a_plugin_is_audited(
     (tmp_path / "test_it.py").write_text(
         f"import asyncio\ndef test_it():\n    exec({USE!r}, globals())\n"
     )
-    done = run_python("-m", "pytest", "-q", "-p", "asyncio", "test_it.py", AIOAUDIT="jsonl")
+    done = run_python(
+        *("-m", "pytest", "-q", "-p", "asyncio", "test_it.py"), AIOAUDIT="jsonl", PYTEST_ADDOPTS=""
+    )
     assert "1 passed" in done.stdout, done.stdout
     assert told(tmp_path) == AUDITED
 

@@ -8,6 +8,7 @@ have shows, and so does a question that an explanation was not made for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import importlib.util
 import inspect
@@ -25,6 +26,9 @@ from aioaudit.recognisers.call import Call
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.state.cause import Cause
 from aioaudit.state.handoffs import TimeoutEntry
+
+with contextlib.suppress(ImportError):
+    import psycopg  # noqa: F401 - Procrastinate imports it, and it starts a program to find its C library
 
 Site = tuple[str, str]
 
@@ -117,6 +121,10 @@ class _EnoughError(Exception):
     """Ends a function before its first line."""
 
 
+_RESUMED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+_FRAMES = ("cr_frame", "ag_frame", "gi_frame")
+
+
 def with_frame(site: Site, code: CodeType, values: dict[str, Any], look: Any) -> Any:
     """What *look* says of a frame of *code*, of the function *site*, whose variables hold *values*."""
     function = FunctionType(
@@ -129,13 +137,15 @@ def with_frame(site: Site, code: CodeType, values: dict[str, Any], look: Any) ->
     given = {name: values[name] for name in names[code.co_posonlyargcount :]}
     first = [values[name] for name in names[: code.co_posonlyargcount]]
     answer: list[Any] = []
-    if code.co_flags & inspect.CO_COROUTINE:
-        coro = function(*first, **given)
-        fill(coro.cr_frame, values)
+    if code.co_flags & _RESUMED:
+        made = function(*first, **given)
+        frame = next(getattr(made, name) for name in _FRAMES if hasattr(made, name))
+        fill(frame, values)
         try:
-            return look(coro.cr_frame)
+            return look(frame)
         finally:
-            coro.close()
+            if not code.co_flags & inspect.CO_ASYNC_GENERATOR:
+                made.close()
 
     def trace(frame: FrameType, event: str, _argument: object) -> None:
         if frame.f_code is code and event == "call":
