@@ -20,6 +20,9 @@ own.  A *run* is the life of one process in its log.
 ``AIOAUDIT`` does it without.  `why` and `source` answer while it is on, `load`
 reads a log afterwards.  What these return and raise can be imported from here as
 well; all errors of ours are an `AioauditError`.
+
+PYTEST_DONT_REWRITE: a plugin of pytest's is in here, and with ``AIOAUDIT`` set this package is
+there before pytest, which would warn that it cannot rewrite the asserts in it.
 """
 
 from __future__ import annotations

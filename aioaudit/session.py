@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
@@ -189,6 +189,8 @@ class Session:
         wanted = frozenset(events).union(*(wanted for _, wanted in self.sinks))
         recorder.sender.selected_events = wanted
         recorder.state.tasks.creations_seen = bool({"task.create", "task.done"} & wanted)
+        if getattr(type(exporter), "is_journal", False) is True:
+            return cast("Journal", exporter)
         return Pipeline(exporter, name=name, run=self.run, start=self.start_event, late=True)
 
     def apply(self) -> None:

@@ -11,6 +11,8 @@ Python 3.18 is to run no import lines of ``.pth`` files any more; there
 Python runs it twice in a virtual environment, and again in every
 sub-interpreter.  Nothing may leave `main`: an exception here would be printed
 at each start of Python, and SystemExit would end it.
+
+PYTEST_DONT_REWRITE, for the reason that `aioaudit` gives.
 """
 
 import os
