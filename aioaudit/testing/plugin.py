@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aioaudit.testing.marks import EVERYWHERE, IGNORE, FindingWarning
+
 if TYPE_CHECKING:
     from aioaudit.trail import Trail
 
 __all__ = ["FindingWarning", "aioaudit_trail"]
-
-EVERYWHERE = "cancel_everywhere"
-
-
-class FindingWarning(pytest.PytestWarning):
-    """Something went wrong with a cancellation in a test (``--aioaudit-findings=warn``)."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name the marks; have the rest done where it is asked for."""
     config.addinivalue_line(
         "markers",
-        "aioaudit_ignore(*kinds, reason=None): accept findings of these kinds (all without any)"
+        f"{IGNORE}(*kinds, reason=None): accept findings of these kinds (all without any)"
         " in this test",
     )
     config.addinivalue_line(

@@ -27,14 +27,13 @@ from aioaudit.settings import SettingsError, build, suggestion
 from aioaudit.testing import baseline, texts
 from aioaudit.testing.baseline import Key, check_kind
 from aioaudit.testing.hearing import Hearing, Test
-from aioaudit.testing.plugin import EVERYWHERE, FindingWarning
+from aioaudit.testing.marks import EVERYWHERE, IGNORE, FindingWarning
 from aioaudit.text import describe, escape_unprintable
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 LEVELS = ("error", "warn", "off")
-MARK = "aioaudit_ignore"
 
 NEW, ACCEPTED, IGNORED = "new", "accepted", "ignored"
 """What a finding is: news, in the baseline, or of a kind that is to be left out."""
@@ -119,8 +118,8 @@ def ignored_by(item: pytest.Item) -> frozenset[str]:
         pytest.UsageError: such a mark means nothing.
     """
     found: set[str] = set()
-    for mark in item.iter_markers(MARK):
-        where = f"{item.nodeid}: @pytest.mark.{MARK}"
+    for mark in item.iter_markers(IGNORE):
+        where = f"{item.nodeid}: @pytest.mark.{IGNORE}"
         for name in mark.kwargs:
             if name != "reason":
                 raise pytest.UsageError(f"{where}: {name}= means nothing; allowed: kinds, reason=")
@@ -545,7 +544,7 @@ def _news(news: Iterable[Outcome]) -> str:
     quoted = ", ".join(f'"{kind}"' for kind in kinds)
     return (
         f"aioaudit found: {', '.join(kinds)}\n\n{text}\n\n"
-        f"To accept it: @pytest.mark.{MARK}({quoted}), or a baseline."
+        f"To accept it: @pytest.mark.{IGNORE}({quoted}), or a baseline."
     )
 
 
