@@ -13,10 +13,11 @@ from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import all_tasks, current_task
@@ -60,7 +61,7 @@ class BaselineError(AioauditError, AssertionError):
 
 
 class UnsafeError(AioauditError, AssertionError):
-    """A cancellation at some point went wrong; ``coverage`` says which, and how."""
+    """A cancellation at some point went wrong: *text* is the report of *coverage*."""
 
     def __init__(self, text: str, coverage: Coverage) -> None:
         super().__init__(text)
@@ -68,15 +69,14 @@ class UnsafeError(AioauditError, AssertionError):
 
 
 class IncompleteError(AioauditError, AssertionError):
-    """Nothing went wrong, but not all could be tried; ``coverage`` says what is missing."""
+    """Nothing went wrong, but not all could be tried: *text* is the report of *coverage*."""
 
     def __init__(self, text: str, coverage: Coverage) -> None:
         super().__init__(text)
         self.coverage = coverage
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that went wrong in one case.
 
     Attributes:
@@ -98,8 +98,7 @@ class Fault:
     inner: str
 
 
-@dataclass
-class Coverage:
+class Coverage(msgspec.Struct, kw_only=True):
     """How much was tried, and what came of it.
 
     Attributes:
@@ -120,15 +119,15 @@ class Coverage:
 
     function: str = ""
     runs: int = 0
-    points: list[str] = field(default_factory=list)
-    covered: list[str] = field(default_factory=list)
-    again: list[str] = field(default_factory=list)
-    covered_again: list[str] = field(default_factory=list)
+    points: list[str] = []
+    covered: list[str] = []
+    again: list[str] = []
+    covered_again: list[str] = []
     skipped: int = 0
-    missing: dict[str, str] = field(default_factory=dict)
-    differing: list[str] = field(default_factory=list)
-    never_waited: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    missing: dict[str, str] = {}
+    differing: list[str] = []
+    never_waited: list[str] = []
+    faults: list[Fault] = []
     ignored: int = 0
 
     def __str__(self) -> str:
@@ -480,7 +479,20 @@ async def cancel_everywhere_async(
     alone: of those that are left behind only the ones count that the coroutine has made, or a task
     that came of it.
 
-    Args, returns and raises: as there.
+    Args:
+        make_coroutine: As there, and so are *check*, *patience*, *limit*, *tries*, *cleanup*,
+            *children*, *endless*, *may_differ*, *ignore* and *only*.
+
+    Returns:
+        What was covered: it prints as the report.
+
+    Raises:
+        UnsafeError: something went wrong.
+        IncompleteError: nothing did, but not everything could be tried.
+        BaselineError: it fails without being cancelled.
+        ValueError: a kind, a case or a number means nothing.
+        TypeError: an argument is of a type that no value of it has, or *make_coroutine* makes
+            no coroutine.
     """
     driver, plan = prepare(
         make_coroutine,
