@@ -12,6 +12,7 @@ from typing import Any
 
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.stack.code import OWN, Codes, line_of
+from aioaudit.stack.frames import awaited_chain
 from aioaudit.state.verdict import comes_from_cancelled
 from aioaudit.weak import dropping
 
@@ -163,14 +164,13 @@ def _variables(instructions: list[dis.Instruction], does: str) -> frozenset[str]
 def handles_cancelled(task: Any) -> bool:
     """Whether the suspended *task* handles a CancelledError, or keeps one in a variable.
 
-    A coroutine refers to the exception that it is handling; that is all that shows it.
+    A coroutine, or a generator, refers to the exception that it is handling; that is all that
+    shows it.
     """
-    coro = coro_of(task)
-    for _ in range(_MOST_FRAMES):
-        if coro is None:
-            return False
+    for number, coro in enumerate(awaited_chain(coro_of(task))):
+        if number >= _MOST_FRAMES:
+            return True  # so deep that nothing can be said
         for each in gc.get_referents(coro):
             if isinstance(each, BaseException) and comes_from_cancelled(each):
                 return True
-        coro = getattr(coro, "cr_await", None)
-    return True  # so deep that nothing can be said
+    return False

@@ -338,14 +338,8 @@ class Driver:
                         catalogue.LOST, finding.swallowed_at, sentence(finding)
                     )
                 return True
-        if run.outcome == "stuck":  # it has been waited for until patience ran out
-            return finding.kind == catalogue.SLOW
-        # Of two requests one error is left in the end, and that has ended the task.
-        return (
-            run.asked_again is not None
-            and run.outcome == "cancelled"
-            and finding.kind in (catalogue.SWALLOWED, catalogue.LOST)
-        )
+        # It has been waited for until patience ran out.
+        return run.outcome == "stuck" and finding.kind == catalogue.SLOW
 
 
 def _trouble(kind: str, at: str | None, text: str) -> Trouble:

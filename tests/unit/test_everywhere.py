@@ -376,6 +376,64 @@ def test_what_is_wrong_is_found_where_it_is(
     assert coverage.ignored == len(kinds)
 
 
+async def _numbers(kind: str) -> AsyncIterator[int]:
+    """Waits in a block of this kind to be asked for more."""
+    if kind == "finally":
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+    elif kind == "with":
+        async with contextlib.AsyncExitStack():
+            yield 1
+    elif kind == "everything":
+        try:
+            yield 1
+        except BaseException:
+            await asyncio.sleep(0)
+            raise
+    elif kind == "around":
+        try:
+            try:
+                yield 1
+            except ValueError:
+                await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+    elif kind == "error":
+        try:
+            yield 1
+        except ValueError:
+            await asyncio.sleep(0)
+    else:
+        for number in range(2):
+            yield number
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        *(("finally", True), ("with", True), ("everything", True), ("around", True)),
+        *(("error", False), ("nothing", False)),
+    ],
+)
+def test_a_generator_is_left_only_where_it_has_something_to_do(kind: str, left: bool) -> None:
+    async def steps() -> None:
+        async for _ in _numbers(kind):
+            await asyncio.sleep(0)
+
+    async def closes() -> None:
+        async with contextlib.aclosing(_numbers(kind)) as numbers:
+            async for _ in numbers:
+                await asyncio.sleep(0)
+
+    quickly(closes)
+    if left:
+        assert {fault.kind for fault in unsafe(steps).faults} == {"left_generator"}
+    else:
+        quickly(steps)
+
+
 def test_what_goes_wrong_in_the_clean_up_alone_is_found_there() -> None:
     async def steps() -> None:
         task = asyncio.create_task(forever())
@@ -574,6 +632,24 @@ def test_what_does_not_end_whatever_one_does_keeps_nobody_waiting() -> None:
     with pytest.raises(UnsafeError) as caught:
         quickly(steps, endless=True, limit=3)
     assert "hangs" in {fault.kind for fault in caught.value.coverage.faults}
+
+
+def test_what_a_generator_handles_still_is_no_swallowed_cancellation() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 1)
+                await anyio.sleep(2)
+        except BaseException:
+            await asyncio.sleep(0)
+            raise
+        yield 1
+
+    async def steps() -> None:
+        async for _ in numbers():
+            pass
+
+    assert len(quickly(steps).covered_again) > 1
 
 
 # -- what is not covered ---------------------------------------------------------------
