@@ -14,7 +14,7 @@ import re
 import selectors
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -376,7 +376,7 @@ def test_what_is_wrong_is_found_where_it_is(
     assert coverage.ignored == len(kinds)
 
 
-async def _numbers(kind: str) -> AsyncIterator[int]:
+async def _numbers(kind: str) -> AsyncGenerator[int, None]:
     """Waits in a block of this kind to be asked for more."""
     if kind == "finally":
         try:

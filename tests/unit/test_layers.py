@@ -38,8 +38,6 @@ LAYERS = (
     "exporters.memory exporters.lines exporters.jsonl exporters.logging exporters.structlog trail",
     "loading",
     "session",
-    # What tests are written with
-    "testing",
     "exporters",
     "startup doctor cli __main__",
 )
