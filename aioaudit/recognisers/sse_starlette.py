@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import has_ended
@@ -41,8 +41,8 @@ def first_done(frame: FrameType, call: Call) -> Cause | None:
     name, response = _given(local(frame, "coro") or local(frame, "func"))
     sent = name in ("stream_response", "ping")  # which ends after the stream
     if name == "listen_for_disconnect":
-        if response is None and frame.f_back is not None:
-            response = local(frame.f_back, "self")  # which awaits it
+        if response is None:
+            response = local(cast(FrameType, frame.f_back), "self")  # which awaits it
         sent = has_ended(response.body_iterator)
     if sent:
         reason, detail = "sse_starlette.done", "the stream was sent, its client need not be watched"

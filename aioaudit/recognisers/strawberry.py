@@ -1,4 +1,4 @@
-"""Strawberry's calls of ``cancel()``: operations that a client ends, and connections (0.270 to 0.341)."""
+"""Strawberry's calls of ``cancel()``: operations that a client ends, and connections (0.246 to 0.341)."""
 
 from __future__ import annotations
 
