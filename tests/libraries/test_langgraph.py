@@ -130,7 +130,10 @@ def test_a_stream_that_is_closed_says_who_closed_it(trail_of: Any, graph: Any) -
         "at": "closes",
         "detail": "its stream was not read to the end",
     }
-    assert links(trail_of(scenario).why("slow")) == [
+    chain = links(trail_of(scenario).why("slow"))
+    for link in chain:
+        link.pop("message", None)  # an object that LangGraph knows its own requests by
+    assert chain == [
         {"what": "cancelled", "name": "slow", "by_name": "host", **said},
         {"what": "called", "by_name": "host", **said},
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import inspect
 import re
@@ -28,7 +29,7 @@ from aioaudit.state.cause import Cause
 from aioaudit.state.handoffs import TimeoutEntry
 
 with contextlib.suppress(ImportError):
-    import psycopg  # noqa: F401 - Procrastinate imports it, and it starts a program to find its C library
+    importlib.import_module("procrastinate")  # what it needs starts programs, when imported
 
 Site = tuple[str, str]
 
