@@ -305,6 +305,9 @@ _CLOSE = frozenset({"aexit", "aclose", "close", "shutdown", "disconnect", "clean
 
 _STOP = "stop"
 
+_COMPREHENSION = re.compile(r"(\.<locals>\.<(list|set|dict)comp>|\.<locals>\.<genexpr>)+$")
+"""What the source of a task ends with that was made in one: before 3.12 a list has a function too."""
+
 
 def _asker(cases: Sequence[Case]) -> int | None:
     """The task that asked for all of *cases*, at a line that cleans up; None where there is none."""
@@ -381,7 +384,7 @@ def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
 
 def _made_by_who_ends_it(run: LoggedRun, request: TaskCancel, function: str | None) -> bool:
     """Whether the *function* that had made the task belongs to the line that asked."""
-    if request.cleanup and function == request.source:
+    if request.cleanup and _COMPREHENSION.sub("", function or "") == request.source:
         return True
     owner, method = _method(request.source)
     if not owner or owner != _method(function)[0]:

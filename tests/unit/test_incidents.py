@@ -410,6 +410,7 @@ NO, YES = {7: None, 8: None}, {7: "cleanup", 8: "cleanup"}
 
 def test_a_task_may_end_what_it_had_made_beside_its_work() -> None:
     assert ends_its_own() == YES
+    assert ends_its_own(born={"source": "app:main.<locals>.<listcomp>"}) == YES
     assert ends_its_own(gone={"outcome": "returned", "cancel_outcome": "swallowed"}) == YES
     for close in ("__aexit__", "aclose", "_close", "shutdown", "disconnect", "cleanup"):
         call = {"cleanup": False, "source": f"app:Client.{close}"}
@@ -428,6 +429,7 @@ def test_a_task_may_end_what_it_had_made_beside_its_work() -> None:
     [
         {"born": {"parent": 2}},
         {"born": {"source": "app:other"}},
+        {"born": {"source": "app:main.<locals>.<lambda>"}},
         {"call": {"cleanup": False}},
         {"call": {"by": None}},
         {"call": {"reason": "thread", "origin_reason": "thread"}},
