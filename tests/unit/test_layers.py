@@ -39,7 +39,7 @@ LAYERS = (
     "loading",
     "session",
     "exporters",
-    "startup doctor cli __main__",
+    "startup doctor cli testing __main__",
 )
 """From the bottom to the top: a name stands for a module or a package, the longest one counts.
 
