@@ -222,7 +222,7 @@ def cut_by_a_signal(task: asyncio.Task[Any]) -> None:
 def cut_while_handling(task: asyncio.Task[Any]) -> None:
     """Cancel *task* because of an error."""
     try:
-        raise ValueError("no")
+        raise ValueError("no")  # raise
     except ValueError:
         cut(task)
 
@@ -249,11 +249,12 @@ def cut_deeply(task: asyncio.Task[Any], depth: int = 5) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a signal comes when it likes")
 def test_what_a_line_is_known_for_does_not_hide_what_else_is_on_the_stack() -> None:
+    handled = f"while handling ValueError: no, raised at {line(cut_while_handling, 'raise')}"
     ways: list[tuple[Callable[[asyncio.Task[Any]], None], str, str | None, bool]] = [
         (cut, "explicit", None, True),
         (cut_by_the_collector, "explicit", None, False),
         (cut_by_a_signal, "signal", None, False),
-        (cut_while_handling, "explicit", "while handling ValueError: no", True),
+        (cut_while_handling, "explicit", handled, True),
         (cut_by_a_thread, "thread", None, False),
         (cut_with_a_message, "explicit", None, True),
         (cut_deeply, "explicit", None, True),
