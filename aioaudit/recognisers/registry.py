@@ -227,7 +227,7 @@ def _foreign_tables() -> Tables:
     Raises:
         Exception: what a detector of calls that block a loop raises where files are read.
     """
-    merged: list[dict[tuple[str, str], Any]] = [{} for _ in Tables._fields]
+    merged: list[dict[tuple[str, str], Any]] = [{}, {}, {}]
     look_around()
     if _seen is not None and not _seen[1]:
         return Tables(*merged)

@@ -11,7 +11,6 @@ from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 _WORKER = "saq.worker"
-_GRACE = "_shutdown_grace_period_s"
 _TIMEOUT = "the timeout of the job"
 
 
@@ -40,7 +39,7 @@ def job_timed_out(frame: FrameType, call: Call) -> Cause:
 
 def worker_stopped(frame: FrameType, call: Call) -> Cause:
     """``Worker.stop``: what has not ended by itself in the time of grace, where there is one."""
-    seconds = getattr(local(frame, "self"), _GRACE, None)
+    seconds = getattr(local(frame, "self"), "_shutdown_grace_period_s", None)
     detail = "the worker stopped"
     if seconds:
         detail += f", it had {seconds:g} s to end by itself"
@@ -73,7 +72,7 @@ TIMEOUTS = {(_WORKER, "Worker.process"): job_timed_out, (_WORKER, "Worker.stop")
 
 INTERNALS = (
     Internal(
-        _GRACE,
+        "_shutdown_grace_period_s",
         f"{_WORKER}:Worker",
         "the seconds that jobs have to end by themselves",
         "how long jobs had to end by themselves when their worker stopped",
