@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -17,13 +16,11 @@ from tests.waiting import PATIENCE
 
 STRICT = """
 [pytest]
-addopts = -p no:cacheprovider --strict-markers
+addopts = -p no:cacheprovider -p no:asyncio --strict-markers
 filterwarnings =
     error
     ignore:aiohttp.pytest_plugin will be removed:DeprecationWarning
 """
-if importlib.util.find_spec("pytest_asyncio"):
-    STRICT += "asyncio_default_fixture_loop_scope = function\n"
 
 
 @pytest.fixture(scope="session")
