@@ -617,8 +617,8 @@ GETFRAME = Internal(
 CURRENT_FRAMES = Internal(
     "_current_frames",
     "sys",
-    "what each thread runs just now",
-    "which line of a thread gave anyio's portal a cancel()",
+    "what each thread runs just now, looked at from another one",
+    "what blocked a loop, and which line of a thread gave anyio's portal a cancel()",
 )
 GETFRAMEMODULENAME = Internal(
     "_getframemodulename",
@@ -626,12 +626,6 @@ GETFRAMEMODULENAME = Internal(
     "the module that called, without making a frame",
     "nothing; making a task takes longer",
     since=(3, 12),
-)
-CURRENT_FRAMES = Internal(
-    "_current_frames",
-    "sys",
-    "the stack of a loop's thread, looked at from another one",
-    "what blocked a loop",
 )
 
 

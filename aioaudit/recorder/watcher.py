@@ -32,12 +32,13 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from aioaudit.cpython.frames import current_frames
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import task_of
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import LoopBlocked
 from aioaudit.place import Place
-from aioaudit.stack.turns import Spot, Turn, spot_of, stacks, turn_of
+from aioaudit.stack.turns import Spot, Turn, spot_of, turn_of
 from aioaudit.state.blocks import Block
 from aioaudit.state.places import reference
 from aioaudit.threads import Thread, allocate_lock, get_ident, monotonic
@@ -240,7 +241,7 @@ class Watcher:
         EXPORTING.add(ident)  # what a finalizer does here is not the program's
         try:
             running = False
-            frames = stacks()
+            frames = current_frames()
             for watched in list(self._watched):
                 loop = watched.ref()
                 frame = frames.get(watched.ident)
@@ -306,7 +307,7 @@ class Watcher:
         assert block is not None
         spot = spot_of(turn, frame, self._known.codes)
         task = task_of(loop)
-        again = turn_of(loop, stacks().get(watched.ident, frame))
+        again = turn_of(loop, current_frames().get(watched.ident, frame))
         if again is None or again.key != turn.key:
             return  # it went on while this was read
         if task is not None and block.task is None:

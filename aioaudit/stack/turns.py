@@ -16,9 +16,7 @@ may be lost in the middle, so the numbers are read before and after everything e
 from __future__ import annotations
 
 import asyncio
-import sys
 from asyncio.base_events import BaseEventLoop
-from collections.abc import Callable
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
@@ -35,9 +33,6 @@ _RUN_ONCE = getattr(getattr(BaseEventLoop, internals.RUN_ONCE.name, None), "__co
 _RUN_HANDLE = getattr(getattr(asyncio.Handle, internals.RUN_HANDLE.name, None), "__code__", None)
 _TIME: Any = BaseEventLoop.time
 _MOST_FRAMES = 2000
-
-stacks: Callable[[], dict[int, FrameType]] = getattr(sys, internals.CURRENT_FRAMES.name, dict)
-"""The innermost frame of each thread, by its number."""
 
 
 class Turn(msgspec.Struct, eq=False):
