@@ -19,6 +19,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from aioaudit.cpython.loops import running_loop
+from aioaudit.errors import AioauditError
 from aioaudit.session import recording
 from aioaudit.testing.driving import TEARDOWN, Run, Trouble
 from aioaudit.testing.everywhere import (
@@ -110,7 +111,7 @@ def pytest_runtest_makereport(
     return report
 
 
-class _WrongUseError(Exception):
+class _WrongUseError(AioauditError):
     """The mark, or the test that has it, cannot be used so."""
 
 
