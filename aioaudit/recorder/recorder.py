@@ -39,6 +39,7 @@ from aioaudit.state.known import State
 from aioaudit.state.places import loop_of
 from aioaudit.state.verdict import classify_end, drop_propagated, match_uncancel
 from aioaudit.text import describe
+from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
     from aioaudit.state.cause import Cause
@@ -67,8 +68,8 @@ class Recorder:
         self._inquiry = Inquiry(self.state, self.sender)
         self.explain_scheduled = self._inquiry.explain_scheduled
         self.explain_cancel = self._inquiry.explain_cancel
-        self._made_by_signal: dict[int, Handoff] = {}
-        """By their numbers: tasks that are just being made by a signal's handler."""
+        self._made_by_signal: dict[int, tuple[int, Handoff]] = {}
+        """By thread: the number of the task that a signal's handler is just making in it."""
         self.state.creation_sites.find_signal = self._find_signal
         self.look_for_libraries: Callable[[], None] = lambda: None
         self.watcher = Watcher(self.state, self.sender, self.rules)
@@ -127,10 +128,10 @@ class Recorder:
         if place.muted:
             return None
         current = current_task()
-        site = known.creation_sites.site(place, coro, frame)
+        site, signal = known.creation_sites.site(place, coro, frame)
         number = known.tasks.next_number()
-        if known.creation_sites.signal is not None:
-            self._made_by_signal[number] = known.creation_sites.signal
+        if signal is not None:
+            self._made_by_signal[get_ident()] = number, signal
         return Created(
             self.sender.seq("task.create"),
             number,
@@ -149,9 +150,11 @@ class Recorder:
         self.state.tasks.states.pop(id(task), None)  # of an earlier one at that address
         self.state.tasks.born[id(task)] = made
         if self._made_by_signal:
-            note = self._made_by_signal.pop(made.task, None)
-            if note is not None:
-                self.state.handoffs.carry(task, note, "observed")
+            number, signal = self._made_by_signal.get(get_ident(), (None, None))
+            if signal is not None and number == made.task:
+                del self._made_by_signal[get_ident()]
+                # That the handler made it is a fact; that it asks because of that, a conclusion.
+                self.state.handoffs.carry(task, signal, "inferred")
                 self.state.cancellations.asks.forget_lines()
 
     # -- cancel() -----------------------------------------------------------------

@@ -31,23 +31,22 @@ class CreationSites:
         """Is called with the code of every new coroutine function (3.12 and later)."""
         self.find_signal: Callable[[FrameType], Handoff | None] = lambda _frame: None
         """Gives the signal whose handler called a frame."""
-        self.signal: Handoff | None = None
-        """That of the task whose site was asked for last, in this thread."""
         self._of_signals: set[tuple[Any, int, int, bool]] = set()
 
-    def site(self, place: Place, coro: Any, frame: FrameType) -> CreationSite:
+    def site(
+        self, place: Place, coro: Any, frame: FrameType
+    ) -> tuple[CreationSite, Handoff | None]:
         """The site of a task that *frame* makes in *place* to run *coro*.
 
-        Where a signal's handler makes it, `signal` is set, and the site is asked about each time.
+        And the signal whose handler makes it, if it is that: such a site is asked about each time.
         """
-        self.signal = None
         found = caller(self._codes, frame)
         # Cython's coroutines have a code, too, but nothing of theirs runs it.
         runs = coro.cr_code if type(coro) is CoroutineType else None
         code, offset = (None, 0) if found is None else found
         if runs is None:
             # Nothing tells one of these from another: each has a site of its own.
-            return CreationSite(place, self._tasks.coro_name(coro), None, code, offset)
+            return CreationSite(place, self._tasks.coro_name(coro), None, code, offset), None
         maker = None if code is None else code.code
         direct = maker is frame.f_code and offset == frame.f_lasti
         key = (code, offset, id(runs), direct)
@@ -63,12 +62,12 @@ class CreationSites:
             site = sites[key] = CreationSite(place, self._tasks.coro_name(coro), runs, code, offset)
             site.drop_with(runs, sites, key)
         if new or code is None or key in self._of_signals:
-            self.signal = self.find_signal(frame)
-            if self.signal is not None:
+            signal = self.find_signal(frame)
+            if signal is not None:
                 self._of_signals.add(key)
-                return site
+                return site, signal
         if code is None or maker is None or key in self._of_signals:
-            return site
+            return site, None
         # Instructions lie inside their code, so the sum is the address of one.
         address = id(maker) + offset
         tables = self._sites_of(code, direct=direct)
@@ -77,7 +76,7 @@ class CreationSites:
             if new:
                 site.drop_with(runs, table, address)
                 site.drop_with(maker, table, address)
-        return site
+        return site, None
 
     def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[Table[CreationSite]]:
         """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""

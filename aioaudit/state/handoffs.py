@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextvars import Context
+from signal import Signals
 from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -88,11 +89,21 @@ class Signalled(msgspec.Struct, eq=False):
         return True
 
 
-_CARRIED = 300.0
-"""Seconds for which what a signal's handler made carries the signal: a service may drain for as long."""
+_ENDS = frozenset(each for each in Signals if each.name in ("SIGINT", "SIGQUIT", "SIGTERM"))
+"""Signals that ask a process to end."""
+
+_CARRIED_TO_THE_END = 300.0
+"""Seconds for which what the handler of one of these made carries it: a service may drain for as long."""
+
+_CARRIED = 5.0
+"""The same of others: what the handler of SIGHUP makes may go on to serve."""
 
 _NEXT = 1.0
 """Seconds after a request in which the next one is still because of what woke the task."""
+
+
+def _carried(number: int | None) -> float:
+    return _CARRIED_TO_THE_END if number in _ENDS else _CARRIED
 
 
 class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
@@ -192,7 +203,7 @@ class Handoffs:
         self.signalled[task] = Signalled(
             note,
             evidence,
-            0.0 if step is not None else monotonic() + _CARRIED,
+            0.0 if step is not None else monotonic() + _carried(note.signal),
             None if step is None else weakref.ref(step),
         )
 

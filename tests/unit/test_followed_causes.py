@@ -16,6 +16,7 @@ import pytest
 
 import aioaudit
 from aioaudit import session
+from aioaudit.state import handoffs
 from aioaudit.events import TaskCancel
 from tests.loops import every_loop
 
@@ -586,10 +587,10 @@ def by_future(loop: Loop, tasks: Tasks) -> None:
 
 
 SIGNALS = [
-    (by_task, "MAKES", "observed"),
-    (by_lambda, "LAMBDA MAKES", "observed"),
-    (by_task_of_a_plain_handler, "PLAIN MAKES", "observed"),
-    (by_thread_safe_task, "GIVES COROUTINE", "observed"),
+    (by_task, "MAKES", "inferred"),
+    (by_lambda, "LAMBDA MAKES", "inferred"),
+    (by_task_of_a_plain_handler, "PLAIN MAKES", "inferred"),
+    (by_thread_safe_task, "GIVES COROUTINE", "inferred"),
     (by_callback, "END ALL", "observed"),
     (by_timer, "GIVES TIMER", "observed"),
     (by_event, "GIVES SET", "inferred"),
@@ -686,3 +687,33 @@ def test_a_task_that_was_woken_by_a_signal_carries_it_no_further_than_that(run: 
     with aioaudit.recording() as trail:
         run(main())
         assert told(trail, "job") == CALLED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["ends", "reloads"])
+def test_what_a_handler_made_carries_a_signal_that_ends_nothing_for_a_moment_only(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = handoffs.monotonic()
+    made: list[Any] = []
+
+    async def serves(job: Any) -> None:
+        await asyncio.sleep(0)
+        monkeypatch.setattr(handoffs, "monotonic", lambda: now + 60)  # a minute has gone by
+        end_all([job])
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        job = task(waits(), "job")
+        loop.add_signal_handler(number, lambda: made.append(task(serves(job), "serves")))
+        loop.call_later(0.01, os.kill, os.getpid(), number)
+        try:
+            await ended(job)
+        finally:
+            loop.remove_signal_handler(number)
+
+    with aioaudit.recording() as trail:
+        asyncio.run(main())
+        found = told(trail, "job")
+    assert (found.what, found.evidence) == (
+        ("signal", "inferred") if number == signal.SIGTERM else ("called", "observed")
+    )
