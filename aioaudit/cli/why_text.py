@@ -200,8 +200,9 @@ class Text:
             names = request.waiter_names or [f"task {task}" for task in request.waiters]
             if names:
                 lines.append(f"awaited by {_listed(names)}")
-        if request.message is not None and request.message != known:
-            lines.append(f"message: {clean(request.message)}")
+        message = said(request.message)
+        if message is not None and message != known:
+            lines.append(f"message: {clean(message)}")
         if link.library is not None and request.origin != "called":  # else the root says it
             lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")
         if link.detail is not None:

@@ -10,14 +10,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import pytest
 
 import aioaudit
 from aioaudit import session
-from aioaudit.state import handoffs
 from aioaudit.events import TaskCancel
+from aioaudit.state import handoffs
 from tests.loops import every_loop
 
 Run = Callable[[Any], Any]
@@ -693,7 +694,7 @@ def test_a_task_that_was_woken_by_a_signal_carries_it_no_further_than_that(run: 
 def test_what_a_handler_made_carries_a_signal_that_ends_nothing_for_a_moment_only(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = handoffs.monotonic()
+    now = monotonic()
     made: list[Any] = []
 
     async def serves(job: Any) -> None:
