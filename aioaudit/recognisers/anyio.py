@@ -64,8 +64,9 @@ _delays: WeakIdMap[tuple[float, float]] = WeakIdMap()
 _HOLD_FUTURE = {
     "Future.result": "self",
     "BlockingPortal.start_task_soon": "f",
+    "AsyncIOBackend.run_sync_from_thread": "f",
 }
-"""The functions in which a thread is that had a portal call something, and where its future is there."""
+"""The functions in which a thread is that has the loop call something, and where its future is there."""
 
 _WAITS_IN = 20
 """At most this many frames of Python's own lie inside of one that waits for a future."""
