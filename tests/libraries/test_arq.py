@@ -130,6 +130,7 @@ def test_a_job_that_ends_with_its_worker_names_the_line_that_closes_it(record: A
 
     trail = record(act, handle_signals=False)
     said = {"reason": "arq.closed", "at": "closes", "by_name": "closer"}
+    said |= {"library": "arq.worker:Worker.close", "library_at": "arq/worker.py"}
     whole = [{"what": "cancelled", "name": "running", **said}, {"what": "called", **said}]
     assert links(trail.why("running")) == whole
     assert links(trail.why("job"))[-2:] == whole
