@@ -8,6 +8,7 @@ import itertools
 import logging
 import socket
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,11 @@ def test_an_answer_that_takes_too_long_is_a_deadline(record: Any) -> None:
         writer.close()
 
     said = {"reason": "timeout", "at": "handler", "detail": "response_timeout"}
-    message = "Cancel connection task with a timeout"
+    own = {"what": "cancelled", "name": "request", **said}
+    if sys.version_info < (3, 14):  # from then on Sanic gives none
+        own["message"] = "Cancel connection task with a timeout"
     assert links(record(talk, RESPONSE_TIMEOUT=0.2).why("request")) == [
-        {"what": "cancelled", "name": "request", "message": message, **said},
+        own,
         {"what": "deadline", "seconds": about(0.2), **said},
     ]
 
