@@ -327,7 +327,8 @@ def make_call_soon_threadsafe(
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
         try:
-            _note_given(recorder, self, handle, callback, getframe(1))
+            # Threads of others call this with no frame of Python's around it.
+            _note_given(recorder, self, handle, callback, getframe(0).f_back)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
             recorder.report_fault(error)
         if origin_of(handle):
@@ -338,7 +339,7 @@ def make_call_soon_threadsafe(
 
 
 def _note_given(
-    recorder: Recorder, loop: Any, handle: Any, callback: Any, frame: FrameType
+    recorder: Recorder, loop: Any, handle: Any, callback: Any, frame: FrameType | None
 ) -> None:
     """Note that a signal's handler gives *callback* to *loop*: what that does is the signal's."""
     if get_ident() != recorder.state.places.main_thread:

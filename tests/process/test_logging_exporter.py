@@ -61,7 +61,8 @@ def kept() -> Iterator[Keeping]:
 def test_a_record_has_the_keys_of_the_event_and_is_of_its_time_place_and_thread(
     kept: Keeping,
 ) -> None:
-    plain = {"message", *vars(logging.makeLogRecord({}))}  # any formatter adds the message
+    # Any formatter adds the message, and those of others the time in words.
+    plain = {"message", "asctime", *vars(logging.makeLogRecord({}))}
     event = make(
         TaskCancel,
         1,

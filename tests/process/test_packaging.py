@@ -287,7 +287,8 @@ def test_the_source_distribution_holds_all_that_make_needs(tree: Path) -> None:
 def test_the_start_up_files_say_what_the_readme_says_of_them(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as archive:
         assert archive.read("aioaudit_autostart.pth") == (
-            b'import os; os.environ.get("AIOAUDIT") and __import__("_aioaudit_autostart").main()\n'
+            b'import os; (os.environ.get("AIOAUDIT") or os.environ.get("AIOAUDIT_NOTES"))'
+            b' and __import__("_aioaudit_autostart").main()\n'
         )
 
 
@@ -312,7 +313,8 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
     assert entry_points == (
         "[console_scripts]\naioaudit = aioaudit.__main__:main\n\n"
         "[opentelemetry_instrumentor]\n"
-        "aioaudit = aioaudit.exporters.otel.instrumentor:AioauditInstrumentor\n"
+        "aioaudit = aioaudit.exporters.otel.instrumentor:AioauditInstrumentor\n\n"
+        "[pytest11]\naioaudit = aioaudit.testing.plugin\n"
     )
 
 

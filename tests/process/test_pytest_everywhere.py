@@ -179,6 +179,7 @@ def outcomes(tmp_path: Path) -> Callable[..., dict[str, Outcome]]:
         (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = strict\n")
         if not WHEEL:
             environ["PYTHONPATH"] = str(ROOT)
+        environ["PYTEST_ADDOPTS"] = ""  # pytest-asyncio is wanted here
         command = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider"]
         more = ["--strict-markers", "--junitxml=out.xml", "-ojunit_logging=all", *options]
         done = subprocess.run(

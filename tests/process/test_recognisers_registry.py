@@ -94,6 +94,8 @@ def test_the_example_explains_a_library_that_nobody_else_knows(world: World) -> 
         "reason": "workpool.closed",
         "at": world.line("pool.close()"),
         "by_name": "Task-1",
+        "library": "workpool:Pool.close",
+        "library_at": "workpool.py",
     }
     assert links(answers["young"]) == [
         {"what": "cancelled", "name": "young", **said},

@@ -313,7 +313,8 @@ def test_a_timeout_that_code_kept_from_ending_its_block_was_swallowed(tmp_path: 
     text = why(tmp_path, "a.jsonl", "--task", "w")[1].splitlines()
     assert text[0].endswith("; it swallowed the cancellation at /r:7")
     assert text[-3].startswith(
-        "It swallowed the cancellation, which was then taken back with uncancel(); it returned at "
+        "It swallowed the cancellation, which was then taken back with uncancel() at /p:1; "
+        "it returned at "
     )
     assert text[-2].startswith("Finding: poll (w) swallowed the timeout's cancellation at /r:7")
     told = json.loads(why(tmp_path, "a.jsonl", "--json")[1])
@@ -486,12 +487,14 @@ def handled(seq: int, task: int, name: str, **more: Any) -> list[Event]:
         accepted=True,
         taken_back=True,
         reason="timeout",
+        at="/p:1",
+        suspended_at="/p:2",
         origin="deadline",
         origin_reason="timeout",
         origin_at="/p:1",
         origin_seconds=0.5,
     )
-    back = TaskUncancel(**base(seq + 1, **more), **about, remaining=0, cancel=seq)
+    back = TaskUncancel(**base(seq + 1, **more), **about, at="/p:1", remaining=0, cancel=seq)
     return [asked, back]
 
 

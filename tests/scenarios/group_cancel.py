@@ -226,11 +226,11 @@ async def in_a_done_callback() -> None:
 
 
 # WHY callback.owner: returned, absorbed
-#   cancelled callback.owner task_group @in_a_done_callback
-#   called task_group @in_a_done_callback
+#   cancelled callback.owner task_group @in_a_done_callback detail~callback
+#   called task_group @in_a_done_callback detail~callback
 # WHY callback.child: cancelled, obeyed
-#   cancelled callback.child task_group @in_a_done_callback
-#   called task_group @in_a_done_callback
+#   cancelled callback.child task_group @in_a_done_callback detail~callback
+#   called task_group @in_a_done_callback detail~callback
 
 
 async def while_a_timeout_is_handled() -> None:
