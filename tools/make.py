@@ -58,7 +58,6 @@ WITH_OLDEST = tuple(
         "libraries/test_call_sites",
         "libraries/test_daphne",
         "libraries/test_django",
-        "libraries/test_faststream",
         "libraries/test_grpc",
         "libraries/test_gunicorn",
         "libraries/test_helpers",

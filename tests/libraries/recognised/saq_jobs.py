@@ -20,6 +20,8 @@ async def job(_context: Any, *, who: str) -> None:
     assert task is not None
     task.set_name(who)
     begun[who] = task
+    if who == "first":
+        return
     await asyncio.sleep(3600)
 
 
@@ -36,6 +38,7 @@ async def main() -> None:
             await asyncio.sleep(0.01)
         return queued
 
+    await start("first", 0)  # the worker begins by sweeping, and may take a new job for a lost one
     queued = await start("aborted", 0)
     await asyncio.sleep(0.1)  # younger ones are not aborted
     await queued.abort("not wanted")
