@@ -19,6 +19,10 @@ from aioaudit.state.awaiters import waiters_of
 
 _HOW = "asked by a task that its handler woke"
 
+_NEAR = 3
+"""So many frames, this one included, are looked at while a task runs: libraries set events all the
+time, and a handler does so itself, or calls what does."""
+
 
 def make_set(recorder: Recorder, original: Callable[[Any], None]) -> Callable[[Any], None]:
     """``Event.set`` that notes which tasks a signal's handler wakes."""
@@ -37,7 +41,7 @@ def make_set(recorder: Recorder, original: Callable[[Any], None]) -> Callable[[A
 
 def _note_woken(recorder: Recorder, waiters: Any, frame: FrameType) -> None:
     known = recorder.state
-    note = signal_here(known, frame, current_task(), _HOW)
+    note = signal_here(known, frame, current_task(), _HOW, near=_NEAR)
     if note is None:
         return
     for future in list(waiters):

@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from aioaudit.state.known import State
 
 
-def signal_here(known: State, frame: FrameType | None, current: Any, how: str) -> Handoff | None:
+def signal_here(
+    known: State, frame: FrameType | None, current: Any, how: str, *, near: int | None = None
+) -> Handoff | None:
     """The signal whose handler called *frame*, or is it, while *current* is the task that runs.
 
-    With the handler's line, and *how* it led to what follows; None where none is on the stack.
+    With the handler's line, and *how* it led to what follows; None where none is on the stack, or,
+    while a task runs, among its *near* innermost frames.
     """
     codes = known.codes
     main = get_ident() == known.places.main_thread
     looks = current is None and len(known.handoffs.signal_callbacks) > 0
     if not (main or looks):
         return None
+    left = near if current is not None else None
     step, outermost = frame, None
     while step is not None:
+        if left is not None:
+            if not left:
+                return None
+            left -= 1
         info = codes.of(step)
         if info.boundary:
             break
