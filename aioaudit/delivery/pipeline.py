@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from aioaudit.core import Queue
+from aioaudit.core import Created, Queue
 from aioaudit.delivery.encoding import Batch
 from aioaudit.delivery.journal import TIMEOUT, Waiting, flush_all, shutdown_all
 from aioaudit.delivery.losses import NOT_YET, Losses
@@ -37,6 +37,7 @@ _GLANCES = 20  # ... and how many of them there are: see `ordering.LOOKS`
 _RETRY = 0.25  # between two tries while the exporter cannot take events
 _MOST_UNSEEN = 64  # so many events may be put between two looks at the clock...
 _OFTEN = 1e-3  # ... where they come more often than that, in seconds; else each is a look
+_NAMING = 0.01  # how long a task may be there before it gets its name
 _CHUNK = 1_000  # events given to the exporter at once: for so long it may keep the GIL
 
 
@@ -106,6 +107,8 @@ class Pipeline:
         self._unused_open = False  # to be closed, and was never given anything
         self.closing = False
         self._looks_till_joined = 0  # ... where others were there before
+        self._newest = 0  # the number of an event, see `_may_get_its_name`...
+        self._newest_since = 0.0  # ... and when it was seen first
         self._left = False  # taken out, while others stay
         self._signal: str | None = None
         self._fault: Exception | None = None  # for which the exporter is to go out of service
@@ -306,7 +309,7 @@ class Pipeline:
         elif everything or closing:
             self._export_all()
         elif not self._trouble or monotonic() >= self._retry_at:
-            self._export_ready()
+            self._export_ready(hold_back=True)
         if flush and not self.over:
             self._guarded("flush")
         if closing and not self.over:
@@ -332,7 +335,7 @@ class Pipeline:
             self.ordering.owe_no_more()  # and has put it where we are not any more
         self._export_ready(everything=True)
 
-    def _export_ready(self, *, everything: bool = False) -> None:
+    def _export_ready(self, *, everything: bool = False, hold_back: bool = False) -> None:
         if self._trouble:
             # The queue keeps what comes meanwhile, so that `capacity` bounds it.
             self._offer(self.ordering.count_ready(everything=everything))
@@ -345,9 +348,27 @@ class Pipeline:
             self._drain(portion)
             # What is missing may be in the next portion: only after the last one it is not there.
             upto = 0.0 if waiting else now
-            self._offer(self.ordering.count_ready(everything=everything, now=upto))
+            ready = self.ordering.count_ready(everything=everything, now=upto)
+            if hold_back and not waiting and self._may_get_its_name(ready, now):
+                ready -= 1
+            self._offer(ready)
             if not waiting:
                 return
+
+    def _may_get_its_name(self, ready: int, now: float) -> bool:
+        """Whether the last of the *ready* items that wait is a task that was made just now.
+
+        A loop with a factory of tasks names what that made only then (``create_task`` in
+        Lib/asyncio/base_events.py, up to 3.13.0; uvloop's, too), and this thread may come
+        in between.  The last one is therefore left for a later look, for a moment.
+        """
+        last = self.ordering.waiting[ready - 1] if ready else None
+        if type(last) is not Created:
+            return False
+        if last.seq != self._newest:
+            self._newest = last.seq
+            self._newest_since = now
+        return now - self._newest_since < _NAMING
 
     def _drain(self, count: int) -> None:
         if count:
