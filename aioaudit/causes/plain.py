@@ -32,9 +32,11 @@ from aioaudit.state.tasks import root_frame
 from aioaudit.weak import dropping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from aioaudit.events import TaskCancel
+    from aioaudit.place import Place
+    from aioaudit.state.cause import Cause
     from aioaudit.state.known import State
 
 CAN_BE_SEEN = has(internals.FUT_WAITER, asyncio.Task) and has(internals.CALLBACKS, asyncio.Future)
@@ -67,10 +69,19 @@ _MOST = 10_000
 
 
 class FoundOut:
-    """What is found out about rows of frames, for a core."""
+    """What is found out about rows of frames, for a core.
 
-    def __init__(self, state: State) -> None:
+    *line_in* gives what all requests in one place say that are because of one cause, where
+    there may be some of it by place: `aioaudit.recorder.inquiry.line_in`.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        line_in: Callable[[dict[Place, TaskCancel], Place, Cause], TaskCancel],
+    ) -> None:
         self._state = state
+        self._line_in = line_in
         self._asks: Any = state.cancellations.asks
 
     def line(self, key: int, frame: FrameType, current: Any) -> tuple[Any, ...] | None:
@@ -102,9 +113,10 @@ class FoundOut:
             codes.append(step.f_code)
         cause, events = said
         place = self._state.places.place()
-        event = events.get(place)
-        if event is None or place.muted or not _calls_soon(running_loop()):
+        if place.muted or not _calls_soon(running_loop()):
             return None
+        # Found out in another place, perhaps, as in each loop of many: it is the same line here.
+        event = self._line_in(events, place, cause)
         head, rest = _pieces_of(event)
         return place, head, rest, event, cause.origin, self._refs(self._asks.lines, key, codes)
 

@@ -1259,6 +1259,7 @@ struct Births {
     PyObject *put;
     PyObject *note;
     PyObject *construct;
+    PyObject *elsewhere;
     PyObject *fault;
 };
 
@@ -1377,25 +1378,44 @@ parent_of(Births *self)
     return parent;
 }
 
+/* The same as SITE, which stands at AT in SITES, in the place of PARENT: a new reference, and SITE
+ * is given up.  NULL, perhaps with an exception, where Python has to find out. */
+static Site *
+site_elsewhere(Births *self, Table *sites, uintptr_t at, Site *site, Created *parent)
+{
+    PyObject *found = PyObject_CallFunctionObjArgs(self->elsewhere, (PyObject *)site,
+                                                   parent->site->place, NULL);
+    Py_DECREF(site);
+    if (found != NULL
+        && (!PyObject_TypeCheck(found, SiteType) || table_set(sites, at, found) < 0)) {
+        Py_CLEAR(found);
+    }
+    return (Site *)found;
+}
+
 /* What SITES knows of tasks that are made at AT, where a task of CORO in LOOP, made by PARENT,
  * is one of them, as a new reference.  NULL, perhaps with an exception. */
 static Site *
-fitting_site(Table *sites, uintptr_t at, PyObject *coro, PyObject *loop, Created *parent)
+fitting_site(Births *self, Table *sites, uintptr_t at, PyObject *coro, PyObject *loop,
+             Created *parent)
 {
     PyObject *found = table_get(sites, at);
     if (found == NULL || !PyObject_TypeCheck(found, SiteType)) {
         return NULL;
     }
     Site *site = (Site *)found;
-    if (site->place != parent->site->place || site->loop != (uintptr_t)loop || site->code == 0) {
+    if (parent->site->loop != (uintptr_t)loop || site->code == 0) {
         return NULL;
     }
     Py_INCREF(site); /* the coroutine may be anybody's, and do anything when it is asked */
     PyObject *code = PyObject_GetAttr(coro, str_cr_code);
-    Py_XDECREF(code); /* only compared */
     if ((uintptr_t)code != site->code) {
         Py_CLEAR(site);
     }
+    else if (site->place != parent->site->place) {
+        site = site_elsewhere(self, sites, at, site, parent);
+    }
+    Py_XDECREF(code);
     return site;
 }
 
@@ -1425,7 +1445,7 @@ site_for(Births *self, PyFrameObject *frame, PyObject *coro, PyObject *loop, int
     }
     Site *site = NULL;
     if (eager) {
-        site = fitting_site(self->direct_sites, instruction(frame), coro, loop, *parent);
+        site = fitting_site(self, self->direct_sites, instruction(frame), coro, loop, *parent);
         if (site != NULL && !site->by_application) {
             /* A library's line: only where no line of an application is behind it. */
             PyFrameObject *out = PyFrame_GetBack(frame);
@@ -1438,7 +1458,7 @@ site_for(Births *self, PyFrameObject *frame, PyObject *coro, PyObject *loop, int
     else {
         PyFrameObject *maker = maker_of(self, (PyFrameObject *)Py_NewRef((PyObject *)frame));
         if (maker != NULL) {
-            site = fitting_site(self->sites, instruction(maker), coro, loop, *parent);
+            site = fitting_site(self, self->sites, instruction(maker), coro, loop, *parent);
             Py_DECREF(maker);
         }
     }
@@ -1665,6 +1685,7 @@ births_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->put);
     Py_VISIT(self->note);
     Py_VISIT(self->construct);
+    Py_VISIT(self->elsewhere);
     Py_VISIT(self->fault);
     return 0;
 }
@@ -1692,6 +1713,7 @@ births_clear(PyObject *op)
     Py_CLEAR(self->put);
     Py_CLEAR(self->note);
     Py_CLEAR(self->construct);
+    Py_CLEAR(self->elsewhere);
     Py_CLEAR(self->fault);
     return 0;
 }
@@ -1711,15 +1733,16 @@ births_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"born",     "sites", "direct_sites", "next_number",  "next_seq",
                             "python_tasks", "makers", "loops",    "current_task", "get_name",
-                            "name_of",  "put",   "note",         "construct",    "fault",
+                            "name_of",  "put",   "note",         "construct",    "elsewhere",
+                            "fault",
                             NULL};
     PyObject *born, *sites, *direct, *number, *seq, *python, *makers, *loops, *current, *get_name;
-    PyObject *name_of, *put, *note, *construct, *fault;
+    PyObject *name_of, *put, *note, *construct, *elsewhere, *fault;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$O!O!O!O!O!O!O!O!OOOOOOO:Births", names, TableType, &born, TableType,
+            args, kwargs, "$O!O!O!O!O!O!O!O!OOOOOOOO:Births", names, TableType, &born, TableType,
             &sites, TableType, &direct, CounterType, &number, CounterType, &seq, &PyDict_Type,
             &python, &PyFrozenSet_Type, &makers, &PyFrozenSet_Type, &loops, &current, &get_name,
-            &name_of, &put, &note, &construct, &fault)) {
+            &name_of, &put, &note, &construct, &elsewhere, &fault)) {
         return NULL;
     }
     Births *self = (Births *)type->tp_alloc(type, 0);
@@ -1740,6 +1763,7 @@ births_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->put = Py_NewRef(put);
     self->note = Py_NewRef(note);
     self->construct = Py_NewRef(construct);
+    self->elsewhere = Py_NewRef(elsewhere);
     self->fault = Py_NewRef(fault);
     return (PyObject *)self;
 }
@@ -3006,11 +3030,9 @@ done:
 
 #endif
 
-/* `cancel()` is called on TASK, of the class CLS: note it, if it is a plain request.  1 if it is,
- * and then FUTURE is what the task waits for, a new reference; 0 if it is for Python; -1 with
- * an exception. */
+/* As `ask`, where all is known; KNOWN_NOW says that it was not, and is from now on. */
 static int
-ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
+ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *known_now)
 {
     Created *victim = NULL;
     int may = may_be_asked(self, task, &victim);
@@ -3091,8 +3113,9 @@ ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
         goto done;
     }
     wait = said_of(self, self->waits, &path, 0, LEARN_WAIT, coro, NULL, &learned);
-    if (wait == NULL || learned) { /* from the next time on it is known */
+    if (wait == NULL || learned) { /* Python has run meanwhile: from the next time on it is known */
         result = PyErr_Occurred() ? -1 : 0;
+        *known_now = wait != NULL;
         goto done;
     }
     record = asked_make(self, task, victim, asker, line, wait, thread_id);
@@ -3113,6 +3136,21 @@ done:
     Py_XDECREF(line);
     Py_XDECREF(wait);
     Py_XDECREF(record);
+    return result;
+}
+
+/* `cancel()` is called on TASK, of the class CLS: note it, if it is a plain request.  1 if it is,
+ * and then FUTURE is what the task waits for, a new reference; 0 if it is for Python; -1 with
+ * an exception. */
+static int
+ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
+{
+    int known_now = 0;
+    int result = ask_once(self, cls, task, future, &known_now);
+    if (result == 0 && known_now) {
+        /* As in each new loop of a program that has one after the other.  All is looked at anew. */
+        result = ask_once(self, cls, task, future, &known_now);
+    }
     return result;
 }
 

@@ -61,6 +61,7 @@ class Births:
         put: Callable[[Any], None],
         note: Callable[..., None],
         construct: Callable[..., None],
+        elsewhere: Callable[..., Any],
         fault: Callable[[BaseException], None],
     ) -> None: ...
     def init(self, cls: type[Any], original: Any) -> Any: ...

@@ -103,6 +103,7 @@ def make_init(making: Making, cls: Any, original: Any) -> tuple[Any, object]:
         put=making.put,
         note=making.note,
         construct=making.construct,
+        elsewhere=making.elsewhere,
         fault=making.fault,
     )
     return births.init(cls, original), births

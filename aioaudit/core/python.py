@@ -367,6 +367,8 @@ class Making(msgspec.Struct, frozen=True):
             and the frame that called the class.
         construct: Makes a task and notes it, called with the task, its coroutine, the
             other arguments by name, and that frame.
+        elsewhere: Gives the site of a site's line in another place, called with both; None
+            where `note` has to find out.
         hide: Takes our frames out of what debug mode recorded as a task's origin.
         fault: Takes an error of our own.
     """
@@ -385,6 +387,7 @@ class Making(msgspec.Struct, frozen=True):
     name_of: Callable[[Any], str | None]
     note: Callable[[Any, Any, Any, Any, FrameType], None]
     construct: Callable[[Any, Any, dict[str, Any], FrameType], None]
+    elsewhere: Callable[[Any, Any], Any]
     hide: Callable[[Any], None]
     fault: Callable[[BaseException], None]
 
@@ -458,13 +461,11 @@ def _make_init(making: Making, original: Callable[..., None]) -> Callable[..., N
                 if site is None:
                     frame = _beyond_makers(frame)
                     site = sites[id(frame.f_code) + frame.f_lasti]
-                place = site.place
-                if (
-                    site.runs != id(coro.cr_code)
-                    or place is not parent.site.place
-                    or site.loop_id != id(loop)
-                ):
+                place = parent.site.place
+                if site.runs != id(coro.cr_code) or place.loop_id != id(loop):
                     return note(self, coro, loop, name, getframe(1))
+                here = site.place is place
+                site = site if here else _elsewhere(making, sites, site, place, frame)
             except (LookupError, AttributeError, RuntimeError, ValueError):
                 return note(self, coro, loop, name, getframe(1))
             born[id(self)] = made = created(
@@ -481,6 +482,19 @@ def _make_init(making: Making, original: Callable[..., None]) -> Callable[..., N
         return None
 
     return __init__
+
+
+def _elsewhere(making: Making, sites: Table[Any], site: Site, place: Any, frame: FrameType) -> Site:
+    """The same as *site*, which *frame*'s instruction has in *sites*, in *place*.
+
+    Raises:
+        LookupError: it is to be found out.
+    """
+    found: Site | None = making.elsewhere(site, place)
+    if found is None:
+        raise LookupError
+    sites[id(frame.f_code) + frame.f_lasti] = found
+    return found
 
 
 def _beyond_makers(frame: FrameType) -> FrameType:
@@ -517,14 +531,15 @@ def _make_eager(making: Making, original: Callable[..., None]) -> Callable[..., 
             parent = born[id(current_task())]
             frame = getframe(2)
             site = sites[id(frame.f_code) + frame.f_lasti]
-            place = site.place
+            place = parent.site.place
             if (
                 site.runs == id(coro.cr_code)
-                and place is parent.site.place
-                and site.loop_id == id(loop)
+                and place.loop_id == id(loop)
                 and not python_tasks
                 and (site.by_application or module_at(3) in loops)
             ):
+                if site.place is not place:
+                    site = _elsewhere(making, sites, site, place, frame)
                 own = name if type(name) is str else self
                 made = created(next_seq(), next_task(), time_ns(), site, own, parent.task)
         except (LookupError, AttributeError, RuntimeError, ValueError):

@@ -84,7 +84,8 @@ class AfterImport:
 
     def look(self) -> None:
         """See whether one of the modules is there by now."""
-        for name in list(self._wanted):
+        # Each loop that begins to run comes by here, and most of them are not there.
+        for name in [name for name in self._wanted if name in _modules]:
             module = _modules.get(name)
             if module is not None and not is_being_imported(module):
                 self._tell(name, module)

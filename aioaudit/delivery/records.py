@@ -38,11 +38,18 @@ class CreationSite(Site):
     No code is kept: one that the program compiled as it ran may go.
     """
 
-    __slots__ = ("_refs", "code", "coro", "fields", "offset", "runs_at")
+    __slots__ = ("_lasting", "_refs", "code", "coro", "fields", "key", "offset", "runs_at")
 
     def __init__(
-        self, place: Place, coro: str, runs: CodeType | None, code: CodeInfo | None, offset: int
+        self,
+        place: Place,
+        coro: str,
+        runs: CodeType | None,
+        code: CodeInfo | None,
+        offset: int,
+        key: SiteKey | None = None,
     ) -> None:
+        """*key* is by what it is known again, None where nothing tells it from others."""
         super().__init__(
             place,
             place.loop_id,
@@ -52,15 +59,44 @@ class CreationSite(Site):
         self.coro = coro
         self.runs_at = None if runs is None else (runs.co_filename, runs.co_firstlineno)
         self._refs: list[object] = []
+        self._lasting: list[object] = []
+        self.key = key
         self.code = code
         self.offset = offset
         at, source = (None, None) if code is None else (code.at(offset), code.source)
         self.fields = coro, at, source
         """What the lines say of it: ``coro``, ``at``, ``source``."""
 
-    def drop_with(self, code: CodeType, table: Table[Any] | dict[Any, Any], key: object) -> None:
-        """Be taken out of *table*, where it stands at *key*, when *code* goes."""
-        self._refs.append(dropping(code, table, key))
+    def elsewhere(self, place: Place) -> CreationSite:
+        """The same line, as it makes tasks in *place*."""
+        other = CreationSite.__new__(CreationSite)
+        Site.__init__(other, place, place.loop_id, self.runs, by_application=self.by_application)
+        other.coro, other.runs_at, other.key = self.coro, self.runs_at, self.key
+        other.code, other.offset, other.fields = self.code, self.offset, self.fields
+        other._refs, other._lasting = [], self._lasting
+        return other
+
+    def is_like(self, other: CreationSite | None) -> bool:
+        """Whether one of both came from the other by `elsewhere`.
+
+        One that did goes out of its place's table with the place: its code may have gone before.
+        """
+        return other is not None and other._lasting is self._lasting
+
+    def drop_with(
+        self,
+        code: CodeType,
+        table: Table[Any] | dict[Any, Any],
+        key: object,
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """Be taken out of *table*, where it stands at *key*, when *code* goes.
+
+        *lasting* says that what `elsewhere` gives may stand there after it, and is to go, too.
+        """
+        refs = self._lasting if lasting else self._refs
+        refs.append(dropping(code, table, key))
 
 
 Record: TypeAlias = "Event | Created | Returned | Asked | TakenBack | Obeyed"

@@ -41,6 +41,7 @@ from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import ends, futures, groups, loops, notes, tasks, timeouts, wakes
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
+from aioaudit.recorder.inquiry import line_in
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause
 from aioaudit.state.awaiters import reaches_nobody
@@ -435,7 +436,7 @@ class Installation:
             or not plain.CAN_BE_SEEN
         ):
             return
-        found_out = plain.FoundOut(recorder.state)
+        found_out = plain.FoundOut(recorder.state, line_in)
         told = "task.uncancel" in sender.active_events
         # A core says how late a timeout ran out, and not what blocked the loop meanwhile.
         expires = told and not recorder.watcher.is_on

@@ -76,6 +76,7 @@ def make_init(
         name_of=name_of,
         note=creation.record,
         construct=creation.construct,
+        elsewhere=recorder.state.creation_sites.elsewhere,
         hide=hide,
         fault=recorder.report_fault,
     )

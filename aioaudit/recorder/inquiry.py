@@ -164,15 +164,7 @@ class Inquiry:
             event: TaskCancel = self._sender.new_event(TaskCancel, place)
             _tell_cause(event, cause)
             return event
-        known = lines.get(place)
-        if known is None:
-            for each in [each for each in list(lines) if each.loop_ref() is None]:
-                lines.pop(each, None)  # its loop is gone; where there was none, it is made anew
-            if len(lines) > _MOST_PLACES:
-                lines.clear()
-            known = lines[place] = place.new_event(TaskCancel)
-            _tell_cause(known, cause)
-        template: Any = known
+        template: Any = line_in(lines, place, cause)
         event = template.__copy__()
         if cause.origin is not None:
             # A timeout is not as late each time, nor for the same reason.
@@ -218,6 +210,19 @@ class Inquiry:
                     flatten(origin, event)
         if origin is not None and origin.by_name is None and origin.what == "called":
             event.origin_by_name = event.by_name
+
+
+def line_in(lines: dict[Place, TaskCancel], place: Place, cause: Cause) -> TaskCancel:
+    """What all requests in *place* say that are because of *cause*; *lines* has it by place."""
+    known = lines.get(place)
+    if known is None:
+        for each in [each for each in list(lines) if each.loop_ref() is None]:
+            lines.pop(each, None)  # its loop is gone; where there was none, it is made anew
+        if len(lines) > _MOST_PLACES:
+            lines.clear()
+        known = lines[place] = place.new_event(TaskCancel)
+        _tell_cause(known, cause)
+    return known
 
 
 def _given_back(state: CancelState) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import CodeType, CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.delivery.records import CreationSite
+from aioaudit.delivery.records import CreationSite, SiteKey
 from aioaudit.stack.code import APPLICATION, CodeInfo, Codes
 from aioaudit.stack.frames import caller
 
@@ -31,7 +31,9 @@ class CreationSites:
         """Is called with the code of every new coroutine function (3.12 and later)."""
         self.find_signal: Callable[[FrameType], Handoff | None] = lambda _frame: None
         """Gives the signal whose handler called a frame."""
-        self._of_signals: set[tuple[Any, int, int, bool]] = set()
+        self._of_signals: set[SiteKey] = set()
+        self._known: dict[SiteKey, CreationSite] = {}
+        """The site that each line had first, in whatever place: it says the same in others."""
 
     def site(
         self, place: Place, coro: Any, frame: FrameType
@@ -51,16 +53,25 @@ class CreationSites:
         direct = maker is frame.f_code and offset == frame.f_lasti
         key = (code, offset, id(runs), direct)
         sites = self._places.sites
-        site = sites.get(key)
-        new = site is None or site.place is not place
-        if site is None or new:
-            if len(sites) >= _MAX_SITES:
+        site, known = sites.get(key), self._known.get(key)
+        new = False
+        if site is None or site.place is not place or not site.is_like(known):
+            if len(sites) >= _MAX_SITES or len(self._known) >= _MAX_SITES:
                 sites.clear()
+                self._known.clear()
                 self._of_signals.clear()
-            if self.watch_code is not None:
-                self.watch_code(coro, runs)
-            site = sites[key] = CreationSite(place, self._tasks.coro_name(coro), runs, code, offset)
-            site.drop_with(runs, sites, key)
+                known = None
+            if known is not None:
+                site = known.elsewhere(place)
+            else:
+                new = True
+                if self.watch_code is not None:
+                    self.watch_code(coro, runs)
+                name = self._tasks.coro_name(coro)
+                site = self._known[key] = CreationSite(place, name, runs, code, offset, key)
+                site.drop_with(runs, self._known, key, lasting=True)
+                site.drop_with(runs, sites, key)
+            sites[key] = site
         if new or code is None or key in self._of_signals:
             signal = self.find_signal(frame)
             if signal is not None:
@@ -74,9 +85,26 @@ class CreationSites:
         for table in tables:
             table[address] = site
             if new:
-                site.drop_with(runs, table, address)
-                site.drop_with(maker, table, address)
+                site.drop_with(runs, table, address, lasting=True)
+                site.drop_with(maker, table, address, lasting=True)
         return site, None
+
+    def elsewhere(self, site: CreationSite, place: Place) -> CreationSite | None:
+        """The site of *site*'s line, which makes a task in *place* to run the same coroutine.
+
+        For the core, which has seen that all but the place fits, as in each new loop of a program
+        that has one after the other.  None where that is to be found out.
+        """
+        key = site.key
+        sites = self._places.sites_in(place)
+        if sites is None or key is None or key in self._of_signals:
+            return None
+        found = sites.get(key)
+        if found is None or not found.is_like(site):
+            if len(sites) >= _MAX_SITES:
+                return None
+            found = sites[key] = site.elsewhere(place)
+        return found
 
     def _sites_of(self, code: CodeInfo, *, direct: bool) -> list[Table[CreationSite]]:
         """The tables that the hottest path asks, as far as an instruction of *code* is to stand there."""

@@ -605,6 +605,7 @@ class World:
             "put": self.put.append,
             "note": lambda *given: self.notes.append(given),
             "construct": construct,
+            "elsewhere": lambda *_: None,
             "fault": self.faults.append,
         }
         self.births = _core.Births(**{**arguments, **changed})
@@ -628,6 +629,34 @@ def test_the_second_task_of_a_line_is_noted_in_c() -> None:
     [made] = world.put
     assert made is world.born[id(task)]
     assert (made.name, made.task, made.seq, made.parent) == ("its name", 1, 1, 1)
+
+
+def test_a_line_in_another_place_has_its_site_from_python_once() -> None:
+    asked: list[Any] = []
+
+    def elsewhere(site: Any, place: Any) -> Any:
+        asked.append((site, place))
+        return answers[0]
+
+    world = World(elsewhere=elsewhere)
+    world.make(1)
+    here = world.site
+    answer = _core.Site(object(), id(world.loop), here.runs, by_application=True)
+    answers: list[Any] = [answer]
+    world.born[id(world.parent)] = _core.Created(1, 1, NS, answer, "parent", None)
+    world.notes.clear()
+    world.direct_sites.clear()
+    world.make(3)
+    assert len(world.notes) == 1
+    assert asked == [(here, answer.place)]
+    assert [made.site for made in world.put] == [answer, answer]
+    for changed in (None, 1):  # Python is to find out
+        answers[0] = changed
+        world.notes.clear()
+        world.direct_sites.clear()
+        world.make(2)
+        assert len(world.notes) == 2
+    assert not world.faults
 
 
 def test_what_stands_for_the_parent_may_be_anything() -> None:
