@@ -16,8 +16,8 @@ from aioaudit.stack.frames import awaited_chain
 from aioaudit.state.verdict import comes_from_cancelled
 from aioaudit.weak import dropping
 
-_NAMES = frozenset({"__aexit__", "__exit__", "__del__", "aclose", "close"})
-"""Functions that do nothing but clean up."""
+_NAMES = frozenset({"__aexit__", "__exit__", "__del__", "aclose", "close", "_aclose", "_close"})
+"""Functions that do nothing but clean up; of the last two the first part is often another's."""
 
 _MOST_FRAMES = 200
 

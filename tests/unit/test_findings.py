@@ -540,6 +540,22 @@ def test_what_a_group_cancels_before_its_first_step_is_a_note(run: Run) -> None:
 
 
 @every_loop
+def test_what_is_closed_before_its_first_step_is_a_note(run: Run) -> None:
+    """As aiojobs does: a job that has no task yet is given one, which is cancelled at once."""
+
+    class Job:
+        async def _close(self) -> None:
+            task = spawn("job")
+            task.cancel()
+            await settle(task)
+
+    async def main() -> None:
+        await asyncio.gather(Job()._close())
+
+    assert said(findings(run, main())) == [("never_started", "note", "job")]
+
+
+@every_loop
 def test_cancelling_left_above_zero_is_found(run: Run) -> None:
     async def absorbs() -> None:
         try:
