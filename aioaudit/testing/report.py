@@ -22,7 +22,7 @@ import pytest
 
 from aioaudit.cpython.inplace import UnsupportedError
 from aioaudit.events import Finding
-from aioaudit.findings.catalogue import CATALOGUE, DESTROYED, PENDING
+from aioaudit.findings.catalogue import BLOCKED, CATALOGUE, DESTROYED, PENDING, SLOW
 from aioaudit.settings import SettingsError, build, suggestion
 from aioaudit.testing import baseline, texts
 from aioaudit.testing.baseline import Key, check_kind
@@ -43,6 +43,9 @@ MOST_SHOWN = 20
 
 _FATE = {PENDING, DESTROYED}
 """Kinds that tell of the end of a task, which may come long after the test that made it."""
+
+_OF_SPEED = {BLOCKED, SLOW}
+"""Kinds that a busy machine makes, too: they warn where others are errors."""
 
 
 class Policy(NamedTuple):
@@ -140,6 +143,8 @@ class Totals:
         self.met: set[Key] = set()
         """What the baseline has, or is to have."""
         self.strays: list[str] = []
+        self.wrong = 0
+        """How many of them are errors where findings are."""
         self.outlived: list[str] = []
         self.faults = 0
         self.off: str | None = None
@@ -157,6 +162,7 @@ class Totals:
                 self.met.add(Key(kind, function, file))
         self.states[NEW] += told.get("more", 0)
         self.strays += told.get("strays", ())
+        self.wrong += told.get("wrong", 0)
         self.outlived += told.get("outlived", ())
         self.faults += told.get("faults", 0)
         self.off = self.off or told.get("off")
@@ -177,6 +183,7 @@ class Report:
         self._judged: list[Outcome] = []
         """Of the test that runs: what was found and has gone into no report yet."""
         self._strays: list[str] = []
+        self._wrong = 0
         self._waited: str | None = None
         """What tasks waited for when the time of the test that runs had run out."""
         self._runs_tests = False
@@ -234,13 +241,14 @@ class Report:
             self._totals.add(rest)
         if self._policy.writes:
             self._write_baseline(session)
-        elif self._policy.level == "error" and self._totals.strays and not session.exitstatus:
+        elif self._policy.level == "error" and self._totals.wrong and not session.exitstatus:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _rest(self) -> dict[str, Any]:
         """What has gone into no report."""
         told = self._take()
         told["strays"] = self._strays
+        told["wrong"] = self._wrong
         told["outlived"] = []
         for nodeid, name, coro, made_at, at in self._hearing.outlived:
             line = texts.task_line(name, coro, made_at, at, self._show)
@@ -382,8 +390,12 @@ class Report:
         if stray:
             where = f"in {test.nodeid}" if test.nodeid else "outside of the tests"
             title = f"found {where}" if made_in is None else f"of {made_in}"
-            self._strays.append(f"{title}\n{_indented(text)}")
+            self._tell_stray(title, Outcome(key, NEW, text))
         return Outcome(key, NEW, text)
+
+    def _tell_stray(self, title: str, outcome: Outcome) -> None:
+        self._strays.append(f"{title}\n{_indented(outcome.text)}")
+        self._wrong += outcome.key.kind not in _OF_SPEED
 
     def _leave(self, test: Test) -> None:
         """*test* is over: what came up after its last report is nobody's error."""
@@ -393,7 +405,7 @@ class Report:
             outcome = self._judge(test, finding)
             self._judged.append(outcome)
             if outcome.state == NEW and test.nodeid and not self._is_stray(test, finding):
-                self._strays.append(f"found after {test.nodeid}\n{_indented(outcome.text)}")
+                self._tell_stray(f"found after {test.nodeid}", outcome)
 
     def _act(self, item: pytest.Item, found: list[Outcome]) -> None:
         """Fail, or warn, because of the news in *found*."""
@@ -401,13 +413,16 @@ class Report:
         policy = self._policy
         if not news or policy.level == "off" or policy.writes:
             return
-        if policy.level == "error":
-            pytest.fail(_news(news), pytrace=False)
+        errors = policy.level == "error"
+        wrong = [each for each in news if errors and each.key.kind not in _OF_SPEED]
         for each in news:
             try:
-                item.warn(FindingWarning(each.text))
+                if each not in wrong:
+                    item.warn(FindingWarning(each.text))
             except FindingWarning:  # warnings are errors
                 pytest.fail(_news(news), pytrace=False)
+        if wrong:
+            pytest.fail(_news(wrong), pytrace=False)
 
     def _take(self) -> dict[str, Any]:
         """What is to be counted of the test that runs, once."""

@@ -433,6 +433,40 @@ def test_findings_fail_warn_or_are_counted(project: Project) -> None:
     assert some.last_line.endswith("1 finding (1 pending), 6 ignored")
 
 
+SLOWLY = (
+    COMMON
+    + """
+async def cleans_up():
+    try:
+        await forever()
+    finally:
+        await asyncio.sleep(0.05)
+
+def test_is_slow():
+    asyncio.run(cancelled(cleans_up()))
+
+def test_swallows_slowly():
+    async def swallows_slowly():
+        try:
+            await cleans_up()
+        except asyncio.CancelledError:
+            return 1
+    asyncio.run(cancelled(swallows_slowly()))
+"""
+)
+
+
+def test_what_a_busy_machine_makes_warns_where_findings_are_errors(project: Project) -> None:
+    project.write("test_slowly.py", SLOWLY)
+    limit = {"AIOAUDIT_SLOW_CANCEL": "0.01"}
+    error = project.start("--aioaudit-findings=error", "-W", "default", **limit)
+    strict = project.start("--aioaudit-findings=error", **limit)
+    assert error.outcomes == {"test_is_slow": "PASSED", "test_swallows_slowly": "FAILED"}
+    assert "aioaudit found: swallowed\n" in error.report("test_swallows_slowly")
+    assert error.output.count("FindingWarning: slow: ") == 1
+    assert strict.outcomes == dict.fromkeys(error.outcomes, "FAILED")  # each warning is an error
+
+
 BASELINE = (
     COMMON
     + """
