@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -600,6 +601,42 @@ def test_a_stray_finding_alone_makes_the_run_fail(project: Project) -> None:
     assert (done.status, off.status) == (1, 0)
     assert "found of tasks that earlier tests made" in done.output
     assert "found of tasks that earlier tests made" not in off.output
+
+
+ASYNCIO = (
+    COMMON
+    + """
+pytestmark = pytest.mark.asyncio
+
+async def test_timeout():
+    async with asyncio.timeout(0.01):
+        await forever()
+
+async def test_swallows():
+    await cancelled(swallows())
+
+@pytest.mark.parametrize("number", range(3))
+async def test_is_well(number):
+    await cancelled(forever())
+"""
+)
+
+
+@pytest.mark.skipif(find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
+def test_pytest_asyncio_makes_a_loop_for_each_test(project: Project) -> None:
+    project.write("pytest.ini", "[pytest]\naddopts = -p no:cacheprovider\n")
+    project.write("test_asyncio.py", ASYNCIO)
+    alone = project.start("--aioaudit-findings=error", PYTEST_ADDOPTS="")
+    xdist = project.start("--aioaudit-findings=error", "-n", "2", PYTEST_ADDOPTS="")
+    off = project.start(PYTEST_ADDOPTS="")
+    for run in (alone, xdist):
+        told = " ".join(" ".join(run.section("test_timeout", "who cancelled it")).split())
+        line = line_of(ASYNCIO, "asyncio.timeout(0.01)")
+        assert f"root cause: the timeout of 0.01 s at test_asyncio.py:{line}" in told, told
+        assert "aioaudit found: swallowed" in run.report("test_swallows")
+        assert run.last_line == "5 tasks cancelled in 5 tests, 1 finding (1 swallowed)"
+        assert run.outcomes == {**off.outcomes, "test_swallows": "FAILED"}
+    assert off.outcomes["test_swallows"] == "PASSED"
 
 
 OVERTIME = (
