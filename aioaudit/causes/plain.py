@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.base_events import BaseEventLoop
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ class FoundOut:
         # Found out in another place, perhaps, as in each loop of many: it is the same line here.
         event = self._line_in(events, place, cause)
         head, rest = _pieces_of(event)
-        return place, head, rest, event, cause.origin, self._refs(self._asks.lines, key, codes)
+        return place, head, rest, event, cause.origin, self._refs_here(key, codes)
 
     def wait(self, key: int, coro: Any) -> tuple[Any, ...] | None:
         """What is known of where *coro* waits, as `Taking.learn_wait` says."""
@@ -153,7 +154,7 @@ class FoundOut:
             source=event.origin_source,
             seconds=event.origin_seconds,
         )
-        refs = self._refs(self._asks.lines, key, [frame.f_code, back.f_code])
+        refs = self._refs_here(key, [frame.f_code, back.f_code])
         return place, _piece_of_expiry(event), b"", event, origin, note, refs
 
     def leaving(self, key: int, frame: FrameType) -> tuple[Any, ...] | None:
@@ -167,9 +168,17 @@ class FoundOut:
         if by is None or by.owner != APPLICATION:
             return None
         at = by.at(outer.f_lasti)
-        refs = self._refs(self._asks.lines, key, [frame.f_code, outer.f_code])
+        refs = self._refs_here(key, [frame.f_code, outer.f_code])
         said = b"," + piece(source=info.source, at=at)
         return self._state.places.place(), said, at, info.source, refs
+
+    def _refs_here(self, key: int, codes: Iterable[CodeType]) -> list[object]:
+        """The same of what is so in the loop that runs: a program may have one after the other."""
+        lines = self._asks.lines
+        refs = self._refs(lines, key, codes)
+        with suppress(TypeError):  # a loop that takes no weak reference
+            refs.append(dropping(running_loop(), lines, key))
+        return refs
 
     @staticmethod
     def _refs(table: Any, key: int, codes: Iterable[CodeType]) -> list[object]:

@@ -3147,7 +3147,7 @@ ask(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future)
 {
     int known_now = 0;
     int result = ask_once(self, cls, task, future, &known_now);
-    if (result == 0 && known_now) {
+    if (result == 0 && known_now && self->on) {
         /* As in each new loop of a program that has one after the other.  All is looked at anew. */
         result = ask_once(self, cls, task, future, &known_now);
     }

@@ -69,8 +69,10 @@ class CreationSites:
                     self.watch_code(coro, runs)
                 name = self._tasks.coro_name(coro)
                 site = self._known[key] = CreationSite(place, name, runs, code, offset, key)
-                site.drop_with(runs, self._known, key, lasting=True)
-                site.drop_with(runs, sites, key)
+                for lived in (runs, None if code is None else code.code):
+                    if lived is not None:
+                        site.drop_with(lived, self._known, key, lasting=True)
+                        site.drop_with(lived, sites, key)
             sites[key] = site
         if new or code is None or key in self._of_signals:
             signal = self.find_signal(frame)
@@ -100,7 +102,7 @@ class CreationSites:
         if sites is None or key is None or key in self._of_signals:
             return None
         found = sites.get(key)
-        if found is None or not found.is_like(site):
+        if found is None or found.place is not place or not found.is_like(site):
             if len(sites) >= _MAX_SITES:
                 return None
             found = sites[key] = site.elsewhere(place)

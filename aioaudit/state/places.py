@@ -122,10 +122,12 @@ class Places:
         return {} if here is None or here.last is None else here.last[1]
 
     def sites_in(self, place: Place) -> dict[SiteKey, CreationSite] | None:
-        """The sites of *place*, if that is what `place` gave last in this thread."""
+        """The sites of *place*, if that is what `place` gives here, and gave last in this thread."""
         here = self._here.thread
         last = None if here is None else here.last
-        return last[1] if last is not None and last[0] is place else None
+        if last is None or last[0] is not place or place.loop_ref() is not running_loop():
+            return None
+        return last[1]
 
     def foreign_thread(self, victim: Any) -> str | None:
         """This thread's name if *victim*'s loop runs in another one just now."""

@@ -74,10 +74,16 @@ class Interruption:
 
     def call(self, function: Callable[[], object]) -> bool:
         """Whether *function* was interrupted."""
+
+        def run() -> Iterator[object]:
+            # The interpreter of 3.12 and later goes on handling an error whose handler ends in
+            # the line that is interrupted by a trace; what a generator handles ends with it.
+            yield function()
+
         before = sys.gettrace()
         sys.settrace(self._trace)
         try:
-            function()
+            next(run())
         except KeyboardInterrupt:
             return True
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
@@ -132,3 +133,60 @@ def test_a_loop_leaves_nothing_of_ours_to_the_collector() -> None:
             gc.garbage.clear()
             gc.enable()
     assert not left
+
+
+async def everything() -> None:
+    """Make and cancel tasks, and let time run out, twice: what is seen again, the core knows."""
+    for _ in range(2):
+        await makes()
+        await cancels()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.sleep(60)
+
+
+async def many_return() -> None:
+    """Make more tasks than are kept of those that returned last."""
+    for _ in range(10):
+        await asyncio.gather(*(child() for _ in range(500)))
+
+
+def test_many_loops_in_turn_leave_no_more_behind_than_few() -> None:
+    heard: list[Any] = []
+    faults: list[Exception] = []
+    listener = Listener(dict.fromkeys((Created, TaskCancel), heard.append), faults.append)
+
+    def run(loops: int) -> int:
+        for _ in range(loops):
+            asyncio.run(everything())
+        asyncio.run(many_return())
+        heard.clear()
+        gc.collect()
+        return len(gc.get_objects())
+
+    with enable(listener, events="task.*"):
+        run(30)  # the places of lines have room for some
+        few = run(20)
+        many = run(300)
+    # A single object for each loop would be three hundred; what is swept now and then is fewer.
+    assert many < few + 200
+    assert not faults
+
+
+def test_a_code_that_is_gone_is_no_other_in_the_next_loop() -> None:
+    heard = Heard(Created)
+    gone = "async def {name}():\n    await asyncio.sleep(0)\n"
+
+    async def makes_one(name: str) -> None:
+        """One line for all that are made, and each runs a code that goes at once."""
+        space: dict[str, Any] = {"asyncio": asyncio}
+        exec(compile(gone.format(name=name), "<made>", "exec"), space)
+        await asyncio.create_task(space.pop(name)(), name=name)
+
+    with enable(heard.listener, events="task.*"):
+        for number in range(300):
+            asyncio.run(makes_one(f"number_{number}"))
+    made = [each for each in heard.records if each.name.startswith("number_")]
+    assert len(made) == 300
+    assert [each.coro.rpartition(":")[2] for each in made] == [each.name for each in made]
+    assert not heard.faults
