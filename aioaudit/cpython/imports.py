@@ -84,8 +84,10 @@ class AfterImport:
 
     def look(self) -> None:
         """See whether one of the modules is there by now."""
-        # Each loop that begins to run comes by here, and most of them are not there.
-        for name in [name for name in self._wanted if name in _modules]:
+        # Each loop that begins to run comes by here, and mostly none of them is there.
+        if self._wanted.keys().isdisjoint(_modules.keys()):
+            return
+        for name in list(self._wanted):
             module = _modules.get(name)
             if module is not None and not is_being_imported(module):
                 self._tell(name, module)

@@ -77,7 +77,8 @@ def name_of(task: Any) -> str | None:
 
     Subclasses are not asked: what they answer with may need what is not constructed yet.
     """
-    for cls in task_classes():
+    usual = asyncio.tasks.Task
+    for cls in (usual,) if type(task) is usual else task_classes():
         if isinstance(task, cls):
             with suppress(AttributeError):  # of Python, it has no `_name` yet
                 name: str | None = cls.get_name(task)

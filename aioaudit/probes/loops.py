@@ -44,8 +44,10 @@ def on_loop_start(recorder: Recorder, loop: Any) -> None:
     """*loop* begins to run in this thread."""
     try:
         recorder.look_for_libraries()
-        with contextlib.suppress(TypeError):  # a loop that takes no weak reference
-            recorder.state.places.runs_in[loop] = get_ident()
+        runs_in, ident = recorder.state.places.runs_in, get_ident()
+        if runs_in.get(loop) != ident:  # it begins again for each call of run_until_complete()
+            with contextlib.suppress(TypeError):  # a loop that takes no weak reference
+                runs_in[loop] = ident
         recorder.watcher.on_loop_start(loop)
         place = recorder.state.places.place(loop)
         if place.muted:
