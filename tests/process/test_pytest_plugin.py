@@ -778,3 +778,67 @@ def test_the_plugin_costs_nothing_while_it_is_off(python: str, tmp_path: Path) -
     ours = {"aioaudit", "aioaudit.version"}
     ours |= {f"aioaudit.testing{name}" for name in ("", ".marks", ".plugin")}
     assert set(eval(done.stdout)) <= ours, done.stderr
+
+
+AFTER = """
+import asyncio, asyncio.events, gc, sys, threading
+import pytest
+
+CLASSES = (
+    asyncio.Task, asyncio.Future, asyncio.tasks._PyTask, asyncio.futures._PyFuture, asyncio.Handle,
+    asyncio.BaseEventLoop, asyncio.SelectorEventLoop, asyncio.AbstractEventLoop, asyncio.Timeout,
+    asyncio.TaskGroup, asyncio.CancelledError,
+)
+
+def state():
+    monitoring = getattr(sys, "monitoring", None)
+    found = {cls.__qualname__: dict(vars(cls)) for cls in CLASSES}
+    for module in (asyncio, asyncio.events, asyncio.tasks, asyncio.futures, asyncio.runners):
+        found[module.__name__] = dict(vars(module))
+    found["monitoring"] = [monitoring.get_tool(tool) for tool in range(6)] if monitoring else []
+    found["hooks"] = sys.gettrace(), sys.getprofile(), list(gc.callbacks), list(sys.meta_path)
+    found["threads"] = threading.enumerate()
+    return found
+
+call = ["-q", "-p", "no:cacheprovider", "test_it.py"]
+pytest.main(call)  # what pytest and the interpreter leave behind themselves is there already
+before = state()
+status = pytest.main([*call, "--aioaudit-findings=error"])
+after = state()
+print("changed:", [name for name in before if before[name] != after[name]], int(status))
+"""
+
+OF_ALL_SORTS = """
+import asyncio
+
+async def main():
+    task = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    try:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(60)
+    except TimeoutError:
+        pass
+
+def test_it():
+    for _ in range(3):
+        asyncio.run(main())
+"""
+
+
+def test_when_the_tests_are_over_nothing_is_left_that_costs_anything(
+    python: str, tmp_path: Path
+) -> None:
+    (tmp_path / "test_it.py").write_text(OF_ALL_SORTS)
+    done = subprocess.run(
+        [python, "-c", AFTER],
+        cwd=tmp_path,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "aioaudit: 6 tasks cancelled in 1 test, 0 findings" in done.stdout, done.stdout
+    assert done.stdout.splitlines()[-1] == "changed: [] 0", done.stdout + done.stderr
