@@ -12,6 +12,7 @@ is nobody's error; it is told at the end, and makes the exit status 1.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterable
@@ -40,6 +41,8 @@ NEW, ACCEPTED, IGNORED = "new", "accepted", "ignored"
 
 MOST_SHOWN = 20
 """So many lines of one sort are shown at the end; more are counted."""
+
+_OVERTIME = "aioaudit: what tasks waited for"
 
 _FATE = {PENDING, DESTROYED}
 """Kinds that tell of the end of a task, which may come long after the test that made it."""
@@ -149,6 +152,8 @@ class Totals:
         self.faults = 0
         self.off: str | None = None
         """Why tests were not audited, None where they were."""
+        self.usage: str | None = None
+        """What is wrong with a mark, as a worker found; no test has run then."""
 
     def add(self, told: dict[str, Any]) -> None:
         """Count what `Report` of some process has *told*: of a test, or of what came after all."""
@@ -166,6 +171,7 @@ class Totals:
         self.outlived += told.get("outlived", ())
         self.faults += told.get("faults", 0)
         self.off = self.off or told.get("off")
+        self.usage = self.usage or told.get("usage")
 
 
 class Report:
@@ -188,6 +194,8 @@ class Report:
         """What tasks waited for when the time of the test that runs had run out."""
         self._runs_tests = False
         self._off: str | None = None
+        self._usage: str | None = None
+        """What is wrong with a mark, in a worker, which must not raise it."""
         self._deselected = False
         self._undo: list[Any] = []
 
@@ -218,8 +226,16 @@ class Report:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """See that all marks mean something."""
-        for item in items:
-            ignored_by(item)
+        try:
+            for item in items:
+                ignored_by(item)
+        except pytest.UsageError as error:
+            if not hasattr(self._config, "workeroutput"):
+                raise
+            # pytest tells pytest-xdist of what was collected all the same, and it would wait for
+            # these tests, and fall over because the worker has ended.
+            self._usage = str(error)
+            items.clear()
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Remember that not all tests run."""
@@ -239,7 +255,9 @@ class Report:
                 output["aioaudit"] = rest
                 return
             self._totals.add(rest)
-        if self._policy.writes:
+        if self._totals.usage is not None:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        elif self._policy.writes:
             self._write_baseline(session)
         elif self._policy.level == "error" and self._totals.wrong and not session.exitstatus:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -255,6 +273,7 @@ class Report:
             told["outlived"].append("\n".join(texts.wrapped(f"{nodeid}: {line}", "  ", "    ")))
         told["faults"] = self._hearing.faults
         told["off"] = self._off
+        told["usage"] = self._usage
         return told
 
     def _stop(self) -> None:
@@ -350,7 +369,7 @@ class Report:
         if why is not None:
             _add_section(report, "aioaudit: who cancelled it", why)
         if self._waited is not None:
-            _add_section(report, "aioaudit: what tasks waited for", self._waited)
+            _add_section(report, _OVERTIME, self._waited)
             self._waited = None
         news = [each.text for each in found if each.state == NEW]
         if news:
@@ -455,8 +474,13 @@ class Report:
                 text = self._waiting()
                 if text is not None and threading.current_thread() is threading.main_thread():
                     self._waited = text
+                elif text is not None and hasattr(self._config, "workerinput"):
+                    # What a worker of pytest-xdist prints goes nowhere, and it ends at once.
+                    nodeid = escape_unprintable(self._hearing.test.nodeid)
+                    title = f"{_OVERTIME} when the time of {nodeid} ran out"
+                    print(f"\n{title}:\n{text}", file=sys.__stderr__, flush=True)
                 elif text is not None and args:
-                    args[0].sep("~", title="aioaudit: what tasks waited for")
+                    args[0].sep("~", title=_OVERTIME)
                     args[0].write(f"{text}\n")
             except Exception:  # noqa: BLE001 - the test is to end, whatever we find
                 self._hearing.faults += 1
@@ -486,9 +510,16 @@ class Report:
     def _is_partial(self, session: pytest.Session) -> bool:
         return bool(self._deselected or session.shouldstop or session.shouldfail)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
+    ) -> None:
         """One line, and before it what no test's report tells."""
         totals, policy = self._totals, self._policy
+        if totals.usage is not None:
+            terminalreporter.line(f"ERROR: {escape_unprintable(totals.usage)}", red=True)
+            return
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return  # no test has run, and what is wrong is said next
         told: list[tuple[str, list[str]]] = []
         if policy.level != "off" and not policy.writes:
             told.append(("found of tasks that earlier tests made, or after a test", totals.strays))

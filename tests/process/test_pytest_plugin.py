@@ -842,3 +842,69 @@ def test_when_the_tests_are_over_nothing_is_left_that_costs_anything(
     )
     assert "aioaudit: 6 tasks cancelled in 1 test, 0 findings" in done.stdout, done.stdout
     assert done.stdout.splitlines()[-1] == "changed: [] 0", done.stdout + done.stderr
+
+
+CRASHING = """
+import asyncio
+import pytest
+
+def test_hangs():
+    async def forever():
+        await asyncio.sleep(60)
+    async def main():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(forever(), name="one")
+    asyncio.run(main())
+
+@pytest.mark.parametrize("number", range(3))
+def test_is_well(number):
+    pass
+"""
+
+BAD_MARK = """
+import pytest
+
+@pytest.mark.aioaudit_ignore("swalowed")
+def test_it():
+    pass
+
+def test_well():
+    pass
+"""
+
+
+def test_with_xdist_wrong_use_and_overtime_are_told_as_without(project: Project) -> None:
+    project.write("test_crashing.py", CRASHING)
+    project.write("test_mark.py", BAD_MARK)
+    workers = ("-n", "2", "--aioaudit")
+    overtime = {
+        method: project.start(
+            *workers, "--timeout=4", f"--timeout-method={method}", "test_crashing.py"
+        )
+        for method in ("signal", "thread")
+    }
+    mark = project.start(*workers, "test_mark.py")
+    alone = project.start("--aioaudit", "test_mark.py")
+    level = project.start(*workers, "--aioaudit-findings=loud", "test_mark.py")
+
+    waits = f"forever (one), made at test_crashing.py:{line_of(CRASHING, 'name=')}, waits at"
+    by_signal = " ".join(overtime["signal"].section("test_hangs", "what tasks waited for"))
+    assert waits in re.sub(r"\s+", " ", by_signal)
+    told = re.sub(r"\s+", " ", overtime["thread"].output)
+    title = "aioaudit: what tasks waited for when the time of test_crashing.py::test_hangs ran out:"
+    assert title in told, overtime["thread"].output
+    assert waits in told.partition(title)[2]
+    assert {run.outcomes["test_hangs"] for run in overtime.values()} == {"FAILED"}
+    assert "crashed while running" in told
+
+    wrong = (
+        "test_mark.py::test_it: @pytest.mark.aioaudit_ignore: 'swalowed' is no kind of finding"
+        " (did you mean 'swallowed'?); allowed: swallowed, "
+    )
+    for run in (mark, alone):
+        assert run.output.count(f"ERROR: {wrong}") == 1, run.output
+        assert "aioaudit: no task was cancelled" not in run.output
+    assert level.output.startswith("ERROR: --aioaudit-findings: 'loud' is no level;")
+    for run in (mark, alone, level):
+        assert run.status == pytest.ExitCode.USAGE_ERROR, run.output
+        assert "INTERNALERROR" not in run.output
