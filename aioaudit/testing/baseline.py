@@ -1,8 +1,8 @@
 """Private. The baseline: findings that are known, and accepted, in a file that people may edit.
 
 A line for each, ``KIND  FUNCTION  FILE``: what was found, what the task runs, and the file in
-which it happened.  There is no number of a line and no test in it, so that it outlives changes
-of both.
+which it happened; of a task that runs tests, who asked it to cancel, and where.  There is no
+number of a line and no test in it, so that it outlives changes of both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from aioaudit.events import Finding
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.settings import suggestion
-from aioaudit.testing.texts import Show
+from aioaudit.testing.texts import Show, runs_others
 
 _HEADER = """\
 # Findings of aioaudit that are accepted: kind, what the task runs, file.
@@ -39,16 +39,20 @@ class Key(NamedTuple):
 def key_of(finding: Finding, show: Show) -> Key:
     """By what *finding* is known again; *show* makes paths relative to the project."""
     # On 3.11 nobody sees the line that swallowed: what is known everywhere comes first.
-    places = (
+    places: tuple[str | None, ...] = (
         finding.suspended_at,
         finding.waits_at,
         finding.swallowed_at,
         finding.made_at,
         finding.at,
     )
+    function = finding.coro
+    if runs_others(function):  # all tests run in it: whoever asked tells them apart
+        places = (finding.at, *places)
+        function = finding.source or function
     place = next((each for each in places if each is not None), None)
     file = _NOWHERE if place is None else show(place.rpartition(":")[0]).replace("\\", "/")
-    return Key(finding.kind, "_".join(finding.coro.split()) or _NOWHERE, file)
+    return Key(finding.kind, "_".join(function.split()) or _NOWHERE, file)
 
 
 def check_kind(kind: object, where: str) -> str:

@@ -15,6 +15,7 @@ from aioaudit.delivery.listening import Listener
 from aioaudit.events import Finding, FutureCancel, TaskCancel
 from aioaudit.session import current, enable
 from aioaudit.stack.frames import suspended_at
+from aioaudit.testing.texts import runs_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 Outlived = tuple[str, str, str, str | None, str | None]
 
 _EVENTS = "task.*,future.cancel,finding"
-
-_RUNNERS = ("pytest_asyncio.", "anyio.pytest_plugin:", "anyio._backends._asyncio:TestRunner.")
-"""What runs tests, and may well live longer than one."""
 
 MOST_FINDINGS = 1_000
 """So many findings of one test are kept; more are counted."""
@@ -184,7 +182,7 @@ class Hearing:
                 number not in living
                 and len(living) < MOST_LIVING
                 and test.made(number)
-                and not made.site.coro.startswith(_RUNNERS)
+                and not runs_others(made.site.coro)
             ):
                 living[number] = Maker(test)
 

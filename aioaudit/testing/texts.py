@@ -6,6 +6,9 @@ Plain text, at most `WIDTH` columns wide where words allow it.
 from __future__ import annotations
 
 import os
+import re
+import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +34,14 @@ MOST_STEPS = 12
 MOST_ERRORS = 1_000
 """So many errors of a group, and of what led to them, are looked at."""
 
+_ANYIO = "anyio._backends._asyncio:TestRunner."
+
+_RUNNERS = ("pytest_asyncio.", "anyio.pytest_plugin:", _ANYIO)
+"""How the names of coroutines begin in which others run tests and fixtures."""
+
+_RUNS_ALL = f"{_ANYIO}_run_tests_and_fixtures"
+"""The one whose task runs all tests of a loop."""
+
 _DEEPEST = 6
 """From this step on a chain moves no further to the right."""
 
@@ -38,13 +49,27 @@ Show = Callable[[str], str]
 
 
 def relative_to(folder: str | os.PathLike[str]) -> Show:
-    """What makes each path inside of *folder* relative to it, in a sentence, too."""
-    inside = os.path.join(os.fspath(folder), "")  # noqa: PTH118 - it is to end with a separator
+    """What shortens each path inside of *folder*, of installed packages and of Python's library.
+
+    What is left is the same on each machine.  It may stand in a sentence.
+    """
+    installed = [each for each in sys.path if each.endswith(("site-packages", "dist-packages"))]
+    paths = sysconfig.get_paths()
+    found = {os.fspath(folder), *installed, paths["stdlib"], paths["platstdlib"]}
+    inside = {os.path.join(each, "") for each in found}  # noqa: PTH118 - it is to end with a separator
+    # The longest first: packages may be inside of the project, and of Python's library.
+    prefixes = sorted((each for each in inside if len(each) > 1), key=len, reverse=True)
+    begins = re.compile(rf"(?<![^\s(\"'=])(?:{'|'.join(map(re.escape, prefixes))})")
 
     def show(text: str) -> str:
-        return text.replace(inside, "") if len(inside) > 1 else text
+        return begins.sub("", text)
 
     return show
+
+
+def runs_others(coro: str) -> bool:
+    """Whether *coro* runs others' tests and fixtures; its task may well outlive a test."""
+    return coro.startswith(_RUNNERS)
 
 
 def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
@@ -97,6 +122,7 @@ def why_text(
 def chain_lines(answer: Answer, show: Show) -> list[str]:
     """What ``aioaudit why`` says: one sentence, then the chain from its root cause to the task."""
     lines = wrapped(show(answer.summary.removesuffix("; its end is not recorded")))
+    lines += _runs_all(answer.name, answer.coro, "  ")
     steps = [_step(link, show, first=link is answer.chain[0]) for link in answer.chain[-2::-1]]
     left_out = len(steps) - MOST_STEPS
     if left_out > 0:
@@ -109,6 +135,15 @@ def chain_lines(answer: Answer, show: Show) -> list[str]:
         indent = "    " * min(depth, _DEEPEST)
         lines += wrapped(step, f"  {indent}└── ")
     return lines
+
+
+def _runs_all(name: str, coro: str, indent: str) -> list[str]:
+    """What a reader who does not know *coro* wants to know of it."""
+    if coro != _RUNS_ALL:
+        return []
+    return wrapped(
+        escape_unprintable(f"{name} is the task in which anyio's plugin runs tests"), indent
+    )
 
 
 def _step(link: Link, show: Show, *, first: bool) -> str:
@@ -138,6 +173,7 @@ def _step(link: Link, show: Show, *, first: bool) -> str:
 def finding_lines(finding: Finding, show: Show, made_in: str | None) -> list[str]:
     """What was found, its particulars and what to do; *made_in* is the test that made the task."""
     lines = wrapped(f"{finding.kind}: {sentence(finding, show)}")
+    lines += _runs_all(finding.name, finding.coro, "    ")
     for each in particulars(finding, show):
         lines += wrapped(each, "    ")
     if made_in is not None:

@@ -908,3 +908,74 @@ def test_with_xdist_wrong_use_and_overtime_are_told_as_without(project: Project)
     for run in (mark, alone, level):
         assert run.status == pytest.ExitCode.USAGE_ERROR, run.output
         assert "INTERNALERROR" not in run.output
+
+
+UNDER_ANYIO = """
+import asyncio
+import anyio
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio"
+
+@pytest.fixture(scope="module", autouse=True)
+async def one_loop(anyio_backend):
+    yield
+
+async def swallow():
+    asyncio.current_task().cancel()
+    try:
+        await anyio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+    await anyio.sleep(0)
+    asyncio.current_task().uncancel()
+
+async def test_one():
+    await swallow()
+
+async def other():
+    asyncio.current_task().cancel()
+    try:
+        await anyio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+    await anyio.sleep(0)
+    asyncio.current_task().uncancel()
+
+async def test_two():
+    await other()
+
+made = []
+
+async def test_makes():
+    async def stays():
+        await anyio.sleep(60)
+    made.append(asyncio.create_task(stays(), name="kept"))
+
+async def test_last():
+    await anyio.sleep(0)
+"""
+
+
+def test_in_one_long_loop_findings_of_the_task_that_runs_tests_are_told_apart(
+    project: Project,
+) -> None:
+    project.write("test_under.py", UNDER_ANYIO)
+    words = ("--aioaudit-findings=error", "--aioaudit-baseline=known.txt")
+    project.start(*words, "--aioaudit-write-baseline", "-k", "test_one").output  # noqa: B018
+    known = (project.folder / "known.txt").read_text()
+    assert "self_cancel  test_under:swallow  test_under.py\n" in known
+    found = project.start(*words)
+    assert found.outcomes == {
+        **dict.fromkeys(("test_one", "test_makes", "test_last"), "PASSED"),
+        "test_two": "FAILED",
+    }
+    told = found.report("test_two")
+    assert re.search(r"    Task-\d+ is the task in which anyio's plugin runs tests\n", told), told
+    assert "site-packages" not in told
+    assert str(project.folder) not in told
+    assert "test_under.py::test_makes: stays (kept), made at test_under.py:" in found.output
