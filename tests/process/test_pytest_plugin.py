@@ -979,3 +979,112 @@ def test_in_one_long_loop_findings_of_the_task_that_runs_tests_are_told_apart(
     assert "site-packages" not in told
     assert str(project.folder) not in told
     assert "test_under.py::test_makes: stays (kept), made at test_under.py:" in found.output
+
+
+PUT_BACK = """
+import asyncio, sys, threading
+import pytest
+
+pytest_plugins = "pytester"
+
+INNER = '''
+import asyncio
+def test_timeout():
+    async def main():
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    asyncio.run(main())
+'''
+
+def test_inside(pytester):
+    pytester.makepyfile(INNER)
+    result = pytester.runpytest_inprocess("--aioaudit", "-p", "no:cacheprovider", "--timeout=60")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*root cause: the timeout of 0.01 s*"])
+
+def test_after():
+    async def main():
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    asyncio.run(main())
+"""
+
+IN_ONE_PROCESS = """
+import asyncio, sys, threading
+import pytest
+
+def seen():
+    monitoring = getattr(sys, "monitoring", None)
+    names = [(owner, name, value) for owner in (asyncio.Task, asyncio.Future, asyncio.BaseEventLoop,
+        asyncio.TaskGroup, asyncio.Timeout, asyncio.CancelledError, asyncio.tasks, asyncio.events,
+        asyncio.runners, asyncio.timeouts, asyncio.taskgroups, threading.Thread)
+        for name, value in vars(owner).items()
+        if not name.startswith("__") and name not in ("_current_tasks", "_event_loop_policy")]
+    tools = monitoring and [
+        (monitoring.get_tool(each), monitoring.get_tool(each) and monitoring.get_events(each))
+        for each in range(6)
+    ]
+    return {(id(owner), name): id(value) for owner, name, value in names}, tools, len(sys._current_frames())
+
+before = seen()
+statuses = [
+    int(pytest.main(["-q", "-p", "no:cacheprovider", "--timeout=60", "test_put_back.py", *words]))
+    for words in (["--aioaudit"], [], ["--aioaudit-findings=error"])
+]
+import time
+until = time.monotonic() + 30
+while len(sys._current_frames()) > before[2] and time.monotonic() < until:
+    time.sleep(0.01)
+after = seen()
+print("statuses", statuses)
+print("differ", [key[1] for key in before[0] if before[0][key] != after[0].get(key)], before[1:], after[1:])
+print("the same", before == after)
+"""
+
+
+def test_after_runs_in_one_process_all_is_as_it_was(project: Project, python: str) -> None:
+    project.write("test_put_back.py", PUT_BACK)
+    project.write("one_process.py", IN_ONE_PROCESS)
+    done = subprocess.run(
+        [python, "one_process.py"],
+        cwd=project.folder,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "statuses [1, 1, 1]" in done.stdout, done.stdout + done.stderr
+    assert "the same True" in done.stdout, done.stdout[-2000:] + done.stderr
+    assert done.stdout.count("1 failed, 1 passed") == 3
+    # The outer run still tells after the one inside of it has ended.
+    assert done.stdout.count("root cause: the timeout of 0.01 s at test_put_back.py") == 2
+
+
+TRAILS = """
+import asyncio, gc
+import pytest
+
+@pytest.mark.parametrize("number", range(200))
+def test_it(aioaudit_trail, number):
+    async def main():
+        async with asyncio.timeout(None):
+            task = asyncio.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+    asyncio.run(main())
+    assert len(aioaudit_trail.events) > 5
+    if number == 199:
+        from aioaudit.exporters.memory import MemoryExporter
+        from aioaudit.trail import Trail
+        gc.collect()
+        kept = [each for each in gc.get_objects() if type(each) in (MemoryExporter, Trail)]
+        assert len(kept) < 50, len(kept)  # a few that have ended are known for a while
+"""
+
+
+def test_no_trail_outlives_its_test(project: Project) -> None:
+    project.write("test_trails.py", TRAILS)
+    runs = [project.start("-r", "N", *words, "test_trails.py") for words in ([], ["--aioaudit"])]
+    for run in runs:
+        assert re.search(r"^200 passed", run.output, re.MULTILINE), run.output[-2000:]
