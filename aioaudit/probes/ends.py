@@ -269,7 +269,7 @@ class EndMonitor:
 
     def _on_unwind(self, task: Any, error: BaseException) -> None:
         recorder = self._recorder
-        if not isinstance(error, CancelledError):
+        if not issubclass(type(error), CancelledError):
             recorder.on_end(task, "raised", error)
             _tell_waits(recorder, task, error)
             return
@@ -292,7 +292,8 @@ class EndMonitor:
         find_state = recorder.state.tasks.find_state
 
         def thrown(_code: CodeType, _offset: int, error: BaseException) -> object:
-            if not isinstance(error, CancelledError):
+            # Its class decides what it is caught as.  What it says of its class may be an error.
+            if not issubclass(type(error), CancelledError):
                 return None
             try:
                 task = current_task()
@@ -549,8 +550,9 @@ class EndCallbacks:
                     )
                     recorder.notes.on_delivered(error)
                 if known and not own:
+                    request = recorder.state.cancellations.obeyed_by(task)
                     recorder.state.cancellations.pass_on(
-                        waiters, recorder.state.cancellations.obeyed_by(task)
+                        recorder.felt_by(waiters, request), request
                     )
                 _tell_waits_late(recorder, task, None)
             else:

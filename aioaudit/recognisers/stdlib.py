@@ -52,8 +52,10 @@ def cancel_and_wait(frame: FrameType, call: Call) -> Cause | None:
     outer = frame.f_back
     if outer is None or outer.f_code.co_qualname != "wait_for":
         return None
-    if isinstance(call.exception, CancelledError):
-        return call.by_request("awaiter", call.exception)
+    error = call.exception
+    # Not one that the program handles around it: its clean-up has timeouts of its own.
+    if isinstance(error, CancelledError) and frame_handling(error) is outer:
+        return call.by_request("awaiter", error)
     length = seconds(float(local(outer, "timeout")))
     call.remember_timeout()
     if length <= 0:

@@ -21,7 +21,7 @@ import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aioaudit.chain.summary import CANCELLED, CANCELLED_PROBABLY, note
 from aioaudit.chain.walk import Chains, from_task, inferred
@@ -44,6 +44,11 @@ _LONGEST = 1000
 
 _FURTHEST = 100
 """Errors that are looked through, from one to those that led to it."""
+
+_PYTHONS_OWN = vars(BaseException)
+_CAUSE: Callable[[BaseException], BaseException | None] = _PYTHONS_OWN["__cause__"].__get__
+_CONTEXT: Callable[[BaseException], BaseException | None] = _PYTHONS_OWN["__context__"].__get__
+_ATTRIBUTES: Callable[[BaseException], dict[str, Any]] = _PYTHONS_OWN["__dict__"].__get__
 
 _BEGINNINGS = (CANCELLED, CANCELLED_PROBABLY)
 
@@ -94,13 +99,12 @@ class Notes:
     def on_reraised(self, error: BaseException) -> None:
         """*error*, which delivers nothing itself, leaves a handler: does it stand for one that does?"""
         try:
-            if error.__context__ is None and error.__cause__ is None:
-                return
-            if isinstance(error, CancelledError) or _note_on(error) is not None:
+            cause, context = _before(error)
+            if (cause is None and context is None) or _is(error, CancelledError):
                 return
             found = self._replaced_by(error)
             if found is not None:
-                _put(error, found)
+                _set(error, found)
         except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
             self._fault(fault)
 
@@ -111,10 +115,9 @@ class Notes:
 
     def _on_raised(self, error: BaseException) -> None:
         try:
-            if isinstance(error, TimeoutError) and _note_on(error) is None:
-                tie = (
-                    None if error.__cause__ is None else self._cancellations.tie_of(error.__cause__)
-                )
+            if _is(error, TimeoutError) and _note_on(error) is None:
+                cause, _ = _before(error)
+                tie = None if cause is None else self._cancellations.tie_of(cause)
                 if tie is not None and tie.note is not None:
                     _put(error, tie.note.text)
         except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
@@ -130,13 +133,13 @@ class Notes:
         if not self.on or state is None or error is None or request is None:
             return
         try:
-            if _note_on(error) is None:
+            if _note_on(error) is None or self._is_another(state, error):
                 self._tell_end(state, error, request)
         except Exception as fault:  # noqa: BLE001 - an internal error must not reach a coroutine
             self._fault(fault)
 
     def _tell_end(self, state: CancelState, error: BaseException, request: Request) -> None:
-        if isinstance(error, CancelledError):
+        if _is(error, CancelledError):
             if state.cancel_outcome != "obeyed":
                 return
             tie = self._cancellations.tie_of(error)
@@ -147,7 +150,22 @@ class Notes:
             return
         text = self._text(request, state, state.concluded)
         if text is not None:
-            _put(error, text)
+            _set(error, text)
+
+    def _is_another(self, state: CancelState, error: BaseException) -> bool:
+        """Whether *error*, which has a note, may be one that the program keeps and raises again.
+
+        It is, where it was raised right in the place of a CancelledError of the task of *state*.
+        Where deliveries are seen, that was seen, too.
+        """
+        if self._cancellations.deliveries_seen or _is(error, CancelledError):
+            return False
+        cause, context = _before(error)
+        nearest = context if cause is None else cause
+        if nearest is None or not _is(nearest, CancelledError):
+            return False
+        tie = self._cancellations.tie_of(nearest)
+        return tie is None or tie.state is state
 
     # -- what replaces what -----------------------------------------------------------
 
@@ -155,9 +173,9 @@ class Notes:
         """The note of the CancelledError in whose place *error* is raised."""
         handled = sys.exception()
         for each, explicitly, _ in _behind(error):
-            if isinstance(each, CancelledError):
+            if _is(each, CancelledError):
                 tie = self._cancellations.tie_of(each)
-                if tie is None or tie.note is None or not self._is_here(tie):
+                if tie is None or tie.note is None or not self._is_here(tie, explicitly):
                     return None
                 # While the program still handles that one, this one is an affair of the handler's.
                 return None if _leads_to(handled, each) else tie.note.text
@@ -167,19 +185,25 @@ class Notes:
                 return known if explicitly else None
         return None
 
-    def _is_here(self, tie: Tie) -> bool:
-        """Whether the error of *tie* came to the task that runs, or has ended its own."""
+    def _is_here(self, tie: Tie, explicitly: bool) -> bool:
+        """Whether the error of *tie* came to the task that runs, or has ended its own.
+
+        With the latter a task that runs has to say so: ``wait_for`` does, whose time was over before
+        it began (``raise TimeoutError from exc`` in Lib/asyncio/tasks.py, of ``fut.result()``).
+        """
         state = tie.state
         if state is None:
             return False
         task = current_task()
-        return state.ended if task is None else state is self._known.tasks.find_state(task)
+        if state.ended and (task is None or explicitly):
+            return True
+        return task is not None and state is self._known.tasks.find_state(task)
 
     def _came_of_it(self, state: CancelState, error: BaseException) -> bool:
         """Whether *error* was raised in the place of a CancelledError that came to the task of *state*."""
         seen = self._cancellations.deliveries_seen
         for each, explicitly, after in _behind(error):
-            if isinstance(each, CancelledError):
+            if _is(each, CancelledError):
                 tie = self._cancellations.tie_of(each)
                 if tie is not None and (tie.state is state or seen):
                     return tie.state is state
@@ -244,6 +268,16 @@ def _short() -> Callable[[str], str]:
     return show
 
 
+def _is(error: BaseException, cls: type[BaseException]) -> bool:
+    """Whether *error* is caught as a *cls*: its class decides, not what it says of its class."""
+    return issubclass(type(error), cls)
+
+
+def _before(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """``__cause__`` and ``__context__`` of *error* as Python has them, whatever its class makes of that."""
+    return _CAUSE(error), _CONTEXT(error)
+
+
 def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool, bool]]:
     """The errors that led to *error*, the nearest first, each once.
 
@@ -254,7 +288,8 @@ def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool, bool]]:
     waiting = [(error, True)]
     while waiting and len(seen) < _FURTHEST:
         each, after = waiting.pop(0)
-        for further, explicitly in ((each.__cause__, after), (each.__context__, False)):
+        cause, context = _before(each)
+        for further, explicitly in ((cause, after), (context, False)):
             if further is not None and id(further) not in seen:
                 seen.add(id(further))
                 waiting.append((further, explicitly))
@@ -276,7 +311,7 @@ def _held(error: BaseException) -> dict[str, Any] | None:
     for cls in type(error).__mro__:
         if NOTES in vars(cls) and cls is not CancelledError:  # ours, before 3.12
             return None
-    return cast("dict[str, Any]", BaseException.__getattribute__(error, "__dict__"))
+    return _ATTRIBUTES(error)
 
 
 def _note_on(error: BaseException) -> str | None:
@@ -303,6 +338,15 @@ def _put(error: BaseException, text: str) -> bool:
     else:
         return False  # the program keeps something else there
     return True
+
+
+def _set(error: BaseException, text: str) -> None:
+    """Have *text* be our note on *error*, which may be raised again, for another request than last."""
+    had = _note_on(error)
+    if had is None:
+        _put(error, text)
+    elif had != text:
+        _replace(error, had, text)
 
 
 def _replace(error: BaseException, old: str, new: str | None) -> None:

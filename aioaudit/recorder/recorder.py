@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from asyncio import CancelledError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from aioaudit.cpython.groups import TIMEOUT_ERROR
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.records import lifetime as lifetime_of
-from aioaudit.events import Outcome, TaskDone, TaskUncancel
+from aioaudit.events import Outcome, TaskCancel, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
@@ -319,7 +319,7 @@ class Recorder:
             # The last delivered may be another: a scope's, taken back since.
             state.current = request
             if outcome == "cancelled" and cancel_outcome == "obeyed":
-                cancellations.pass_on(waiters_of(task), request)
+                cancellations.pass_on(self.felt_by(waiters_of(task), request), request)
             elif outcome != "cancelled":
                 for lost in drop_propagated(state):
                     self.rules.on_propagation_lost(lost, state)
@@ -331,6 +331,23 @@ class Recorder:
             self._send_end(task, born, state, error, request)
         if state is not None and "finding" in self.sender.active_events:
             self.rules.on_end(task, state, born, outcome, error, request, result)
+
+    def felt_by(self, waiters: Iterable[Any], request: Request | None) -> Iterable[Any]:
+        """Those of *waiters* that the CancelledError reaches which ended a task for *request*.
+
+        Where no delivery is seen: not the one whose ``wait_for`` has run out, which raises a
+        TimeoutError in its place.
+        """
+        if (
+            not self.state.cancellations.deliveries_seen
+            and request is not None
+            and request.timed_out
+            and isinstance(request.event, TaskCancel)
+            and request.event.by is not None
+        ):
+            by, number = request.event.by, self.state.tasks.number
+            return [each for each in waiters if number(each) != by]
+        return waiters
 
     def _send_end(
         self,

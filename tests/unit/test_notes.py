@@ -257,6 +257,54 @@ def test_the_error_of_a_timeout_has_a_note_where_it_is_caught(run: Runs) -> None
     assert notes_of(second) == there_too == [ran_out(0.01, "wait_for")]
 
 
+@every_loop
+def test_that_of_a_timeout_that_was_past_already_has_one(run: Runs) -> None:
+    async def main() -> list[str]:
+        task = asyncio.create_task(wait())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(task, 0)  # LINE past
+        except TimeoutError as error:
+            return notes_of(error)
+        return []
+
+    assert with_notes(run, main()) == [ran_out(0, "past")]
+
+
+@every_loop
+@pytest.mark.parametrize("seconds", [0.01, 0])
+def test_in_the_clean_up_of_a_cancelled_task_a_timeout_is_still_a_timeout(
+    run: Runs, seconds: float
+) -> None:
+    found: list[list[str]] = []
+
+    async def victim() -> None:
+        inner = asyncio.create_task(wait(), name="inner")
+        try:
+            await wait()
+        finally:
+            try:
+                await asyncio.wait_for(inner, seconds)  # LINE clean-up
+            except TimeoutError as error:
+                found.append(notes_of(error))
+            [answer] = [trail.why("inner")]
+            assert answer is not None
+            assert answer.root.what == "deadline"
+
+    async def main() -> BaseException | None:
+        return await ended(victim())
+
+    with aioaudit.recording() as trail:
+        left = notes_of(with_notes(run, main()))
+        answer = trail.why("victim")
+    assert answer is not None
+    assert answer.root.what == "called"
+    assert left == [asked()]
+    [[note]] = found
+    assert note.startswith(f"cancelled because the timeout of {seconds:g} s at {at('clean-up')} ")
+
+
 @sees_handlers
 @every_loop
 def test_that_of_a_timeout_of_anyio_has_one(run: Runs) -> None:
@@ -569,6 +617,82 @@ def test_errors_that_are_not_as_others_stay_as_they_are(
     assert type(error) is made
     assert notes_of(error) == ([asked()] if expected is None else expected)
     assert capsys.readouterr().err == ""
+
+
+@every_loop
+def test_an_error_that_is_kept_and_raised_again_tells_of_the_last_request(run: Runs) -> None:
+    kept = ConnectionError("the same each time")
+
+    async def victim() -> None:
+        try:
+            await wait()
+        finally:
+            raise kept
+
+    async def main() -> list[list[str]]:
+        found: list[list[str]] = []
+        for by in "first", "second":
+            task = asyncio.create_task(victim())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            asyncio.create_task(cancel(task), name=by)
+            await asyncio.wait([task])
+            assert error_of(task) is kept
+            found.append(notes_of(kept))
+        return found
+
+    async def cancel(task: asyncio.Task[None]) -> None:
+        task.cancel()
+
+    [first], [second] = with_notes(run, main())
+    assert "in task first;" in first
+    assert "in task second;" in second
+
+
+class UnclearError(Exception):
+    """One that does not say what it is, or what led to it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__class__", "__dict__", "__notes__"):
+            raise RuntimeError("not told")
+        return super().__getattribute__(name)
+
+    @property
+    def __context__(self) -> BaseException | None:  # type: ignore[override]
+        raise RuntimeError("not told")
+
+
+@pytest.mark.parametrize("notes", [False, True])
+def test_what_an_error_does_not_say_of_itself_does_not_become_the_programs(notes: bool) -> None:
+    error = UnclearError()
+    caught: list[bool] = []
+
+    async def fails() -> None:
+        raise error
+
+    async def victim() -> None:
+        try:
+            await wait()
+        except asyncio.CancelledError:
+            raise error from None
+
+    async def waits_for(task: asyncio.Task[None]) -> None:
+        try:
+            await task
+        except UnclearError:
+            caught.append(True)
+
+    async def main() -> None:
+        task = asyncio.create_task(victim())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        for each in task, asyncio.create_task(fails()):
+            await waits_for(each)
+
+    with aioaudit.enable(notes=notes):
+        asyncio.run(main())
+    assert caught == [True, True]
 
 
 # -- the setting ------------------------------------------------------------------------
