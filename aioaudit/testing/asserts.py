@@ -15,13 +15,12 @@ from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.settings import bad_value, shown, suggestion
 from aioaudit.text import escape_unprintable, path_and_line
-from aioaudit.trail import innermost
+from aioaudit.trail import Trail, innermost
 
 if TYPE_CHECKING:
     from asyncio import Task
 
     from aioaudit.chain.links import Answer, Link
-    from aioaudit.trail import Trail
 
 __unittest = True  # unittest leaves our frames out of a failure's traceback
 
@@ -71,17 +70,19 @@ def assert_cancelled(
         AssertionError: The task was not cancelled, or for another cause; it shows the chain.
         NotRecordedError: Auditing is off, or a name is given and nothing is recorded.
         SettingsError: *by* or *reason* is none that there is; a ValueError.
-        TypeError: *task* is none of these.
+        TypeError: *task* is none of these, or another argument is of no type that it may have.
     """
     __tracebackhide__ = True
     _check("by", by, _WHATS)
-    if reason is not None and not _OWN_REASON.fullmatch(reason):
+    if not (isinstance(reason, str) and _OWN_REASON.fullmatch(reason)):
         _check("reason", reason, sorted(REASONS), " or a recogniser's package.word")
-    if isinstance(via, str):
-        raise TypeError(f"via is a list of names, not {shown(via)}")
+    if at is not None and not isinstance(at, str):
+        raise TypeError(f"at is the end of a path, with its line or not, not {shown(at)}")
+    if via is not None:
+        via = _listed("via", via, "names")
     answers = _answers(task, trail, "assert_cancelled")
     if not answers:
-        raise AssertionError(f"{_named(task)} was not cancelled: nobody asked it to")
+        raise AssertionError(f"{_named(task)} was not cancelled: {_unasked(task)}")
     tried: list[str] = []
     for answer in answers:
         wrong = [] if isinstance(task, BaseException) else _not_ended(answer)
@@ -126,11 +127,10 @@ def assert_no_findings(*, ignore: Collection[str] = (), trail: Trail | None = No
         TypeError: *ignore* is no list.
     """
     __tracebackhide__ = True
-    if isinstance(ignore, str):
-        raise TypeError(f"ignore is a list of kinds, not {shown(ignore)}")
+    ignore = _listed("ignore", ignore, "kinds")
     for kind in ignore:
         _check("ignore", kind, sorted(CATALOGUE))
-    asked = trail or innermost()
+    asked = _recording(trail)
     if asked is None:
         raise NotRecordedError(_nobody("assert_no_findings"))
     found = [
@@ -149,9 +149,17 @@ def assert_no_findings(*, ignore: Collection[str] = (), trail: Trail | None = No
 # -- whom is asked -----------------------------------------------------------------------
 
 
+def _recording(trail: Trail | None) -> Trail | None:
+    if trail is None:
+        return innermost()
+    if not isinstance(trail, Trail):
+        raise TypeError(f"trail is what recording() gives, not {shown(trail)}")
+    return trail
+
+
 def _answers(task: Any, trail: Trail | None, caller: str) -> list[Answer]:
     """All that is known of *task*, which may be several tasks of one name."""
-    asked = trail or innermost()
+    asked = _recording(trail)
     if isinstance(task, str) or (isinstance(task, int) and not isinstance(task, bool)):
         if asked is None:
             raise NotRecordedError(_nobody(caller, by_name=True))
@@ -185,7 +193,7 @@ def _leading_to(error: BaseException) -> Iterable[BaseException]:
     for _ in range(_FURTHEST):
         if isinstance(error, CancelledError):
             yield error
-        further = error.__cause__ or error.__context__
+        further = error.__context__ if error.__cause__ is None else error.__cause__
         if further is None:
             return
         error = further
@@ -216,6 +224,12 @@ def _nobody(caller: str, *, by_name: bool = False) -> str:
         " `with aioaudit.recording() as trail:`, and this into it as well or give it trail=trail"
         " (with aioaudit's pytest plugin: the fixture aioaudit_trail)"
     )
+
+
+def _listed(what: str, given: object, of: str) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{what} is a list of {of}, not {shown(given)}")
+    return list(cast("Iterable[Any]", given))
 
 
 def _check(what: str, value: Any, allowed: Collection[str], more: str = "") -> None:
@@ -318,6 +332,13 @@ def _step(link: Link) -> str:
 
 def _who(answer: Answer) -> str:
     return summary.who(answer.name, answer.coro)
+
+
+def _unasked(task: Asked) -> str:
+    """What is known where there is no answer."""
+    if isinstance(task, BaseException):
+        return "no request is known that it came of"
+    return "nobody asked it to"
 
 
 def _named(task: Asked) -> str:

@@ -24,6 +24,8 @@ from aioaudit.events import Finding, TaskCreate
 from aioaudit.findings import catalogue
 from aioaudit.findings.words import sentence
 from aioaudit.session import current, recording
+from aioaudit.settings import shown
+from aioaudit.stack.code import APPLICATION, owner_of
 from aioaudit.stack.frames import error_site, suspended_at
 from aioaudit.stack.handlers import swallowing_line
 from aioaudit.testing.points import Case, Point, Spot, Watch, short, spot_of
@@ -181,7 +183,7 @@ class Driver:
         generators = _Generators(family)
         run.function = short(getattr(coro, "__qualname__", type(coro).__qualname__))
         code = getattr(coro, "cr_code", None)
-        if code is not None:
+        if code is not None and owner_of(code.co_filename) == APPLICATION:
             run.codes[code] = set()
         watch = Watch(loop, coro, run.case, self._options.limit, family.member, trace=_traces())
         begun = len(trail.events)
@@ -203,6 +205,8 @@ class Driver:
                 await stack.aclose()
                 raise
             self._note(run, watch)
+            for child, error in watch.exits:
+                run.troubles.append(_exited(child, error))
             if ended:
                 self._judge_end(run, task, watch)
             else:
@@ -292,7 +296,12 @@ class Driver:
             said = check()
             if inspect.isawaitable(said):
                 await said
-        except Exception as error:  # noqa: BLE001 - an assertion of the user's, as a rule
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an assertion of the user's, or pytest.fail()
+            me = current_task()
+            if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
+                raise
             run.troubles.append(_failed(CHECK, error))
 
     async def _look_for_tasks(self, run: Run, family: _Family) -> None:
@@ -352,12 +361,21 @@ def _failed(kind: str, error: BaseException) -> Trouble:
     return _trouble(kind, at, f"{what} with {describe(error)}{_raised(at)}")
 
 
+def _exited(task: Any, error: BaseException) -> Trouble:
+    task.exception()  # it is looked at: asyncio need not warn
+    at = _error_site(error)
+    name = who(task.get_name(), short(getattr(coro_of(task), "__qualname__", "")))
+    return _trouble(
+        REPLACED, at, f"the task {name} was to end the program with {describe(error)}{_raised(at)}"
+    )
+
+
 def _raised(at: str | None) -> str:
     return "" if at is None else f", raised at {at}"
 
 
 def _value(task: Any) -> str:
-    return repr(task.result())[:100]
+    return shown(task.result())
 
 
 def _error_site(error: BaseException) -> str | None:

@@ -23,8 +23,17 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import all_tasks, current_task
 from aioaudit.errors import AioauditError
 from aioaudit.session import recording
-from aioaudit.testing.driving import KINDS, Driver, Options, Run, put_down
-from aioaudit.testing.points import Case, Point, await_lines, case_of
+from aioaudit.testing.driving import (
+    CHECK,
+    KINDS,
+    REPLACED,
+    TEARDOWN,
+    Driver,
+    Options,
+    Run,
+    put_down,
+)
+from aioaudit.testing.points import Case, Point, Way, await_lines, case_of
 from aioaudit.text import describe
 
 __all__ = [
@@ -44,7 +53,6 @@ Made: TypeAlias = (
 )
 
 T = TypeVar("T")
-Way: TypeAlias = tuple[tuple[int, int], ...]
 
 ARGUMENTS = (
     *("check", "patience", "limit", "tries", "cleanup", "children", "endless"),
@@ -199,7 +207,10 @@ def _where(fault: Fault) -> str:
 
 def _here(text: str) -> str:
     """*text* with paths as they are from the working directory."""
-    return text.replace(f"{Path.cwd()}{os.sep}", "")
+    try:
+        return text.replace(f"{Path.cwd()}{os.sep}", "")
+    except OSError:  # the working directory was removed
+        return text
 
 
 class Plan:
@@ -227,16 +238,24 @@ class Plan:
         self._queue: deque[Case] = deque()
         self._tried: dict[Case, int] = {}
         self._codes: dict[Any, set[int]] = {}
+        self._names: list[str] = []
+        """The points of the run that nobody cancelled."""
         self._ways: dict[str, Way] = {}
         self._covered_ways: set[tuple[bool, Way]] = set()
+        self._elsewhere: set[Case] = set()
+        """Cases that were tried, but at another place than the one that has given them their name."""
 
     def cases(self) -> Iterator[Case | None]:
         """The case of each run, None for the one that nobody cancels; `feed` is called between."""
         yield None
         while self._queue:
+            if self._queue[0] in self._elsewhere and self._is_covered(self._queue[0]):
+                self._queue.popleft()
+                continue
             if self.coverage.runs >= self._limit:
                 why = f"the limit of {_count(self._limit, 'run')} was reached"
-                self.coverage.missing.update((str(case), why) for case in self._queue)
+                left = [case for case in self._queue if case not in self._elsewhere]
+                self.coverage.missing.update((str(case), why) for case in left)
                 return
             yield self._queue[0]
 
@@ -253,24 +272,25 @@ class Plan:
         if run.case is None:
             self._begin(run)
             return
-        case = self._queue[0]
+        case = self._queue.popleft()
         self._add(run.points)
         if not run.reached:
-            tried = self._tried[case] = self._tried.get(case, 0) + 1
-            self._queue.popleft()
-            if tried < self._tries:
-                self._queue.append(case)
-            else:
-                coverage.missing[str(case)] = (
-                    f"{_count(tried, 'run')} did not come there: runs differ"
-                )
+            tried = self._again_later(case)
+            if tried and case not in self._elsewhere:
+                coverage.missing[str(case)] = self._why_not(run, case, tried)
             return
-        self._queue.popleft()
         last = run.asked_again or run.asked
         assert last is not None
         self._covered_ways.add((case.again > 0, last.spot.way))
-        (coverage.covered_again if case.again else coverage.covered).append(str(case))
+        repeated = case in self._elsewhere
+        if not repeated:
+            (coverage.covered_again if case.again else coverage.covered).append(str(case))
         failed = self._judge(run, case)
+        if not failed and not self._is_covered(case):
+            self._elsewhere.add(case)
+            self._again_later(case)
+        if repeated:
+            return
         if case.again or not self._cleanup or self._only is not None:
             return
         if failed:
@@ -282,8 +302,31 @@ class Plan:
             coverage.again.append(str(again))
             self._queue.append(again)
 
+    def _again_later(self, case: Case) -> int:
+        """Put *case* last, or tell how often it was tried where that was often enough."""
+        tried = self._tried[case] = self._tried.get(case, 0) + 1
+        if tried < self._tries:
+            self._queue.append(case)
+            return 0
+        return tried
+
+    def _is_covered(self, case: Case) -> bool:
+        """Whether it was cancelled at the very place that has given *case* its name."""
+        way = self._ways.get(str(case))
+        return way is None or (case.again > 0, way) in self._covered_ways
+
+    def _why_not(self, run: Run, case: Case, tried: int) -> str:
+        why = f"{_count(tried, 'run')} did not come there"
+        if self._only is not None and case.point not in self._names:
+            return f"{why}: the points are {_some(self._names) or 'none'}"
+        why += ": runs differ"
+        if run.error is not None:
+            why += f" (the last one ended with {describe(run.error)})"
+        return why
+
     def _begin(self, run: Run) -> None:
         coverage = self.coverage
+        self._names = [point.name for point in run.points]
         coverage.function = run.function
         if run.outcome in ("cancelled", "raised"):
             error = run.error
@@ -292,7 +335,8 @@ class Plan:
                 f"cancel_everywhere({run.function}): it fails already where nobody cancels it,"
                 f" with {what}"
             ) from error
-        failed = next((each for each in run.troubles if each.kind in ("check", "teardown")), None)
+        kinds = (CHECK, TEARDOWN, REPLACED)  # the last: a task was to end the program
+        failed = next((each for each in run.troubles if each.kind in kinds), None)
         if failed is not None:
             raise BaselineError(
                 _here(f"cancel_everywhere({run.function}): where nobody cancels it, {failed.text}")
@@ -357,10 +401,14 @@ class Plan:
             IncompleteError: nothing did, but not all was tried.
         """
         coverage = self.coverage
+        for case in self._elsewhere:
+            if not self._is_covered(case):
+                name = str(case)
+                (coverage.covered_again if case.again else coverage.covered).remove(name)
+                coverage.missing[name] = "it waited at another place there: runs differ"
         if self._may_differ:
             for case in self._tried:
-                way = self._ways.get(str(case))
-                tried = way is not None and (case.again > 0, way) in self._covered_ways
+                tried = str(case) in self._ways and self._is_covered(case)
                 if tried and coverage.missing.pop(str(case), None) is not None:
                     coverage.differing.append(str(case))
         found: list[tuple[str, int]] = []
@@ -547,6 +595,14 @@ def prepare(
         raise TypeError(f"make_coroutine is to be a function, not a {what}")
     if check is not None and not callable(check):
         raise TypeError(f"check is to be a function, not a {type(check).__qualname__}")
+    for name, value in (
+        ("cleanup", cleanup),
+        ("children", children),
+        ("endless", endless),
+        ("may_differ", may_differ),
+    ):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is to be True or False, not a {type(value).__qualname__}")
     _number("patience", patience, float)
     _number("limit", limit, int)
     _number("tries", tries, int)
@@ -572,21 +628,23 @@ def _number(name: str, value: object, kind: type) -> None:
         raise ValueError(f"{name} is to be {allowed} above 0, not {value!r}")
 
 
-def _kinds(ignore: Iterable[str]) -> frozenset[str]:
-    kinds = frozenset([ignore] if isinstance(ignore, str) else ignore)
-    unknown = sorted(map(str, kinds - set(KINDS)))
+def _kinds(ignore: object) -> frozenset[str]:
+    if not isinstance(ignore, Iterable):
+        raise TypeError(f"ignore is to be a list of kinds, not a {type(ignore).__qualname__}")
+    given = [ignore] if isinstance(ignore, str) else list(cast("Iterable[str]", ignore))
+    unknown = sorted(str(kind) for kind in given if kind not in list(KINDS))
     if unknown:
         raise ValueError(
             f"ignore: no fault is called {', '.join(map(repr, unknown))}; there are"
             f" {', '.join(sorted(KINDS))}"
         )
-    return kinds
+    return frozenset(given)
 
 
 async def _run(driver: Driver, case: Case | None) -> Run:
     try:
         return await driver.run(case)
-    except Exception as error:
+    except BaseException as error:
         if case is not None:
             error.add_note(f"cancel_everywhere: in the run of the case {case}")
         raise
@@ -605,12 +663,23 @@ def in_a_loop(
     if not isinstance(loop, AbstractEventLoop):
         raise TypeError(f"loop_factory made a {type(loop).__qualname__}, which is no loop")
     try:
-        return loop.run_until_complete(make())
+        return _complete(loop, make())
     finally:
         try:
-            loop.run_until_complete(_end(loop, patience))
+            _complete(loop, _end(loop, patience))
         finally:
             loop.close()
+
+
+def _complete(loop: AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
+    """Run *coro* to its end, whichever task of *loop* that is left behind calls ``sys.exit()``."""
+    task = loop.create_task(coro)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except SystemExit:
+            if task.done():
+                raise
 
 
 async def _end(loop: AbstractEventLoop, patience: float) -> None:

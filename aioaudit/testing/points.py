@@ -15,9 +15,9 @@ import sys
 import weakref
 from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from aioaudit.cpython.tasks import coro_of, exception_of, must_cancel
 from aioaudit.stack.code import APPLICATION, STDLIB, owner_of
@@ -25,6 +25,12 @@ from aioaudit.stack.frames import awaited_chain
 from aioaudit.stack.handlers import swallowing_line
 
 _CASE = re.compile(r"(?P<point>.+:\d+#[1-9]\d*)(?:\+(?P<again>[1-9]\d*))?")
+Way: TypeAlias = tuple[tuple[str, str, int, int], ...]
+"""A whole way to where something waits: file, function, its line and an offset, a frame each.
+
+Not the `id` of its code: a program may make that anew for each run.
+"""
+
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 
 
@@ -42,12 +48,15 @@ class Case(NamedTuple):
         return f"{self.point}+{self.again}" if self.again else self.point
 
 
-def case_of(text: str) -> Case:
+def case_of(text: object) -> Case:
     """The case that *text* names.
 
     Raises:
         ValueError: it names none.
+        TypeError: it is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a case is to be a text, as in a report, not a {type(text).__qualname__}")
     match = _CASE.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -62,14 +71,13 @@ class Spot(NamedTuple):
 
     ``at`` is the ``path:line`` of the innermost frame that is the application's, else of the
     innermost; ``function`` is its name; ``inner`` is the innermost ``path:line`` that is not
-    Python's own; ``way`` are the codes and offsets of all frames, which tell one suspension from
-    another; ``codes`` are those of the application, and their lines.
+    Python's own; ``way`` tells one suspension from another; ``codes`` are those of the application, and their lines.
     """
 
     function: str
     at: str
     inner: str
-    way: tuple[tuple[int, int], ...]
+    way: Way
     codes: tuple[tuple[CodeType, int], ...]
 
     @property
@@ -126,9 +134,14 @@ def spot_of(coro: Any) -> Spot:
         short(best.f_code.co_qualname),
         _line(best),
         _line(inner or best),
-        tuple((id(frame.f_code), frame.f_lasti) for frame in frames),
+        tuple(map(_step_of, frames)),
         tuple(codes),
     )
+
+
+def _step_of(frame: FrameType) -> tuple[str, str, int, int]:
+    code = frame.f_code
+    return code.co_filename, code.co_qualname, code.co_firstlineno, frame.f_lasti
 
 
 def _line(frame: FrameType) -> str:
@@ -180,6 +193,7 @@ class Watch:
         steps: How many steps of theirs have ended.
         kept: The line that kept a task's last CancelledError, by the task's number.
         overrun: Whether it had more than *most* points and was cancelled because of that.
+        exits: The SystemExit of each task that it has made and that was to end the program.
     """
 
     def __init__(
@@ -202,6 +216,7 @@ class Watch:
         self.steps = 0
         self.kept: dict[int, str | None] = {}
         self.overrun = False
+        self.exits: list[tuple[Any, SystemExit]] = []
         self.task: Any = None
         self._loop = loop
         self._coro = coro
@@ -302,12 +317,19 @@ class Watch:
         ours = is_it and felt and self.asked is not None and not self.delivered
         ready = ours and bool(args) and not came
         self.delivered = self.delivered or ours
-        if self.asked is not None and self._trace and sys.gettrace() is None:
-            with _catching(followed):
+        traced = self.asked is not None and self._trace and sys.gettrace() is None
+        try:
+            with _catching(followed) if traced else nullcontext():
                 callback(*args)
+        except SystemExit as error:
+            # The task has it, too.  Out of the loop it would end the test's process, as if all
+            # went well where its status is 0.
+            if not task.done():
+                raise
+            if not is_it:
+                self.exits.append((task, error))
+        if traced:
             self.kept[followed.number] = followed.kept_at
-        else:
-            callback(*args)
         self.steps += 1
         if not task.done():
             self._suspended(followed, again=felt and not ours)

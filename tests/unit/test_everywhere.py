@@ -572,6 +572,86 @@ def test_the_check_of_the_user_is_asked_after_each_run() -> None:
         assert "it is open still" in fault.text
 
 
+@pytest.mark.parametrize("error", [SystemExit(0), pytest.fail.Exception("it is open still")])
+def test_a_check_that_ends_more_than_itself_has_failed(error: BaseException) -> None:
+    asked = 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise error
+
+    [fault] = unsafe(_awaited, check=check).faults
+    assert fault.kind == "check"
+    assert type(error).__name__ in fault.text
+
+
+def test_who_ends_the_program_in_its_clean_up_has_not_passed() -> None:
+    async def leaves() -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            sys.exit(0)  # LINE leaves
+
+    [fault] = unsafe(leaves).faults
+    assert (fault.kind, fault.at) == ("replaced", at("leaves"))
+    assert "SystemExit: 0" in fault.text
+
+    async def child() -> None:
+        try:
+            await forever()
+        finally:
+            sys.exit(0)  # LINE child_leaves
+
+    async def steps() -> None:
+        task = asyncio.create_task(child(), name="child")
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            task.cancel()
+            with contextlib.suppress(SystemExit):
+                await task
+            raise
+
+    coverage = unsafe(steps, ignore=["left_task"])
+    assert {(fault.kind, fault.at) for fault in coverage.faults} == {
+        ("replaced", at("child_leaves"))
+    }
+    assert "the task child was to end the program" in str(coverage)
+
+    async def always() -> None:
+        task = asyncio.create_task(child(), name="child")
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(SystemExit):
+            await task
+
+    with pytest.raises(BaselineError, match="was to end the program with SystemExit: 0"):
+        quickly(always)
+
+
+def test_neither_what_it_returns_nor_where_it_runs_breaks_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise RuntimeError("says nothing")
+
+    async def keeps() -> Silent:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return Silent()
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    [fault] = unsafe(keeps).faults
+    assert fault.kind == "swallowed"
+    assert "returned <" in fault.text
+
+
 def test_what_is_set_up_anew_for_each_run_is_taken_down_and_may_assert() -> None:
     told: list[str] = []
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
@@ -723,6 +803,49 @@ def test_where_runs_differ_what_could_not_be_tried_is_told() -> None:
     assert "not come" in incomplete(steps, only=gone).missing[gone]
 
 
+def test_another_place_on_the_same_line_is_not_the_one_that_was_to_be_tried() -> None:
+    runs = 0
+
+    async def steps() -> None:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0 if runs == 1 else 1)  # LINE other_place
+
+    name = case("steps", "other_place")
+    for options in ({}, {"may_differ": True}):
+        runs = 0
+        coverage = incomplete(steps, tries=3, **options)
+        assert coverage.missing == {name: "it waited at another place there: runs differ"}
+        assert not coverage.covered
+        assert coverage.runs == 1 + 3
+
+    async def turns() -> None:
+        nonlocal runs
+        runs += 1
+        for each in (0, 1) if runs % 2 else (1, 0):
+            await asyncio.sleep(each)  # LINE turns
+
+    runs = 0
+    assert len(quickly(turns).covered) == 2
+
+    async def made_anew() -> None:
+        made: dict[str, Any] = {}
+        exec("async def waits(sleep):\n    await sleep(0)", made)  # noqa: S102 - code of its own
+        await made["waits"](asyncio.sleep)
+
+    assert len(quickly(made_anew).covered) == 1
+
+
+def test_a_case_that_there_is_not_is_told_with_those_that_there_are() -> None:
+    [name] = quickly(_awaited).points
+    assert f"did not come there: the points are {name}" in str(
+        incomplete(_awaited, only="_awaited:1#1").missing
+    )
+    made = _awaited()
+    [why] = incomplete(lambda: made).missing.values()
+    assert "cannot reuse already awaited coroutine" in why
+
+
 def test_what_only_some_other_run_comes_to_is_tried_too() -> None:
     runs = 0
 
@@ -825,6 +948,13 @@ async def _awaited() -> None:
         ({"ignore": "slows"}, ValueError, "'slows'"),
         ({"only": "fetch"}, ValueError, "'fetch' names no case: one is written as"),
         ({"only": "fetch:12#0"}, ValueError, "names no case"),
+        ({"only": 12}, TypeError, "a case is to be a text, as in a report, not a int"),
+        ({"ignore": 5}, TypeError, "ignore is to be a list of kinds, not a int"),
+        ({"ignore": [5]}, ValueError, "no fault is called '5'; there are"),
+        ({"cleanup": "no"}, TypeError, "cleanup is to be True or False, not a str"),
+        ({"children": None}, TypeError, "children is to be True or False, not a NoneType"),
+        ({"endless": 1}, TypeError, "endless is to be True or False, not a int"),
+        ({"may_differ": "yes"}, TypeError, "may_differ is to be True or False, not a str"),
         ({"check": 5}, TypeError, "check is to be a function, not a int"),
         ({"loop_factory": 5}, TypeError, "loop_factory is to make a loop, not a int"),
         ({"loop_factory": dict}, TypeError, "made a dict, which is no loop"),

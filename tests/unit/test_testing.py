@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import aioaudit
+from aioaudit.cpython.behaviour import HAS_MONITORING
 from aioaudit.settings import SettingsError
 from aioaudit.testing import (
     NotRecordedError,
@@ -237,11 +238,15 @@ def test_of_tasks_of_one_name_one_has_to_be_as_asserted() -> None:
             "reason='time_out': there is no such reason (did you mean 'timeout'?); allowed: awaiter,",
         ),
         (
+            lambda: assert_cancelled("inner", reason=3),  # type: ignore[arg-type]
+            "reason=3: there is no such reason; allowed: awaiter,",
+        ),
+        (
             lambda: assert_no_findings(ignore=["swalowed"]),
             "ignore='swalowed': there is no such kind of finding (did you mean 'swallowed'?);",
         ),
     ],
-    ids=["by", "reason", "ignore"],
+    ids=["by", "reason", "a number", "ignore"],
 )
 @pytest.mark.usefixtures("trail")
 def test_what_there_is_not_is_one_clear_error(check: Callable[[], object], message: str) -> None:
@@ -250,20 +255,69 @@ def test_what_there_is_not_is_one_clear_error(check: Callable[[], object], messa
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        lambda: assert_cancelled(3.5),  # type: ignore[arg-type]
-        lambda: assert_cancelled(True),
-        lambda: assert_cancelled("inner", via="reviews"),
-        lambda: assert_no_findings(ignore="swallowed"),
-    ],
-    ids=["a number", "a word", "via", "ignore"],
-)
+UNFIT: list[tuple[Callable[[], object], str]] = [
+    (lambda: assert_cancelled(3.5), "or a task's name is wanted, not 3.5"),  # type: ignore[arg-type]
+    (lambda: assert_cancelled(True), "or a task's name is wanted, not True"),
+    (lambda: assert_cancelled("inner", via="reviews"), "via is a list of names, not 'reviews'"),
+    (lambda: assert_cancelled("inner", via=3), "via is a list of names, not 3"),  # type: ignore[arg-type]
+    (lambda: assert_cancelled("inner", at=3), "at is the end of a path, with its line"),  # type: ignore[arg-type]
+    (lambda: assert_cancelled("inner", trail="it"), "trail is what recording() gives, not 'it'"),  # type: ignore[arg-type]
+    (lambda: assert_not_cancelled("price", trail=3), "trail is what recording() gives"),  # type: ignore[arg-type]
+    (lambda: assert_no_findings(ignore="swallowed"), "ignore is a list of kinds, not 'swallowed'"),
+    (lambda: assert_no_findings(ignore=3), "ignore is a list of kinds, not 3"),  # type: ignore[arg-type]
+    (lambda: assert_no_findings(trail=3), "trail is what recording() gives, not 3"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("check", "message"), UNFIT, ids=[each[1] for each in UNFIT])
 @pytest.mark.usefixtures("trail")
-def test_another_type_is_a_type_error(check: Callable[[], object]) -> None:
-    with pytest.raises(TypeError):
+def test_another_type_is_a_type_error(check: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError) as caught:
         check()
+    assert message in str(caught.value)
+
+
+class EmptyError(Exception):
+    """One that counts as nothing: it is a collection of errors, and has none."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.usefixtures("trail")
+def test_an_error_of_which_nothing_is_known_is_not_said_to_have_no_cause() -> None:
+    with pytest.raises(AssertionError) as caught:
+        assert_cancelled(ValueError("from elsewhere"))
+    assert str(caught.value) == (
+        "what raised ValueError('from elsewhere') was not cancelled: no request is known that it"
+        " came of"
+    )
+
+
+@pytest.mark.skipif(not HAS_MONITORING, reason="an error that is caught again is not known there")
+def test_an_error_that_counts_as_nothing_still_leads_to_what_it_came_of() -> None:
+    async def empties() -> None:
+        try:
+            await wait()
+        except asyncio.CancelledError as error:
+            raise EmptyError from error
+
+    async def main() -> None:
+        task = asyncio.create_task(empties())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except EmptyError as error:
+            try:
+                raise LookupError from error
+            except LookupError as last:
+                last.__context__ = None
+                assert_cancelled(last, by="called")
+
+    with aioaudit.recording():
+        asyncio.run(main())
 
 
 def test_where_nothing_is_recorded_the_error_says_what_to_do() -> None:
