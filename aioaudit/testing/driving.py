@@ -67,6 +67,9 @@ _MOST_HANDLERS = 100
 _unending: list[Any] = []
 """Coroutines that do not end, whatever is thrown into them: to let go of one warns of it."""
 
+_busy: set[int] = set()
+"""The `id` of each loop in which a run is under way."""
+
 Make = Callable[[], Any]
 
 
@@ -146,15 +149,29 @@ class Driver:
 
         Raises:
             TypeError: what was given makes no coroutine.
+            RuntimeError: another run is under way in this loop: each would miss steps.
             Exception: what making it, or setting up, raised.
         """
+        loop = id(asyncio.get_running_loop())
+        if loop in _busy:
+            raise RuntimeError(
+                "a coroutine is cancelled everywhere in this loop already: await one after the"
+                " other, and not one inside of the other"
+            )
+        _busy.add(loop)
+        try:
+            return await self._one(case, make or self._make)
+        finally:
+            _busy.discard(loop)
+
+    async def _one(self, case: Case | None, make: Make) -> Run:
         run = Run(case)
         trail = self._trail
         if trail is None:
             with recording() as trail:
-                await self._run(run, trail, make or self._make)
+                await self._run(run, trail, make)
         else:
-            await self._run(run, trail, make or self._make)
+            await self._run(run, trail, make)
             trail.events.clear()  # what many runs made would be much
         if case is None:
             self._usual = Counter(each.key for each in run.troubles)
@@ -220,7 +237,7 @@ class Driver:
             await self._look_for_tasks(run, family)
         if ended or run.case is None:  # one that was put down by force left what it had
             generators.judge(run)
-        self._look_at_findings(run, trail.events[begun:], task, watch)
+        self._look_at_findings(run, trail.events[begun:], task, watch, family)
         del task
 
     async def _until_done(self, task: Any, watch: Watch) -> bool:
@@ -323,10 +340,12 @@ class Driver:
             run.troubles.append(family.trouble(task))
         await put_down(left)
 
-    def _look_at_findings(self, run: Run, events: list[Any], task: Any, watch: Watch) -> None:
+    def _look_at_findings(
+        self, run: Run, events: list[Any], task: Any, watch: Watch, family: _Family
+    ) -> None:
         number = _number(task)
         for each in events:
-            if not isinstance(each, Finding):
+            if not isinstance(each, Finding) or not family.answers_for(each):
                 continue
             if each.swallowed_at is None:  # before Python 3.12
                 keeper = each.other_task if each.kind == catalogue.LOST else each.task
@@ -485,8 +504,17 @@ class _Family:
 
     def has(self, task: Any) -> bool:
         """Whether *task* is that of the coroutine, or came of it: whether it, or a child, made it."""
+        return self._came_of_it(_number(task))
+
+    def answers_for(self, finding: Finding) -> bool:
+        """Whether *finding* is about one of them, or, where the loop is theirs alone, about that."""
+        if self._came_of_it(finding.task) or self._came_of_it(finding.other_task):
+            return True
+        root = self._creations().get(self._root)
+        return not self._shared and root is not None and finding.loop == root.loop
+
+    def _came_of_it(self, number: int | None) -> bool:
         made = self._creations()
-        number: int | None = _number(task)
         for _ in range(10_000):
             if number == self._root:
                 return True

@@ -538,6 +538,7 @@ async def cancel_everywhere_async(
         UnsafeError: something went wrong.
         IncompleteError: nothing did, but not everything could be tried.
         BaselineError: it fails without being cancelled.
+        RuntimeError: another one is under way in this loop.
         ValueError: a kind, a case or a number means nothing.
         TypeError: an argument is of a type that no value of it has, or *make_coroutine* makes
             no coroutine.

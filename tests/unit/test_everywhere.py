@@ -13,6 +13,7 @@ import itertools
 import re
 import selectors
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -475,6 +476,57 @@ def test_a_finding_about_another_task_counts() -> None:
     assert {"child" in fault.text for fault in coverage.faults} == {True}
 
 
+def test_what_is_found_of_tasks_of_others_is_not_held_against_it() -> None:
+    runs = 0
+
+    async def steps() -> None:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)
+
+    async def swallows() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        await asyncio.sleep(0)
+
+    async def others() -> None:
+        while True:
+            await asyncio.sleep(0)
+            if runs > 1:  # in the run that nobody cancels it is not seen
+                task = asyncio.create_task(swallows())
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def beside_others() -> Coverage:
+        task = asyncio.create_task(others())
+        try:
+            return await cancel_everywhere_async(steps)
+        finally:
+            task.cancel()
+
+    assert len(asyncio.run(beside_others()).covered) == 2
+
+    runs = 0
+    over = threading.Event()
+
+    async def until_it_is_over() -> None:
+        task = asyncio.create_task(others())
+        while not over.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    thread = threading.Thread(target=asyncio.run, args=(until_it_is_over(),))
+    with aioaudit.recording():  # the thread's tasks are all known
+        thread.start()
+        try:
+            assert len(cancel_everywhere(steps).covered) == 2
+        finally:
+            over.set()
+            thread.join()
+
+
 def test_to_absorb_a_request_on_purpose_is_no_fault() -> None:
     async def steps() -> str:
         task = asyncio.current_task()
@@ -919,6 +971,27 @@ def test_in_a_loop_that_runs_the_tasks_of_others_are_left_alone() -> None:
         assert "call_soon" not in vars(asyncio.get_running_loop())
 
     asyncio.run(main())
+
+
+def test_two_at_once_in_a_loop_are_refused() -> None:
+    async def inside() -> None:
+        await cancel_everywhere_async(_awaited)
+
+    async def main() -> list[Any]:
+        both = await asyncio.gather(
+            cancel_everywhere_async(_awaited),
+            cancel_everywhere_async(_awaited),
+            return_exceptions=True,
+        )
+        with pytest.raises(BaselineError, match="in this loop already") as caught:
+            await cancel_everywhere_async(inside)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        return [*both, await cancel_everywhere_async(_awaited)]
+
+    first, second, afterwards = asyncio.run(main())
+    assert first.covered == afterwards.covered
+    assert isinstance(second, RuntimeError)
+    assert "one after the other" in str(second)
 
 
 def test_afterwards_auditing_is_as_it_was() -> None:
