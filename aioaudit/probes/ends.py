@@ -310,7 +310,7 @@ class EndMonitor:
 
         return thrown
 
-    def _deliver(self, task: Any, state: Any, error: CancelledError, told: Any) -> None:
+    def _deliver(self, task: Any, state: Any, error: BaseException, told: Any) -> None:
         """*error* reaches *task*: of its own request, or of one to what it awaited."""
         recorder = self._recorder
         request = None if state is None else state.deliver()

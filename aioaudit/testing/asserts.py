@@ -74,10 +74,9 @@ def assert_cancelled(
     """
     __tracebackhide__ = True
     _check("by", by, _WHATS)
-    if not (isinstance(reason, str) and _OWN_REASON.fullmatch(reason)):
+    if not _is_own_reason(reason):
         _check("reason", reason, sorted(REASONS), " or a recogniser's package.word")
-    if at is not None and not isinstance(at, str):
-        raise TypeError(f"at is the end of a path, with its line or not, not {shown(at)}")
+    _check_path(at)
     if via is not None:
         via = _listed("via", via, "names")
     answers = _answers(task, trail, "assert_cancelled")
@@ -149,7 +148,7 @@ def assert_no_findings(*, ignore: Collection[str] = (), trail: Trail | None = No
 # -- whom is asked -----------------------------------------------------------------------
 
 
-def _recording(trail: Trail | None) -> Trail | None:
+def _recording(trail: object) -> Trail | None:
     if trail is None:
         return innermost()
     if not isinstance(trail, Trail):
@@ -226,10 +225,20 @@ def _nobody(caller: str, *, by_name: bool = False) -> str:
     )
 
 
-def _listed(what: str, given: object, of: str) -> list[Any]:
+def _is_own_reason(reason: object) -> bool:
+    """Whether *reason* may be one that a recogniser gives: nobody knows all of those."""
+    return isinstance(reason, str) and _OWN_REASON.fullmatch(reason) is not None
+
+
+def _check_path(at: object) -> None:
+    if at is not None and not isinstance(at, str):
+        raise TypeError(f"at is the end of a path, with its line or not, not {shown(at)}")
+
+
+def _listed(what: str, given: Any, of: str) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"{what} is a list of {of}, not {shown(given)}")
-    return list(cast("Iterable[Any]", given))
+    return list(given)
 
 
 def _check(what: str, value: Any, allowed: Collection[str], more: str = "") -> None:

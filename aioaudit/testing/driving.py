@@ -222,8 +222,6 @@ class Driver:
                 await stack.aclose()
                 raise
             self._note(run, watch)
-            for child, error in watch.exits:
-                run.troubles.append(_exited(child, error))
             if ended:
                 self._judge_end(run, task, watch)
             else:
@@ -258,6 +256,7 @@ class Driver:
         run.points, run.after = watch.points, watch.after
         run.asked, run.asked_again = watch.asked, watch.asked_again
         run.overrun = watch.overrun
+        run.troubles += [_exited(task, error) for task, error in watch.exits]
         for point in (*watch.points, *watch.after):
             for code, line in point.spot.codes:
                 run.codes.setdefault(code, set()).add(line)

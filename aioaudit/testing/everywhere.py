@@ -596,12 +596,13 @@ def prepare(
         raise TypeError(f"make_coroutine is to be a function, not a {what}")
     if check is not None and not callable(check):
         raise TypeError(f"check is to be a function, not a {type(check).__qualname__}")
-    for name, value in (
-        ("cleanup", cleanup),
-        ("children", children),
-        ("endless", endless),
-        ("may_differ", may_differ),
-    ):
+    words: dict[str, object] = {
+        "cleanup": cleanup,
+        "children": children,
+        "endless": endless,
+        "may_differ": may_differ,
+    }
+    for name, value in words.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} is to be True or False, not a {type(value).__qualname__}")
     _number("patience", patience, float)

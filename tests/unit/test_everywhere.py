@@ -513,8 +513,7 @@ def test_what_is_found_of_tasks_of_others_is_not_held_against_it() -> None:
 
     async def until_it_is_over() -> None:
         task = asyncio.create_task(others())
-        while not over.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(over.wait)
         task.cancel()
 
     thread = threading.Thread(target=asyncio.run, args=(until_it_is_over(),))
@@ -882,7 +881,7 @@ def test_another_place_on_the_same_line_is_not_the_one_that_was_to_be_tried() ->
 
     async def made_anew() -> None:
         made: dict[str, Any] = {}
-        exec("async def waits(sleep):\n    await sleep(0)", made)  # noqa: S102 - code of its own
+        exec("async def waits(sleep):\n    await sleep(0)", made)
         await made["waits"](asyncio.sleep)
 
     assert len(quickly(made_anew).covered) == 1

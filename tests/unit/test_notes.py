@@ -288,19 +288,13 @@ def test_in_the_clean_up_of_a_cancelled_task_a_timeout_is_still_a_timeout(
                 await asyncio.wait_for(inner, seconds)  # LINE clean-up
             except TimeoutError as error:
                 found.append(notes_of(error))
-            [answer] = [trail.why("inner")]
-            assert answer is not None
-            assert answer.root.what == "deadline"
-
-    async def main() -> BaseException | None:
-        return await ended(victim())
 
     with aioaudit.recording() as trail:
-        left = notes_of(with_notes(run, main()))
-        answer = trail.why("victim")
-    assert answer is not None
-    assert answer.root.what == "called"
-    assert left == [asked()]
+        error = with_notes(run, ended(victim()))
+        answers = [trail.why(name) for name in ("inner", "victim")]
+    assert [each and each.root.what for each in answers] == ["deadline", "called"]
+    assert isinstance(error, asyncio.CancelledError)
+    assert notes_of(error) == [asked()]
     [[note]] = found
     assert note.startswith(f"cancelled because the timeout of {seconds:g} s at {at('clean-up')} ")
 
@@ -635,8 +629,8 @@ def test_an_error_that_is_kept_and_raised_again_tells_of_the_last_request(run: R
             task = asyncio.create_task(victim())
             for _ in range(3):
                 await asyncio.sleep(0)
-            asyncio.create_task(cancel(task), name=by)
-            await asyncio.wait([task])
+            asker = asyncio.create_task(cancel(task), name=by)
+            await asyncio.wait([task, asker])
             assert error_of(task) is kept
             found.append(notes_of(kept))
         return found
