@@ -29,7 +29,7 @@ from aioaudit.stack.code import APPLICATION, owner_of
 from aioaudit.stack.frames import error_site, suspended_at
 from aioaudit.stack.handlers import swallowing_line
 from aioaudit.testing.points import Case, Point, Spot, Watch, short, spot_of
-from aioaudit.text import describe
+from aioaudit.text import describe, escape_unprintable
 from aioaudit.trail import Trail
 
 HANGS = "hangs"
@@ -393,7 +393,7 @@ def _raised(at: str | None) -> str:
 
 
 def _value(task: Any) -> str:
-    return shown(task.result())
+    return escape_unprintable(shown(task.result()))
 
 
 def _error_site(error: BaseException) -> str | None:

@@ -694,6 +694,18 @@ def test_neither_what_it_returns_nor_where_it_runs_breaks_the_report(
             await asyncio.sleep(0)
         return Silent()
 
+    class Loud:
+        def __repr__(self) -> str:
+            return "\x1b[31mLoud"
+
+    async def is_loud() -> Loud:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return Loud()
+
+    [fault] = unsafe(is_loud).faults
+    assert fault.text.endswith(r"returned \x1b[31mLoud")
+
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
