@@ -10,6 +10,11 @@ MILLISECOND = 1_000_000
 TAILS = [f"{number:03d}Z" for number in range(1000)]
 """The tails: formatting a number with leading zeros takes far longer than to look it up."""
 
+LATEST = 2**64 - 1
+"""The last nanosecond since the epoch that OTLP and Perfetto can hold, in the year 2554."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _cached = (0, "")
 
 
@@ -26,3 +31,17 @@ def timestamp(ns: int) -> str:
         prefix = f"{text}.{thousandths:03d}"
         _cached = (ns - rest, prefix)
     return prefix + TAILS[rest // 1000]
+
+
+def nanoseconds(ts: str, otherwise: int = 0) -> int:
+    """Nanoseconds since the epoch of an event's ``ts``, from 0 to `LATEST`.
+
+    *otherwise* is given where it says no time, as only a log that was tampered with has it.
+    """
+    try:
+        when = datetime.fromisoformat(ts)
+    except ValueError:
+        return otherwise
+    since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
+    ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    return min(max(ns, 0), LATEST)

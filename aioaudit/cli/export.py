@@ -1,4 +1,4 @@
-"""``aioaudit export``: a log as spans, sent to a collector or written to a file."""
+"""``aioaudit export``: a log as spans, sent to a collector or written to a file, or as a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import click
 
@@ -28,19 +28,26 @@ from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.otlp_json import JsonWriter
 from aioaudit.exporters.otel.replay import LogReplay, Tell
 from aioaudit.exporters.otel.upload import Collector
+from aioaudit.exporters.perfetto.picture import Picture, Shape
 from aioaudit.log.ordered import read_in_order
 from aioaudit.log.store import EventSink
 from aioaudit.opening import PlantedError, open_to_write
 from aioaudit.settings import OTEL_TASKS_VARIABLE, Settings, SettingsError, build
 
+if TYPE_CHECKING:
+    from aioaudit.exporters.perfetto.packets import PacketWriter
+
 DONE, NOTHING, BAD, REFUSED = 0, 1, 2, 3
 """Exit statuses: all spans are there, the log has none, a bad call or log, some did not arrive."""
 
-OTLP, OTLP_JSON = "otlp", "otlp-json"
+OTLP, OTLP_JSON, PERFETTO = "otlp", "otlp-json", "perfetto"
+
+_FILES = {OTLP_JSON: "trace.json", PERFETTO: "trace.pftrace"}
+"""What needs the name of a file after it, and such a name."""
 
 
 class _Command(click.Command):
-    """Lets the word after ``--to otlp-json`` be the file, wherever the two stand."""
+    """Lets the word after ``--to otlp-json`` or ``--to perfetto`` be the file, wherever they stand."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give that word an option of its own."""
@@ -52,11 +59,12 @@ class _Command(click.Command):
                 break
             if arg == "--to":
                 given.extend(islice(rest, 1))
-            if arg == f"--to={OTLP_JSON}" or (arg == "--to" and given[-1] == OTLP_JSON):
+            target = given[-1] if arg == "--to" else arg.removeprefix("--to=")
+            if target in _FILES and arg != target:
                 file = next(rest, None)
                 if file is None:
                     raise click.UsageError(
-                        f"--to {OTLP_JSON} needs the FILE to write: --to {OTLP_JSON} trace.json, "
+                        f"--to {target} needs the FILE to write: --to {target} {_FILES[target]}, "
                         "or - for standard output",
                         ctx,
                     )
@@ -69,10 +77,11 @@ class _Command(click.Command):
 @click.option(
     "--to",
     "target",
-    type=click.Choice([OTLP, OTLP_JSON]),
+    type=click.Choice([OTLP, OTLP_JSON, PERFETTO]),
     required=True,
-    metavar=f"({OTLP} | {OTLP_JSON} FILE)",
-    help="A collector that speaks OTLP, or a file of OTLP JSON (- for standard output).",
+    metavar=f"({OTLP} | {OTLP_JSON} FILE | {PERFETTO} FILE)",
+    help="A collector that speaks OTLP, a file of OTLP JSON, or a trace for Perfetto's UI"
+    " (- for standard output).",
 )
 @click.option("--file", hidden=True)
 @click.option(
@@ -86,7 +95,7 @@ def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str 
     LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
     Its cancellations become the spans that AIOAUDIT=otel would have sent, with
     the same ids each time.  AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the
-    OTEL_* variables hold as they do there.
+    OTEL_* variables hold as they do there.  For Perfetto all tasks are drawn.
 
     Exit status: 0 if all spans are there, 1 if the log has none, 2 for a bad
     call or an unreadable log, 3 if the collector did not take all of them.
@@ -97,7 +106,12 @@ def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str 
             return _send(logs, settings, endpoint)
         if endpoint is not None:
             raise click.UsageError(f"--endpoint is for --to {OTLP}: a file is sent nowhere")
-        return _write(logs, settings, cast(str, file))
+        name = cast(str, file)
+        if name != "-" and any(_is_one_of(log, Path(name)) for log in logs):
+            raise click.UsageError(f"{name} is one of the logs; name another file to write")
+        if target == PERFETTO:
+            return _draw(logs, name)
+        return _write(logs, settings, name)
     except (SettingsError, ExporterError) as error:
         say(str(error))
     except OSError as error:
@@ -130,10 +144,8 @@ def _send(logs: tuple[str, ...], settings: Settings, endpoint: str | None) -> in
 
 
 def _write(logs: tuple[str, ...], settings: Settings, name: str) -> int:
-    if name != "-" and any(_is_one_of(log, Path(name)) for log in logs):
-        raise click.UsageError(f"{name} is one of the logs; name another file to write")
     with ExitStack() as closing:
-        file = _File(name, closing)
+        file = _SpanFile(name, closing)
         try:
             found = _read(logs, settings, file.take)
             if file.writer is None:
@@ -144,6 +156,35 @@ def _write(logs: tuple[str, ...], settings: Settings, name: str) -> int:
             return BAD
     if name != "-":
         print_line(f"{written:,} {plural('span', written)} written to {name}")
+    return DONE
+
+
+def _draw(logs: tuple[str, ...], name: str) -> int:
+    if find_spec("perfetto") is None:
+        raise ExporterError(
+            f"--to {PERFETTO} needs perfetto, which is not installed: "
+            "pip install 'aioaudit[perfetto]'"
+        )
+    with ExitStack() as closing:
+        file = _TraceFile(name, closing)
+        picture = Picture(file.draw)
+        try:
+            with progress() as report:
+                found = read_in_order(logs, picture.take, progress=report)
+            picture.finish()
+            report_problems(found)
+            if not found.events:
+                return _nothing(found, logs)
+            file.finish()
+        except _NotWrittenError as error:
+            say(f"cannot write {name}: {error}")
+            return BAD
+    if name != "-":
+        tasks, requests = picture.tasks, picture.requests
+        print_line(
+            f"{tasks:,} {plural('task', tasks)}, {requests:,} {plural('request', requests)} to "
+            f"cancel drawn in {name}: open it at https://ui.perfetto.dev"
+        )
     return DONE
 
 
@@ -166,22 +207,6 @@ class _File:
     def __init__(self, name: str, closing: ExitStack) -> None:
         self._name = name
         self._closing = closing
-        self.writer: JsonWriter | None = None
-
-    def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
-        """Write *spans*."""
-        with self._failing():
-            if self.writer is None:
-                self.writer = JsonWriter(self._open())
-            self.writer.take(pid, spans)
-
-    def finish(self) -> int:
-        """Write the end; how many spans were written."""
-        assert self.writer is not None
-        with self._failing():
-            self.writer.finish()
-            self._closing.close()
-        return self.writer.written
 
     def _open(self) -> IO[bytes]:
         if self._name == "-":
@@ -200,6 +225,47 @@ class _File:
             raise OutputClosed from None
         except OSError as error:
             raise _NotWrittenError(error.strerror) from None
+
+
+class _SpanFile(_File):
+    """A file of spans."""
+
+    writer: JsonWriter | None = None
+
+    def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
+        """Write *spans*."""
+        with self._failing():
+            if self.writer is None:
+                self.writer = JsonWriter(self._open())
+            self.writer.take(pid, spans)
+
+    def finish(self) -> int:
+        """Write the end; how many spans were written."""
+        assert self.writer is not None
+        with self._failing():
+            self.writer.finish()
+            self._closing.close()
+        return self.writer.written
+
+
+class _TraceFile(_File):
+    """A trace of Perfetto."""
+
+    writer: PacketWriter | None = None
+
+    def draw(self, shape: Shape) -> None:
+        """Write *shape*."""
+        from aioaudit.exporters.perfetto.packets import PacketWriter  # it needs perfetto
+
+        with self._failing():
+            if self.writer is None:
+                self.writer = PacketWriter(self._open())
+            self.writer.draw(shape)
+
+    def finish(self) -> None:
+        """All is written."""
+        with self._failing():
+            self._closing.close()
 
 
 def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> EventSink:

@@ -26,7 +26,7 @@ from aioaudit.events import (
     TaskUncancel,
 )
 from aioaudit.exporter import Created, Returned, records_of
-from aioaudit.exporters.otel.facts import nanoseconds
+from aioaudit.timestamps import nanoseconds
 from aioaudit.version import __version__
 
 MOST_DURATIONS = 10_000

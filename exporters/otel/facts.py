@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from hashlib import blake2b
 from math import isfinite
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
-LATEST = 2**64 - 1
-"""The last nanosecond that OTLP can hold, in the year 2554."""
-
 _LEAST, _MOST = -(2**63), 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Value: TypeAlias = "str | bool | int | float | list[str] | list[int]"
 
@@ -76,20 +71,6 @@ class SpanFacts(NamedTuple):
     attributes: dict[str, Value]
     links: list[SpanLink]
     error: str | None
-
-
-def nanoseconds(ts: str, otherwise: int = 0) -> int:
-    """Nanoseconds since the epoch of an event's ``ts``, as far as OTLP has a place for them.
-
-    *otherwise* is given where it says no time, as only a log that was tampered with has it.
-    """
-    try:
-        when = datetime.fromisoformat(ts)
-    except ValueError:
-        return otherwise
-    since = (when if when.tzinfo is not None else when.replace(tzinfo=UTC)) - _EPOCH
-    ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-    return min(max(ns, 0), LATEST)
 
 
 def held(value: Value) -> Value:

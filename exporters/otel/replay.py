@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aioaudit.events import Event, ProcessEnd, ProcessStart
-from aioaudit.exporters.otel.facts import SpanFacts, nanoseconds
+from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.spans import Spans
+from aioaudit.timestamps import nanoseconds
 
 Tell = Callable[[int, Sequence[SpanFacts]], None]
 """Takes finished spans, and the number of the process that they are from."""

@@ -47,9 +47,9 @@ from aioaudit.exporters.otel.facts import (
     Value,
     held,
     id_of,
-    nanoseconds,
 )
 from aioaudit.exporters.otel.lives import Life, Lives, remember, without_short_lives
+from aioaudit.timestamps import nanoseconds
 
 MOST_ABANDONED = 1_000
 """Tasks without incident that are told when the process ends before them."""

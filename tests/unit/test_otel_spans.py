@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -28,62 +27,18 @@ from aioaudit.core import Created, Returned
 from aioaudit.delivery.encoding import Batch
 from aioaudit.delivery.records import CreationSite, Record, event_of
 from aioaudit.events import (
-    Event,
     FutureCancel,
     ProcessEnd,
-    TaskCancel,
-    TaskCreate,
-    TaskDone,
 )
 from aioaudit.exporter import Exporter, ExporterError
 from aioaudit.exporters.otel import OpenTelemetryExporter
-from aioaudit.exporters.otel.facts import SpanFacts, nanoseconds
+from aioaudit.exporters.otel.facts import SpanFacts
 from aioaudit.exporters.otel.lives import DEPTH, MOST_ENDED, MOST_LIVING, MOST_TASKS
 from aioaudit.exporters.otel.sending import OwnSink
 from aioaudit.exporters.otel.spans import Spans
-from aioaudit.identity import Run
 from aioaudit.place import Place
-
-RUN = Run()
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class Story:
-    """Events one after the other, each a millisecond after the one before unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.second = 0.0
-        self.events: list[Event] = [RUN.start_event([])]
-
-    def tell(self, kind: type[Event], **keys: Any) -> int:
-        self.seq += 1
-        self.second += 0.001
-        ts = (NOON + timedelta(seconds=self.second)).isoformat(timespec="microseconds")
-        common: dict[str, Any] = {
-            "ts": ts.replace("+00:00", "Z"),
-            "seq": self.seq,
-            "run": RUN.id,
-            "pid": 1,
-            "thread": "MainThread",
-        }
-        self.events.append(kind(**common, **keys))
-        return self.seq
-
-    def make(self, task: int, parent: int | None = None, coro: str = "app:work") -> int:
-        return self.tell(TaskCreate, task=task, name=f"t{task}", coro=coro, parent=parent)
-
-    def cancel(self, task: int, **keys: Any) -> int:
-        told: dict[str, Any] = {"reason": "explicit", "origin": "called", "accepted": True} | keys
-        return self.tell(TaskCancel, task=task, name=f"t{task}", coro="app:work", **told)
-
-    def end(self, task: int, outcome: str = "returned", **keys: Any) -> int:
-        return self.tell(
-            TaskDone, task=task, name=f"t{task}", coro="app:work", outcome=outcome, **keys
-        )
-
-    def obey(self, task: int, cancel: int) -> int:
-        return self.end(task, "cancelled", cancel=cancel, cancel_outcome="obeyed")
+from aioaudit.timestamps import nanoseconds
+from tests.story import RUN, Story
 
 
 def told(story: Story, tasks: str = "touched") -> list[SpanFacts]:

@@ -1,0 +1,1 @@
+from exporters.perfetto.packets import *
