@@ -208,6 +208,10 @@ def test_perfetto_reads_each_task_each_request_and_who_asked(
         (f"failing {failure} at {app}:{failing}", "asked to cancel", "main"),
     ]
     assert [each[2] for each in arrows[:3:2]] == [f"{app}:{enough}", f"{app}:{handed}"]
+    # What the documentation asks.
+    page = (ROOT / "docs" / "perfetto.md").read_text(encoding="utf-8")
+    [sql] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert {(f"{app}:{enough}", 1), (f"{app}:{handed}", 1)} <= set(query(sql))
     # The sentence is that of `why`.
     why = {answer.name: answer for answer in aioaudit.load(log).why()}
     told: list[tuple[str, str]] = query(
