@@ -126,11 +126,12 @@ class Picture:
 
     def _process(self, first: Event) -> Track:
         pid = first.pid
+        argv = " ".join(first.argv) if isinstance(first, ProcessStart) else ""
+        name = _shown(argv or "python")  # the number is shown beside it
         if pid in self._pids:
             pid = _OTHERS_PID + len(self._pids)
+            name += f" (pid {first.pid})"
         self._pids.add(pid)
-        argv = " ".join(first.argv) if isinstance(first, ProcessStart) else ""
-        name = f"{_shown(argv)} (pid {first.pid})" if argv else f"pid {first.pid}"
         track = Track(next(self._ids), name, pid=pid)
         self._draw(track)
         return track
