@@ -15,6 +15,7 @@ import click
 
 from aioaudit.cli.terminal import (
     OutputClosed,
+    is_one_of,
     named,
     plural,
     print_line,
@@ -107,7 +108,7 @@ def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str 
         if endpoint is not None:
             raise click.UsageError(f"--endpoint is for --to {OTLP}: a file is sent nowhere")
         name = cast(str, file)
-        if name != "-" and any(_is_one_of(log, Path(name)) for log in logs):
+        if name != "-" and any(is_one_of(log, Path(name)) for log in logs):
             raise click.UsageError(f"{name} is one of the logs; name another file to write")
         if target == PERFETTO:
             return _draw(logs, name)
@@ -186,15 +187,6 @@ def _draw(logs: tuple[str, ...], name: str) -> int:
             f"cancel drawn in {name}: open it at https://ui.perfetto.dev"
         )
     return DONE
-
-
-def _is_one_of(log: str, file: Path) -> bool:
-    """Whether *file* is the *log*, or one of those in it."""
-    if log == "-" or not file.exists() or not Path(log).exists():
-        return False
-    return file.samefile(log) or (
-        Path(log).is_dir() and file.suffix == ".jsonl" and file.parent.samefile(log)
-    )
 
 
 class _NotWrittenError(AioauditError):

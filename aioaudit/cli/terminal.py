@@ -122,16 +122,28 @@ def say(message: str) -> None:
 
 def report_problems(log: EventSink) -> None:
     """Say on stderr what of *log* could not be read, at most ten times, then how much more."""
+    for problem in problems(log):
+        say(problem)
+
+
+def problems(log: EventSink) -> Generator[str]:
+    """What of *log* could not be read, at most ten times, then how much more; a line each."""
     shown = log.problems[:MOST_PROBLEMS_SHOWN]
     for problem in shown:
-        say(f"{problem}{'; skipped' if problem.skipped else ''}")
+        yield f"{problem}{'; skipped' if problem.skipped else ''}"
     rest = log.damaged - sum(problem.skipped for problem in shown)
     if rest:
-        say(f"{rest:,} more damaged {plural('line', rest)} skipped")
+        yield f"{rest:,} more damaged {plural('line', rest)} skipped"
 
 
 def report_gaps(log: Log, what: str) -> None:
-    """Say on stderr which runs lack events, or may, as the log itself tells.
+    """Say on stderr which runs lack events, or may: `gaps`."""
+    for gap in gaps(log, what):
+        say(gap)
+
+
+def gaps(log: Log, what: str) -> Generator[str]:
+    """Which runs of *log* lack events, or may, as the log itself tells; a sentence each.
 
     *what* may be among what is lost.  What is not there cannot be answered from: a chain
     may end early, a task be missing.
@@ -140,22 +152,31 @@ def report_gaps(log: Log, what: str) -> None:
     for run in incomplete[:MOST_PROBLEMS_SHOWN]:
         if run.dropped:
             lost = f"{run.dropped:,} {plural('event', run.dropped)}"
-            say(f"run {run.id} lost {lost}: {what} may be among them")
+            yield f"run {run.id} lost {lost}: {what} may be among them"
         if run.faults:
             shown = "; ".join(list(run.faults)[:MOST_KINDS])
             rest = len(run.faults) - MOST_KINDS
-            say(
+            yield (
                 f"run {run.id} (pid {run.pid}) may lack events: internal errors of aioaudit:"
                 f" {shown}" + (f"; {rest} more" if rest > 0 else "")
             )
     rest = len(incomplete) - MOST_PROBLEMS_SHOWN
     if rest > 0:
-        say(f"{rest:,} more {plural('run', rest)} may lack events")
+        yield f"{rest:,} more {plural('run', rest)} may lack events"
 
 
 def named(logs: Sequence[str]) -> str:
     """What *logs* on the command line are called in a sentence."""
     return ", ".join("standard input" if log == "-" else log for log in logs)
+
+
+def is_one_of(log: str, file: Path) -> bool:
+    """Whether *file* is the *log*, or one of those in it."""
+    if log == "-" or not file.exists() or not Path(log).exists():
+        return False
+    return file.samefile(log) or (
+        Path(log).is_dir() and file.suffix == ".jsonl" and file.parent.samefile(log)
+    )
 
 
 def plural(noun: str, count: int) -> str:
