@@ -6,7 +6,8 @@ from collections import Counter
 
 from rich import text as rich_text
 
-from aioaudit.cli.terminal import RelativePath, clock, console, plural, print_line, write
+from aioaudit.cli.check_words import when
+from aioaudit.cli.terminal import RelativePath, console, plural, print_line, write
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group
 from aioaudit.findings.words import particulars, sentence
@@ -15,9 +16,6 @@ from aioaudit.text import escape_unprintable
 
 MOST_GROUPS = 1_000
 """At most this many groups are told of; more are counted."""
-
-MOST_NAMES = 5
-"""At most this many tasks of a group are named; more are counted."""
 
 
 def write_groups(log: Log, groups: list[Group]) -> None:
@@ -46,7 +44,7 @@ def write_groups(log: Log, groups: list[Group]) -> None:
         write(paper, heading)
         for each in particulars(first, show):
             line(f"    {each}")
-        line(f"    {_when(group, date=date, several=several)}", "dim")
+        line(f"    {when(group, date=date, several=several)}", "dim")
         if kind is not None:
             line(f"    {kind.remedy}", "green")
     if len(groups) > MOST_GROUPS:
@@ -62,22 +60,3 @@ def _headline(groups: list[Group]) -> str:
         if (count := counts[level])
     ]
     return ", ".join(parts)
-
-
-def _when(group: Group, *, date: bool, several: bool) -> str:
-    first, last = group.first, group.last
-    task = f", task {first.run}:{first.task}" if several else f", task {first.task}"
-    if not first.task:
-        task = ""
-    if group.count == 1:
-        return f"at {clock(first.ts, date=date)} UTC{task}, pid {first.pid}"
-    text = (
-        f"{group.count:,} times, from {clock(first.ts, date=date)} to "
-        f"{clock(last.ts, date=date)} UTC"
-    )
-    if not group.tasks:
-        return text
-    keys = list(group.tasks) if several else [key.partition(":")[2] for key in group.tasks]
-    rest = len(keys) - MOST_NAMES
-    text += f", {plural('task', len(keys))} {', '.join(keys[:MOST_NAMES])}"
-    return text if rest <= 0 else f"{text} and more"

@@ -35,6 +35,7 @@ from aioaudit.cli.why_words import (
     Row,
     asked_more,
     by_cause,
+    cause_in_words,
     ending,
     found_of,
     headline,
@@ -247,9 +248,8 @@ class Text:
             write(self._console, Padding(row[-1], (0, 0, 0, 4)))
 
     def _cause(self, root: Link) -> rich_text.Text:
-        if summary.is_known(root):
-            return rich_text.Text(summary.cause(root, self._show))
-        return rich_text.Text(f"unknown: {summary.unknown(root, self._show)}", "yellow")
+        style = "" if summary.is_known(root) else "yellow"
+        return rich_text.Text(cause_in_words(root, self._show), style)
 
     def _example(self, case: Case, names: Counter[str]) -> str:
         """What to ask for: a name that means one task, is short and needs no quotes, else the id."""

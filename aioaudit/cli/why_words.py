@@ -134,6 +134,13 @@ def common(one: Link, other: Link) -> Link:
     )
 
 
+def cause_in_words(root: Link, show: Show) -> str:
+    """What a row says of its *root*."""
+    if summary.is_known(root):
+        return summary.cause(root, show)
+    return f"unknown: {summary.unknown(root, show)}"
+
+
 def listed(names: list[str]) -> str:
     """The first of *names*, and how many more there are."""
     shown = ", ".join(escape_unprintable(name) for name in names[:MOST_NAMES])
