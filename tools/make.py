@@ -111,6 +111,8 @@ WORKERS = max(2, os.cpu_count() or 1)
 """Processes for the tests of one interpreter; many tests wait, more than they compute."""
 PYODIDE = "pyodide@314"
 """Of npm: CPython 3.14 for Node.js."""
+BROWSER = "playwright-core@1"
+"""Of npm: what drives a browser, which is there already or not."""
 
 PROBE = """
 import json, sys, sysconfig
@@ -240,10 +242,11 @@ def test() -> int:
     wheels = build_others(interpreters, wheel, sdist)
     variables = {
         "AIOAUDIT_TEST_SDIST": str(sdist),
-        "AIOAUDIT_TEST_PYODIDE": str(find_pyodide()),
+        "AIOAUDIT_TEST_PYODIDE": str(find_in_npm("pyodide", PYODIDE)),
         "AIOAUDIT_TEST_SUITES": str(find_suites()),
         "AIOAUDIT_TEST_BACKENDS": str(VENVS / "backends"),  # made by the test that needs them
     }
+    newest = {"AIOAUDIT_TEST_BROWSER": str(find_in_npm("browser", BROWSER))}
     between = interpreters[1:-1]
     copy = tested_copy(sdist)
     say("environments")
@@ -255,7 +258,9 @@ def test() -> int:
                 each,
                 wheels[each.short],
                 # The marker any_python of pyproject.toml says more.
-                variables | {"AIOAUDIT_TEST_BETWEEN": "1"} if each in between else variables,
+                variables
+                | ({"AIOAUDIT_TEST_BETWEEN": "1"} if each in between else {})
+                | (newest if each is interpreters[-1] else {}),
             )
             for each in interpreters
         ]
@@ -764,16 +769,17 @@ def finish_checks(checks: Checks) -> bool:
     return not any(process.returncode for _, process in checks)
 
 
-def find_pyodide() -> Path:
-    """The folder that holds Pyodide, put there by npm if it lacks and npm is there.
+def find_in_npm(name: str, package: str) -> Path:
+    """The folder ``.venv/NAME`` that holds *package*, put there by npm if it lacks and npm is there.
 
-    Nothing but one smoke test needs it, which says that it was skipped where this fails.
+    Only a test or two need it, which say that they were skipped where this fails.
     """
-    folder = VENVS / "pyodide"
+    folder = VENVS / name
     npm, node = shutil.which("npm"), shutil.which("node")
-    if (folder / "node_modules" / "pyodide").exists() or npm is None or node is None:
+    there = folder / "node_modules" / package.partition("@")[0]
+    if there.exists() or npm is None or node is None:
         return folder
-    print(f"making .venv/pyodide with {PYODIDE}", flush=True)
+    print(f"making .venv/{name} with {package}", flush=True)
     folder.mkdir(exist_ok=True)
     options: list[str | Path] = [
         "--prefix",
@@ -784,9 +790,9 @@ def find_pyodide() -> Path:
         "--loglevel=error",
     ]
     try:
-        run(npm, "install", *options, PYODIDE, quiet=True)
+        run(npm, "install", *options, package, quiet=True)
     except subprocess.CalledProcessError as error:
-        print(f"npm install {PYODIDE} ended with status {error.returncode}: goes without")
+        print(f"npm install {package} ended with status {error.returncode}: goes without")
         shutil.rmtree(folder)
     return folder
 

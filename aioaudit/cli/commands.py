@@ -15,6 +15,7 @@ COMMANDS = {
     RUN: "Run a program with auditing on.",
     "why": "Say who cancelled a task, and why.",
     "check": "Say what went wrong with cancellations.",
+    "report": "Draw a log: one HTML file for any browser.",
     "export": "Show a log in a trace view.",
     "doctor": "Say what of aioaudit works in this environment.",
 }

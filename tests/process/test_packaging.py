@@ -307,6 +307,7 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
         "otel",
         "otel-grpc",
         "otel-instrument",
+        "report",
         "structlog",
     }
     assert [each for each in required if "extra ==" not in each] == ["msgspec>=0.19"]
