@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def stage(folder: Path) -> None:
     for program in PROGRAMS:
         shutil.copy(ROOT / "examples" / program, folder)
     sys.path.insert(0, str(folder))
-    import demo
+    demo = import_module("demo")
 
     (folder / "logs").mkdir()
     for incident in demo.INCIDENTS:
