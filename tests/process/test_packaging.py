@@ -307,6 +307,7 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
         "otel",
         "otel-grpc",
         "otel-instrument",
+        "perfetto",
         "report",
         "structlog",
     }
