@@ -126,8 +126,9 @@ class Picture:
 
     def _process(self, first: Event) -> Track:
         pid = first.pid
-        argv = " ".join(first.argv) if isinstance(first, ProcessStart) else ""
-        name = _shown(argv or "python")  # the number is shown beside it
+        argv = first.argv if isinstance(first, ProcessStart) else []
+        # Its number is shown beside it; of what has slashes, the end alone.
+        name = _shown(argv[0].rpartition("/")[2] if argv else "python")
         if pid in self._pids:
             pid = _OTHERS_PID + len(self._pids)
             name += f" (pid {first.pid})"
@@ -204,6 +205,9 @@ class _Run:
                 self._mark(self._loop(event), "loop", "stop() was called", ns, facts)
             case LoopClose():
                 self._mark(self._loop(event), "loop", "the loop is closed", ns)
+            case ProcessStart():
+                facts = _facts(argv=clean(" ".join(event.argv)), python=event.python)
+                self._mark(self._process, "process", "auditing begins", ns, facts)
             case ProcessDropped():
                 name = f"{event.count:,} events are missing here"
                 self._mark(self._process, "process", name, ns)

@@ -302,12 +302,15 @@ def test_processes_of_one_number_stay_apart() -> None:
     """Those of two containers, say, whose first process is number 1."""
     stories = [Story(Run(), pid=1), Story(Run(), pid=1)]
     for story in stories:
-        story.events[0] = msgspec.structs.replace(story.events[0], pid=1, argv=["app.py", "x"])
+        story.events[0] = msgspec.structs.replace(
+            story.events[0], pid=1, argv=["/srv/app.py", "/x"]
+        )
         story.make(1)
         story.cancel(1)
     drawn = Drawn(*(story.events for story in stories))
     processes = [each for each in drawn.tracks.values() if each.pid is not None]
-    assert [each.name for each in processes] == ["app.py x", "app.py x (pid 1)"]
+    assert [each.name for each in processes] == ["app.py", "app.py (pid 1)"]
+    assert [each.facts["argv"] for each in drawn.of("process")] == ["/srv/app.py /x"] * 2
     assert [each.pid for each in processes] == [1, 5_000_001]
     assert len({each.track for each in drawn.of("task")}) == 2
 
@@ -323,11 +326,11 @@ def test_what_is_kept_for_arrows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     for event in story.events:
         made.take(event)
     # The oldest is out, so no arrow begins there any more; the others wait.
-    assert sum(isinstance(each, Slice) for each in shapes) == 2
+    assert [each.kind for each in shapes if isinstance(each, Slice)] == ["process", "asks", "asked"]
     story.cancel(5, cause=seqs[0])
     made.take(story.events[-1])
     made.finish()
-    assert sum(isinstance(each, Slice) for each in shapes) == 15
+    assert sum(isinstance(each, Slice) for each in shapes) == 16
 
 
 def test_names_of_the_program_are_harmless() -> None:
