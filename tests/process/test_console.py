@@ -16,8 +16,12 @@ TYPED = """\
 import asyncio
 def say(): asyncio.get_running_loop().call_later(0.1, lambda: print("ready", flush=True))
 
-say(); await asyncio.sleep(60)
+def tick(): asyncio.get_running_loop().call_later(0.05, tick)
+
+tick(); say(); await asyncio.sleep(60)
 """
+"""It ticks, for Python runs no handler while its loop sleeps: not even that of a signal which came
+between the last look at signals and the begin of that sleep."""
 
 
 def test_ctrl_c_in_the_console_of_asyncio_is_a_signal(audited_python: str, tmp_path: Path) -> None:
