@@ -16,7 +16,7 @@ import msgspec
 
 from aioaudit.chain import summary
 from aioaudit.chain.links import Link
-from aioaudit.chain.walk import Chain, RequestEvent, Step, inferred
+from aioaudit.chain.walk import Chain, RequestEvent, Step
 from aioaudit.cli.check_words import when
 from aioaudit.cli.terminal import RelativePath, gaps, moment, plural, problems
 from aioaudit.cli.why_words import (
@@ -29,6 +29,7 @@ from aioaudit.cli.why_words import (
     headline,
     housekeeping_line,
     kind_of,
+    sentence_of,
     told,
 )
 from aioaudit.events import TaskCancel
@@ -377,16 +378,7 @@ class _Drawing:
         request = case.request
         long = request is not None and case.run.chains.of(request).length > MOST_STEPS
         steps = case.steps(MOST_DEPTH if long else None)
-        said = summary.summarise(
-            name=case.name,
-            coro=case.coro,
-            outcome=case.outcome,
-            cancel_outcome=case.cancel_outcome if kept is None else "swallowed",
-            chain=[step.link for step in steps],
-            inferred=inferred(steps),
-            swallowed_at=case.swallowed_at if kept is None else kept.swallowed_at,
-            show=self._show,
-        )
+        said = sentence_of(case, steps, self._show)
         more: list[str] = []
         if self._told < MOST_TOLD:
             self._told += 1

@@ -19,7 +19,7 @@ from rich.tree import Tree
 
 from aioaudit.chain import summary
 from aioaudit.chain.links import Link
-from aioaudit.chain.walk import Step, inferred
+from aioaudit.chain.walk import Step
 from aioaudit.cli.terminal import (
     WIDE,
     RelativePath,
@@ -41,6 +41,7 @@ from aioaudit.cli.why_words import (
     headline,
     housekeeping_line,
     listed,
+    sentence_of,
     told,
 )
 from aioaudit.log import Case, Log
@@ -77,20 +78,7 @@ class Text:
     def answer(self, case: Case) -> None:
         """The whole answer for one task."""
         steps = case.steps()
-        kept = case.kept
-        self._line(
-            summary.summarise(
-                name=case.name,
-                coro=case.coro,
-                outcome=case.outcome,
-                cancel_outcome=case.cancel_outcome if kept is None else "swallowed",
-                chain=[step.link for step in steps],
-                inferred=inferred(steps),
-                swallowed_at=case.swallowed_at if kept is None else kept.swallowed_at,
-                show=self._show,
-            ),
-            "bold",
-        )
+        self._line(sentence_of(case, steps, self._show), "bold")
         print_line()
         write(self._console, self._tree(steps, case))
         print_line()

@@ -13,7 +13,7 @@ import msgspec
 from aioaudit.chain import summary
 from aioaudit.chain.links import Link, RequestFate, RequestSummary, said
 from aioaudit.chain.summary import Show
-from aioaudit.chain.walk import Step
+from aioaudit.chain.walk import Step, inferred
 from aioaudit.cli.terminal import clock, plural, since, span
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
@@ -146,6 +146,21 @@ def listed(names: list[str]) -> str:
     shown = ", ".join(escape_unprintable(name) for name in names[:MOST_NAMES])
     rest = len(names) - MOST_NAMES
     return shown if rest <= 0 else f"{shown} and {rest:,} more"
+
+
+def sentence_of(case: Case, steps: list[Step], show: Show) -> str:
+    """What became of the task of *case*, and why: its *steps* lead to the root cause."""
+    kept = case.kept
+    return summary.summarise(
+        name=case.name,
+        coro=case.coro,
+        outcome=case.outcome,
+        cancel_outcome=case.cancel_outcome if kept is None else "swallowed",
+        chain=[step.link for step in steps],
+        inferred=inferred(steps),
+        swallowed_at=case.swallowed_at if kept is None else kept.swallowed_at,
+        show=show,
+    )
 
 
 def told(step: Step, case: Case, show: Show) -> list[str]:
