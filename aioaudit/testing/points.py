@@ -71,7 +71,8 @@ class Spot(NamedTuple):
 
     ``at`` is the ``path:line`` of the innermost frame that is the application's, else of the
     innermost; ``function`` is its name; ``inner`` is the innermost ``path:line`` that is not
-    Python's own; ``way`` tells one suspension from another; ``codes`` are those of the application, and their lines.
+    Python's own; ``way`` tells one suspension from another; ``codes`` are those of
+    the application, and their lines.
     """
 
     function: str

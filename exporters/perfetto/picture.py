@@ -268,8 +268,8 @@ class _Run:
         asking = self._ask(event, ns, f"cancel() on {who(event.name, event.coro)}")
         if not event.accepted:
             asking.facts["accepted"] = False
-        elif life is not None or event.preexisting:
-            if life is None:
+        else:
+            if life is None:  # its making is not in the log, but it lives
                 life = self._begin(
                     event, event.task, event.name, event.coro, ns, {"begin": "unknown"}
                 )
@@ -298,12 +298,13 @@ class _Run:
         self._mark(track, "finding", f"{event.severity}: {event.kind}", ns, facts)
 
     def _blocked(self, event: LoopBlocked, ns: int) -> None:
-        if event.ongoing:
-            return  # it is told once more when it is over
         name = "blocked" if event.source is None else f"blocked by {event.source}"
         facts = _facts(
             at=event.at, library_at=event.library_at, task=event.name, evidence=event.evidence
         )
+        if event.ongoing:  # it is told once more when it is over, if the process comes to that
+            self._mark(self._loop(event), "loop", f"still {name}", ns, facts)
+            return
         start = ns - int(event.seconds * 1e9)
         self._draw(Slice(self._loop(event), "blocked", _shown(name), start, ns, facts))
 

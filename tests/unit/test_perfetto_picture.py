@@ -255,13 +255,15 @@ def test_of_what_began_before_the_log_the_begin_is_unknown() -> None:
     story.end(1, lifetime=10.0)
     story.cancel(2, preexisting=True)
     story.end(2, "cancelled")
+    story.cancel(3)
+    story.end(3, "cancelled")
     drawn = Drawn(story.events[1:])  # the first line is gone, too
     lives = {each.name: each for each in drawn.of("task")}
     first = lives["work (t1)"]
     assert first.end is not None
     assert first.end - first.start == 10 * 10**9
-    assert [each.facts["begin"] for each in lives.values()] == ["unknown", "unknown"]
-    assert len(drawn.of("asked")) == 1
+    assert [each.facts["begin"] for each in lives.values()] == ["unknown"] * 3
+    assert len(drawn.of("asked")) == 2
 
 
 def test_a_request_to_one_that_had_ended_has_no_other_end() -> None:
@@ -294,6 +296,7 @@ def test_findings_blocked_loops_and_losses_are_where_they_belong() -> None:
     assert (slow.name, slow.facts["at"]) == ("blocked by app:parse", "app.py:7")
     end = nanoseconds(story.events[last].ts)
     assert (slow.start, slow.end) == (end - 3 * 10**9, end)
+    assert drawn.named("still blocked by app:parse").track == slow.track
     for name in ("1,200 events are missing here", "the process ends (SIGTERM)"):
         assert drawn.track(drawn.named(name)) == ""
 
