@@ -178,7 +178,8 @@ def log_of(
     core: str, run_python: Runner, *args: str, folder: Path, printed: bool, **environ: str
 ) -> list[str]:
     """What *args* log under *core*, and perhaps what they print."""
-    path = folder / f"{core}.jsonl"
+    path = folder / f"{core}.jsonl"  # stays for whoever has to find a difference
+    path.unlink(missing_ok=True)
     done = run_python(*args, AIOAUDIT_CORE=core, AIOAUDIT_JSONL_PATH=str(path), **environ)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = path.read_text().splitlines()
@@ -186,7 +187,6 @@ def log_of(
     assert f"core: {core}" in " ".join(start["coverage"])
     end = json.loads(lines[-1])
     assert (end["event"], end.get("dropped", 0)) == ("process.end", 0)
-    path.unlink()
     return [*map(comparable, lines[1:]), *(done.stdout.splitlines() if printed else ())]
 
 

@@ -297,16 +297,7 @@ def assert_blamed(answer: Any, limit: str) -> None:
 
 def test_a_timer_that_is_late_because_of_nothing_seen_says_only_that() -> None:
     told = Told(limit=PATIENCE)
-
-    async def main() -> Any:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.001):
-                await asyncio.sleep(0)
-                block_for(0.02)
-                return await why_cancelled()
-        return None
-
-    answer = asyncio.run(main())
+    answer = asyncio.run(by_timeout(lambda: block_for(0.02)))
     assert answer is not None
     assert re.fullmatch(r"[\d.]+ s late", answer.root.detail)
     assert told.after_the_end() == []
