@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from aioaudit.bus import addaudithook
     from aioaudit.chain.links import Answer, Link, RequestSummary
     from aioaudit.cpython.inplace import UnsupportedError
+    from aioaudit.dumps import DumpError
     from aioaudit.errors import AioauditError
     from aioaudit.events import Event
     from aioaudit.exporter import Exporter, ExporterError, NotTakenError
     from aioaudit.log import Log, Problem, load
-    from aioaudit.session import Session, audit, disable, enable, recording
+    from aioaudit.session import Session, audit, disable, dump, enable, recording
     from aioaudit.settings import SettingsError
     from aioaudit.trail import Trail
 
@@ -50,6 +51,7 @@ __all__ = [
     "AioauditError",
     "Answer",
     "Auditing",
+    "DumpError",
     "Event",
     "Exporter",
     "ExporterError",
@@ -65,6 +67,7 @@ __all__ = [
     "addaudithook",
     "audit",
     "disable",
+    "dump",
     "enable",
     "load",
     "recording",
@@ -78,6 +81,7 @@ _LAZY = {
     "AioauditError": "aioaudit.errors",
     "Answer": "aioaudit.chain.links",
     "Auditing": "aioaudit.auditing",
+    "DumpError": "aioaudit.dumps",
     "Event": "aioaudit.events",
     "Exporter": "aioaudit.exporter",
     "ExporterError": "aioaudit.exporter",
@@ -92,6 +96,7 @@ _LAZY = {
     "addaudithook": "aioaudit.bus",
     "audit": "aioaudit.session",
     "disable": "aioaudit.session",
+    "dump": "aioaudit.session",
     "enable": "aioaudit.session",
     "load": "aioaudit.log",
     "recording": "aioaudit.session",

@@ -59,8 +59,17 @@ def _otel(settings: Settings) -> Exporter:
     return OpenTelemetryExporter(tasks=settings.otel_tasks, status=settings.otel_status)
 
 
+def _recorder(settings: Settings) -> Exporter:
+    from aioaudit.exporters.recorder import RecorderExporter
+
+    return RecorderExporter(
+        settings.recorder_size, dump_on=settings.recorder_dump, folder=settings.folder
+    )
+
+
 _BUILT_IN: dict[str, Callable[[Settings], Exporter]] = {
     "jsonl": _jsonl,
+    "recorder": _recorder,
     "structlog": _structlog,
     "logging": _logging,
     "otel": _otel,

@@ -26,6 +26,7 @@ import aioaudit
 from aioaudit import bus, changes
 from aioaudit.auditing import Auditing, Held, Setting, Wanted
 from aioaudit.delivery.journal import TIMEOUT, shutdown_all
+from aioaudit.dumps import ERROR, Dump, DumpError, Signals, is_dumper
 from aioaudit.loading import BRIDGE, check_exporter
 from aioaudit.settings import (
     ALWAYS,
@@ -79,6 +80,8 @@ _OF_EXPORTERS = {
     "jsonl_path": "jsonl",
     "otel_tasks": "otel",
     "otel_status": "otel",
+    "recorder_size": "recorder",
+    "recorder_dump": "recorder",
 }
 """The settings that an exporter is made with, and the one exporter that has it, if only one has."""
 
@@ -108,6 +111,7 @@ class Session:
         self._open: list[Journal] = []
         self._undo_bridge: Callable[[], None] | None = None
         self._start: ProcessStart | None = None
+        self._signals = Signals(self.ask_for_dumps)
         self.installation: Installation = Installation(
             self.recorder, when_anew or _warn_reimported, stays=when_anew is not None
         )
@@ -151,6 +155,8 @@ class Session:
         self.wanted = replace(self.wanted, holds={})
         self.recorder.watcher.watch(0)
         self.recorder.notes.end()
+        self.recorder.on_loop_error = None
+        self._signals.follow(())
         self.installation.remove()
         bus.describe_with(None)
         self._bridge()
@@ -220,6 +226,11 @@ class Session:
             for journal, events in listed
         ]
         journals = [journal for journal, _ in listed]
+        triggers = self._triggers(journals)
+        self._signals.follow(triggers)
+        self.recorder.on_loop_error = (
+            partial(self.ask_for_dumps, ERROR) if ERROR in triggers else None
+        )
         # Probes hold those to whom they give events, so for a moment some give to the new ones and
         # some to the old ones: what is put then is owed to nobody who comes or goes.
         drawn = self.run.drawn()
@@ -234,6 +245,24 @@ class Session:
         for journal in journals:
             journal.join(drawn, alone=alone)
         self._close_unwanted(journals)
+
+    def _triggers(self, journals: list[Journal]) -> set[str]:
+        """What has any of those behind *journals* write what it keeps by itself."""
+        found: set[str] = set()
+        for journal in journals:
+            exporter: object = journal.exporter
+            if is_dumper(exporter):
+                found |= exporter.dump_on
+        return found
+
+    def ask_for_dumps(self, why: str) -> None:
+        """Have those that want it because of *why* write what they keep; waits for nothing."""
+        for journal, _ in self.sinks:
+            exporter: object = journal.exporter
+            if is_dumper(exporter) and why in exporter.dump_on:
+                exporter.ask(Dump(None, why))
+                journal.open_now()
+                journal.begin_flush()
 
     def _close_unwanted(self, wanted: list[Journal]) -> None:
         for journal in self._open:
@@ -400,6 +429,8 @@ def enable(
     notes: bool | None = None,
     otel_tasks: str | Iterable[str] | None = None,
     otel_status: str | None = None,
+    recorder_size: int | str | None = None,
+    recorder_dump: str | Iterable[str] | None = None,
 ) -> Auditing:
     """Turn auditing on for this process; doing it again adds exporters.
 
@@ -421,6 +452,9 @@ def enable(
             patterns like ``shop.*:handle``, as a list or separated by commas.
         otel_status: When a cancelled task's span is an error: ``cause``, ``unset``
             or ``error``.
+        recorder_size: Bytes that ``"recorder"`` may take, as a number or with a unit (``"16MB"``).
+        recorder_dump: When ``"recorder"`` writes what it keeps by itself: ``finding``, ``error``,
+            ``exit``, ``signal:USR2``, as a list or separated by commas.
 
     What is left out comes from the variables of the environment (``docs/settings.md``),
     which are read anew at each call.
@@ -457,6 +491,8 @@ def enable(
         notes=notes,
         otel_tasks=otel_tasks,
         otel_status=otel_status,
+        recorder_size=recorder_size,
+        recorder_dump=recorder_dump,
     )
     wanted = settings.exporters
     if not names and (objects or is_off(environ.get(VARIABLE))):
@@ -466,6 +502,8 @@ def enable(
         "jsonl_path": jsonl_path,
         "otel_tasks": otel_tasks,
         "otel_status": otel_status,
+        "recorder_size": recorder_size,
+        "recorder_dump": recorder_dump,
     }
     call = _Call(wanted, [(type(each).__name__, each) for each in objects], settings)
     call.given = {name: value for name, value in given.items() if value is not None}
@@ -561,10 +599,11 @@ class _Call:
             return other
         if "jsonl_path" in self.given and name == "jsonl" and _place(made) != _place(wanted):
             return "jsonl_path"
-        for each in ("otel_tasks", "otel_status"):
+        for each, owner in _OF_EXPORTERS.items():
             if (
                 each in self.given
-                and name == "otel"
+                and each != "jsonl_path"
+                and name == owner
                 and getattr(made, each) != getattr(wanted, each)
             ):
                 return each
@@ -823,6 +862,40 @@ def attach(exporter: Exporter, name: str, events: frozenset[str]) -> Callable[[]
     Auditing is turned on where it is off, and off again with the last exporter.
     """
     return _turn_on(_Call((), [(name, exporter)], Settings(events=events))).disable
+
+
+def dump(path: str | os.PathLike[str] | None = None, *, timeout: float = 10.0) -> str:
+    """Write what the recorder keeps to a file, as an ordinary log.
+
+    All that had happened before the call is in it.  The file has mode 0600; one that is there
+    is replaced, and nobody sees half of it.
+
+    Args:
+        path: Where to; without it a name with the time and the number of the process, in the
+            folder where auditing began.
+        timeout: Seconds to wait for it.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DumpError: no exporter ``recorder`` is on, or it did not write it in time.
+        OSError: the file cannot be written.
+    """
+    wanted = Dump(None if path is None else os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - pathlib takes its time to import
+    session = _session
+    for journal, _ in () if session is None else session.sinks:
+        exporter: object = journal.exporter
+        if is_dumper(exporter):
+            exporter.ask(wanted)
+            journal.open_now()
+            journal.flush(timeout)
+            if wanted.error is not None:
+                raise wanted.error
+            if wanted.written is None:
+                raise DumpError(f"the recorder wrote no dump within {timeout:g} s")
+            return wanted.written
+    raise DumpError("no recorder is on: AIOAUDIT=recorder, or aioaudit.enable('recorder')")
 
 
 @contextmanager

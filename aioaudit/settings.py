@@ -27,6 +27,8 @@ OTEL_STATUS_VARIABLE = "AIOAUDIT_OTEL_STATUS"
 SLOW_CANCEL_VARIABLE = "AIOAUDIT_SLOW_CANCEL"
 BLOCKED_VARIABLE = "AIOAUDIT_BLOCKED"
 NOTES_VARIABLE = "AIOAUDIT_NOTES"
+RECORDER_SIZE_VARIABLE = "AIOAUDIT_RECORDER_SIZE"
+RECORDER_DUMP_VARIABLE = "AIOAUDIT_RECORDER_DUMP"
 CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
@@ -38,6 +40,9 @@ DEFAULT_OTEL_TASKS = "touched"
 DEFAULT_SLOW_CANCEL = 1.0
 DEFAULT_BLOCKED = 0.0
 """Nobody looks whether a loop is blocked."""
+DEFAULT_RECORDER_SIZE = 16_000_000
+LEAST_RECORDER_SIZE = 64_000
+"""In less there is no room for a chain."""
 OTEL_STATUSES = ("cause", "unset", "error")
 """When a cancelled task's span is an error; the first is the default."""
 CORES = ("native", "python")
@@ -60,6 +65,27 @@ EVENT_NAMES = (
     "loop.blocked",
 )
 """The name of every event."""
+
+FINDING_KINDS = (
+    "swallowed",
+    "lost",
+    "coalesced",
+    "slow",
+    "already_done",
+    "self_cancel",
+    "wrong_thread",
+    "never_started",
+    "uncancel_unbalanced",
+    "pending",
+    "destroyed",
+    "awaited_at_exit",
+    "spinning",
+    "blocked",
+)
+"""Every kind of finding."""
+
+DUMP_SIGNALS = ("HUP", "QUIT", "USR1", "USR2")
+"""The signals that may ask for a dump, where the platform has them."""
 
 ALWAYS = frozenset(name for name in EVENT_NAMES if name.startswith("process."))
 """Events that frame a log and say what it lacks: no filter leaves them out."""
@@ -86,6 +112,8 @@ class Settings(NamedTuple):
         blocked: Seconds that a loop may stay in one callback before that is told; 0 for
             however long it likes.
         notes: Whether errors of cancelled tasks carry a note that says who cancelled.
+        recorder_size: How many bytes the recorder may take.
+        recorder_dump: When it writes what it keeps by itself: words of `_recorder_dump`.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -97,6 +125,8 @@ class Settings(NamedTuple):
     slow_cancel: float = DEFAULT_SLOW_CANCEL
     blocked: float = DEFAULT_BLOCKED
     notes: bool = False
+    recorder_size: int = DEFAULT_RECORDER_SIZE
+    recorder_dump: tuple[str, ...] = ()
 
 
 def is_off(value: str | None) -> bool:
@@ -322,6 +352,69 @@ def _notes(where: str, given: Any) -> bool:
     return word in ON_WORDS
 
 
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+}
+
+
+def _recorder_size(where: str, given: Any) -> int:
+    if isinstance(given, str) and not given.strip():
+        return DEFAULT_RECORDER_SIZE
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)\s*", str(given))
+    unit = _UNITS.get(found[2].lower()) if found else None
+    allowed = "a number of bytes, or one with a unit: 512 kB, 16 MB, 1 GB, 16 MiB; at least 64 kB"
+    if found is None or unit is None or isinstance(given, bool):
+        raise bad_value(where, given, "this is no size", allowed)
+    size = int(float(found[1]) * unit)
+    if size < LEAST_RECORDER_SIZE:
+        raise bad_value(where, given, "this is too small", allowed)
+    return size
+
+
+def _recorder_dump(where: str, given: Any) -> tuple[str, ...]:
+    value = _joined(where, given)
+    words: dict[str, None] = {}
+    for item in _items(value):
+        word, _, rest = item.partition(":")
+        word, rest = word.lower().strip(), rest.strip()
+        if word in OFF_WORDS and len(_items(value)) == 1 and ":" not in item:
+            return ()
+        if word == "finding" and (":" not in item or rest.lower() in FINDING_KINDS):
+            words[f"{word}:{rest.lower()}" if rest else word] = None
+        elif word in ("error", "exit") and ":" not in item:
+            words[word] = None
+        elif word == "signal" and (name := _signal_name(rest)) is not None:
+            words[f"{word}:{name}"] = None
+        else:
+            known = ("finding", "error", "exit", "signal")
+            wrong = f"{item!r} is no trigger{suggestion(word, known) if word not in known else ''}"
+            kinds = ", ".join(FINDING_KINDS)
+            signals = ", ".join(DUMP_SIGNALS)
+            raise bad_value(
+                where,
+                value,
+                wrong,
+                f"finding, finding:KIND ({kinds}), error, exit, signal:NAME ({signals}),"
+                " separated by commas",
+            )
+    return tuple(words)
+
+
+def _signal_name(given: str) -> str | None:
+    """The one of `DUMP_SIGNALS` that *given* is, with or without ``SIG``."""
+    import signal  # only where one is named
+
+    name = given.upper().removeprefix("SIG")
+    return name if name in DUMP_SIGNALS and hasattr(signal, f"SIG{name}") else None
+
+
 def _otel_tasks(where: str, given: Any) -> str:
     value = _joined(where, given)
     items = _items(value)
@@ -402,6 +495,20 @@ TABLE = (
         "notes",
         _notes,
         "whether errors of cancelled tasks carry a [note](notes.md) that says who cancelled",
+        "off",
+    ),
+    Variable(
+        RECORDER_SIZE_VARIABLE,
+        "recorder_size",
+        _recorder_size,
+        "bytes that [`recorder`](recorder.md) may take, with a unit",
+        "16MB",
+    ),
+    Variable(
+        RECORDER_DUMP_VARIABLE,
+        "recorder_dump",
+        _recorder_dump,
+        "when [`recorder`](recorder.md#by-itself) writes by itself",
         "off",
     ),
     Variable(

@@ -201,7 +201,10 @@ def is_made(loop: Any) -> bool:
 def make_call_exception_handler(
     recorder: Recorder, original: Callable[..., None]
 ) -> Callable[..., None]:
-    """``call_exception_handler``: asyncio tells it of a task that is destroyed while pending."""
+    """``call_exception_handler``: asyncio tells it of a task that is destroyed while pending.
+
+    And of every error that nobody handles.
+    """
 
     def call_exception_handler(self: Any, context: Any) -> None:
         try:
@@ -212,6 +215,9 @@ def make_call_exception_handler(
             ):
                 # Anybody's context is current here: exporters are to see the task's own.
                 context_of(task).copy().run(recorder.on_end, task, "destroyed", None)
+            heard = recorder.on_loop_error
+            if heard is not None and isinstance(context, dict) and context.get("exception"):
+                heard()
         except Exception as error:  # noqa: BLE001 - an internal error must not hide the program's
             recorder.report_fault(error)
         original(self, context)

@@ -75,6 +75,8 @@ class Recorder:
         self.watcher = Watcher(self.state, self.sender, self.rules)
         self.catch_up: Callable[[Any], None] = lambda _loop: None
         """Hears what a loop has not told, and never will."""
+        self.on_loop_error: Callable[[], object] | None = None
+        """Hears that an error was reported to a loop, which nobody had handled."""
 
     def is_deaf_to(self, future: Any) -> bool:
         """Whether nobody hears what is done here to the task or future *future*."""

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sources
 LAYERS = (
     # What needs nothing of ours but more of the same
     "version errors cpython weak threads text faults events bus settings auditing changes opening"
-    " timestamps",
+    " timestamps dumps",
     # What the hot paths run in
     "core",
     "identity chain forks lifecycle",
@@ -35,7 +35,8 @@ LAYERS = (
     "probes",
     # What reads a log, or an event
     "log",
-    "exporters.memory exporters.lines exporters.jsonl exporters.logging exporters.structlog trail",
+    "exporters.memory exporters.lines exporters.jsonl exporters.logging exporters.structlog"
+    " exporters.recorder trail",
     "loading",
     "session",
     "exporters",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aioaudit import events, loading, settings
+from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.settings import Settings, SettingsError, build, from_environ
 
 ALL = frozenset(settings.EVENT_NAMES)
@@ -19,6 +20,10 @@ PROCESS = {"process.start", "process.end", "process.dropped"}
 def test_names_of_events_are_those_of_the_event_classes() -> None:
     assert set(settings.EVENT_NAMES) == set(events.BY_NAME)
     assert len(settings.EVENT_NAMES) == len(events.BY_NAME)
+
+
+def test_kinds_of_findings_are_those_of_the_catalogue() -> None:
+    assert tuple(CATALOGUE) == settings.FINDING_KINDS
 
 
 @pytest.mark.parametrize("value", [None, "", " ", ",", " , ", "0", "off", "OFF", " False ", "no"])
@@ -236,7 +241,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_entry_point_gives_an_exporter_by_name(installed: Path) -> None:
     assert type(loading.load_exporter("mine", Settings())).__name__ == "Mine"
-    assert loading.known_names()[:5] == ["jsonl", "structlog", "logging", "otel", "sys"]
+    assert loading.known_names()[:6] == [
+        "jsonl",
+        "recorder",
+        "structlog",
+        "logging",
+        "otel",
+        "sys",
+    ]
     assert {"mine", "broken", "raising", "verbless"} <= set(loading.known_names())
     loading.check(Settings(("jsonl", "sys", "mine", "broken")), "AIOAUDIT")
 
@@ -377,3 +389,89 @@ def test_no_variable_of_ours_is_named_beside_the_table() -> None:
         for file in folder.rglob("*.py"):
             found = set(re.findall(r"\bAIOAUDIT(?:_[A-Z]+)+\b", file.read_text()))
             assert found <= names, file
+
+
+# -- the recorder's ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("16MB", 16_000_000),
+        (" 64 kB ", 64_000),
+        ("100000", 100_000),
+        ("1.5 MiB", 1_572_864),
+        ("2 gb", 2_000_000_000),
+        ("70000b", 70_000),
+        ("", 16_000_000),
+        (" ", 16_000_000),
+    ],
+)
+def test_a_size_is_bytes_or_has_a_unit(value: str, size: int) -> None:
+    found = from_environ({"AIOAUDIT": "recorder", "AIOAUDIT_RECORDER_SIZE": value})
+    assert found is not None
+    assert found.recorder_size == size
+    assert build("recorder", recorder_size=size).recorder_size == size
+
+
+SIZES = (
+    "allowed: a number of bytes, or one with a unit: 512 kB, 16 MB, 1 GB, 16 MiB; at least 64 kB"
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("16 XB", "this is no size"),
+        ("-16MB", "this is no size"),
+        ("much", "this is no size"),
+        ("1e9", "this is no size"),
+        ("9" * 50, "this is no size"),
+        ("0", "this is too small"),
+        ("63 kB", "this is too small"),
+    ],
+)
+def test_a_size_that_is_none_is_one_line(value: str, wrong: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_environ({"AIOAUDIT": "recorder", "AIOAUDIT_RECORDER_SIZE": value})
+    assert str(caught.value) == f"AIOAUDIT_RECORDER_SIZE={value!r}: {wrong}; {SIZES}"
+
+
+@pytest.mark.parametrize(
+    ("value", "triggers"),
+    [
+        ("", ()),
+        ("off", ()),
+        (" , ", ()),
+        ("finding", ("finding",)),
+        ("Finding, error,exit ,exit", ("finding", "error", "exit")),
+        ("finding:Swallowed,finding:lost", ("finding:swallowed", "finding:lost")),
+        ("signal:USR2,signal:sigusr1", ("signal:USR2", "signal:USR1")),
+    ],
+)
+def test_triggers_are_words(value: str, triggers: tuple[str, ...]) -> None:
+    found = from_environ({"AIOAUDIT": "recorder", "AIOAUDIT_RECORDER_DUMP": value})
+    assert found is not None
+    assert found.recorder_dump == triggers
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("findings", "'findings' is no trigger (did you mean 'finding'?)"),
+        ("error,finding:swalowed", "'finding:swalowed' is no trigger"),
+        ("finding:", "'finding:' is no trigger"),
+        ("exit:1", "'exit:1' is no trigger"),
+        ("signal", "'signal' is no trigger"),
+        ("signal:KILL", "'signal:KILL' is no trigger"),
+        ("off,error", "'off' is no trigger"),
+    ],
+)
+def test_a_trigger_that_is_none_is_one_line(value: str, wrong: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_environ({"AIOAUDIT": "recorder", "AIOAUDIT_RECORDER_DUMP": value})
+    assert str(caught.value) == (
+        f"AIOAUDIT_RECORDER_DUMP={value!r}: {wrong}; allowed: finding, finding:KIND"
+        f" ({', '.join(settings.FINDING_KINDS)}), error, exit,"
+        " signal:NAME (HUP, QUIT, USR1, USR2), separated by commas"
+    )

@@ -1,0 +1,173 @@
+"""The recorder as an exporter: what it keeps, and when it writes that down.
+
+All is done in the exporter's own thread, the writing as well: whoever wants a dump leaves a
+`Dump` and has the exporter flushed, so what had happened before is in it.  So there is nothing
+to lock, and a forked child finds nothing half done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from aioaudit.dumps import EXIT, FINDING, Dump
+from aioaudit.events import Event, Finding, ProcessEnd, TaskDone
+from aioaudit.exporter import Batch
+from aioaudit.exporters.recorder.ring import Ring
+from aioaudit.exporters.recorder.writing import write_whole
+from aioaudit.settings import DEFAULT_RECORDER_SIZE
+from aioaudit.text import describe, say
+from aioaudit.threads import monotonic
+from aioaudit.timestamps import timestamp
+
+_MOST = 6  # dumps that triggers may have within...
+_SPAN = 60.0  # ... so many seconds
+
+_LAST_ERROR = "last_exc" if sys.version_info >= (3, 12) else "last_value"
+
+
+class RecorderExporter:
+    """Keeps the last events in memory, and writes them to a file when it is asked.
+
+    Args:
+        size: How many bytes it may take, about.
+        dump_on: When it writes a file by itself: ``finding`` (or ``finding:KIND``), ``error``,
+            ``exit``, ``signal:NAME``.
+        folder: Where it puts such a file; by default the working directory at that time.
+
+    `aioaudit.dump` asks for a file.
+    """
+
+    def __init__(
+        self,
+        size: int = DEFAULT_RECORDER_SIZE,
+        *,
+        dump_on: Iterable[str] = (),
+        folder: str | None = None,
+    ) -> None:
+        self.dump_on = frozenset(dump_on)
+        """When it writes a file by itself."""
+        self._folder = folder
+        self._ring = Ring(size)
+        self._pid = os.getpid()
+        self._asked: deque[Dump] = deque()
+        self._written: deque[float] = deque()  # when triggers had files written
+        self._refused = 0
+        self._last_error = _last_error()
+        self._left_by: str | None = None
+        self._kinds = frozenset(
+            each.partition(":")[2] for each in self.dump_on if each.startswith(f"{FINDING}:")
+        )
+        self._looks = bool(self._kinds or {FINDING, EXIT} & self.dump_on)
+
+    def ask(self, dump: Dump) -> None:
+        """Have *dump* made at the next `flush`; may be called in any thread."""
+        self._forget_the_parent()
+        self._asked.append(dump)
+
+    def export(self, events: Sequence[Event]) -> None:
+        """Keep *events*, and write a file where one of them asks for it."""
+        self._forget_the_parent()
+        self._ring.take(events)
+        if self._looks:
+            why = self._trigger_in(events)
+            if why is not None:
+                self._write_because(why)
+
+    def flush(self) -> None:
+        """Write the files that somebody has asked for."""
+        self._forget_the_parent()
+        while self._asked:
+            dump = self._asked.popleft()
+            if dump.path is None and dump.why is not None:
+                self._write_because(dump.why)
+            else:
+                self._write(dump)
+
+    def shutdown(self) -> None:
+        """Keep nothing any more."""
+        self._ring = Ring(self._ring.limit)
+
+    def _forget_the_parent(self) -> None:
+        """In a forked child: nothing was asked of it yet."""
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            self._asked.clear()
+            self._written.clear()
+
+    # -- triggers --------------------------------------------------------------------------
+
+    def _trigger_in(self, events: Sequence[Event]) -> str | None:
+        """Why a file is to be written, where one of *events* is a reason."""
+        records = events.records if isinstance(events, Batch) else events
+        if not {Finding, TaskDone, ProcessEnd} & set(map(type, records)):
+            return None
+        found: str | None = None
+        for event in records:
+            if isinstance(event, Finding):
+                wanted = FINDING in self.dump_on and event.severity == "finding"
+                if wanted or event.kind in self._kinds:
+                    found = f"{FINDING}:{event.kind}"
+            elif isinstance(event, TaskDone):
+                self._note_exit(event)
+            elif isinstance(event, ProcessEnd) and EXIT in self.dump_on and self._ends_badly(event):
+                found = EXIT
+        return found
+
+    def _note_exit(self, event: TaskDone) -> None:
+        error = event.error or ""
+        if error.startswith("SystemExit") and error not in ("SystemExit", "SystemExit: 0"):
+            self._left_by = error
+
+    def _ends_badly(self, event: ProcessEnd) -> bool:
+        """Whether the process ends with a status other than 0, as far as that can be known here."""
+        error = _last_error()
+        unhandled = error is not None and error is not self._last_error
+        return event.signal is not None or unhandled or self._left_by is not None
+
+    def _write_because(self, why: str) -> None:
+        """Write a file because of a trigger, unless there were too many of late."""
+        now = monotonic()
+        written = self._written
+        while written and now - written[0] > _SPAN:
+            written.popleft()
+        if len(written) >= _MOST and why != EXIT:
+            if not self._refused:
+                say(
+                    f"recorder: {_MOST} dumps within a minute are enough, none is written for"
+                    f" {why}, nor for what comes until a minute is over"
+                )
+            self._refused += 1
+            return
+        self._refused = 0
+        written.append(now)
+        dump = Dump(None, why)
+        self._write(dump)
+        if dump.error is not None:
+            say(f"recorder: no dump is written for {why}: {describe(dump.error)}")
+
+    # -- files -------------------------------------------------------------------------------
+
+    def _write(self, dump: Dump) -> None:
+        try:
+            path = self._own_path() if dump.path is None else dump.path
+            if self._ring.start is None:
+                raise RuntimeError("nothing was recorded yet")
+            write_whole(path, self._ring.lines(timestamp(time.time_ns())))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the recorder goes on
+            dump.error = error
+        else:
+            dump.written = path
+
+    def _own_path(self) -> str:
+        stamp = timestamp(time.time_ns()).replace("-", "").replace(":", "")
+        name = f"aioaudit-{stamp}-{os.getpid()}.jsonl"
+        return os.path.join(self._folder or os.getcwd(), name)  # noqa: PTH109, PTH118 - pathlib takes its time to import
+
+
+def _last_error() -> BaseException | None:
+    """The error that has ended the program, if one has: the interpreter has shown it."""
+    return getattr(sys, _LAST_ERROR, None)

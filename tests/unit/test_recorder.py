@@ -1,0 +1,362 @@
+"""The recorder's ring: what it keeps, what goes first, and that its answers are those of a log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+import aioaudit
+from aioaudit.chain.links import Answer
+from aioaudit.events import Event, ProcessDropped
+from aioaudit.exporter import Batch, encode_events
+from aioaudit.exporters.recorder import RecorderExporter
+from aioaudit.exporters.recorder.ring import Ring
+from aioaudit.log import Log
+from tests.random_trees import (
+    PROGRAMS,
+    Plan,
+    World,
+    as_many_as_wanted,
+    blamed_wrongly,
+    patience,
+    perform,
+    plans,
+)
+
+NOW = "2026-11-30T12:00:00.000000Z"
+ROOMY = 10**9
+
+
+class Batches:
+    """Keeps what an exporter gets, as it gets it."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def export(self, events: Sequence[Event]) -> None:
+        assert isinstance(events, Batch)
+        self.records += events.records
+
+    def flush(self) -> None:
+        """It is there."""
+
+    def shutdown(self) -> None:
+        """It stays."""
+
+    def into(self, ring: Ring, sizes: random.Random) -> Ring:
+        """Give all of it to *ring*, in pieces of any sizes."""
+        left = self.records
+        while left:
+            count = sizes.randint(1, 40)
+            ring.take(Batch(left[:count]))
+            left = left[count:]
+        return ring
+
+
+def dumped(ring: Ring) -> bytes:
+    return b"".join(ring.lines(NOW))
+
+
+def log_of(lines: bytes) -> Log:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.jsonl"
+        path.write_bytes(lines)
+        log = aioaudit.load(path)
+    assert (log.damaged, log.problems) == (0, [])
+    return log
+
+
+def events_in(lines: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def recorded(main: Any) -> Batches:
+    """What is told of *main*, run by asyncio."""
+
+    async def named() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("main")
+        await main()
+
+    batches = Batches()
+    with aioaudit.enable(batches):
+        asyncio.run(named())
+    return batches
+
+
+async def nothing() -> None:
+    await asyncio.sleep(0)
+
+
+async def make_lives(count: int) -> None:
+    for _ in range(0, count, 50):
+        await asyncio.gather(*(nothing() for _ in range(50)))
+
+
+async def cancel_one(name: str) -> None:
+    task = asyncio.create_task(asyncio.sleep(60), name=name)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+# -- answers -----------------------------------------------------------------------------
+
+
+@patience
+@settings(as_many_as_wanted, max_examples=PROGRAMS or 40)
+@given(plans)
+def test_a_random_program_has_the_same_answers_as_its_log(plan: Plan) -> None:
+    note(str(plan))
+    batches = Batches()
+    with aioaudit.enable(batches):
+        world = perform(plan, "asyncio")
+    whole = encode_events(Batch(batches.records))
+    chance = random.Random(plan.order)
+    ring = batches.into(Ring(ROOMY), chance)
+    assert dumped(ring) == whole
+    for share in (0.7, 0.3):
+        check_what_is_left(world, whole, batches.into(Ring(int(ring.size * share)), chance))
+
+
+def check_what_is_left(world: World, whole: bytes, ring: Ring) -> None:
+    lines = dumped(ring)
+    kept = lines.splitlines()
+    told = [line for line in kept if b'"process.dropped"' not in line]
+    assert set(told) <= set(whole.splitlines())
+    assert ring.lost == len(whole.splitlines()) - len(told)
+    seqs = [event["seq"] for event in events_in(lines)]
+    assert seqs == sorted(set(seqs))
+    full, left = answers(whole), answers(lines)
+    wanted = [line for line in whole.splitlines() if is_relevant(line)]
+    if set(wanted) <= set(kept):
+        assert left == full
+        return
+    assert blamed_wrongly(world, left, lost=True) == []
+    for task, answer in left.items():
+        # What is left of a task is the last of it.
+        assert (answer.outcome, answer.cancel_outcome) == (
+            full[task].outcome,
+            full[task].cancel_outcome,
+        )
+
+
+def is_relevant(line: bytes) -> bool:
+    """Whether *line* is of those that go last."""
+    event = json.loads(line)
+    return event["event"] in ("task.cancel", "future.cancel", "task.uncancel", "finding") or (
+        event["event"] == "task.done" and event["outcome"] != "returned"
+    )
+
+
+def answers(lines: bytes) -> dict[int, Answer]:
+    return {each.task: each for each in log_of(lines).answers()}
+
+
+# -- what goes first -----------------------------------------------------------------------
+
+
+def test_lives_without_incident_go_first_and_an_old_incident_stays() -> None:
+    async def main() -> None:
+        await cancel_one("early")
+        await make_lives(2_000)
+
+    batches = recorded(main)
+    ring = batches.into(Ring(100_000), random.Random(1))
+    assert ring.size <= 100_000
+    lines = dumped(ring)
+    [answer] = log_of(lines).answers()
+    assert (answer.name, answer.root.what, answer.outcome) == ("early", "called", "cancelled")
+    events = events_in(lines)
+    [dropped] = [event for event in events if event["event"] == "process.dropped"]
+    assert dropped["count"] == len(batches.records) - (len(events) - 1) > 3_000
+    assert set(dropped["events"]) == {"task.create", "task.done"}
+    # Who asked is kept as long, although it just returned.
+    [asker] = {event["by"] for event in events if event["event"] == "task.cancel"}
+    about = [event["event"] for event in events if event.get("task") == asker]
+    assert about == ["task.create", "task.done"]
+
+
+def test_the_oldest_incident_goes_where_there_is_room_for_nothing_else() -> None:
+    async def main() -> None:
+        for number in range(200):
+            await cancel_one(f"victim-{number}")
+
+    ring = recorded(main).into(Ring(100_000), random.Random(1))
+    assert ring.size <= 100_000
+    names = [answer.name for answer in log_of(dumped(ring)).answers()]
+    assert names == [f"victim-{number}" for number in range(200 - len(names), 200)]
+    assert 20 < len(names) < 200
+
+
+def test_a_root_stays_as_long_as_what_came_of_it() -> None:
+    async def main() -> None:
+        async def parent() -> None:
+            await asyncio.create_task(child(), name="child")
+
+        async def child() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                # The loop goes on for long before the rest of the chain comes.
+                for number in range(100):
+                    await cancel_one(f"other-{number}")
+                last = asyncio.create_task(asyncio.sleep(60), name="last")
+                await asyncio.sleep(0)
+                last.cancel()
+                await asyncio.wait([last])
+
+        task = asyncio.create_task(parent(), name="first")
+        await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait([task])
+
+    batches = recorded(main)
+    full = {each.name: each for each in log_of(encode_events(Batch(batches.records))).answers()}
+    ring = batches.into(Ring(64_000), random.Random(1))
+    left = {each.name: each for each in log_of(dumped(ring)).answers()}
+    assert ring.lost
+    assert "other-1" not in left
+    assert len(left["last"].chain) > 2
+    assert left["last"].chain == full["last"].chain
+
+
+def test_a_task_that_is_asked_again_and_again_leaves_room_for_others() -> None:
+    async def main() -> None:
+        await cancel_one("early")
+        for number in range(400):
+            try:
+                async with asyncio.timeout(0):
+                    await asyncio.sleep(60)
+            except TimeoutError:
+                pass
+            if number == 390:
+                await cancel_one("late")
+
+    ring = recorded(main).into(Ring(150_000), random.Random(1))
+    assert ring.size <= 150_000
+    left = {each.name: each for each in log_of(dumped(ring)).answers()}
+    assert left["late"].root.what == "called"
+    assert left["main"].root.what == "deadline"
+    assert left["main"].cancel_outcome == "absorbed"
+    assert 10 < len(left["main"].requests) < 400
+
+
+def test_what_is_lost_before_it_came_is_told_too() -> None:
+    batches = recorded(lambda: cancel_one("victim"))
+    run = batches.records[0]
+    lost = ProcessDropped(
+        ts=NOW,
+        seq=batches.records[-1].seq + 1,
+        run=run.run,
+        pid=run.pid,
+        thread="x",
+        count=7,
+        events=["loop.start"],
+        faults=["KeyError at x"],
+    )
+    batches.records.append(lost)
+    events = events_in(dumped(batches.into(Ring(ROOMY), random.Random(1))))
+    [dropped] = [event for event in events if event["event"] == "process.dropped"]
+    assert (dropped["count"], dropped["events"], dropped["faults"]) == (
+        7,
+        ["loop.start"],
+        ["KeyError at x"],
+    )
+
+
+def test_names_of_any_length_take_no_more_than_they_may() -> None:
+    async def main() -> None:
+        tasks = [asyncio.create_task(nothing(), name="n" * 100_000) for _ in range(100)]
+        await asyncio.wait(tasks)
+
+    ring = recorded(main).into(Ring(ROOMY), random.Random(1))
+    assert ring.size < 200_000
+    names = [len(event["name"]) for event in events_in(dumped(ring)) if "name" in event]
+    assert names.count(201) == 200
+
+
+def test_another_run_begins_with_nothing() -> None:
+    first = recorded(lambda: cancel_one("first"))
+    second = recorded(lambda: cancel_one("second"))
+    ring = first.into(Ring(ROOMY), random.Random(1))
+    assert dumped(second.into(ring, random.Random(1))) == encode_events(Batch(second.records))
+
+
+# -- files ---------------------------------------------------------------------------------
+
+
+def test_dump_writes_all_that_had_happened(tmp_path: Path) -> None:
+    path, log = tmp_path / "dump.jsonl", tmp_path / "log.jsonl"
+
+    async def main() -> None:
+        await cancel_one("victim")
+        await make_lives(500)
+        assert aioaudit.dump(path) == str(path)
+
+    with aioaudit.enable("recorder", "jsonl", jsonl_path=log):
+        asyncio.run(main())
+    lines = path.read_bytes()
+    assert log.read_bytes().startswith(lines)
+    assert b'"name":"victim"' in lines
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {each.name for each in tmp_path.iterdir()} == {"dump.jsonl", "log.jsonl"}
+
+
+def test_dump_replaces_a_file_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "dump.jsonl"
+    path.write_text("what was there\n")
+    path.chmod(0o644)
+    with aioaudit.enable("recorder"):
+        asyncio.run(nothing())
+        aioaudit.dump(path)
+        assert events_in(path.read_bytes())[0]["event"] == "process.start"
+        assert path.stat().st_mode & 0o777 == 0o600
+        before = path.read_bytes()
+        with pytest.raises(IsADirectoryError):
+            aioaudit.dump(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            aioaudit.dump(tmp_path / "no" / "dump.jsonl")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_dump_without_a_recorder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(aioaudit.DumpError, match="no recorder is on"):
+        aioaudit.dump(tmp_path / "a")
+    with aioaudit.enable(Batches()), pytest.raises(aioaudit.DumpError, match="no recorder is on"):
+        aioaudit.dump(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dump_before_anything_happened_is_a_log_already(tmp_path: Path) -> None:
+    with aioaudit.enable("recorder"):
+        aioaudit.dump(tmp_path / "a")
+    assert [event["event"] for event in events_in((tmp_path / "a").read_bytes())] == [
+        "process.start"
+    ]
+
+
+@settings(max_examples=10)
+@given(st.lists(st.sampled_from(["cancel", "lives"]), max_size=4))
+def test_each_dump_has_what_the_one_before_had(steps: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder, aioaudit.enable(RecorderExporter()):
+        before: list[bytes] = []
+        for number, step in enumerate(steps):
+            asyncio.run(cancel_one("victim") if step == "cancel" else make_lives(50))
+            path = Path(folder) / f"{number}.jsonl"
+            aioaudit.dump(path)
+            lines = path.read_bytes().splitlines()
+            assert lines[: len(before)] == before
+            assert len(lines) > len(before)
+            before = lines
