@@ -140,12 +140,14 @@ class ProcessDropped(Event, tag="process.dropped", kw_only=True):
     """Events were lost for this exporter: how many, and of which names.
 
     ``faults`` are kinds of internal errors that were seen for the first time: what they
-    concerned may be missing, and is not counted.
+    concerned may be missing, and is not counted.  ``unneeded`` of those that were lost were thrown
+    away, since no answer needs them: nothing that they tell had to do with a cancellation.
     """
 
     count: int
     events: list[str] = []
     faults: list[str] = []
+    unneeded: int = 0
 
 
 class HookAdd(Event, tag="hook.add", kw_only=True):

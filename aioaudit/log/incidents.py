@@ -101,7 +101,7 @@ def housekeeping(case: Case) -> str | None:
 
 def _housekeeping_of(run: LoggedRun) -> dict[int, str]:
     """The tasks of *run* whose cancellation is housekeeping, each with its kind."""
-    if run.dropped or run.faults:
+    if run.dropped or run.faults or run.thinned:
         return {}  # whom a request reached may be among what is missing
     faulty = {
         each.task for each in run.findings if each.severity == "finding" and each.kind != "slow"

@@ -98,7 +98,11 @@ class LoggedRun:
         self.uncancels_told = True
         """Whether calls of ``uncancel()`` are in this log."""
         self.dropped = 0
-        """Events that the log says it lacks."""
+        """Events that the log says it lacks, and that an answer may need."""
+        self.thinned = False
+        """Whether events that no answer needs were thrown away."""
+        self._losses: dict[int, int] = {}
+        self._seen: set[int] = set()
         self.faults: dict[str, None] = {}
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
@@ -249,6 +253,21 @@ class LoggedRun:
         self.makers[made.task] = (made.parent, made.source)
         if made.task not in self.ends:
             self.living[made.task] = (made.name, made.coro)
+
+    def is_new(self, event: Event) -> bool:
+        """Whether *event* was not there before: two dumps of a recorder have much in common."""
+        seen = event.seq in self._seen
+        self._seen.add(event.seq)
+        return not seen
+
+    def add_loss(self, lost: ProcessDropped) -> None:
+        """Count what is missing; of one number that comes again, with more, the most."""
+        count = min(lost.count, MOST_DROPPED) - min(max(lost.unneeded, 0), lost.count)
+        before = self._losses.get(lost.seq, 0)
+        self._losses[lost.seq] = max(before, count)
+        self.dropped += max(count - before, 0)
+        self.thinned |= lost.unneeded > 0
+        self.faults.update(dict.fromkeys(lost.faults))
 
     def add_request(self, request: RequestEvent) -> None:
         """Keep *request*."""
@@ -490,11 +509,13 @@ class Store(EventSink):
             run.add_request(cast(RequestEvent, event))
         elif kind is TaskUncancel:
             absorbed = cast(TaskUncancel, event)
-            run.uncancels.setdefault(absorbed.task, []).append(absorbed)
+            if run.is_new(absorbed):
+                run.uncancels.setdefault(absorbed.task, []).append(absorbed)
         elif kind is Finding:
             found = cast(Finding, event)
-            run.findings.append(found)
-            run.found.setdefault(found.task, []).append(found)
+            if run.is_new(found):
+                run.findings.append(found)
+                run.found.setdefault(found.task, []).append(found)
         elif kind is ProcessStart:
             run.pid = event.pid
             run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage
@@ -502,9 +523,7 @@ class Store(EventSink):
             if run.start is None:  # a rotated file repeats it
                 run.start = cast(ProcessStart, event)
         elif kind is ProcessDropped:
-            lost = cast(ProcessDropped, event)
-            run.dropped += min(lost.count, MOST_DROPPED)
-            run.faults.update(dict.fromkeys(lost.faults))
+            run.add_loss(cast(ProcessDropped, event))
         elif kind is ProcessEnd:
             end = cast(ProcessEnd, event)
             run.ended = event.ts

@@ -144,6 +144,7 @@ class Ring:
         self._round = 0
         self.lost = 0
         """How many events of this run are not here any more, or never came."""
+        self._unneeded = 0
         self._lost_names: set[str] = set()
         self._lost_at: int | None = None  # the number of one of them
         self._faults: dict[str, None] = {}
@@ -393,6 +394,7 @@ class Ring:
         """Throw away what answers need least, until there is room again."""
         limit = self.limit
         lives = self._lives
+        before = self.lost
         while self.size > limit and lives:
             life = lives.popleft()
             if isinstance(life, Returned):
@@ -415,6 +417,7 @@ class Ring:
                 made = self._living.pop(task)
                 self.size -= _cost_of_birth(made)
                 self._lose(1, _seq_of(made), "task.create")
+        self._unneeded += self.lost - before
         while self.size > limit and self._stories:
             self._throw_away(next(iter(self._stories)))
 
@@ -488,6 +491,7 @@ class Ring:
             count=self.lost,
             events=sorted(self._lost_names),
             faults=list(self._faults),
+            unneeded=self._unneeded,
         )
         return seq, encode_events([event])
 

@@ -181,6 +181,8 @@ def test_lives_without_incident_go_first_and_an_old_incident_stays() -> None:
     [dropped] = [event for event in events if event["event"] == "process.dropped"]
     assert dropped["count"] == len(batches.records) - (len(events) - 1) > 3_000
     assert set(dropped["events"]) == {"task.create", "task.done"}
+    assert dropped["unneeded"] == dropped["count"]
+    assert [run.dropped for run in log_of(lines).runs.values()] == [0]
     # Who asked is kept as long, although it just returned.
     [asker] = {event["by"] for event in events if event["event"] == "task.cancel"}
     about = [event["event"] for event in events if event.get("task") == asker]
@@ -197,6 +199,8 @@ def test_the_oldest_incident_goes_where_there_is_room_for_nothing_else() -> None
     names = [answer.name for answer in log_of(dumped(ring)).answers()]
     assert names == [f"victim-{number}" for number in range(200 - len(names), 200)]
     assert 20 < len(names) < 200
+    [run] = log_of(dumped(ring)).runs.values()
+    assert run.dropped >= 2 * (200 - len(names))
 
 
 def test_a_root_stays_as_long_as_what_came_of_it() -> None:
@@ -345,6 +349,32 @@ def test_a_dump_before_anything_happened_is_a_log_already(tmp_path: Path) -> Non
     assert [event["event"] for event in events_in((tmp_path / "a").read_bytes())] == [
         "process.start"
     ]
+
+
+def test_two_dumps_of_a_run_read_together_are_the_second_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        for number in range(100):
+            try:
+                async with asyncio.timeout(0):
+                    await asyncio.sleep(60)
+            except TimeoutError:
+                pass
+            done = asyncio.create_task(nothing())
+            await done
+            done.cancel()  # too late, which is found
+            if number in (50, 99):
+                aioaudit.dump(tmp_path / f"{number}.jsonl")
+
+    with aioaudit.enable(RecorderExporter(100_000)):
+        asyncio.run(main())
+    first, second = tmp_path / "50.jsonl", tmp_path / "99.jsonl"
+    alone, both = aioaudit.load(second), aioaudit.load([second, first, second])
+    [run], [together] = alone.runs.values(), both.runs.values()
+    assert run.dropped == together.dropped > 0
+    assert run.findings
+    assert {each.seq for each in together.findings} >= {each.seq for each in run.findings}
+    assert len({each.seq for each in together.findings}) == len(together.findings)
+    assert [each.root for each in both.answers()] == [each.root for each in alone.answers()]
 
 
 @settings(max_examples=10)
