@@ -38,15 +38,17 @@ class Dump:
         why: The trigger that wants it; None where code asks.
         written: Where it is, once it was written.
         error: Why it was not.
+        given_up: Whether nobody waits for it any more: it is not to be written then.
     """
 
-    __slots__ = ("error", "path", "why", "written")
+    __slots__ = ("error", "given_up", "path", "why", "written")
 
     def __init__(self, path: str | None, why: str | None = None) -> None:
         self.path = path
         self.why = why
         self.written: str | None = None
         self.error: Exception | None = None
+        self.given_up = False
 
 
 @runtime_checkable

@@ -893,6 +893,7 @@ def dump(path: str | os.PathLike[str] | None = None, *, timeout: float = 10.0) -
             if wanted.error is not None:
                 raise wanted.error
             if wanted.written is None:
+                wanted.given_up = True
                 raise DumpError(f"the recorder wrote no dump within {timeout:g} s")
             return wanted.written
     raise DumpError("no recorder is on: AIOAUDIT=recorder, or aioaudit.enable('recorder')")

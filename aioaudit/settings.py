@@ -367,10 +367,13 @@ _UNITS = {
 def _recorder_size(where: str, given: Any) -> int:
     if isinstance(given, str) and not given.strip():
         return DEFAULT_RECORDER_SIZE
-    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)\s*", str(given))
+    if not isinstance(given, str | int | float):
+        raise TypeError(f"{where} is a number of bytes, or text with a unit, not {shown(given)}")
+    text = given if isinstance(given, str) else shown(given)
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(found[2].lower()) if found else None
     allowed = "a number of bytes, or one with a unit: 512 kB, 16 MB, 1 GB, 16 MiB; at least 64 kB"
-    if found is None or unit is None or isinstance(given, bool):
+    if found is None or unit is None:
         raise bad_value(where, given, "this is no size", allowed)
     size = int(float(found[1]) * unit)
     if size < LEAST_RECORDER_SIZE:

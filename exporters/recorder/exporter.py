@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from aioaudit.dumps import EXIT, FINDING, Dump
+from aioaudit.dumps import EXIT, FINDING, Dump, DumpError
 from aioaudit.events import Event, Finding, ProcessEnd, TaskDone
 from aioaudit.exporter import Batch
 from aioaudit.exporters.recorder.ring import Ring
@@ -82,9 +82,9 @@ class RecorderExporter:
         self._forget_the_parent()
         while self._asked:
             dump = self._asked.popleft()
-            if dump.path is None and dump.why is not None:
+            if dump.why is not None:
                 self._write_because(dump.why)
-            else:
+            elif not dump.given_up:
                 self._write(dump)
 
     def shutdown(self) -> None:
@@ -155,7 +155,7 @@ class RecorderExporter:
         try:
             path = self._own_path() if dump.path is None else dump.path
             if self._ring.start is None:
-                raise RuntimeError("nothing was recorded yet")
+                raise DumpError("nothing was recorded yet")
             write_whole(path, self._ring.lines(timestamp(time.time_ns())))
         except Exception as error:  # noqa: BLE001 - whatever it is, the recorder goes on
             dump.error = error

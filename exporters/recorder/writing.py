@@ -30,11 +30,12 @@ def write_whole(path: str, portions: Iterable[bytes]) -> None:
     sees half of it.  A pipe, a device or a link is written to as it is.
 
     Raises:
-        OSError: it cannot be written; what was there is there still.
+        OSError: it cannot be written, or is a pipe that nobody reads from; a file that was there
+            is there still.
         PlantedError: another user may have put there what is there.
     """
     if not _is_file_or_nothing(path):
-        _write_all(open_to_write(path, append=False), portions)
+        _write_all(open_to_write(path, append=False, wait=False), portions)
         return
     folder, name = os.path.split(path)
     partly = os.path.join(folder, f".{name}.{os.getpid()}.part")  # noqa: PTH118 - pathlib takes its time to import

@@ -523,6 +523,8 @@ def test_one_file_has_one_choice_of_events(tmp_path: Path) -> None:
             "otel_status='cause': this call names no exporter 'otel'",
         ),
         ((MemoryExporter(),), {"otel_tasks": ["a:*"]}, "otel_tasks=['a:*']: this call names no"),
+        (("jsonl",), {"recorder_size": "1MB"}, "recorder_size='1MB': this call names no exporter"),
+        ((), {"recorder_dump": "exit"}, "recorder_dump='exit': this call names no exporter"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(
@@ -591,6 +593,9 @@ def test_every_setting_is_an_argument_of_its_own_name() -> None:
         ({"otel_tasks": "ALL"}, "otel_tasks", "all"),
         ({"otel_tasks": ["shop.*:handle", "b:*"]}, "otel_tasks", "shop.*:handle,b:*"),
         ({"otel_status": "Unset"}, "otel_status", "unset"),
+        ({"recorder_size": 100_000}, "recorder_size", 100_000),
+        ({"recorder_size": 1e6}, "recorder_size", 1_000_000),
+        ({"recorder_dump": ["exit", "signal:USR2"]}, "recorder_dump", ("exit", "signal:USR2")),
         ({"events": []}, "events", settings.ALWAYS),
         ({"events": ""}, "events", frozenset(settings.EVENT_NAMES)),
         ({"jsonl_path": Path("x/{pid}.jsonl")}, "jsonl_path", "x/{pid}.jsonl"),
@@ -625,6 +630,13 @@ def test_an_argument_is_stronger_than_its_variable(
             "otel_status='eror': 'eror' is none (did you mean 'error'?);"
             " allowed: cause, unset, error",
         ),
+        ({"recorder_size": 10**5000}, "recorder_size=<int>: this is no size;"),
+        ({"recorder_size": -1}, "recorder_size=-1: this is no size;"),
+        ({"recorder_size": True}, "recorder_size=True: this is no size;"),
+        (
+            {"recorder_dump": ["exits"]},
+            "recorder_dump='exits': 'exits' is no trigger (did you mean",
+        ),
         ({"otel_tasks": ["all", "a:*"]}, "otel_tasks='all,a:*': 'all' cannot stand among others;"),
         ({"events": "task.cancl"}, "events='task.cancl': 'task.cancl' is no event"),
         ({"jsonl_path": "{host}"}, "jsonl_path='{host}': {host} stands for nothing;"),
@@ -638,7 +650,9 @@ def test_a_bad_argument_is_named_as_it_was_written_and_nothing_is_turned_on(
     assert not on()
 
 
-@pytest.mark.parametrize("field", ["events", "otel_tasks", "otel_status", "jsonl_path"])
+@pytest.mark.parametrize(
+    "field", ["events", "otel_tasks", "otel_status", "jsonl_path", "recorder_dump"]
+)
 def test_an_argument_of_another_type_is_a_type_error(field: str) -> None:
     with pytest.raises(TypeError, match=f"^{field} is .*, not 5$"):
         aioaudit.enable(**{field: 5})  # type: ignore[arg-type]  # that is what is wrong

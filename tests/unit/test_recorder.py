@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ from tests.random_trees import (
     perform,
     plans,
 )
+from tests.waiting import PATIENCE
 
 NOW = "2026-11-30T12:00:00.000000Z"
 ROOMY = 10**9
@@ -346,7 +349,7 @@ def test_what_is_found_of_a_request_stays_with_it_also_in_a_story_of_several() -
         told.obey(task, told.ask(task, origin="called"))
     left, lines = told.agrees(40_000)
     assert not {1, 2} & left.keys()
-    assert b'"finding"' not in lines
+    assert b'"event":"finding"' not in lines
 
 
 def test_what_is_lost_before_it_came_is_told_too() -> None:
@@ -426,6 +429,43 @@ def test_dump_replaces_a_file_as_a_whole(tmp_path: Path) -> None:
             aioaudit.dump(tmp_path / "no" / "dump.jsonl")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    target.touch(0o600)
+    link.symlink_to(target)
+    with aioaudit.enable("recorder"):
+        with pytest.raises(BlockingIOError):
+            aioaudit.dump(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            aioaudit.dump(pipe)
+            read = os.read(reader, 100_000)
+        finally:
+            os.close(reader)
+        aioaudit.dump(link)
+    assert link.is_symlink()
+    assert [event["event"] for event in events_in(read)] == ["process.start"]
+    assert target.read_bytes() == read
+
+
+def test_a_dump_that_nobody_waits_for_any_more_is_not_written(tmp_path: Path) -> None:
+    recorder = RecorderExporter()
+    hold = threading.Event()
+
+    def slow(events: Sequence[Event]) -> None:
+        hold.wait(PATIENCE)
+        RecorderExporter.export(recorder, events)
+
+    recorder.export = slow  # type: ignore[method-assign]
+    with aioaudit.enable(recorder):
+        with pytest.raises(aioaudit.DumpError, match=r"no dump within 0\.01 s"):
+            aioaudit.dump(tmp_path / "late", timeout=0.01)
+        hold.set()
+        aioaudit.dump(tmp_path / "in time")
+    assert [each.name for each in tmp_path.iterdir()] == ["in time"]
 
 
 def test_dump_without_a_recorder_says_so(tmp_path: Path) -> None:
