@@ -19,12 +19,11 @@ All else is a line.  What was thrown away is counted.
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from aioaudit.core import Asked, Obeyed, TakenBack
 from aioaudit.events import (
@@ -42,6 +41,8 @@ from aioaudit.events import (
 from aioaudit.exporter import Batch, Created, Record, Returned, encode_events
 from aioaudit.text import LIMIT
 
+_OF_LIVES = frozenset((Created, Returned))
+
 Line: TypeAlias = tuple[int, bytes]
 """A finished line, after its ``seq``."""
 
@@ -57,14 +58,12 @@ _RETURNED = 150  # a `Returned`, and its place in a queue
 _LINE = 190  # a line beside its text: the object, its number, the pair, the places of all these
 _STORY = 1_100  # a story without its lines
 
-_SHORT = 20  # characters of a name that need not be counted
+_SHORT = 20  # characters of a name that are counted with the rest of it
 _LONG = 200  # so many lines of one task are enough for one story
 _MOST_STEPS = 100  # so many stories are kept because of the last one of a chain
 _PORTION = 500  # lines that are given away at once: for so long nobody else has the GIL
 _SORTED = 2_000  # items that are sorted at once: the same
 _AT_ONCE = 200  # living tasks that make room at once
-
-_getsizeof = sys.getsizeof
 
 
 class Story:
@@ -153,37 +152,48 @@ class Ring:
 
     def take(self, events: Sequence[Event]) -> None:
         """Keep *events*, and make room for them."""
-        records: Sequence[Record] = events.records if isinstance(events, Batch) else events
-        rest: list[Record] = [each for each in records if not isinstance(each, Created | Returned)]
+        # By far the most are births and returns, so what is done for these is written out.
+        records: Sequence[Any] = events.records if isinstance(events, Batch) else events
+        rest = [each for each in records if type(each) not in _OF_LIVES]
         lines = iter(_lines_of(rest)) if rest else iter(())
         living, lives = self._living, self._lives
+        size = self.size
         for record in records:
             kind = type(record)
             if kind is Created:
-                made = cast(Created, record)
-                living[made.task] = made
-                self.size += _MADE
+                living[record.task] = record
+                size += _MADE
             elif kind is Returned:
-                ended = cast(Returned, record)
-                born = ended.born
+                born = record.born
                 name = born.name_or_task
-                if living.get(born.task) is born and type(name) is str and len(name) <= LIMIT:
-                    del living[born.task]
-                    lives.append(ended)
-                    self.size += _RETURNED + _getsizeof(name)
+                made = living.pop(born.task, None)
+                if made is born and type(name) is str and len(name) <= LIMIT:
+                    lives.append(record)
+                    size += _RETURNED
+                    if len(name) > _SHORT:
+                        size += 4 * len(name)
                 else:
-                    self._take_returned(born.task, (ended.seq, encode_events(Batch([ended]))))
+                    if made is not None:
+                        living[born.task] = made
+                    self.size = size
+                    self._take_returned(born.task, (record.seq, encode_events(Batch([record]))))
+                    size = self.size
             else:
-                line = record.seq, next(lines)
-                take = self._take_one.get(kind)
-                if take is None:
-                    self._others.append(line)
-                    self.size += _LINE + len(line[1])
-                else:
-                    take(record, line)
-                    living, lives = self._living, self._lives  # a new run has others
-        if self.size > self.limit:
+                self.size = size
+                self._take_other(kind, record, (record.seq, next(lines)))
+                size = self.size
+                living, lives = self._living, self._lives  # a new run has others
+        self.size = size
+        if size > self.limit:
             self._make_room()
+
+    def _take_other(self, kind: type[Any], record: Any, line: Line) -> None:
+        take = self._take_one.get(kind)
+        if take is not None:
+            take(record, line)
+        else:
+            self._others.append(line)
+            self.size += _LINE + len(line[1])
 
     def _take_start(self, event: ProcessStart, line: Line) -> None:
         if self.start is None or event.run != self.start.run:
@@ -395,18 +405,28 @@ class Ring:
         limit = self.limit
         lives = self._lives
         before = self.lost
-        while self.size > limit and lives:
+        seq = 0
+        size = self.size
+        count = 0
+        while size > limit and lives:
             life = lives.popleft()
             if isinstance(life, Returned):
-                self.size -= _MADE + _RETURNED + _getsizeof(life.born.name_or_task)
-                self._lose(2, life.seq, "task.create", "task.done")
+                size -= _MADE + _RETURNED
+                name = life.born.name_or_task
+                if len(name) > _SHORT:
+                    size -= 4 * len(name)
+                count += 2
+                seq = life.seq
                 continue
             made, (seq, line) = life
-            self.size -= _LINE + len(line)
-            self._lose(1, seq, "task.done")
+            size -= _LINE + len(line)
+            count += 1
             if made is not None:
-                self.size -= _cost_of_birth(made)
-                self._lose(1, seq, "task.create")
+                size -= _cost_of_birth(made)
+                count += 1
+        self.size = size
+        if count:
+            self._lose(count, seq, "task.create", "task.done")
         while self.size > limit and self._others:
             seq, line = self._others.popleft()
             self.size -= _LINE + len(line)
