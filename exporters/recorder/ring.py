@@ -23,7 +23,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from aioaudit.core import Asked, Obeyed, TakenBack
 from aioaudit.events import (
@@ -153,7 +153,7 @@ class Ring:
     def take(self, events: Sequence[Event]) -> None:
         """Keep *events*, and make room for them."""
         # By far the most are births and returns, so what is done for these is written out.
-        records: Sequence[Any] = events.records if isinstance(events, Batch) else events
+        records = cast("Sequence[Any]", getattr(events, "records", events))
         rest = [each for each in records if type(each) not in _OF_LIVES]
         lines = iter(_lines_of(rest)) if rest else iter(())
         living, lives = self._living, self._lives
