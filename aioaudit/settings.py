@@ -29,6 +29,7 @@ BLOCKED_VARIABLE = "AIOAUDIT_BLOCKED"
 NOTES_VARIABLE = "AIOAUDIT_NOTES"
 RECORDER_SIZE_VARIABLE = "AIOAUDIT_RECORDER_SIZE"
 RECORDER_DUMP_VARIABLE = "AIOAUDIT_RECORDER_DUMP"
+RECORDER_SOCKET_VARIABLE = "AIOAUDIT_RECORDER_SOCKET"
 CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
@@ -114,6 +115,7 @@ class Settings(NamedTuple):
         notes: Whether errors of cancelled tasks carry a note that says who cancelled.
         recorder_size: How many bytes the recorder may take.
         recorder_dump: When it writes what it keeps by itself: words of `_recorder_dump`.
+        recorder_socket: Whether it can be asked from outside of the process.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -127,6 +129,7 @@ class Settings(NamedTuple):
     notes: bool = False
     recorder_size: int = DEFAULT_RECORDER_SIZE
     recorder_dump: tuple[str, ...] = ()
+    recorder_socket: bool = True
 
 
 def is_off(value: str | None) -> bool:
@@ -343,13 +346,21 @@ def _length(where: str, given: Any, default: float, allowed: str) -> float:
 
 
 def _notes(where: str, given: Any) -> bool:
+    return _switch(where, given, otherwise=False)
+
+
+def _switch(where: str, given: Any, *, otherwise: bool) -> bool:
     if isinstance(given, bool):
         return given
     word = _word(_joined(where, given))
     if word and word not in (*ON_WORDS, *OFF_WORDS):
         wrong = f"{word!r} is neither on nor off"
         raise bad_value(where, given, wrong, f"{'/'.join(ON_WORDS)} or {'/'.join(OFF_WORDS)}")
-    return word in ON_WORDS
+    return word in ON_WORDS if word else otherwise
+
+
+def _recorder_socket(where: str, given: Any) -> bool:
+    return _switch(where, given, otherwise=True)
 
 
 _UNITS = {
@@ -513,6 +524,13 @@ TABLE = (
         _recorder_dump,
         "when [`recorder`](recorder.md#by-itself) writes by itself",
         "off",
+    ),
+    Variable(
+        RECORDER_SOCKET_VARIABLE,
+        "recorder_socket",
+        _recorder_socket,
+        "whether `recorder` can be [asked from outside](live.md)",
+        "on",
     ),
     Variable(
         OTEL_TASKS_VARIABLE,
