@@ -13,17 +13,27 @@ import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import FrameType
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from aioaudit.errors import AioauditError
 from aioaudit.text import say
 from aioaudit.threads import get_ident, main_ident
+from aioaudit.timestamps import timestamp
+
+if TYPE_CHECKING:
+    from aioaudit.live.protocol import ProcessFacts
 
 FINDING = "finding"
 ERROR = "error"
 EXIT = "exit"
 SIGNAL = "signal"
 """What may have a recorder write a file by itself; the first and the last with a word behind ``:``."""
+
+
+def name_of_dump(ns: int, pid: int) -> str:
+    """What a dump is called that was given no name: after the time and the process."""
+    stamp = timestamp(ns).replace("-", "").replace(":", "")
+    return f"aioaudit-{stamp}-{pid}.jsonl"
 
 
 class DumpError(AioauditError, RuntimeError):
@@ -51,12 +61,30 @@ class Dump:
         self.given_up = False
 
 
+class Source(Protocol):
+    """What a recorder says of the process beside what it keeps."""
+
+    def facts(self) -> ProcessFacts:
+        """How the process is; what the recorder knows itself is left out."""
+        ...
+
+    def tasks(self, most: int) -> tuple[Iterable[bytes], int]:
+        """A line for each living task, in portions, and how many there are above *most*."""
+        ...
+
+
 @runtime_checkable
 class Dumper(Protocol):
     """An exporter that keeps events and writes them when asked."""
 
     dump_on: frozenset[str]
     """When it does so by itself."""
+
+    source: Source | None
+    """Whom it asks about the process."""
+
+    door: Any
+    """By which it is asked from outside of the process; None where it is not."""
 
     def ask(self, dump: Dump) -> None:
         """Have *dump* made at the next ``flush``; may be called in any thread."""

@@ -45,14 +45,28 @@ _warning = _OneWarning()
 _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 
 
+_returning = False
+
+
+def expect_one() -> None:
+    """A thread of ours has ended for the fork that follows, and is back at once after it.
+
+    From 3.13 on that is before Python counts.
+    """
+    global _returning
+    _returning = True
+
+
 def hush() -> None:
     """Keep back the warning of the fork that follows, if ours are its only threads beside one."""
+    global _returning
+    returning, _returning = _returning, False
     _warning.armed = False
-    if not (FORK_WARNS_OF_THREADS and count_living()):
+    if not (FORK_WARNS_OF_THREADS and (returning or count_living())):
         return
     there = _threads()  # first: one of ours that goes meanwhile is not to count for the program's
     ours = count_living()
-    _warning.armed = ours > 0 and there - ours <= 1
+    _warning.armed = (returning or ours > 0) and there - ours <= 1
     if _warning.armed and _filter not in warnings.filters:
         # Not by `filterwarnings`: that forgets which warnings were shown once already.
         filters: Any = warnings.filters

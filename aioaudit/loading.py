@@ -63,7 +63,10 @@ def _recorder(settings: Settings) -> Exporter:
     from aioaudit.exporters.recorder import RecorderExporter
 
     return RecorderExporter(
-        settings.recorder_size, dump_on=settings.recorder_dump, folder=settings.folder
+        settings.recorder_size,
+        dump_on=settings.recorder_dump,
+        folder=settings.folder,
+        socket=settings.recorder_socket,
     )
 
 

@@ -82,6 +82,7 @@ _OF_EXPORTERS = {
     "otel_status": "otel",
     "recorder_size": "recorder",
     "recorder_dump": "recorder",
+    "recorder_socket": "recorder",
 }
 """The settings that an exporter is made with, and the one exporter that has it, if only one has."""
 
@@ -197,7 +198,20 @@ class Session:
         recorder.state.tasks.creations_seen = bool({"task.create", "task.done"} & wanted)
         if getattr(type(exporter), "is_journal", False) is True:
             return cast("Journal", exporter)
-        return Pipeline(exporter, name=name, run=self.run, start=self.start_event, late=True)
+        door = None
+        asked: object = exporter
+        if is_dumper(asked):
+            from aioaudit.live.tasks import Look
+
+            asked.source = Look(recorder.state, self._exporters)
+            door = asked.door
+        return Pipeline(
+            exporter, name=name, run=self.run, start=self.start_event, late=True, door=door
+        )
+
+    def _exporters(self) -> list[str]:
+        """What the exporters are called."""
+        return [journal.name for journal, _ in self.sinks]
 
     def apply(self) -> None:
         """Make the bridge, the recorder and its probes, and the exporters follow what is wanted."""
@@ -431,6 +445,7 @@ def enable(
     otel_status: str | None = None,
     recorder_size: int | str | None = None,
     recorder_dump: str | Iterable[str] | None = None,
+    recorder_socket: bool | None = None,
 ) -> Auditing:
     """Turn auditing on for this process; doing it again adds exporters.
 
@@ -455,6 +470,8 @@ def enable(
         recorder_size: Bytes that ``"recorder"`` may take, as a number or with a unit (``"16MB"``).
         recorder_dump: When ``"recorder"`` writes what it keeps by itself: ``finding``, ``error``,
             ``exit``, ``signal:USR2``, as a list or separated by commas.
+        recorder_socket: Whether ``"recorder"`` can be asked from outside of the process
+            (``aioaudit ps`` and others).
 
     What is left out comes from the variables of the environment (``docs/settings.md``),
     which are read anew at each call.
@@ -493,6 +510,7 @@ def enable(
         otel_status=otel_status,
         recorder_size=recorder_size,
         recorder_dump=recorder_dump,
+        recorder_socket=recorder_socket,
     )
     wanted = settings.exporters
     if not names and (objects or is_off(environ.get(VARIABLE))):
@@ -504,6 +522,7 @@ def enable(
         "otel_status": otel_status,
         "recorder_size": recorder_size,
         "recorder_dump": recorder_dump,
+        "recorder_socket": recorder_socket,
     }
     call = _Call(wanted, [(type(each).__name__, each) for each in objects], settings)
     call.given = {name: value for name, value in given.items() if value is not None}

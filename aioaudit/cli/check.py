@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import click
 
 from aioaudit.cli import lacking
+from aioaudit.cli.processes import readable
 from aioaudit.cli.terminal import (
     as_json,
     named,
@@ -20,6 +21,7 @@ from aioaudit.cli.terminal import (
 )
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group, grouped, report_of
+from aioaudit.live.client import LiveError
 from aioaudit.log import Log, load
 from aioaudit.settings import suggestion
 
@@ -46,7 +48,8 @@ def _kinds(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...])
 def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_json: bool) -> int:
     """Say what went wrong with cancellations.
 
-    LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
+    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
+    number of a process that runs with AIOAUDIT=recorder.
     The same finding at the same lines is shown once, with a count.  If nothing
     went wrong, nothing is printed.
 
@@ -56,8 +59,11 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
     if not wants_json and find_spec("rich") is None:
         return lacking("rich", "text for people (--json does without)")
     try:
-        with progress() as report:
-            log = load(logs, progress=report)
+        with readable(logs) as files, progress() as report:
+            log = load(files, progress=report)
+    except LiveError as error:
+        say(str(error))
+        return BAD
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
         return BAD

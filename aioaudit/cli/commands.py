@@ -17,6 +17,8 @@ COMMANDS = {
     "check": "Say what went wrong with cancellations.",
     "report": "Draw a log: one HTML file for any browser.",
     "export": "Show a log in a trace view.",
+    "ps": "List audited processes, or the living tasks of one.",
+    "dump": "Write what a process has kept to a file.",
     "doctor": "Say what of aioaudit works in this environment.",
 }
 """The name of each subcommand, which is its module's too, and what it does."""

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 import click
 
+from aioaudit.cli.processes import readable
 from aioaudit.cli.terminal import (
     OutputClosed,
     is_one_of,
@@ -30,6 +31,7 @@ from aioaudit.exporters.otel.otlp_json import JsonWriter
 from aioaudit.exporters.otel.replay import LogReplay, Tell
 from aioaudit.exporters.otel.upload import Collector
 from aioaudit.exporters.perfetto.picture import Picture, Shape
+from aioaudit.live.client import LiveError
 from aioaudit.log.ordered import read_in_order
 from aioaudit.log.store import EventSink
 from aioaudit.opening import PlantedError, open_to_write
@@ -93,10 +95,11 @@ class _Command(click.Command):
 def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str | None) -> int:
     """Show a log in a trace view.
 
-    LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
-    Its cancellations become the spans that AIOAUDIT=otel would have sent, with
-    the same ids each time.  AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the
-    OTEL_* variables hold as they do there.  For Perfetto all tasks are drawn.
+    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
+    number of a process that runs with AIOAUDIT=recorder.  Its cancellations become
+    the spans that AIOAUDIT=otel would have sent, with the same ids each time.
+    AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the OTEL_* variables hold as they
+    do there.  For Perfetto all tasks are drawn.
 
     Exit status: 0 if all spans are there, 1 if the log has none, 2 for a bad
     call or an unreadable log, 3 if the collector did not take all of them.
@@ -113,7 +116,7 @@ def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str 
         if target == PERFETTO:
             return _draw(logs, name)
         return _write(logs, settings, name)
-    except (SettingsError, ExporterError) as error:
+    except (SettingsError, ExporterError, LiveError) as error:
         say(str(error))
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
@@ -263,8 +266,8 @@ class _TraceFile(_File):
 def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> EventSink:
     """Give the spans of *logs* to *tell*."""
     spans = LogReplay(settings.otel_tasks, settings.otel_status, tell)
-    with progress() as report:
-        found = read_in_order(logs, spans.take, progress=report)
+    with readable(logs) as files, progress() as report:
+        found = read_in_order(files, spans.take, progress=report)
     spans.finish()
     report_problems(found)
     return found

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from aioaudit.cli import lacking
+from aioaudit.cli.processes import readable
 from aioaudit.cli.terminal import (
     RelativePath,
     as_json,
@@ -26,6 +27,7 @@ from aioaudit.cli.terminal import (
     report_problems,
     say,
 )
+from aioaudit.live.client import LiveError
 from aioaudit.log import Case, Log, load
 from aioaudit.log.incidents import housekeeping
 from aioaudit.settings import suggestion
@@ -57,7 +59,8 @@ def command(
 ) -> int:
     """Say who cancelled a task, and why.
 
-    LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
+    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
+    number of a process that runs with AIOAUDIT=recorder.
     Without --task, the root causes of all cancellations are listed, worst first;
     those that a program is none the worse for are counted in one last line.
 
@@ -67,8 +70,11 @@ def command(
     if not in_json and find_spec("rich") is None:
         return lacking("rich", "text for people (--json does without)")
     try:
-        with progress() as report:
-            log = load(logs, progress=report)
+        with readable(logs) as files, progress() as report:
+            log = load(files, progress=report)
+    except LiveError as error:
+        say(str(error))
+        return BAD
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
         return BAD

@@ -105,6 +105,13 @@ def waiter_of(callback: Any) -> tuple[Any, str] | None:
     return None if waiter is None or not isinstance(when, str) else (waiter, when)
 
 
+def shielded_of(callback: Any) -> Any:
+    """The future of the `asyncio.shield` that hears by *callback* of what it shields."""
+    if type(callback) is not FunctionType or callback.__code__ is not _SHIELD_INNER_DONE:
+        return None
+    return _cell(callback, internals.SHIELD_OUTER.name)
+
+
 def waiting_for(event: Any) -> Any:
     """The futures by which tasks wait for the `asyncio.Event` *event*, none where it shows none."""
     return getattr(event, internals.EVENT_WAITERS.name, ())

@@ -404,6 +404,13 @@ SHIELD_INNER_DONE = Internal(
     "who cancelled the plain future that a shield waits for",
     sort="function",
 )
+SHIELD_OUTER = Internal(
+    "outer",
+    "asyncio.tasks:shield.<locals>._inner_done_callback",
+    "the future of a shield",
+    "which task waits for a living one by way of a shield",
+    sort="variable",
+)
 CHAIN_CALL_SET_STATE = Internal(
     "_call_set_state",
     "asyncio.futures:_chain_future",

@@ -86,6 +86,15 @@ def name_of(task: Any) -> str | None:
     return None
 
 
+def cancelling_of(task: Any) -> int:
+    """How many requests to cancel *task* stand; subclasses are not asked, as in `name_of`."""
+    for cls in task_classes():
+        if isinstance(task, cls):
+            with suppress(AttributeError):
+                return int(cls.cancelling(task))
+    return 0
+
+
 def current_task() -> Any:
     """The task that runs in this thread, None where none does."""
     try:

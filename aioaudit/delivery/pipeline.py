@@ -23,7 +23,7 @@ from aioaudit.delivery.losses import NOT_YET, Losses
 from aioaudit.delivery.ordering import HOLD, LOOKS, Ordering
 from aioaudit.delivery.pace import Pace
 from aioaudit.delivery.records import Record
-from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Worker
+from aioaudit.delivery.worker import EXPORTING, PERIOD, Completion, Door, Worker
 from aioaudit.events import ProcessDropped, ProcessEnd, ProcessStart
 from aioaudit.exporter import Exporter, ExporterError, NotTakenError
 from aioaudit.identity import Run
@@ -55,6 +55,7 @@ class Pipeline:
         hold: Seconds that what follows a gap waits for the missing event.
         late: Whether nothing is owed to the exporter before it has joined (`join`), as where
             the run has begun already; else all that comes after *start* is.
+        door: By which the exporter is asked from outside of the process, if it is.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Pipeline:
         capacity: int = 100_000,
         hold: float = HOLD,
         late: bool = False,
+        door: Door | None = None,
     ) -> None:
         self.exporter = exporter
+        self._door = door
         self.name = name
         self.capacity = capacity
         self.hold = hold
@@ -97,7 +100,7 @@ class Pipeline:
         self._run = run
         self._losses = Losses(start.seq - 1)
         self.ordering = Ordering(start, self._losses, self.hold)
-        self.worker = Worker(self, self.name)
+        self.worker = Worker(self, self.name, self._door)
         self.pace.begin()
         self._faults_told = 0  # how many kinds of internal faults the exporter knows of
         self._written = 0
@@ -263,6 +266,8 @@ class Pipeline:
         put or `open_now` is called.
         """
         failed = self.failed
+        if self._door is not None:
+            self._door.forget()
         self.queue.clear()
         EXPORTING.clear()
         self._begin(run, start)

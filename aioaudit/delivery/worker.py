@@ -2,6 +2,7 @@
 
 - It sleeps for good while nothing comes; the first event wakes it, and from then on it
   looks every `PERIOD` until nothing more comes.
+- Where the exporter can be asked from outside it sleeps at that door (`Door`), and answers.
 - Whoever wants something done leaves a `Completion` and waits for it with a timeout.
   Nothing is locked while waiting, so it may be called from anywhere: inside the loop,
   from several threads, from a signal handler that interrupted this module itself.
@@ -17,10 +18,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from aioaudit.cpython.threads import name_of_thread
+from aioaudit.forks import expect_one
 from aioaudit.text import say
 from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic
 
@@ -77,6 +80,46 @@ class Job(Protocol):
         ...
 
 
+class Door(Protocol):
+    """By which somebody outside of the process asks the exporter something: its thread answers."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may come."""
+        ...
+
+    def open(self) -> None:
+        """Let them come, where they may not yet."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody come any more."""
+        ...
+
+    def forget(self) -> None:
+        """This is a forked child, and the door the parent's."""
+        ...
+
+    def sleep(self, timeout: float, woken: Callable[[], bool]) -> None:
+        """Sleep until somebody asks, `wake` is called, or for *timeout* seconds (-1: for good).
+
+        Not at all where *woken* says that the thread was woken before.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Let `sleep` end; called in any thread, and in a signal's handler."""
+        ...
+
+    def hear(self) -> bool:
+        """Whether somebody has asked; waits for nobody."""
+        ...
+
+    def answer(self) -> None:
+        """Answer one of them."""
+        ...
+
+
 class Completion:
     """Something that a caller waits for: a locked lock that the thread releases."""
 
@@ -103,11 +146,13 @@ class Worker:
     Args:
         job: What is to be done.
         name: What messages on stderr call it.
+        door: By which it is asked from outside, if it is.
     """
 
-    def __init__(self, job: Job, name: str) -> None:
+    def __init__(self, job: Job, name: str, door: Door | None = None) -> None:
         self._job = job
         self._name = name
+        self._door = door
         self._pausing = False  # for a fork
         self._unstartable = False
         self._thread: Thread | None = None
@@ -144,6 +189,8 @@ class Worker:
         """Wake the thread, if it sleeps."""
         with suppress(RuntimeError):  # not locked: somebody woke the thread already
             self._wake.release()
+        if self._door is not None:
+            self._door.wake()
 
     def thread_name(self) -> str:
         """The name of the thread that plays the worker's part just now."""
@@ -189,6 +236,8 @@ class Worker:
         if thread is None or self.is_here():
             return
         self._pausing = True
+        if self._is_reachable():
+            expect_one()
         self.signal()
         thread.join(timeout)
 
@@ -198,8 +247,12 @@ class Worker:
         if self._job.over or self._thread is not None:
             return
         self._job.set_idle(True)
-        if self._has_work():
+        if self._has_work() or self._is_reachable():
             self._job.wake_up()
+
+    def _is_reachable(self) -> bool:
+        """Whether somebody outside may ask at any time."""
+        return self._door is not None and self._door.is_open
 
     # -- the thread -------------------------------------------------------------------
 
@@ -237,7 +290,7 @@ class Worker:
         rest = False  # whether to wait before the next look
         while True:
             if rest and not (self._completions or job.closing or self._pausing):
-                self._wake.acquire(timeout=job.time_to_rest())
+                self._sleep(job.time_to_rest())
             rest = True
             pausing = self._pausing
             with self._work_lock:
@@ -245,6 +298,8 @@ class Worker:
                 if job.over or pausing:
                     self._leave()
                     return
+                if self._door is not None:
+                    busy = self._attend(self._door) or busy
             quiet = 0 if busy else quiet + 1
             if quiet < _QUIET_LOOKS:
                 continue
@@ -252,12 +307,41 @@ class Worker:
             if threading.main_thread() is not _MAIN:
                 # A child that was forked in another thread ends when its last
                 # thread does: waiting here would keep it alive for good.
+                if self._door is not None:
+                    self._door.close()
                 self._leave()
                 return
             job.set_idle(True)
             if not (self._has_work() or job.closing or self._pausing):
-                self._wake.acquire()
+                self._sleep()
             job.set_idle(False)
+
+    def _sleep(self, timeout: float = -1) -> None:
+        """Until somebody wakes the thread or asks something, *timeout* seconds at most."""
+        door = self._door
+        if door is not None and door.is_open:
+            door.sleep(timeout, self._was_woken)
+        else:
+            self._wake.acquire(timeout=timeout)
+
+    def _was_woken(self) -> bool:
+        return self._wake.acquire(blocking=False)
+
+    def _attend(self, door: Door) -> bool:
+        """Answer who asks, after all that has happened before was taken; whether somebody did."""
+        self.ident = ident = get_ident()
+        EXPORTING.add(ident)
+        try:
+            door.open()
+            if not door.hear():
+                return False
+            self._job.turn(everything=True, flush=False)
+            if not self._job.over:
+                door.answer()
+            return True
+        finally:
+            self.ident = None
+            EXPORTING.discard(ident)
 
     def _leave(self) -> None:
         """The thread is about to end: see to it that nobody counts on it."""

@@ -170,7 +170,9 @@ class Process:
                 break
             except OSError as error:
                 if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-                    raise LiveError(f"process {self.pid} has ended, or is not audited any more") from None
+                    raise LiveError(
+                        f"process {self.pid} has ended, or is not audited any more"
+                    ) from None
                 tries -= error.errno != errno.EAGAIN  # where others crowd, for as long as it takes
             else:
                 if said.endswith(b"\n"):
@@ -204,7 +206,9 @@ class Process:
         try:
             answer = decode_answer(said)
         except msgspec.MsgspecError as error:
-            raise LiveError(f"process {self.pid} answers what means nothing here ({error})") from None
+            raise LiveError(
+                f"process {self.pid} answers what means nothing here ({error})"
+            ) from None
         if answer.error is not None:
             raise LiveError(f"process {self.pid} cannot answer: {answer.error}")
         if answer.version != VERSION:
@@ -359,7 +363,7 @@ def _why_not(pid: int) -> str:
     except PermissionError:
         return f"process {pid} is another user's: ask as that user"
     with suppress(OSError):
-        owner = os.stat(f"/proc/{pid}").st_uid
+        owner = Path(f"/proc/{pid}").stat().st_uid
         if owner != folder.me():
             return f"process {pid} is another user's ({owner}): ask as that user"
     environ = _environ_of(pid) or {}
@@ -373,9 +377,7 @@ def _why_not(pid: int) -> str:
             " (its stderr says why)"
         )
     if asked and names[0] not in OFF_WORDS:
-        return (
-            f"process {pid} is audited without a recorder: start it with {VARIABLE}=recorder,{asked}"
-        )
+        return f"process {pid} is audited without a recorder: start it with {VARIABLE}=recorder,{asked}"
     return f"process {pid} is not audited: start it with {HOW}"
 
 
@@ -385,7 +387,7 @@ def _why_not(pid: int) -> str:
 def roomy() -> BinaryIO:
     """A file that has no name, for what a process has to say."""
     try:
-        return cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller closes it
+        return cast(BinaryIO, tempfile.TemporaryFile())
     except OSError:
         make = getattr(os, "memfd_create", None)
         if make is None:

@@ -52,9 +52,8 @@ def candidates(environ: dict[str, str] | os._Environ[str] | None = None) -> list
     runtime = known.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/"):
         found.append(_join(runtime, NAME))
-    for place in (known.get("TMPDIR", ""), "/tmp", "/dev/shm"):  # noqa: S108 - what is in there is looked at
-        if place.startswith("/"):
-            found.append(_join(place, f"{NAME}-{me()}"))
+    shared = (known.get("TMPDIR", ""), "/tmp", "/dev/shm")  # noqa: S108 - what is in there is looked at
+    found += [_join(place, f"{NAME}-{me()}") for place in shared if place.startswith("/")]
     return list(dict.fromkeys(found))
 
 

@@ -63,6 +63,14 @@ def load(path: Paths, *, progress: Progress | None = None) -> Log:
     return log
 
 
+def load_stream(name: str, stream: BinaryIO) -> Log:
+    """Read a log from a *stream* that problems call *name*; else as `load`."""
+    log = Log()
+    for _ in _read_stream(name, stream, log):
+        pass
+    return log
+
+
 def read(path: Paths, log: EventSink, *, progress: Progress | None = None) -> None:
     """Give every event of a log to *log*, in the order of the lines; the rest as in `load`."""
     files = list(_files(path))

@@ -3,6 +3,8 @@
 All is done in the exporter's own thread, the writing as well: whoever wants a dump leaves a
 `Dump` and has the exporter flushed, so what had happened before is in it.  So there is nothing
 to lock, and a forked child finds nothing half done.
+
+There it also answers who asks from outside (`Door`).
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from aioaudit.dumps import EXIT, FINDING, Dump, DumpError
+from aioaudit.dumps import EXIT, FINDING, Dump, DumpError, Source, name_of_dump
 from aioaudit.events import Event, Finding, ProcessEnd, TaskDone
 from aioaudit.exporter import Batch
+from aioaudit.exporters.recorder.door import Door
 from aioaudit.exporters.recorder.ring import Ring
-from aioaudit.exporters.recorder.writing import write_whole
+from aioaudit.exporters.recorder.writing import write_to, write_whole
+from aioaudit.live.protocol import Answer, Events, Question, Tasks
 from aioaudit.settings import DEFAULT_RECORDER_SIZE
 from aioaudit.text import describe, say
 from aioaudit.threads import monotonic
@@ -37,6 +41,7 @@ class RecorderExporter:
         dump_on: When it writes a file by itself: ``finding`` (or ``finding:KIND``), ``error``,
             ``exit``, ``signal:NAME``.
         folder: Where it puts such a file; by default the working directory at that time.
+        socket: Whether it can be asked from outside of the process (``aioaudit ps`` and others).
 
     `aioaudit.dump` asks for a file.
     """
@@ -47,11 +52,17 @@ class RecorderExporter:
         *,
         dump_on: Iterable[str] = (),
         folder: str | None = None,
+        socket: bool = True,
     ) -> None:
         self.dump_on = frozenset(dump_on)
         """When it writes a file by itself."""
+        self.source: Source | None = None
+        """Private. Whom it asks about the process."""
+        self.door = Door(self._respond) if socket else None
+        """Private. By which it is asked from outside."""
         self._folder = folder
         self._ring = Ring(size)
+        self._last = 0  # the number of the event that came last
         self._pid = os.getpid()
         self._asked: deque[Dump] = deque()
         self._written: deque[float] = deque()  # when triggers had files written
@@ -72,6 +83,9 @@ class RecorderExporter:
         """Keep *events*, and write a file where one of them asks for it."""
         self._forget_the_parent()
         self._ring.take(events)
+        records = events.records if isinstance(events, Batch) else events
+        if records:
+            self._last = records[-1].seq
         if self._looks:
             why = self._trigger_in(events)
             if why is not None:
@@ -89,6 +103,8 @@ class RecorderExporter:
 
     def shutdown(self) -> None:
         """Keep nothing any more."""
+        if self.door is not None:
+            self.door.close()
         self._ring = Ring(self._ring.limit)
 
     def _forget_the_parent(self) -> None:
@@ -149,6 +165,30 @@ class RecorderExporter:
         if dump.error is not None:
             say(f"recorder: no dump is written for {why}: {describe(dump.error)}")
 
+    # -- asked from outside ------------------------------------------------------------------
+
+    def _respond(self, question: Question, file: int | None) -> Answer:
+        """The answer to *question*; what needs room goes to *file*."""
+        source, ring = self.source, self._ring
+        if source is None or ring.start is None:
+            return Answer(error="nothing was recorded yet")
+        written = left_out = 0
+        if isinstance(question, Tasks | Events):
+            if file is None:
+                return Answer(error="no file came with the question")
+            if isinstance(question, Tasks):
+                lines, left_out = source.tasks(question.most)
+            else:
+                same = question.run == ring.start.run
+                since = question.since if same else 0
+                lines = ring.lines(timestamp(time.time_ns()), since, lives=question.lives)
+            written = write_to(file, lines)
+        facts = source.facts()
+        facts.started = ring.start.ts
+        facts.seq = self._last
+        facts.size, facts.limit, facts.lost = ring.size, ring.limit, ring.lost
+        return Answer(facts=facts, written=written, left_out=left_out)
+
     # -- files -------------------------------------------------------------------------------
 
     def _write(self, dump: Dump) -> None:
@@ -163,8 +203,7 @@ class RecorderExporter:
             dump.written = path
 
     def _own_path(self) -> str:
-        stamp = timestamp(time.time_ns()).replace("-", "").replace(":", "")
-        name = f"aioaudit-{stamp}-{os.getpid()}.jsonl"
+        name = name_of_dump(time.time_ns(), os.getpid())
         return os.path.join(self._folder or os.getcwd(), name)  # noqa: PTH109, PTH118 - pathlib takes its time to import
 
 

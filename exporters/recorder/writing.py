@@ -60,9 +60,21 @@ def _is_file_or_nothing(path: str) -> bool:
 
 def _write_all(fd: int, portions: Iterable[bytes]) -> None:
     try:
-        for portion in portions:
-            rest = memoryview(portion)
-            while rest:
-                rest = rest[_write(fd, rest) :]
+        write_to(fd, portions)
     finally:
         _close(fd)
+
+
+def write_to(fd: int, portions: Iterable[bytes]) -> int:
+    """Write *portions* to a regular file that somebody else has opened; how many bytes it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written = 0
+    for portion in portions:
+        written += len(portion)
+        rest = memoryview(portion)
+        while rest:
+            rest = rest[_write(fd, rest) :]
+    return written

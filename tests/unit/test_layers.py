@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sources
 LAYERS = (
     # What needs nothing of ours but more of the same
     "version errors cpython weak threads text faults events bus settings auditing changes opening"
-    " timestamps dumps",
+    " timestamps live.folder live.protocol dumps live",
     # What the hot paths run in
     "core",
     "identity chain forks lifecycle",
@@ -30,11 +30,11 @@ LAYERS = (
     "sending state",
     # Questions, answered from what is known
     "recognisers",
-    "causes findings",
+    "causes findings live.tasks",
     "recorder",
     "probes",
     # What reads a log, or an event
-    "log",
+    "log live.client",
     "exporters.memory exporters.lines exporters.jsonl exporters.logging exporters.structlog"
     " exporters.recorder trail",
     "loading",
