@@ -61,7 +61,7 @@ def write_tasks(
     count = len(shown) + living.left_out
     facts = living.facts
     age = _age(facts.started, facts)
-    head = f"{pid} {_command(facts)}: {count:,} {plural('task', count)}, audited for {age}"
+    head = f"pid {pid}, {_command(facts)}: {count:,} {plural('task', count)}, audited for {age}"
     write(shown_on, Text(head, "bold"))
     if not shown:
         return

@@ -13,6 +13,7 @@ misunderstand; whoever answers refuses a question of another version, in words.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -154,7 +155,7 @@ decode_question = msgspec.json.Decoder[Question](Question).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_task = msgspec.json.Decoder(LivingTask).decode
 
-_MOST_ARGV = 1_000  # characters of a command line
+_LEAST_ROOM = 20  # bytes, with less nothing more is told
 
 
 class _Head(msgspec.Struct):
@@ -178,14 +179,17 @@ def line_of(what: Question | Answer | LivingTask) -> bytes:
     return _encode(what) + b"\n"
 
 
-def shortened(argv: list[str]) -> list[str]:
-    """*argv* as far as it fits into an answer."""
-    left = _MOST_ARGV
+def shortened(words: Iterable[str], most: int = 2_000) -> list[str]:
+    """*words* as far as they take no more than *most* bytes of an answer."""
     found: list[str] = []
-    for each in argv:
-        if left <= 0:
-            found.append("…")
+    for each in words:
+        word = each[:most]
+        while len(_encode(word)) > most:  # what is escaped takes up to six times as much
+            word = word[: len(word) // 2]
+        found.append(word if word == each else f"{word}…")
+        most -= len(_encode(word)) + 1
+        if word != each or most < _LEAST_ROOM:
+            if word == each:
+                found.append("…")
             break
-        found.append(each if len(each) <= left else each[:left] + "…")
-        left -= len(each) + 1
     return found

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aioaudit.core import last_of
-from aioaudit.cpython.callbacks import owner_of, shielded_of, waiter_of
+from aioaudit.cpython.callbacks import gather_of, owner_of, shielded_of, waiter_of
 from aioaudit.cpython.frames import current_frames
 from aioaudit.cpython.groups import parent_of
 from aioaudit.cpython.internals import UNKNOWN
@@ -85,10 +85,10 @@ class Look:
             run=run.id,
             started="",
             now=timestamp(time.time_ns()),
-            argv=shortened([clean(str(each), 1_000) for each in sys.argv]),
+            argv=shortened(clean(str(each), 2_000) for each in list(sys.argv)),
             python=f"{sys.implementation.name} {sys.version.split()[0]}",
             version=__version__,
-            on=self._exporters()[:20],
+            on=shortened(map(clean, self._exporters()), 600),
             tasks=len(known.tasks.born) if known.tasks.creations_seen else None,
             made=last_of(known.tasks.next_number),
         )
@@ -218,7 +218,8 @@ def _awaiting(task: Any) -> Iterator[Any]:
     entries = callbacks_of(task)
     for entry in () if entries is UNKNOWN else list(entries or ()):
         callback = callback_of(entry)
-        yield from reached_by(callback)
+        gather = gather_of(callback)
+        yield from reached_by(callback) if gather is None else waiters_of(gather[0])
         waits = waiter_of(callback)
         if waits is not None:
             for each in _entries(waits[0]):

@@ -73,6 +73,8 @@ VOLATILE = [
     (r"cpython \d\.\d+\.\d+", "cpython VERSION"),
     (r'(?<=[ "])/[^ "]*/(?=\w+\.(py|jsonl))', ""),
     (r"\b\d+\.\d+s\b", "SECONDS"),  # pytest's
+    (r"\d+(\.\d)? (s|min)(?=, (waits|runs)| ago,)", "AGE"),
+    (r"(?<=audited for )\d+(\.\d)? (s|min)", "AGE"),
 ]
 
 

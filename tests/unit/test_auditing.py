@@ -525,6 +525,7 @@ def test_one_file_has_one_choice_of_events(tmp_path: Path) -> None:
         ((MemoryExporter(),), {"otel_tasks": ["a:*"]}, "otel_tasks=['a:*']: this call names no"),
         (("jsonl",), {"recorder_size": "1MB"}, "recorder_size='1MB': this call names no exporter"),
         ((), {"recorder_dump": "exit"}, "recorder_dump='exit': this call names no exporter"),
+        (("jsonl",), {"recorder_socket": False}, "recorder_socket=False: this call names no"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(
@@ -596,6 +597,8 @@ def test_every_setting_is_an_argument_of_its_own_name() -> None:
         ({"recorder_size": 100_000}, "recorder_size", 100_000),
         ({"recorder_size": 1e6}, "recorder_size", 1_000_000),
         ({"recorder_dump": ["exit", "signal:USR2"]}, "recorder_dump", ("exit", "signal:USR2")),
+        ({"recorder_socket": False}, "recorder_socket", False),
+        ({"recorder_socket": "Off"}, "recorder_socket", False),
         ({"events": []}, "events", settings.ALWAYS),
         ({"events": ""}, "events", frozenset(settings.EVENT_NAMES)),
         ({"jsonl_path": Path("x/{pid}.jsonl")}, "jsonl_path", "x/{pid}.jsonl"),
@@ -632,6 +635,7 @@ def test_an_argument_is_stronger_than_its_variable(
         ),
         ({"recorder_size": 10**5000}, "recorder_size=<int>: this is no size;"),
         ({"recorder_size": -1}, "recorder_size=-1: this is no size;"),
+        ({"recorder_socket": "of"}, "recorder_socket='of': 'of' is neither on nor off;"),
         ({"recorder_size": True}, "recorder_size=True: this is no size;"),
         (
             {"recorder_dump": ["exits"]},
