@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from aioaudit.chain import summary
 from aioaudit.chain.walk import inferred
-from aioaudit.cli.ps import Listed, Shown
+from aioaudit.cli.living import Listed, Shown
 from aioaudit.cli.terminal import RelativePath, console, moment, plural, print_line, write
 from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.live import protocol

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 USAGE = "usage: python -m aioaudit run [--to NAME[,NAME...]] (SCRIPT | -m MODULE) [ARG...]"
 
+_SETTINGS = ",\n  ".join(", ".join(VARIABLES[at : at + 3]) for at in range(0, len(VARIABLES), 3))
+
 HELP = f"""{USAGE}
 
 Run a Python program and record who cancels its tasks.
@@ -49,8 +51,7 @@ Run a Python program and record who cancels its tasks.
                  (default: {VARIABLE}, else {DEFAULT_EXPORTER})
 
 Other settings come from the environment:
-  {", ".join(VARIABLES[:3])},
-  {", ".join(VARIABLES[3:])}"""
+  {_SETTINGS}"""
 
 
 class _Refusal(Exception):  # noqa: N818 - a way out with a message, not an error of the program

@@ -126,8 +126,7 @@ class Process:
         Args:
             since: Only what has a higher number (`ProcessFacts.seq`)...
             run: ... if the process is still in this run; what happened in another one counts anew.
-            lives: Also that tasks were made and returned which had nothing to do with a
-                cancellation.
+            lives: Also that tasks were made, and that they just returned.
             timeout: Seconds to wait.
 
         Raises:

@@ -52,8 +52,7 @@ class Events(_Question, tag="events"):
     """What has happened, as far as the recorder keeps it?
 
     Only what has a higher number than `since`, if that is of the run that the process is in;
-    without `lives` not that tasks were made and returned which had nothing to do with a
-    cancellation.
+    without `lives` not that tasks were made, nor that they just returned.
     """
 
     since: int = 0

@@ -20,6 +20,7 @@ from aioaudit.events import Event, Finding, ProcessEnd, TaskDone
 from aioaudit.exporter import Batch
 from aioaudit.exporters.recorder.door import Door
 from aioaudit.exporters.recorder.ring import Ring
+from aioaudit.exporters.recorder.telling import wanted
 from aioaudit.exporters.recorder.writing import write_to, write_whole
 from aioaudit.live.protocol import Answer, Events, Question, Tasks
 from aioaudit.settings import DEFAULT_RECORDER_SIZE
@@ -181,7 +182,8 @@ class RecorderExporter:
             else:
                 same = question.run == ring.start.run
                 since = question.since if same else 0
-                lines = ring.lines(timestamp(time.time_ns()), since, lives=question.lives)
+                whole = ring.lines(timestamp(time.time_ns()))
+                lines = wanted(whole, since, lives=question.lives)
             written = write_to(file, lines)
         facts = source.facts()
         facts.started = ring.start.ts

@@ -467,42 +467,14 @@ class Ring:
 
     # -- what is told ------------------------------------------------------------------------
 
-    def lines(self, ts: str, since: int = 0, *, lives: bool = True) -> Iterator[bytes]:
-        """All that is kept, in order, in portions of whole lines.
+    def lines(self, ts: str) -> Iterator[bytes]:
+        """All that is kept, in order, in portions of whole lines; *ts* is the time now.
 
         It begins with the ``process.start``.  Nothing may be taken meanwhile.
-
-        Args:
-            ts: The time now (RFC 3339).
-            since: Only what has a higher number is told, and what is missing.
-            lives: Whether what answers need least is told, too: the first two rooms.
         """
         yield self._header
-        found = self._in_order(ts) if lives and not since else self._newer(ts, since, lives=lives)
-        for portion in _portions(found):
+        for portion in _portions(self._in_order(ts)):
             yield _encoded(portion)
-
-    def _newer(self, ts: str, since: int, *, lives: bool) -> Iterator[Created | Returned | Line]:
-        items: list[Any] = [self._told_losses(ts)]
-        end = self._end
-        if end is not None and end[0] > since:
-            items.append(end)
-        for story in self._stories:
-            if story.lines and story.lines[-1][0] > since:
-                items += (each for each in story.lines if each[0] > since)
-            items += (each for each in story.births.values() if each[0] > since)
-        if lives:
-            items += (each for each in self._others if each[0] > since)
-            items += (each for each in self._living.values() if _seq_of(each) > since)
-            for life in self._lives:
-                made, ended = (
-                    (life.born, life) if isinstance(life, Returned) else (life[0], life[1])
-                )
-                if made is not None and _seq_of(made) > since:
-                    items.append(made)
-                if _seq_of(ended) > since:
-                    items.append(ended)
-        return merge(*_sorted_parts([each for each in items if each is not None]), key=_seq_of)
 
     def _in_order(self, ts: str) -> Iterator[Created | Returned | Line]:
         made: list[Birth] = list(self._living.values())

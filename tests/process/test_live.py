@@ -23,7 +23,7 @@ import pytest
 
 from aioaudit.cli import main
 from aioaudit.live import folder
-from aioaudit.live.client import LiveError, Living, connect, connected, processes
+from aioaudit.live.client import LiveError, Living, Process, connect, connected, processes
 from aioaudit.live.protocol import MOST_ASKED, VERSION
 from tests.conftest import clean_environ
 from tests.process.test_lifecycle import UNSHARE, may_unshare
@@ -254,16 +254,17 @@ def test_processes_are_listed_and_all_fits_into_80_columns(
 ) -> None:
     python = [audited_python, "-m", "aioaudit"]
     out, err, status = in_process(Path.cwd(), "ps")
-    assert (out, status) == ("", 1)
-    assert "start one with AIOAUDIT=recorder" in err
+    if status:  # nobody else is audited on this machine just now
+        assert (out, status) == ("", 1)
+        assert err.endswith("can be asked; start one with AIOAUDIT=recorder\n")
     first, second = start(TREE), start(SERVES, AIOAUDIT="recorder,jsonl")
     first.ready()
     second.ready()
-    assert {each.pid for each in processes()} == {first.pid, second.pid}
+    assert {each.pid for each in ours()} == {first.pid, second.pid}
     listed = on_a_terminal([*python, "ps"], first.home)
     assert listed[0].split() == ["PID", "AGE", "TASKS", "ON", "COMMAND"]
-    rows = {int(line.split()[0]): line for line in listed[1:]}
-    assert rows.keys() == {first.pid, second.pid}
+    rows = {int(line[:10].split()[0]): line for line in listed[1:] if line[:1].isdigit()}
+    assert rows.keys() >= {first.pid, second.pid}
     assert "recorder, jsonl" in rows[second.pid]
     os.kill(second.pid, signal.SIGSTOP)
     in_json, _, _ = in_process(first.home, "ps", "--json")
@@ -354,23 +355,31 @@ def test_only_what_is_new_is_told_where_that_is_asked(start: Start) -> None:
     service.ready()
     process = connect(service.pid)
 
-    def names(**asked: Any) -> list[str]:
+    def told(**asked: Any) -> list[dict[str, Any]]:
         with process.events(**asked).log as log:
-            return [json.loads(line)["event"] for line in log]
+            return [json.loads(line) for line in log]
 
     facts = process.facts()
-    everything = names()
-    assert everything.count("task.create") > 50
-    assert names(since=facts.seq, run=facts.run) == ["process.start"]
-    assert names(since=facts.seq, run="another") == everything
+    everything = told()
+    makings = [each for each in everything if each["event"] == "task.create"]
+    assert len(makings) == facts.made > 50
+    assert told(since=facts.seq, run=facts.run) == everything[:1]
+    assert told(since=facts.seq, run="another") == everything
     half = facts.seq // 2
-    assert names(since=half, run=facts.run)[1:] == everything[half:]
-    few = names(lives=False)
-    assert few.count("task.cancel") == everything.count("task.cancel")
-    assert few.count("task.create") < 10
-    assert facts.made == everything.count("task.create")
+    assert told(since=half, run=facts.run)[1:] == everything[half:]
+    ended = [each for each in everything if each["event"] == "task.done"]
+    lives = [each for each in ended if each["outcome"] == "returned" and "cancel" not in each]
+    lives = [each for each in lives if "cancel_outcome" not in each]
+    assert 50 <= len(lives) < len(ended)
+    assert told(lives=False) == [each for each in everything if each not in makings + lives]
     assert (facts.lost, facts.limit) == (0, 16_000_000)
     assert 0 < facts.size < facts.limit
+
+
+def ours() -> list[Process]:
+    """The processes of this test; others may be audited on this machine."""
+    runtime = os.environ["XDG_RUNTIME_DIR"]
+    return [each for each in processes() if each._place.startswith(runtime)]
 
 
 # -- who costs nothing -----------------------------------------------------------------------
@@ -587,12 +596,12 @@ def test_what_dead_processes_left_is_removed(start: Start) -> None:
         service.process.wait()
         assert sockets_there(1)
         if again == "asked":
-            assert processes() == []
+            assert ours() == []
             assert sockets_there(0)
     service = start(SERVES)
     service.ready()
     wait_until(lambda: [folder.pid_in(each) for each in sockets()[1]] == [service.pid])
-    assert [each.pid for each in processes()] == [service.pid]
+    assert [each.pid for each in ours()] == [service.pid]
 
 
 def test_a_forked_child_has_a_socket_of_its_own_and_the_parent_keeps_his(start: Start) -> None:
@@ -611,8 +620,8 @@ def test_a_forked_child_has_a_socket_of_its_own_and_the_parent_keeps_his(start: 
         """
     )
     assert service.line() == service.line() == "ready"
-    wait_until(lambda: len(processes()) == 2)
-    found = {each.pid: each for each in processes()}
+    wait_until(lambda: len(ours()) == 2)
+    found = {each.pid: each for each in ours()}
     parent = found.pop(service.pid)
     [child] = found.values()
     for process, name in ((parent, "parent"), (child, "child")):
@@ -645,7 +654,7 @@ def test_where_the_socket_is_and_where_it_is_not(
     [path] = (long / "aioaudit").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    assert there.pid in [each.pid for each in processes()]
+    assert there.pid in [each.pid for each in ours()]
     for service in (there, public, missing):
         assert service.end() == ("", "", 0)
 
@@ -684,8 +693,8 @@ def test_process_1_of_a_container_is_asked_from_inside_and_by_its_number_from_ou
 ) -> None:
     service = start(SERVES, *UNSHARE)
     assert service.line() == "ready"
-    wait_until(lambda: len(processes()) == 1)
-    [process] = processes()
+    wait_until(lambda: len(ours()) == 1)
+    [process] = ours()
     assert process.pid not in (1, service.pid)
     facts = process.facts()
     assert facts.pid == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aioaudit.cli.ps import Shown
+from aioaudit.cli.living import Shown
 from aioaudit.cli.ps_text import lasted, write_tasks
 from aioaudit.live import folder
 from aioaudit.live.client import Living
@@ -169,7 +169,7 @@ def test_a_folder_that_others_could_change_is_passed_over(
         folder.opened(path)
     Path(path).rmdir()
     Path(path).symlink_to(tmp_path)
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"directory|links"):
         folder.opened(path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
     assert not any("relative" in each for each in folder.candidates())
@@ -178,4 +178,6 @@ def test_a_folder_that_others_could_change_is_passed_over(
 def test_only_names_of_sockets_are_taken_for_such() -> None:
     assert folder.pid_in("17-ab.sock") == 17
     assert folder.pid_in(".17-ab.sock") == 17
-    assert [folder.pid_in(each) for each in ("x-1.sock", "-.sock", "9" * 30, "٣-a.sock")] == [None] * 4
+    assert [folder.pid_in(each) for each in ("x-1.sock", "-.sock", "9" * 30, "٣-a.sock")] == [
+        None
+    ] * 4

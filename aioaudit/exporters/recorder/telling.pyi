@@ -1,0 +1,1 @@
+from exporters.recorder.telling import *
