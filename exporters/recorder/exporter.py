@@ -14,13 +14,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from aioaudit.dumps import EXIT, FINDING, Dump, DumpError, Source, name_of_dump
 from aioaudit.events import Event, Finding, ProcessEnd, TaskDone
-from aioaudit.exporter import Batch
+from aioaudit.exporter import Batch, encode_events
 from aioaudit.exporters.recorder.door import Door
 from aioaudit.exporters.recorder.ring import Ring
-from aioaudit.exporters.recorder.telling import wanted
+from aioaudit.exporters.recorder.telling import Tail, wanted
 from aioaudit.exporters.recorder.writing import write_to, write_whole
 from aioaudit.live.protocol import Answer, Events, Question, Tasks
 from aioaudit.settings import DEFAULT_RECORDER_SIZE
@@ -64,6 +65,7 @@ class RecorderExporter:
         self._folder = folder
         self._ring = Ring(size)
         self._last = 0  # the number of the event that came last
+        self._tail = Tail()
         self._pid = os.getpid()
         self._asked: deque[Dump] = deque()
         self._written: deque[float] = deque()  # when triggers had files written
@@ -87,6 +89,7 @@ class RecorderExporter:
         records = events.records if isinstance(events, Batch) else events
         if records:
             self._last = records[-1].seq
+            self._tail.take(records)
         if self._looks:
             why = self._trigger_in(events)
             if why is not None:
@@ -114,6 +117,7 @@ class RecorderExporter:
             self._pid = os.getpid()
             self._asked.clear()
             self._written.clear()
+            self._tail.end()
 
     # -- triggers --------------------------------------------------------------------------
 
@@ -182,14 +186,24 @@ class RecorderExporter:
             else:
                 same = question.run == ring.start.run
                 since = question.since if same else 0
-                whole = ring.lines(timestamp(time.time_ns()))
-                lines = wanted(whole, since, lives=question.lives)
+                lines = self._told(since, lives=question.lives)
             written = write_to(file, lines)
         facts = source.facts()
         facts.started = ring.start.ts
         facts.seq = self._last
         facts.size, facts.limit, facts.lost = ring.size, ring.limit, ring.lost
         return Answer(facts=facts, written=written, left_out=left_out)
+
+    def _told(self, since: int, *, lives: bool) -> Iterable[bytes]:
+        new = self._tail.after(since, lives=lives) if since else None
+        if new is None:
+            if since:
+                self._tail.begin(self._last, lives=lives)
+            return wanted(self._ring.lines(timestamp(time.time_ns())), since, lives=lives)
+        start = self._ring.start
+        return wanted(
+            chain(() if start is None else (encode_events([start]),), new), 0, lives=lives
+        )
 
     # -- files -------------------------------------------------------------------------------
 

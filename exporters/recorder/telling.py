@@ -1,8 +1,25 @@
-"""Of what a recorder keeps, what somebody wants to hear: by the lines alone, which are in order."""
+"""Of what a recorder keeps, what somebody wants to hear: by the lines alone, which are in order.
+
+Who follows a process asks again and again for what is new.  So that nobody has to go through all that
+is kept each time, what comes is noted apart (`Tail`), for as long as somebody asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from aioaudit.exporter import Batch, Created, Returned, encode_events
+from aioaudit.threads import monotonic
+
+MOST_NEW = 10_000
+"""So many new events are noted apart; who comes too late for these is told from all that is kept."""
+
+_PATIENCE = 30.0  # seconds after which nobody is thought to ask for more
+_PORTION = 500  # events that are encoded at once: for so long nobody else has the GIL
+_LIVES = frozenset((Created, Returned))
 
 _MADE = b'{"event":"task.create"'
 _ENDED = b'{"event":"task.done"'
@@ -30,6 +47,57 @@ def wanted(portions: Iterable[bytes], since: int, *, lives: bool) -> Iterator[by
         yield b"".join(
             line for line in lines if (lives or not _is_life(line)) and _seq_of(line) > since
         )
+
+
+class Tail:
+    """What came of late, while somebody asks for what is new."""
+
+    def __init__(self) -> None:
+        self._new: deque[Any] | None = None
+        self._since = 0
+        self._lives = False
+        self._until = 0.0
+
+    def take(self, records: Sequence[Any]) -> None:
+        """Note *records*, if anybody asks for what is new."""
+        new = self._new
+        if new is None:
+            return
+        if monotonic() > self._until:
+            self._new = None
+            return
+        for record in records:
+            if self._lives or type(record) not in _LIVES:
+                if len(new) >= MOST_NEW:
+                    self._since = new.popleft().seq
+                new.append(record)
+
+    def begin(self, last: int, *, lives: bool) -> None:
+        """Somebody is told all up to *last*, and has asked for what is new."""
+        self._new = deque()
+        self._since = last
+        self._lives = lives
+        self._until = monotonic() + _PATIENCE
+
+    def end(self) -> None:
+        """Note nothing any more: it is another run."""
+        self._new = None
+
+    def after(self, since: int, *, lives: bool) -> Iterator[bytes] | None:
+        """What has a higher number than *since*, as lines, in portions; None where not all is here."""
+        new = self._new
+        if new is None or since < self._since or (lives and not self._lives):
+            return None
+        self._until = monotonic() + _PATIENCE
+        return _lines(
+            [each for each in new if each.seq > since and (lives or type(each) not in _LIVES)]
+        )
+
+
+def _lines(records: list[Any]) -> Iterator[bytes]:
+    rest = iter(records)
+    while portion := list(islice(rest, _PORTION)):
+        yield encode_events(Batch(portion))
 
 
 def _last_seq(portion: bytes) -> int:

@@ -367,6 +367,7 @@ def test_only_what_is_new_is_told_where_that_is_asked(start: Start) -> None:
     assert told(since=facts.seq, run="another") == everything
     half = facts.seq // 2
     assert told(since=half, run=facts.run)[1:] == everything[half:]
+    assert told(since=facts.seq, run=facts.run, lives=False) == everything[:1]
     ended = [each for each in everything if each["event"] == "task.done"]
     lives = [each for each in ended if each["outcome"] == "returned" and "cancel" not in each]
     lives = [each for each in lives if "cancel_outcome" not in each]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+import aioaudit
 from aioaudit.cli.living import Shown
 from aioaudit.cli.ps_text import lasted, write_tasks
+from aioaudit.exporters.recorder import RecorderExporter
 from aioaudit.live import folder
 from aioaudit.live.client import Living
 from aioaudit.live.protocol import (
@@ -23,6 +26,7 @@ from aioaudit.live.protocol import (
     shortened,
     version_of,
 )
+from tests.waiting import wait_until
 
 FACTS = ProcessFacts(
     pid=7,
@@ -181,3 +185,44 @@ def test_only_names_of_sockets_are_taken_for_such() -> None:
     assert [folder.pid_in(each) for each in ("x-1.sock", "-.sock", "9" * 30, "٣-a.sock")] == [
         None
     ] * 4
+
+
+# -- what is new ------------------------------------------------------------------------------
+
+
+def lines_of(exporter: RecorderExporter, since: int, *, lives: bool = True) -> list[str]:
+    """What is told, in short."""
+    events = b"".join(exporter._told(since, lives=lives)).splitlines()
+    told = [msgspec.json.decode(each) for each in events]
+    return [f"{each['event']} {each['seq']}" for each in told]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_is_new_is_told_the_same_from_all_and_from_what_came_of_late(lives: bool) -> None:
+    exporter = RecorderExporter(socket=False)
+    whole = RecorderExporter(socket=False)
+
+    async def main() -> None:
+        for number in range(5):
+            task = asyncio.create_task(asyncio.sleep(60), name=f"t{number}")
+            await asyncio.create_task(asyncio.sleep(0))
+            task.cancel()
+            await asyncio.wait([task])
+
+    known = 0
+    with aioaudit.enable(exporter, whole):
+        for _ in range(4):
+            asyncio.run(main())
+            aioaudit.dump(os.devnull)
+            wait_until(lambda: whole._last == exporter._last)
+            new = lines_of(exporter, known, lives=lives)
+            assert len(new) > 10
+            assert new == lines_of(whole, known, lives=lives)
+            known = exporter._last
+            assert lines_of(exporter, known, lives=lives) == new[:1]
+            whole._tail.end()
+        assert exporter._tail.after(known, lives=lives) is not None
+        assert (exporter._tail.after(known, lives=True) is not None) == lives
+        exporter._tail.begin(known, lives=lives)
+        # Who knows less is told from all that is kept.
+        assert exporter._tail.after(known - 1, lives=lives) is None
