@@ -218,15 +218,16 @@ class Door:
         self._given_up = False
 
     def _drop(self) -> None:
-        for visitor in self._visitors:
+        visitors, ends, identity = self._visitors, self._pipe, self._pipe_identity
+        listener, listening = self._listener, (self._fd, self._identity)
+        self._clear()  # first: who wakes us must not write to what is closed
+        for visitor in visitors:
             visitor.close()
-        if self._listener is not None:
-            _let_go(self._listener, self._fd, self._identity)
-        if _is(self._pipe[0], self._pipe_identity):
-            _close(self._pipe[0])
-        if _is(self._pipe[1], self._pipe_identity):
-            _close(self._pipe[1])
-        self._clear()
+        if listener is not None:
+            _let_go(listener, *listening)
+        for end in ends:
+            if _is(end, identity):
+                _close(end)
 
     # -- sleeping ------------------------------------------------------------------------------
 

@@ -32,8 +32,6 @@ from aioaudit.timestamps import timestamp
 _MOST = 6  # dumps that triggers may have within...
 _SPAN = 60.0  # ... so many seconds
 
-_LAST_ERROR = "last_exc" if sys.version_info >= (3, 12) else "last_value"
-
 
 class RecorderExporter:
     """Keeps the last events in memory, and writes them to a file when it is asked.
@@ -225,4 +223,5 @@ class RecorderExporter:
 
 def _last_error() -> BaseException | None:
     """The error that has ended the program, if one has: the interpreter has shown it."""
-    return getattr(sys, _LAST_ERROR, None)
+    found: BaseException | None = getattr(sys, "last_exc", None)  # since 3.12
+    return getattr(sys, "last_value", None) if found is None else found
