@@ -173,8 +173,8 @@ def _draw(logs: tuple[str, ...], name: str) -> int:
         file = _TraceFile(name, closing)
         picture = Picture(file.draw)
         try:
-            with progress() as report:
-                found = read_in_order(logs, picture.take, progress=report)
+            with readable(logs) as files, progress() as report:
+                found = read_in_order(files, picture.take, progress=report)
             picture.finish()
             report_problems(found)
             if not found.events:

@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -308,8 +309,10 @@ def test_what_a_process_answers_is_what_its_log_answers(start: Start, in_process
     service = start(INCIDENTS, AIOAUDIT="recorder,jsonl")
     service.ready()
     home, pid, log = service.home, str(service.pid), f"aioaudit-{service.pid}.jsonl"
-    whole = (home / log).read_bytes()
     told = connect(service.pid).events()
+    last = f'"seq":{told.facts.seq},'.encode()
+    wait_until(lambda: last in (home / log).read_bytes(), "the log, written meanwhile")
+    whole = (home / log).read_bytes()
     with told.log as kept:
         assert kept.read() == whole
     for command in (
@@ -326,6 +329,13 @@ def test_what_a_process_answers_is_what_its_log_answers(start: Start, in_process
         # Only the offer to ask further says what was asked.
         assert live == (logged[0].replace(log, pid), *logged[1:]), command
         assert live[0] or command[0] == "check"  # on 3.11 nothing is found
+
+    if find_spec("perfetto"):
+        for what in (pid, log):
+            drawn = in_process(home, "export", what, "--to", "perfetto", f"{what}.trace")
+            assert drawn[1:] == ("", 0)
+        traces = [(home / f"{what}.trace").read_bytes() for what in (pid, log)]
+        assert traces[0] == traces[1]
 
     out, err, status = in_process(home, "dump", pid)
     path = home / out.strip()
