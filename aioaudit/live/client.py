@@ -13,7 +13,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -303,7 +303,7 @@ def _sweep(place: str, name: str) -> None:
 
 
 @contextmanager
-def connected(place: str, name: str, deadline: float) -> Iterator[socket.socket]:
+def connected(place: str, name: str, deadline: float) -> Generator[socket.socket]:
     """A connection to the socket *name* in the folder *place*.
 
     Raises:
@@ -395,7 +395,7 @@ def roomy() -> BinaryIO:
 
 
 @contextmanager
-def room() -> Iterator[BinaryIO]:
+def room() -> Generator[BinaryIO]:
     """The same, closed at the end of the block."""
     file = roomy()
     try:

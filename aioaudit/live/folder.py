@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 NAME = "aioaudit"
@@ -106,7 +106,7 @@ def make_one() -> tuple[str, int]:
 
 
 @contextmanager
-def address(folder: str, fd: int, name: str) -> Iterator[str]:
+def address(folder: str, fd: int, name: str) -> Generator[str]:
     """What to bind or connect to for the socket *name* in *folder*, which is open as *fd*.
 
     Raises:
