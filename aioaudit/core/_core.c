@@ -10,8 +10,8 @@
  * - Everything in a table is owned by it.  Where an address is looked up, what is found says
  *   itself whether it is meant; what may be another object at the same address is asked.
  *
- * All of it runs under the GIL, but for the middle of `lines`, which looks at nothing that
- * anybody can change.  Memory that cannot be had is an exception, as everywhere: what calls us
+ * All of it runs under the GIL, but for the middle of `lines`, and of those of a `Kept`, which
+ * look at nothing that anybody can change.  Memory that cannot be had is an exception, as everywhere: what calls us
  * counts the event as lost, or tells the fault, and the program goes on.
  */
 
@@ -45,6 +45,8 @@ static PyTypeObject *ObeyedType;
 static PyTypeObject *TakenBackType;
 static PyTypeObject *AsksType;
 static PyTypeObject *CallbackType;
+static PyTypeObject *KeptType;
+static PyTypeObject *KeptLinesType;
 
 /* Names that are looked up for every task. */
 static PyObject *str_coro;
@@ -5040,8 +5042,9 @@ typedef struct {
 /* One line to write, as far as it takes Python to know it: what `format` needs. */
 typedef struct {
     Kind kind;
-    const Created *made; /* NULL for a line that is there already, in `text` */
     int64_t seq;
+    int64_t task;
+    int64_t parent; /* 0: none */
     int64_t ns;
     int64_t lived;  /* nanoseconds */
     int64_t number; /* of the task that asked, or of the request that was obeyed */
@@ -5215,15 +5218,15 @@ format(char *to, const Line *lines, size_t count)
             to = append_text(to, &line->by);
         }
         to = APPEND(to, ",\"task\":");
-        to = append_number(to, line->made->task);
+        to = append_number(to, line->task);
         to = APPEND(to, ",\"name\":");
         to = append_text(to, &line->text);
         switch (line->kind) {
         case CREATED:
             to = append_piece(to, line, CORO);
-            if (line->made->parent != 0) {
+            if (line->parent != 0) {
                 to = APPEND(to, ",\"parent\":");
-                to = append_number(to, line->made->parent);
+                to = append_number(to, line->parent);
             }
             to = append_piece(to, line, SOURCE);
             break;
@@ -5374,6 +5377,15 @@ set_piece(Line *line, int number, PyObject *piece)
     return 0;
 }
 
+/* The nanoseconds from the time MADE to the time ENDED. */
+static int64_t
+life_of(int64_t made, int64_t ended)
+{
+    /* Of two times that nobody can have read the difference may be none of 64 bits. */
+    uint64_t lived = ended > made ? (uint64_t)ended - (uint64_t)made : 0;
+    return lived < INT64_MAX ? (int64_t)lived : INT64_MAX;
+}
+
 /* Fill in LINE for RECORD; gives how many bytes it takes at most, -1 with an exception.  What
  * may go while it is written is owned by the line. */
 static Py_ssize_t
@@ -5414,10 +5426,9 @@ prepare(Line *line, PyObject *record, const Ways *ways)
         line->number = ((const Obeyed *)record)->cancel;
         name = asked = ((const Obeyed *)record)->name;
     }
-    /* Of two times that nobody can have read the difference may be none of 64 bits. */
-    uint64_t lived = line->ns > made->ns ? (uint64_t)line->ns - (uint64_t)made->ns : 0;
-    line->lived = lived < INT64_MAX ? (int64_t)lived : INT64_MAX;
-    line->made = made;
+    line->lived = life_of(made->ns, line->ns);
+    line->task = made->task;
+    line->parent = made->parent;
     /* First: what comes next is Python's, and the name may be another after it. */
     if (set_name(&line->text, name, asked, ways) < 0) {
         return -1;
@@ -5561,6 +5572,2009 @@ set_name_of_new(PyObject *Py_UNUSED(module), PyObject *function)
     Py_RETURN_NONE;
 }
 
+/* -- Kept: what a recorder keeps ----------------------------------------------------------- */
+
+/* What is kept is cells: all that a line needs, without an object of Python's for each.  Those of
+ * lives, and of what goes before requests, lie in blocks, which are thrown away as a whole; those
+ * of a story lie in the story.  `exporters/recorder/kept.py` is the same in Python, and says what
+ * goes first.
+ *
+ * It is for one thread.  While it is at work, the GIL may be let go of: whoever calls then is told
+ * so by an exception (`busy`). */
+
+/* Pointers by numbers from 1 on. */
+typedef struct {
+    int64_t key;
+    void *value; /* NULL where the place is free */
+} Seat;
+
+typedef struct {
+    Seat *slots;
+    size_t mask; /* number of places less one; a power of two */
+    size_t used;
+} Map;
+
+static size_t
+map_place(const Map *map, int64_t key)
+{
+    return (size_t)(((uint64_t)key * UINT64_C(0x9E3779B97F4A7C15)) >> 20) & map->mask;
+}
+
+/* The slot of KEY, or the free one where it would stand; there are slots. */
+static Seat *
+map_find(const Map *map, int64_t key)
+{
+    size_t at = map_place(map, key);
+    while (map->slots[at].value != NULL && map->slots[at].key != key) {
+        at = (at + 1) & map->mask;
+    }
+    return &map->slots[at];
+}
+
+static void *
+map_get(const Map *map, int64_t key)
+{
+    return map->used == 0 ? NULL : map_find(map, key)->value;
+}
+
+static int
+map_resize(Map *map, size_t places)
+{
+    Seat *slots = PyMem_RawCalloc(places, sizeof(Seat));
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Map bigger = {slots, places - 1, map->used};
+    for (size_t at = 0; map->slots != NULL && at <= map->mask; at++) {
+        if (map->slots[at].value != NULL) {
+            *map_find(&bigger, map->slots[at].key) = map->slots[at];
+        }
+    }
+    PyMem_RawFree(map->slots);
+    *map = bigger;
+    return 0;
+}
+
+static int
+map_set(Map *map, int64_t key, void *value)
+{
+    if (map->slots == NULL || 3 * (map->used + 1) > 2 * (map->mask + 1)) {
+        if (map_resize(map, map->slots == NULL ? FEWEST : 2 * (map->mask + 1)) < 0) {
+            return -1;
+        }
+    }
+    Seat *slot = map_find(map, key);
+    map->used += slot->value == NULL;
+    slot->key = key;
+    slot->value = value;
+    return 0;
+}
+
+static void *
+map_pop(Map *map, int64_t key)
+{
+    if (map->used == 0) {
+        return NULL;
+    }
+    Seat *slot = map_find(map, key);
+    void *value = slot->value;
+    if (value == NULL) {
+        return NULL;
+    }
+    /* Move up what was put further along because this place was taken. */
+    size_t hole = (size_t)(slot - map->slots), at = hole;
+    for (;;) {
+        at = (at + 1) & map->mask;
+        if (map->slots[at].value == NULL) {
+            break;
+        }
+        size_t home = map_place(map, map->slots[at].key);
+        if (((at - home) & map->mask) >= ((at - hole) & map->mask)) {
+            map->slots[hole] = map->slots[at];
+            hole = at;
+        }
+    }
+    map->slots[hole].value = NULL;
+    map->used--;
+    if (map->mask + 1 > FEWEST && 8 * map->used < map->mask + 1) {
+        if (map_resize(map, (map->mask + 1) / 2) < 0) {
+            PyErr_Clear(); /* it stays as large as it is */
+        }
+    }
+    return value;
+}
+
+static void
+map_free(Map *map)
+{
+    PyMem_RawFree(map->slots);
+    memset(map, 0, sizeof(*map));
+}
+
+/* A tuple that holds pieces of lines, and how many cells refer to it. */
+typedef struct {
+    PyObject *pieces;
+    size_t count;
+    size_t size;
+} Shape;
+
+enum { LIFE = ABSORBED + 1 }; /* the kind of a cell that is two lines: made, and returned */
+
+enum { QUOTED = 1, BY_QUOTED = 2, BIRTH = 4 }; /* the last: in a story, that a task of it was made */
+
+#define MOST_SHAPES 3
+
+typedef struct {
+    uint8_t kind;
+    uint8_t marks;  /* `QUOTED`, `BY_QUOTED`, `BIRTH` */
+    uint32_t size;  /* of all of it */
+    uint32_t text;  /* length of the name, or of all of the line */
+    uint32_t by;    /* length of who asked, or how late; it stands behind the name */
+    int64_t seq;
+    int64_t ns;
+    int64_t lived;  /* of a life: when it returned */
+    int64_t number; /* of a life: the `seq` of its making */
+    int64_t task;
+    int64_t parent;
+    Shape *shapes[]; /* as many as its kind has, then the text */
+} Cell;
+
+static int
+shapes_of(int kind)
+{
+    return kind == READY                       ? 0
+        : kind == ASKED || kind == EXPIRED     ? 3
+        : kind == TAKEN_BACK                   ? 2
+                                               : 1;
+}
+
+static char *
+text_of(const Cell *cell)
+{
+    return (char *)(cell->shapes + shapes_of(cell->kind));
+}
+
+typedef struct Block {
+    struct Block *next;
+    size_t used;
+    size_t room;
+    size_t cells;
+    char data[];
+} Block;
+
+typedef struct {
+    Block *first;
+    Block *last;
+    size_t cells;
+} Blocks;
+
+/* Numbers, or pointers, in a row; most rows have one. */
+typedef struct {
+    void *items; /* NULL where there is at most one */
+    size_t used;
+    size_t room;
+    int64_t one;
+} Row;
+
+typedef struct Story {
+    struct Story *before_it; /* in the order in which they go... */
+    struct Story *after_it;
+    struct Story *into; /* what it is a part of by now, a reference; itself if thrown away */
+    struct Story *going; /* the next one that goes with it */
+    size_t refs;
+    uint64_t mark;
+    size_t size;
+    char *cells;
+    size_t used;
+    size_t room;
+    size_t count;  /* of cells, without... */
+    size_t births; /* ... those that have the mark */
+    Row tasks;     /* numbers of those whose last story this is */
+    Row led;       /* stories that what happened here came of, as references */
+    Row before;    /* older ones of the same tasks, as references */
+    char settled;
+    char goes;
+} Story;
+
+typedef struct {
+    PyObject_HEAD
+    Ways ways;
+    size_t block; /* bytes of a block */
+    size_t size;
+    Blocks lives;
+    Blocks others;
+    Map living; /* by task: a `Created`, or a cell, marked by its lowest bit */
+    Map of_task;
+    Map of_request;
+    Map shapes;
+    Shape *last; /* the one that was asked for last */
+    Story *first;
+    Story *last_story;
+    size_t told; /* cells in stories */
+    uint64_t round;
+    uint64_t version; /* another one after each change */
+    long long lost;
+    long long unneeded;
+    long long lost_at; /* the number of one of them, 0 for none */
+    unsigned lost_kinds;
+    PyObject *lost_names; /* a set: of those that have no kind */
+    char busy;
+} Kept;
+
+/* What things take in bytes, beside what is allocated for them. */
+#define OF_LIVING 220  /* a `Created` with a short name, and its place */
+#define OF_STORY 64    /* what the allocator adds */
+#define OF_USUAL 320   /* the cells of a story, as it is begun */
+#define OF_NUMBER 48   /* the place of a task or of a request in a table */
+
+#define LONG 200       /* so many lines of one task are enough for one story */
+#define MOST_STEPS 100 /* so many stories are kept because of the last one of a chain */
+#define AT_ONCE 200    /* living tasks that make room at once, at the least */
+
+/* -- shapes and cells */
+
+static size_t
+size_of_pieces(PyObject *pieces)
+{
+    size_t size = sizeof(Shape) + 2 * sizeof(Seat) + 64;
+    for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(pieces); at++) {
+        PyObject *each = PyTuple_GET_ITEM(pieces, at);
+        size += PyBytes_CheckExact(each) ? 48 + (size_t)PyBytes_GET_SIZE(each) : 400;
+    }
+    return size;
+}
+
+/* The shape of PIECES, one reference more to it. */
+static Shape *
+shape_of(Kept *self, PyObject *pieces)
+{
+    Shape *shape = self->last;
+    if (shape == NULL || shape->pieces != pieces) {
+        shape = map_get(&self->shapes, (int64_t)(uintptr_t)pieces);
+        if (shape == NULL) {
+            shape = PyMem_RawMalloc(sizeof(Shape));
+            if (shape == NULL) {
+                PyErr_NoMemory();
+                return NULL;
+            }
+            shape->count = 0;
+            shape->size = size_of_pieces(pieces);
+            if (map_set(&self->shapes, (int64_t)(uintptr_t)pieces, shape) < 0) {
+                PyMem_RawFree(shape);
+                return NULL;
+            }
+            shape->pieces = Py_NewRef(pieces);
+            self->size += shape->size;
+        }
+        self->last = shape;
+    }
+    shape->count++;
+    return shape;
+}
+
+static void
+shape_drop(Kept *self, Shape *shape)
+{
+    if (--shape->count == 0) {
+        PyObject *pieces = shape->pieces;
+        (void)map_pop(&self->shapes, (int64_t)(uintptr_t)pieces);
+        self->size -= shape->size;
+        if (self->last == shape) {
+            self->last = NULL;
+        }
+        PyMem_RawFree(shape);
+        Py_DECREF(pieces);
+    }
+}
+
+static void
+cell_drop(Kept *self, Cell *cell)
+{
+    for (int at = 0; at < shapes_of(cell->kind); at++) {
+        shape_drop(self, cell->shapes[at]);
+    }
+}
+
+/* Whether others may refer to the number of CELL, which is of a story. */
+static int
+is_request(const Cell *cell)
+{
+    return cell->kind == ASKED || cell->kind == EXPIRED
+        || (cell->kind == READY && !(cell->marks & BIRTH));
+}
+
+static size_t
+cell_size(int kind, size_t text, size_t by)
+{
+    size_t size = sizeof(Cell) + (size_t)shapes_of(kind) * sizeof(Shape *) + text + by;
+    return (size + 7) & ~(size_t)7;
+}
+
+static size_t
+size_of_line(const Line *line)
+{
+    return cell_size(line->kind, (size_t)line->text.length, (size_t)line->by.length);
+}
+
+/* Write LINE, which `prepare` made of RECORD, as a cell of SIZE at TO. */
+static int
+cell_write(Kept *self, void *to, size_t size, const Line *line, PyObject *record)
+{
+    Shape *shapes[MOST_SHAPES];
+    PyObject *pieces[MOST_SHAPES] = {line->kept, NULL, NULL};
+    int count = shapes_of(line->kind);
+    if (line->kind == ASKED || line->kind == EXPIRED) {
+        pieces[1] = ((Asked *)record)->line;
+        pieces[2] = ((Asked *)record)->wait;
+    }
+    else if (line->kind == TAKEN_BACK) {
+        pieces[1] = ((TakenBack *)record)->left;
+    }
+    for (int at = 0; at < count; at++) {
+        shapes[at] = shape_of(self, pieces[at]);
+        if (shapes[at] == NULL) {
+            while (at-- > 0) {
+                shape_drop(self, shapes[at]);
+            }
+            return -1;
+        }
+    }
+    Cell *cell = to;
+    cell->kind = (uint8_t)line->kind;
+    cell->marks = (uint8_t)((line->text.quotes ? QUOTED : 0) | (line->by.quotes ? BY_QUOTED : 0));
+    cell->size = (uint32_t)size;
+    cell->text = (uint32_t)line->text.length;
+    cell->by = (uint32_t)line->by.length;
+    cell->seq = line->seq;
+    cell->ns = line->ns;
+    cell->lived = line->lived;
+    cell->number = line->number;
+    cell->task = line->task;
+    cell->parent = line->parent;
+    for (int at = 0; at < count; at++) {
+        cell->shapes[at] = shapes[at];
+    }
+    char *text = append(text_of(cell), line->text.at, (size_t)line->text.length);
+    if (line->by.length > 0) {
+        append(text, line->by.at, (size_t)line->by.length);
+    }
+    return 0;
+}
+
+static void
+line_piece(Line *line, int number, const Shape *shape, Py_ssize_t which)
+{
+    PyObject *piece = PyTuple_GET_ITEM(shape->pieces, which);
+    line->pieces[number] = PyBytes_AS_STRING(piece);
+    line->lengths[number] = PyBytes_GET_SIZE(piece);
+}
+
+/* Fill in LINE from CELL; of a life that it was MADE, or that it returned.  Gives how many bytes
+ * it takes at most.  It needs no GIL: what it reads is owned by the cell. */
+static size_t
+line_of(Line *line, const Cell *cell, int made)
+{
+    memset(line, 0, sizeof(*line));
+    line->kind = cell->kind == LIFE ? (made ? CREATED : RETURNED) : (Kind)cell->kind;
+    line->text.at = text_of(cell);
+    line->text.length = cell->text;
+    line->text.quotes = cell->marks & QUOTED;
+    if (line->kind == READY) {
+        return cell->text;
+    }
+    line->by.at = line->text.at + cell->text;
+    line->by.length = cell->by;
+    line->by.quotes = cell->marks & BY_QUOTED;
+    line->seq = cell->seq;
+    line->ns = cell->ns;
+    line->lived = cell->lived;
+    line->number = cell->number;
+    line->task = cell->task;
+    line->parent = cell->parent;
+    if (cell->kind == LIFE && made) {
+        line->seq = cell->number;
+    }
+    else if (cell->kind == LIFE) {
+        line->ns = cell->lived;
+        line->lived = life_of(cell->ns, cell->lived);
+    }
+    if (line->kind == ASKED || line->kind == EXPIRED) {
+        line_piece(line, HEAD, cell->shapes[1], 1);
+        line_piece(line, REST, cell->shapes[1], 2);
+        line_piece(line, RUNS, cell->shapes[0], CORO);
+        line_piece(line, WAIT, cell->shapes[2], 0);
+    }
+    else {
+        for (int at = 0; at < PIECES; at++) {
+            line_piece(line, at, cell->shapes[0], at);
+        }
+        if (line->kind == TAKEN_BACK) {
+            line_piece(line, LEAVES, cell->shapes[1], 1);
+        }
+    }
+    size_t size = cell->text + 2 * (size_t)cell->by + MOST_OF_NUMBERS;
+    for (int at = 0; at < PIECES; at++) {
+        size += (size_t)line->lengths[at];
+    }
+    return size;
+}
+
+static void
+line_done(Line *line)
+{
+    Py_XDECREF(line->kept);
+    Py_XDECREF(line->text.owned);
+    Py_XDECREF(line->by.owned);
+}
+
+/* LINE from RECORD, or an exception; `line_done` in either case. */
+static int
+line_from(Kept *self, Line *line, PyObject *record)
+{
+    memset(line, 0, sizeof(*line));
+    return prepare(line, record, &self->ways) < 0 ? -1 : 0;
+}
+
+/* LINE as it is already, of TASK, 0 where that is of no interest. */
+static void
+line_ready(Line *line, int64_t seq, int64_t task, PyObject *text)
+{
+    memset(line, 0, sizeof(*line));
+    line->kind = READY;
+    line->seq = seq;
+    line->task = task;
+    line->text.at = PyBytes_AS_STRING(text);
+    line->text.length = PyBytes_GET_SIZE(text);
+}
+
+/* A cell of LINE by itself. */
+static Cell *
+cell_new(Kept *self, const Line *line, PyObject *record)
+{
+    size_t size = size_of_line(line);
+    Cell *cell = PyMem_RawMalloc(size);
+    if (cell == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (cell_write(self, cell, size, line, record) < 0) {
+        PyMem_RawFree(cell);
+        return NULL;
+    }
+    return cell;
+}
+
+/* -- what is lost */
+
+static void
+lose(Kept *self, long long count, int64_t seq, int kind)
+{
+    self->lost += count;
+    self->lost_kinds |= 1u << kind;
+    if (self->lost_at == 0) {
+        self->lost_at = seq;
+    }
+}
+
+static const char *const names_of_kinds[] = {
+    NULL, "task.create", "task.done", "task.cancel", "task.cancel", "task.uncancel", "task.done",
+    "task.done",
+};
+
+/* The event's name in the line of CELL, which begins with it. */
+static PyObject *
+name_in(const Cell *cell)
+{
+    const char *begin = text_of(cell) + sizeof("{\"event\":\"") - 1;
+    const char *end = text_of(cell) + cell->text;
+    if (begin >= end) {
+        return PyUnicode_FromString("?");
+    }
+    const char *quote = memchr(begin, '"', (size_t)(end - begin));
+    return PyUnicode_DecodeUTF8(begin, (quote == NULL ? end : quote) - begin, "replace");
+}
+
+static void
+lose_cell(Kept *self, const Cell *cell)
+{
+    if (cell->kind == LIFE) {
+        lose(self, 1, cell->number, CREATED);
+        lose(self, 1, cell->seq, RETURNED);
+        return;
+    }
+    lose(self, 1, cell->seq, cell->kind);
+    if (cell->kind == READY) {
+        PyObject *name = name_in(cell);
+        if (name == NULL || PySet_Add(self->lost_names, name) < 0) {
+            PyErr_Clear(); /* no memory: it is counted, without its name */
+        }
+        Py_XDECREF(name);
+    }
+}
+
+/* -- blocks */
+
+/* Room for a cell of SIZE in BLOCKS. */
+static Cell *
+blocks_room(Kept *self, Blocks *blocks, size_t size)
+{
+    Block *block = blocks->last;
+    if (block == NULL || block->room - block->used < size) {
+        size_t room = self->block - sizeof(Block) > size ? self->block - sizeof(Block) : size;
+        block = PyMem_RawMalloc(sizeof(Block) + room);
+        if (block == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        block->next = NULL;
+        block->used = block->cells = 0;
+        block->room = room;
+        if (blocks->last == NULL) {
+            blocks->first = block;
+        }
+        else {
+            blocks->last->next = block;
+        }
+        blocks->last = block;
+        self->size += sizeof(Block) + room;
+    }
+    return (Cell *)(block->data + block->used);
+}
+
+/* What was written to `blocks_room` is there. */
+static void
+blocks_added(Blocks *blocks, size_t size)
+{
+    blocks->last->used += size;
+    blocks->last->cells++;
+    blocks->cells++;
+}
+
+static int
+blocks_add(Kept *self, Blocks *blocks, const Line *line, PyObject *record)
+{
+    size_t size = size_of_line(line);
+    Cell *cell = blocks_room(self, blocks, size);
+    if (cell == NULL || cell_write(self, cell, size, line, record) < 0) {
+        return -1;
+    }
+    blocks_added(blocks, size);
+    return 0;
+}
+
+/* Throw the first block away; what was in it is LOST, or nobody wants to know. */
+static void
+blocks_pop(Kept *self, Blocks *blocks, int lost)
+{
+    Block *block = blocks->first;
+    for (size_t at = 0; at < block->used;) {
+        Cell *cell = (Cell *)(block->data + at);
+        at += cell->size;
+        if (lost) {
+            lose_cell(self, cell);
+        }
+        cell_drop(self, cell);
+    }
+    blocks->cells -= block->cells;
+    blocks->first = block->next;
+    if (block->next == NULL) {
+        blocks->last = NULL;
+    }
+    self->size -= sizeof(Block) + block->room;
+    PyMem_RawFree(block);
+}
+
+/* -- those who live */
+
+static int
+is_cell(const void *made)
+{
+    return (int)((uintptr_t)made & 1);
+}
+
+static Cell *
+as_cell(void *made)
+{
+    return (Cell *)((uintptr_t)made - 1);
+}
+
+static size_t
+size_of_living(void *made)
+{
+    return is_cell(made) ? sizeof(Seat) * 2 + as_cell(made)->size : OF_LIVING;
+}
+
+/* MADE, which is in no table any more, goes. */
+static void
+living_drop(Kept *self, void *made)
+{
+    if (is_cell(made)) {
+        cell_drop(self, as_cell(made));
+        PyMem_RawFree(as_cell(made));
+    }
+    else {
+        Py_DECREF((PyObject *)made);
+    }
+}
+
+static void *
+living_pop(Kept *self, int64_t task)
+{
+    void *made = map_pop(&self->living, task);
+    if (made != NULL) {
+        self->size -= size_of_living(made);
+    }
+    return made;
+}
+
+/* MADE, a reference that is given away, lives. */
+static int
+living_set(Kept *self, int64_t task, void *made)
+{
+    void *old = living_pop(self, task);
+    if (old != NULL) {
+        living_drop(self, old);
+    }
+    if (map_set(&self->living, task, made) < 0) {
+        living_drop(self, made);
+        return -1;
+    }
+    self->size += size_of_living(made);
+    return 0;
+}
+
+/* -- stories */
+
+static void
+grow(Kept *self, Story *story, size_t size)
+{
+    story->size += size;
+    self->size += size;
+}
+
+static void *
+items_of(Row *row)
+{
+    return row->items == NULL ? &row->one : row->items;
+}
+
+static int
+row_add(Kept *self, Story *story, Row *row, const void *item, size_t size)
+{
+    if (row->used >= 1 && row->used >= row->room) {
+        size_t room = row->room == 0 ? 4 : 2 * row->room;
+        void *items = PyMem_RawRealloc(row->items, room * size);
+        if (items == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if (row->items == NULL) {
+            memcpy(items, &row->one, size);
+        }
+        grow(self, story, (room - row->room) * size);
+        row->items = items;
+        row->room = room;
+    }
+    memcpy((char *)items_of(row) + row->used * size, item, size);
+    row->used++;
+    return 0;
+}
+
+static void
+row_free(Row *row)
+{
+    PyMem_RawFree(row->items);
+    memset(row, 0, sizeof(*row));
+}
+
+static void
+story_unref(Story *story)
+{
+    while (story != NULL && --story->refs == 0) { /* it holds nothing: it was thrown away */
+        Story *into = story->into == story ? NULL : story->into;
+        PyMem_RawFree(story);
+        story = into;
+    }
+}
+
+/* STORY, or what it is a part of by now; NULL where that was thrown away. */
+static Story *
+story_found(Story *story)
+{
+    while (story->into != NULL) {
+        if (story->into == story) {
+            return NULL;
+        }
+        story = story->into;
+    }
+    return story;
+}
+
+static void
+story_take_out(Kept *self, Story *story)
+{
+    *(story->before_it == NULL ? &self->first : &story->before_it->after_it) = story->after_it;
+    *(story->after_it == NULL ? &self->last_story : &story->after_it->before_it)
+        = story->before_it;
+}
+
+static void
+story_put_last(Kept *self, Story *story)
+{
+    story->before_it = self->last_story;
+    story->after_it = NULL;
+    *(self->last_story == NULL ? &self->first : &self->last_story->after_it) = story;
+    self->last_story = story;
+}
+
+static void
+story_move_last(Kept *self, Story *story)
+{
+    if (self->last_story != story) {
+        story_take_out(self, story);
+        story_put_last(self, story);
+    }
+}
+
+static Story *
+story_new(Kept *self)
+{
+    Story *story = PyMem_RawCalloc(1, sizeof(Story));
+    if (story == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    story->refs = 1; /* that it is among those that are kept */
+    grow(self, story, sizeof(Story) + OF_STORY);
+    story_put_last(self, story);
+    return story;
+}
+
+/* STORY holds nothing any more, and is not among those that are kept: it is INTO, or thrown away. */
+static void
+story_leave(Kept *self, Story *story, Story *into)
+{
+    Row of_led = story->led, of_before = story->before;
+    Story **led = items_of(&of_led), **before = items_of(&of_before);
+    memset(&story->led, 0, sizeof(Row));
+    memset(&story->before, 0, sizeof(Row));
+    story_take_out(self, story);
+    if (into != NULL) {
+        into->refs++;
+    }
+    story->into = into == NULL ? story : into;
+    PyMem_RawFree(story->cells);
+    story->cells = NULL;
+    story->used = story->room = story->count = story->births = story->size = 0;
+    row_free(&story->tasks);
+    for (size_t at = 0; at < of_led.used; at++) {
+        story_unref(led[at]);
+    }
+    for (size_t at = 0; at < of_before.used; at++) {
+        story_unref(before[at]);
+    }
+    row_free(&of_led);
+    row_free(&of_before);
+    story_unref(story);
+}
+
+static int
+story_belong(Kept *self, int64_t task, Story *story)
+{
+    if (row_add(self, story, &story->tasks, &task, sizeof(task)) < 0) {
+        return -1;
+    }
+    grow(self, story, OF_NUMBER);
+    return map_set(&self->of_task, task, story);
+}
+
+/* Room for a cell of SIZE in STORY. */
+static Cell *
+story_room(Kept *self, Story *story, size_t size)
+{
+    if (story->room - story->used < size) {
+        size_t more = story->room > size ? story->room : size;
+        if (story->room == 0 && more < OF_USUAL) {
+            more = OF_USUAL;
+        }
+        char *cells = PyMem_RawRealloc(story->cells, story->room + more);
+        if (cells == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        grow(self, story, more);
+        story->cells = cells;
+        story->room += more;
+    }
+    return (Cell *)(story->cells + story->used);
+}
+
+/* What was written to `story_room` is there: that a task was made. */
+static void
+story_has_birth(Kept *self, Story *story, Cell *birth)
+{
+    birth->marks |= BIRTH;
+    story->used += birth->size;
+    story->births++;
+    self->told++;
+}
+
+/* BIRTH is of STORY as well: what its shapes are counted for is that cell now. */
+static int
+story_take_birth(Kept *self, Story *story, const Cell *birth)
+{
+    Cell *to = story_room(self, story, birth->size);
+    if (to == NULL) {
+        return -1;
+    }
+    memcpy(to, birth, birth->size);
+    story_has_birth(self, story, to);
+    return 0;
+}
+
+/* That a task of STORY was made, as MADE says. */
+static int
+story_give_birth(Kept *self, Story *story, void *made)
+{
+    if (is_cell(made)) {
+        if (story_take_birth(self, story, as_cell(made)) < 0) {
+            cell_drop(self, as_cell(made));
+            PyMem_RawFree(as_cell(made));
+            return -1;
+        }
+        PyMem_RawFree(as_cell(made));
+        return 0;
+    }
+    Line line;
+    int done = line_from(self, &line, made);
+    if (done == 0) {
+        size_t size = size_of_line(&line);
+        Cell *to = story_room(self, story, size);
+        done = to == NULL ? -1 : cell_write(self, to, size, &line, made);
+        if (done == 0) {
+            story_has_birth(self, story, to);
+        }
+    }
+    line_done(&line);
+    Py_DECREF((PyObject *)made);
+    return done;
+}
+
+/* The last story of TASK; a new one takes its making with it. */
+static Story *
+story_of(Kept *self, int64_t task)
+{
+    Story *story = map_get(&self->of_task, task);
+    if (story != NULL) {
+        return story;
+    }
+    story = story_new(self);
+    if (story == NULL || story_belong(self, task, story) < 0) {
+        return NULL;
+    }
+    void *made = living_pop(self, task);
+    return made != NULL && story_give_birth(self, story, made) < 0 ? NULL : story;
+}
+
+static int
+story_lead(Kept *self, Story *story, Story *other)
+{
+    if (other == NULL || other == story) {
+        return 0;
+    }
+    Story **led = items_of(&story->led);
+    for (size_t at = 0; at < story->led.used; at++) {
+        if (led[at] == other) {
+            return 0;
+        }
+    }
+    if (row_add(self, story, &story->led, &other, sizeof(other)) < 0) {
+        return -1;
+    }
+    other->refs++;
+    return 0;
+}
+
+/* What happens in STORY came of REQUEST. */
+static int
+refer(Kept *self, Story *story, int64_t request)
+{
+    return request == 0 ? 0 : story_lead(self, story, map_get(&self->of_request, request));
+}
+
+/* What happens in STORY has to do with TASK, which is kept as long. */
+static int
+refer_to_task(Kept *self, Story *story, int64_t task)
+{
+    if (task == 0
+        || (map_get(&self->of_task, task) == NULL && map_get(&self->living, task) == NULL)) {
+        return 0;
+    }
+    Story *other = story_of(self, task);
+    return other == NULL ? -1 : story_lead(self, story, other);
+}
+
+/* STORY and what it came of, and so on, are the last to go: the root the very last. */
+static void
+story_touch(Kept *self, Story *story)
+{
+    story_move_last(self, story);
+    if (story->led.used == 0) {
+        return;
+    }
+    Story *chain[MOST_STEPS] = {story};
+    size_t steps = 1;
+    uint64_t round = ++self->round;
+    story->mark = round;
+    for (size_t at = 0; at < steps; at++) { /* which grow meanwhile */
+        Story **led = items_of(&chain[at]->led);
+        for (size_t of = 0; of < chain[at]->led.used; of++) {
+            Story *other = story_found(led[of]);
+            if (other != NULL && other->mark != round && steps < MOST_STEPS) {
+                other->mark = round;
+                story_move_last(self, other);
+                chain[steps++] = other;
+            }
+        }
+    }
+}
+
+/* Add LINE to STORY, which is the last to go now, but for what it came of. */
+static int
+story_add(Kept *self, Story *story, const Line *line, PyObject *record)
+{
+    size_t size = size_of_line(line);
+    Cell *to = story_room(self, story, size);
+    if (to == NULL || cell_write(self, to, size, line, record) < 0) {
+        return -1;
+    }
+    story->used += size;
+    story->count++;
+    self->told++;
+    story_touch(self, story);
+    return 0;
+}
+
+/* Another story of TASK, after STORY. */
+static Story *
+story_next(Kept *self, int64_t task, Story *story)
+{
+    Story *new = story_new(self);
+    if (new == NULL || row_add(self, new, &new->before, &story, sizeof(story)) < 0) {
+        return NULL;
+    }
+    story->refs++;
+    int64_t *tasks = items_of(&story->tasks);
+    for (size_t at = 0; at < story->tasks.used; at++) {
+        if (tasks[at] == task) {
+            tasks[at] = tasks[--story->tasks.used];
+            break;
+        }
+    }
+    for (size_t at = 0; at < story->used;) {
+        Cell *cell = (Cell *)(story->cells + at);
+        size_t size = cell->size;
+        if ((cell->marks & BIRTH) && cell->task == task) {
+            if (story_take_birth(self, new, cell) < 0) {
+                return NULL;
+            }
+            memmove(cell, story->cells + at + size, story->used - at - size);
+            story->used -= size;
+            story->births--;
+            self->told--;
+            break;
+        }
+        at += size;
+    }
+    return story_belong(self, task, new) < 0 ? NULL : new;
+}
+
+/* STORY is one of both from now on: their tasks waited for the same. */
+static int
+story_join(Kept *self, Story *story, Story *other)
+{
+    if (other->used > 0 && story_room(self, story, other->used) == NULL) {
+        return -1;
+    }
+    int64_t *tasks = items_of(&other->tasks);
+    for (size_t at = 0; at < other->tasks.used; at++) {
+        if (story_belong(self, tasks[at], story) < 0) {
+            return -1;
+        }
+    }
+    other->tasks.used = 0;
+    Row *from[] = {&other->led, &other->before}, *to[] = {&story->led, &story->before};
+    for (int which = 0; which < 2; which++) {
+        Story **each = items_of(from[which]);
+        while (from[which]->used > 0) {
+            Story *one = each[from[which]->used - 1];
+            if (row_add(self, story, to[which], &one, sizeof(one)) < 0) {
+                return -1;
+            }
+            from[which]->used--;
+        }
+    }
+    for (size_t at = 0; at < other->used;) {
+        Cell *cell = (Cell *)(other->cells + at);
+        at += cell->size;
+        if (is_request(cell) && map_get(&self->of_request, cell->seq) != NULL) {
+            map_find(&self->of_request, cell->seq)->value = story;
+            grow(self, story, OF_NUMBER);
+        }
+    }
+    if (other->used > 0) {
+        memcpy(story->cells + story->used, other->cells, other->used);
+    }
+    self->size -= other->size;
+    story->used += other->used;
+    story->count += other->count;
+    story->births += other->births;
+    story_leave(self, other, story);
+    return 0;
+}
+
+/* STORY and all that came before it goes. */
+static void
+throw_away(Kept *self, Story *story)
+{
+    Story *going = story;
+    story->going = NULL;
+    story->goes = 1;
+    while (going != NULL) {
+        Story *each = going;
+        going = each->going;
+        for (size_t at = 0; at < each->used;) {
+            Cell *cell = (Cell *)(each->cells + at);
+            at += cell->size;
+            if (is_request(cell)) {
+                (void)map_pop(&self->of_request, cell->seq);
+            }
+            lose_cell(self, cell);
+            cell_drop(self, cell);
+        }
+        int64_t *tasks = items_of(&each->tasks);
+        for (size_t at = 0; at < each->tasks.used; at++) {
+            (void)map_pop(&self->of_task, tasks[at]);
+        }
+        Story **before = items_of(&each->before);
+        for (size_t at = 0; at < each->before.used; at++) {
+            Story *older = story_found(before[at]);
+            if (older != NULL && !older->goes) {
+                older->goes = 1;
+                older->going = going;
+                going = older;
+            }
+        }
+        self->told -= each->count + each->births;
+        self->size -= each->size;
+        story_leave(self, each, NULL);
+    }
+}
+
+/* -- what comes */
+
+/* TASK was asked to cancel: by the task BY, because of the request CAUSE; 0 for none. */
+static int
+ask_kept(Kept *self, int64_t task, const Line *line, PyObject *record, int64_t by, int64_t cause,
+         int begins, int64_t also)
+{
+    Story *story = story_of(self, task);
+    if (story == NULL) {
+        return -1;
+    }
+    if (begins && story->count > 0 && (story->settled || story->count >= LONG)) {
+        story = story_next(self, task, story);
+        if (story == NULL) {
+            return -1;
+        }
+    }
+    story->settled = 0;
+    if (refer(self, story, cause) < 0 || refer_to_task(self, story, by) < 0
+        || refer_to_task(self, story, also) < 0) {
+        return -1;
+    }
+    if (map_set(&self->of_request, line->seq, story) < 0) {
+        return -1;
+    }
+    grow(self, story, OF_NUMBER);
+    if (story_add(self, story, line, record) < 0) {
+        (void)map_pop(&self->of_request, line->seq);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+end_kept(Kept *self, int64_t task, const Line *line, PyObject *record, int64_t cancel)
+{
+    Story *story = story_of(self, task);
+    return story == NULL || refer(self, story, cancel) < 0 ? -1
+        : story_add(self, story, line, record);
+}
+
+static int
+take_back_kept(Kept *self, int64_t task, const Line *line, PyObject *record, int all)
+{
+    Story *story = story_of(self, task);
+    if (story == NULL || story_add(self, story, line, record) < 0) {
+        return -1;
+    }
+    story->settled = (char)(all && story->tasks.used == 1);
+    return 0;
+}
+
+/* TASK returned, and its last request, if there was any, has nothing to do with it. */
+static int
+return_kept(Kept *self, int64_t task, const Line *line, PyObject *record)
+{
+    Story *story = map_get(&self->of_task, task);
+    if (story != NULL) {
+        return story_add(self, story, line, record);
+    }
+    void *made = living_pop(self, task);
+    if (made != NULL) {
+        Line born;
+        int done = -1;
+        if (is_cell(made)) {
+            Cell *cell = as_cell(made);
+            Cell *to = blocks_room(self, &self->lives, cell->size);
+            if (to != NULL) { /* what its shapes are counted for is the new one now */
+                memcpy(to, cell, cell->size);
+                blocks_added(&self->lives, cell->size);
+                PyMem_RawFree(cell);
+                done = 0;
+            }
+            else {
+                living_drop(self, made);
+            }
+        }
+        else {
+            if (line_from(self, &born, made) == 0) {
+                done = blocks_add(self, &self->lives, &born, made);
+            }
+            line_done(&born);
+            Py_DECREF((PyObject *)made);
+        }
+        if (done < 0) {
+            return -1;
+        }
+    }
+    return blocks_add(self, &self->lives, line, record);
+}
+
+/* The same of RECORD, by the shortest way there is where nothing is to be said of it. */
+static int
+keep_returned(Kept *self, Returned *record)
+{
+    Created *born = record->born;
+    PyObject *name = born->name_or_task;
+    void *made = map_get(&self->living, born->task);
+    if ((PyObject *)born != made || !is_plain(name, self->ways.limit)) {
+        Line line;
+        int done = line_from(self, &line, (PyObject *)record);
+        if (done == 0) {
+            done = return_kept(self, born->task, &line, (PyObject *)record);
+        }
+        line_done(&line);
+        return done;
+    }
+    PyObject *pieces = pieces_of(born->site, self->ways.make_pieces);
+    Shape *shape = pieces == NULL ? NULL : shape_of(self, pieces);
+    Py_XDECREF(pieces);
+    if (shape == NULL) {
+        return -1;
+    }
+    size_t length = (size_t)PyUnicode_GET_LENGTH(name), size = cell_size(LIFE, length, 0);
+    Cell *cell = blocks_room(self, &self->lives, size);
+    if (cell == NULL) {
+        shape_drop(self, shape);
+        return -1;
+    }
+    cell->kind = LIFE;
+    cell->marks = QUOTED;
+    cell->size = (uint32_t)size;
+    cell->text = (uint32_t)length;
+    cell->by = 0;
+    cell->seq = record->seq;
+    cell->ns = born->ns;
+    cell->lived = record->ns;
+    cell->number = born->seq;
+    cell->task = born->task;
+    cell->parent = born->parent;
+    cell->shapes[0] = shape;
+    memcpy(text_of(cell), PyUnicode_1BYTE_DATA(name), length);
+    blocks_added(&self->lives, size);
+    living_drop(self, living_pop(self, born->task));
+    return 0;
+}
+
+/* Keep RECORD; gives 0 where it is not plain, 1 where it is kept. */
+static int
+keep(Kept *self, PyObject *record)
+{
+    Kind kind = kind_of(record);
+    switch (kind) {
+    case READY:
+        return 0;
+    case CREATED:
+        return living_set(self, ((Created *)record)->task, Py_NewRef(record)) < 0 ? -1 : 1;
+    case RETURNED:
+        return keep_returned(self, (Returned *)record) < 0 ? -1 : 1;
+    default:
+        break;
+    }
+    Line line;
+    int done = line_from(self, &line, record);
+    if (done == 0) {
+        switch (kind) {
+        case ASKED:
+        case EXPIRED:
+            done = ask_kept(self, line.task, &line, record,
+                            kind == ASKED ? ((Asked *)record)->by : 0, 0, 1, 0);
+            break;
+        case TAKEN_BACK:
+            done = take_back_kept(self, line.task, &line, record, 1);
+            break;
+        default:
+            done = end_kept(self, line.task, &line, record, line.number);
+        }
+    }
+    line_done(&line);
+    return done < 0 ? -1 : 1;
+}
+
+/* Whether it is free to be worked at, which it is not from then on; else an exception. */
+static int
+begin_work(Kept *self)
+{
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "what is kept is for one thread");
+        return -1;
+    }
+    self->busy = 1;
+    return 0;
+}
+
+static PyObject *
+end_work(Kept *self, int done)
+{
+    self->busy = 0;
+    self->version++;
+    if (done < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+kept_take(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    PyObject *records;
+    Py_ssize_t at;
+    if (!PyArg_ParseTuple(args, "O!n:take", &PyList_Type, &records, &at) || begin_work(self) < 0) {
+        return NULL;
+    }
+    int done = 1;
+    for (at = at < 0 ? 0 : at; at < PyList_GET_SIZE(records); at++) {
+        PyObject *record = Py_NewRef(PyList_GET_ITEM(records, at));
+        done = keep(self, record);
+        Py_DECREF(record);
+        if (done <= 0) {
+            break;
+        }
+    }
+    Py_XDECREF(end_work(self, done));
+    return done < 0 ? NULL : PyLong_FromSsize_t(at);
+}
+
+static PyObject *
+kept_made(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long task, seq;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LLS:made", &task, &seq, &text) || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, task, text);
+    Cell *cell = cell_new(self, &line, NULL);
+    int done = cell == NULL ? -1 : living_set(self, task, (void *)((uintptr_t)cell + 1));
+    return end_work(self, done);
+}
+
+static PyObject *
+kept_returned(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long task, seq;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LLS:returned", &task, &seq, &text) || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, task, text);
+    return end_work(self, return_kept(self, task, &line, NULL));
+}
+
+static PyObject *
+kept_ended(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long task, seq, cancel;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LLSL:ended", &task, &seq, &text, &cancel)
+        || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, task, text);
+    return end_work(self, end_kept(self, task, &line, NULL, cancel));
+}
+
+static PyObject *
+kept_asked(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long task, seq, by, cause, also;
+    int begins;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LLSLLpL:asked", &task, &seq, &text, &by, &cause, &begins, &also)
+        || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, task, text);
+    return end_work(self, ask_kept(self, task, &line, NULL, by, cause, begins, also));
+}
+
+static PyObject *
+kept_took_back(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long task, seq;
+    int all;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LLSp:took_back", &task, &seq, &text, &all)
+        || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, task, text);
+    return end_work(self, take_back_kept(self, task, &line, NULL, all));
+}
+
+/* A future was asked to cancel that the tasks WAITERS, a tuple of numbers, wait for. */
+static int
+future_kept(Kept *self, PyObject *waiters, const Line *line, long long cause, long long by,
+            long long also)
+{
+    Story *story = NULL;
+    for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(waiters); at++) {
+        long long task = PyLong_AsLongLong(PyTuple_GET_ITEM(waiters, at));
+        if (task == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        Story *other = story_of(self, task);
+        if (other != NULL && other->count >= LONG) {
+            other = story_next(self, task, other);
+        }
+        if (other == NULL) {
+            return -1;
+        }
+        if (story == NULL) {
+            story = other;
+        }
+        else if (story != other && story_join(self, story, other) < 0) {
+            return -1;
+        }
+    }
+    if (story == NULL) {
+        story = story_new(self);
+        if (story == NULL) {
+            return -1;
+        }
+    }
+    story->settled = 0;
+    if (refer(self, story, cause) < 0 || refer_to_task(self, story, by) < 0
+        || refer_to_task(self, story, also) < 0
+        || map_set(&self->of_request, line->seq, story) < 0) {
+        return -1;
+    }
+    grow(self, story, OF_NUMBER);
+    if (story_add(self, story, line, NULL) < 0) {
+        (void)map_pop(&self->of_request, line->seq);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+kept_future(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long seq, cause, by, also;
+    PyObject *waiters, *text;
+    if (!PyArg_ParseTuple(args, "O!LSLLL:future", &PyTuple_Type, &waiters, &seq, &text, &cause,
+                          &by, &also)
+        || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, 0, text);
+    return end_work(self, future_kept(self, waiters, &line, cause, by, also));
+}
+
+static PyObject *
+kept_found(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long seq, cancel, task, other_cancel, by, other_task;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LSLLLLL:found", &seq, &text, &cancel, &task, &other_cancel, &by,
+                          &other_task)
+        || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, 0, text);
+    Story *story = cancel == 0 ? NULL : map_get(&self->of_request, cancel);
+    if (story == NULL) {
+        story = task == 0 ? story_new(self) : story_of(self, task);
+    }
+    int done = story == NULL || refer(self, story, other_cancel) < 0
+            || refer_to_task(self, story, by) < 0 || refer_to_task(self, story, other_task) < 0
+            || story_add(self, story, &line, NULL) < 0
+        ? -1 : 0;
+    return end_work(self, done);
+}
+
+static PyObject *
+kept_other(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long seq;
+    PyObject *text;
+    if (!PyArg_ParseTuple(args, "LS:other", &seq, &text) || begin_work(self) < 0) {
+        return NULL;
+    }
+    Line line;
+    line_ready(&line, seq, 0, text);
+    return end_work(self, blocks_add(self, &self->others, &line, NULL));
+}
+
+/* -- what goes */
+
+static int
+compare_numbers(const void *one, const void *other)
+{
+    int64_t left = *(const int64_t *)one, right = *(const int64_t *)other;
+    return (left > right) - (left < right);
+}
+
+/* Throw away the making of those living tasks that were made first, an eighth of them at once. */
+static void
+throw_away_living(Kept *self, size_t limit)
+{
+    size_t count = 0, some = self->living.used / 8 > AT_ONCE ? self->living.used / 8 : AT_ONCE;
+    int64_t *tasks = PyMem_RawMalloc(self->living.used * sizeof(int64_t));
+    int64_t any;
+    if (tasks == NULL) { /* no memory: whichever comes first */
+        tasks = &any;
+    }
+    for (size_t at = 0; at <= self->living.mask; at++) {
+        if (self->living.slots[at].value != NULL) {
+            tasks[count++] = self->living.slots[at].key;
+            if (tasks == &any) {
+                break;
+            }
+        }
+    }
+    qsort(tasks, count, sizeof(int64_t), compare_numbers);
+    for (size_t at = 0; at < count && at < some && self->size > limit; at++) {
+        void *made = living_pop(self, tasks[at]);
+        lose(self, 1, is_cell(made) ? as_cell(made)->seq : ((Created *)made)->seq, CREATED);
+        living_drop(self, made);
+    }
+    if (tasks != &any) {
+        PyMem_RawFree(tasks);
+    }
+}
+
+static PyObject *
+kept_make_room(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    Py_ssize_t given;
+    if (!PyArg_ParseTuple(args, "n:make_room", &given) || begin_work(self) < 0) {
+        return NULL;
+    }
+    size_t limit = given < 0 ? 0 : (size_t)given;
+    long long before = self->lost;
+    while (self->size > limit && self->lives.first != NULL) {
+        blocks_pop(self, &self->lives, 1);
+    }
+    while (self->size > limit && self->others.first != NULL) {
+        blocks_pop(self, &self->others, 1);
+    }
+    while (self->size > limit && self->living.used > 0) {
+        throw_away_living(self, limit);
+    }
+    self->unneeded += self->lost - before;
+    while (self->size > limit && self->first != NULL) {
+        throw_away(self, self->first);
+    }
+    return end_work(self, 0);
+}
+
+static void
+kept_empty(Kept *self)
+{
+    while (self->lives.first != NULL) {
+        blocks_pop(self, &self->lives, 0);
+    }
+    while (self->others.first != NULL) {
+        blocks_pop(self, &self->others, 0);
+    }
+    Map living = self->living;
+    memset(&self->living, 0, sizeof(Map));
+    for (size_t at = 0; living.slots != NULL && at <= living.mask; at++) {
+        if (living.slots[at].value != NULL) {
+            living_drop(self, living.slots[at].value);
+        }
+    }
+    map_free(&living);
+    while (self->first != NULL) {
+        throw_away(self, self->first);
+    }
+    map_free(&self->of_task);
+    map_free(&self->of_request);
+    self->size = 0;
+    self->lost = self->unneeded = self->lost_at = 0;
+    self->lost_kinds = 0;
+    if (self->lost_names != NULL) {
+        (void)PySet_Clear(self->lost_names);
+    }
+}
+
+static PyObject *
+kept_clear(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    if (begin_work((Kept *)op) < 0) {
+        return NULL;
+    }
+    kept_empty((Kept *)op);
+    return end_work((Kept *)op, 0);
+}
+
+static PyObject *
+kept_lose(PyObject *op, PyObject *args)
+{
+    Kept *self = (Kept *)op;
+    long long count, seq;
+    PyObject *names;
+    if (!PyArg_ParseTuple(args, "LLO:lose", &count, &seq, &names)) {
+        return NULL;
+    }
+    PyObject *done = PyObject_CallMethod(self->lost_names, "update", "O", names);
+    if (done == NULL) {
+        return NULL;
+    }
+    lose(self, count, seq, READY);
+    return done;
+}
+
+static PyObject *
+kept_names_of_lost(PyObject *op, PyObject *Py_UNUSED(none))
+{
+    Kept *self = (Kept *)op;
+    PyObject *names = PySet_New(self->lost_names);
+    for (int kind = CREATED; names != NULL && kind <= ABSORBED; kind++) {
+        if (self->lost_kinds & 1u << kind) {
+            PyObject *name = PyUnicode_FromString(names_of_kinds[kind]);
+            if (name == NULL || PySet_Add(names, name) < 0) {
+                Py_CLEAR(names);
+            }
+            Py_XDECREF(name);
+        }
+    }
+    return names;
+}
+
+/* -- what is told */
+
+/* One line to come: a cell, or what the two lowest bits of its address say. */
+typedef struct {
+    int64_t seq;
+    uintptr_t at;
+} Item;
+
+enum { OF_MAKING = 1, OF_CREATED = 2 }; /* of a life: that it was made; a `Created` */
+
+typedef struct {
+    PyObject_HEAD
+    Kept *kept;
+    uint64_t version;
+    PyObject *extra; /* a tuple of those that are in no cell of the other's... */
+    Cell **own;      /* ... and their cells */
+    size_t owned;
+    Item *items;
+    size_t count;
+    size_t at;
+    const Block *block; /* lives return in order, so they are walked along */
+    size_t into;
+    int64_t walked; /* the number of the last of these */
+} KeptLines;
+
+#define PORTION 1000 /* lines that are given away at once */
+
+static int
+compare_items(const void *one, const void *other)
+{
+    int64_t left = ((const Item *)one)->seq, right = ((const Item *)other)->seq;
+    return (left > right) - (left < right);
+}
+
+static void
+lines_add(KeptLines *self, int64_t seq, const void *at, int mark)
+{
+    self->items[self->count].seq = seq;
+    self->items[self->count].at = (uintptr_t)at + (uintptr_t)mark;
+    self->count++;
+}
+
+static void
+lines_add_row(KeptLines *self, const char *cells, size_t used)
+{
+    for (size_t at = 0; at < used;) {
+        const Cell *cell = (const Cell *)(cells + at);
+        at += cell->size;
+        lines_add(self, cell->seq, cell, 0);
+    }
+}
+
+/* Whether the walk along lives comes by CELL, which is behind the number LAST. */
+static int
+is_walked(const Cell *cell, int64_t last)
+{
+    return cell->kind == LIFE && cell->seq > last;
+}
+
+/* Note all that is to be told, in order.  Without the GIL: nobody changes it meanwhile. */
+static void
+lines_collect(KeptLines *self)
+{
+    const Kept *kept = self->kept;
+    int64_t last = 0;
+    for (const Block *block = kept->lives.first; block != NULL; block = block->next) {
+        for (size_t at = 0; at < block->used;) {
+            const Cell *cell = (const Cell *)(block->data + at);
+            at += cell->size;
+            if (cell->kind == LIFE) {
+                lines_add(self, cell->number, cell, OF_MAKING);
+            }
+            if (is_walked(cell, last)) {
+                last = cell->seq;
+            }
+            else {
+                lines_add(self, cell->seq, cell, 0);
+            }
+        }
+    }
+    for (const Block *block = kept->others.first; block != NULL; block = block->next) {
+        lines_add_row(self, block->data, block->used);
+    }
+    for (size_t at = 0; kept->living.used > 0 && at <= kept->living.mask; at++) {
+        void *made = kept->living.slots[at].value;
+        if (made != NULL && is_cell(made)) {
+            lines_add(self, as_cell(made)->seq, as_cell(made), 0);
+        }
+        else if (made != NULL) {
+            lines_add(self, ((Created *)made)->seq, made, OF_CREATED);
+        }
+    }
+    for (const Story *story = kept->first; story != NULL; story = story->after_it) {
+        lines_add_row(self, story->cells, story->used);
+    }
+    for (size_t at = 0; at < self->owned; at++) {
+        lines_add(self, self->own[at]->seq, self->own[at], 0);
+    }
+    qsort(self->items, self->count, sizeof(Item), compare_items);
+}
+
+static PyObject *
+kept_lines(PyObject *op, PyObject *extra)
+{
+    Kept *kept = (Kept *)op;
+    PyObject *own = PySequence_Tuple(extra);
+    KeptLines *self = own == NULL ? NULL : PyObject_New(KeptLines, KeptLinesType);
+    if (self == NULL) {
+        Py_XDECREF(own);
+        return NULL;
+    }
+    size_t more = (size_t)PyTuple_GET_SIZE(own);
+    self->kept = (Kept *)Py_NewRef(op);
+    self->extra = own;
+    self->owned = self->count = self->at = self->into = 0;
+    self->walked = 0;
+    self->block = NULL;
+    self->own = PyMem_RawCalloc(more + 1, sizeof(Cell *));
+    self->items = PyMem_RawMalloc(
+        (2 * kept->lives.cells + kept->others.cells + kept->living.used + kept->told + more + 1)
+        * sizeof(Item));
+    if (self->own == NULL || self->items == NULL) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    for (Py_ssize_t at = 0; at < (Py_ssize_t)more; at++) {
+        long long seq;
+        PyObject *text;
+        Line line;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(own, at), "LS:lines", &seq, &text)) {
+            goto failed;
+        }
+        line_ready(&line, seq, 0, text);
+        self->own[self->owned] = cell_new(kept, &line, NULL);
+        if (self->own[self->owned] == NULL) {
+            goto failed;
+        }
+        self->owned++;
+    }
+    if (begin_work(kept) < 0) {
+        goto failed;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    lines_collect(self);
+    Py_END_ALLOW_THREADS
+    self->block = kept->lives.first;
+    Py_DECREF(end_work(kept, 0));
+    self->version = kept->version;
+    return (PyObject *)self;
+failed:
+    Py_DECREF((PyObject *)self);
+    return NULL;
+}
+
+/* The life that the walk stands at, NULL at its end. */
+static const Cell *
+lines_walk(KeptLines *self)
+{
+    while (self->block != NULL) {
+        while (self->into < self->block->used) {
+            const Cell *cell = (const Cell *)(self->block->data + self->into);
+            if (is_walked(cell, self->walked)) {
+                return cell;
+            }
+            self->into += cell->size;
+        }
+        self->block = self->block->next;
+        self->into = 0;
+    }
+    return NULL;
+}
+
+/* Fill in the next LINES, at most PORTION; those that it takes Python for have only their record,
+ * as `kept`.  Gives how many there are, and in SIZE what the others take. */
+static size_t
+lines_next(KeptLines *self, Line *lines, size_t *size)
+{
+    size_t count = 0;
+    *size = 0;
+    while (count < PORTION) {
+        const Cell *life = lines_walk(self);
+        const Item *item = self->at < self->count ? &self->items[self->at] : NULL;
+        if (life != NULL && (item == NULL || life->seq < item->seq)) {
+            *size += line_of(&lines[count], life, 0);
+            self->walked = life->seq;
+            self->into += life->size;
+        }
+        else if (item == NULL) {
+            break;
+        }
+        else {
+            self->at++;
+            int mark = (int)(item->at & 3);
+            void *at = (void *)(item->at - (uintptr_t)mark);
+            if (mark == OF_CREATED) {
+                memset(&lines[count], 0, sizeof(Line));
+                lines[count].kept = at;
+            }
+            else {
+                *size += line_of(&lines[count], at, mark == OF_MAKING);
+            }
+        }
+        count++;
+    }
+    return count;
+}
+
+static PyObject *
+lines_iternext(PyObject *op)
+{
+    KeptLines *self = (KeptLines *)op;
+    Kept *kept = self->kept;
+    if (begin_work(kept) < 0) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    size_t count = 0, size = 0;
+    char *end;
+    Line *lines = PyMem_RawMalloc(PORTION * sizeof(Line));
+    if (kept->version != self->version) {
+        PyErr_SetString(PyExc_RuntimeError, "what is kept has changed meanwhile");
+        goto done;
+    }
+    if (lines == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    count = lines_next(self, lines, &size);
+    Py_END_ALLOW_THREADS
+    int failed = 0;
+    for (size_t at = 0; at < count; at++) {
+        PyObject *made = lines[at].kept;
+        if (made != NULL) {
+            lines[at].kept = NULL;
+            Py_ssize_t more = failed ? 0 : prepare(&lines[at], made, &kept->ways);
+            failed |= more < 0;
+            size += more < 0 ? 0 : (size_t)more;
+        }
+    }
+    if (count > 0 && !failed) {
+        result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    }
+    if (result != NULL) {
+        char *begin = PyBytes_AS_STRING(result);
+        Py_BEGIN_ALLOW_THREADS
+        end = format(begin, lines, count);
+        Py_END_ALLOW_THREADS
+        (void)_PyBytes_Resize(&result, end - begin);
+    }
+    for (size_t at = 0; at < count; at++) {
+        line_done(&lines[at]);
+    }
+done:
+    PyMem_RawFree(lines);
+    kept->busy = 0;
+    return result;
+}
+
+static void
+lines_dealloc(PyObject *op)
+{
+    KeptLines *self = (KeptLines *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    for (size_t at = 0; at < self->owned; at++) {
+        PyMem_RawFree(self->own[at]);
+    }
+    PyMem_RawFree(self->own);
+    PyMem_RawFree(self->items);
+    Py_XDECREF(self->extra);
+    Py_XDECREF((PyObject *)self->kept);
+    PyObject_Free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot kept_lines_slots[] = {
+    {Py_tp_doc, (void *)"What is kept, as portions of whole lines."},
+    {Py_tp_dealloc, lines_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, lines_iternext},
+    {0, NULL},
+};
+
+static PyType_Spec kept_lines_spec = {
+    "aioaudit.core._core.KeptLines",
+    sizeof(KeptLines),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    kept_lines_slots,
+};
+
+/* -- the object */
+
+static PyObject *
+kept_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"size", "make_pieces", "quote", "encode", "limit", NULL};
+    Py_ssize_t size;
+    Ways ways;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nOOOn:Kept", names, &size, &ways.make_pieces,
+                                     &ways.quote, &ways.encode, &ways.limit)) {
+        return NULL;
+    }
+    Kept *self = (Kept *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->ways.limit = ways.limit;
+    self->ways.make_pieces = Py_NewRef(ways.make_pieces);
+    self->ways.quote = Py_NewRef(ways.quote);
+    self->ways.encode = Py_NewRef(ways.encode);
+    size_t block = size < 0 ? 0 : (size_t)size / 64;
+    self->block = block < 1024 ? 1024 : block > 65536 ? 65536 : block;
+    self->lost_names = PySet_New(NULL);
+    if (self->lost_names == NULL) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+kept_dealloc(PyObject *op)
+{
+    Kept *self = (Kept *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    self->busy = 1; /* whatever goes now and calls finds nothing */
+    kept_empty(self);
+    map_free(&self->shapes);
+    Py_XDECREF(self->lost_names);
+    Py_XDECREF(self->ways.make_pieces);
+    Py_XDECREF(self->ways.quote);
+    Py_XDECREF(self->ways.encode);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyObject *
+kept_lost_at(PyObject *op, void *Py_UNUSED(closure))
+{
+    long long at = ((Kept *)op)->lost_at;
+    return at == 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(at);
+}
+
+static PyGetSetDef kept_getset[] = {
+    {"lost_at", kept_lost_at, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef kept_members[] = {
+    {"size", T_PYSSIZET, offsetof(Kept, size), READONLY, NULL},
+    {"lost", T_LONGLONG, offsetof(Kept, lost), READONLY, NULL},
+    {"unneeded", T_LONGLONG, offsetof(Kept, unneeded), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef kept_methods[] = {
+    {"take", kept_take, METH_VARARGS, NULL},
+    {"made", kept_made, METH_VARARGS, NULL},
+    {"returned", kept_returned, METH_VARARGS, NULL},
+    {"ended", kept_ended, METH_VARARGS, NULL},
+    {"asked", kept_asked, METH_VARARGS, NULL},
+    {"took_back", kept_took_back, METH_VARARGS, NULL},
+    {"future", kept_future, METH_VARARGS, NULL},
+    {"found", kept_found, METH_VARARGS, NULL},
+    {"other", kept_other, METH_VARARGS, NULL},
+    {"lose", kept_lose, METH_VARARGS, NULL},
+    {"names_of_lost", kept_names_of_lost, METH_NOARGS, NULL},
+    {"make_room", kept_make_room, METH_VARARGS, NULL},
+    {"clear", kept_clear, METH_NOARGS, NULL},
+    {"lines", kept_lines, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot kept_slots[] = {
+    {Py_tp_doc, (void *)"What a recorder keeps."},
+    {Py_tp_new, kept_new},
+    {Py_tp_dealloc, kept_dealloc},
+    {Py_tp_methods, kept_methods},
+    {Py_tp_members, kept_members},
+    {Py_tp_getset, kept_getset},
+    {0, NULL},
+};
+
+static PyType_Spec kept_spec = {
+    "aioaudit.core._core.Kept",
+    sizeof(Kept),
+    0,
+    Py_TPFLAGS_DEFAULT,
+    kept_slots,
+};
+
 /* -- the module ----------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -5636,6 +7650,8 @@ exec_module(PyObject *module)
         || add_type(module, &ReturnsType, &returns_spec) < 0
         || add_type(module, &NoteType, &note_spec) < 0
         || add_type(module, &NotesType, &notes_spec) < 0
+        || add_type(module, &KeptType, &kept_spec) < 0
+        || add_type(module, &KeptLinesType, &kept_lines_spec) < 0
 #if PY_VERSION_HEX >= 0x030C0000
         || add_type(module, &TimeoutsType, &timeouts_spec) < 0
         || add_type(module, &PassedType, &passed_spec) < 0

@@ -1,6 +1,6 @@
 # Private. The native core, for type checkers; `aioaudit.core.python` says what each is for.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -117,6 +117,67 @@ class Timeouts:
     def take_calls_of(self, reschedule: Callable[..., None], /) -> None: ...
 
 Passed = python.Passed
+
+class Kept:
+    def __init__(
+        self,
+        size: int,
+        make_pieces: Callable[[Any], tuple[bytes, bytes, bytes, bytes]],
+        quote: Callable[[Any], bytes],
+        encode: Callable[[Any], bytes],
+        limit: int,
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+    @property
+    def lost_at(self) -> int | None: ...
+    @property
+    def unneeded(self) -> int: ...
+    def take(self, records: list[Any], at: int, /) -> int: ...
+    def made(self, task: int, seq: int, line: bytes, /) -> None: ...
+    def returned(self, task: int, seq: int, line: bytes, /) -> None: ...
+    def ended(self, task: int, seq: int, line: bytes, cancel: int, /) -> None: ...
+    def asked(
+        self,
+        task: int,
+        seq: int,
+        line: bytes,
+        by: int,
+        cause: int,
+        begins: bool,
+        also: int,
+        /,
+    ) -> None: ...
+    def future(
+        self,
+        waiters: tuple[int, ...],
+        seq: int,
+        line: bytes,
+        cause: int,
+        by: int,
+        also: int,
+        /,
+    ) -> None: ...
+    def took_back(self, task: int, seq: int, line: bytes, all_of_them: bool, /) -> None: ...
+    def found(
+        self,
+        seq: int,
+        line: bytes,
+        cancel: int,
+        task: int,
+        other_cancel: int,
+        by: int,
+        other_task: int,
+        /,
+    ) -> None: ...
+    def other(self, seq: int, line: bytes, /) -> None: ...
+    def lose(self, count: int, seq: int, names: Iterable[str], /) -> None: ...
+    def names_of_lost(self) -> set[str]: ...
+    def make_room(self, limit: int, /) -> None: ...
+    def clear(self) -> None: ...
+    def lines(self, extra: Iterable[tuple[int, bytes]], /) -> Iterator[bytes]: ...
 
 def lines(
     records: list[Any],

@@ -235,3 +235,8 @@ def _quoted(named: Any) -> bytes:
 def lines(records: list[Any]) -> bytes:
     """As `python.lines`."""
     return _core.lines(records, _pieces_of, _quoted, encode_event, LIMIT)
+
+
+def new_kept(size: int) -> Any:
+    """What a recorder of *size* bytes keeps, as `aioaudit.exporters.recorder.kept.Kept`."""
+    return _core.Kept(size, _pieces_of, _quoted, encode_event, LIMIT)

@@ -101,8 +101,43 @@ def asks():
     asks.callback("RERAISE", print)
     assert asks.pending() == []
 
+def kept():
+    kept = native.new_kept(30_000)
+    told = 0
+    try:
+        for number in range(1, 13):
+            made = _core.Created(7 * number, number, 1, SITE, "x" if number % 3 else "\\xe9", None)
+            told += kept.take([LIVED.get(number, made)], 0)
+        for number in range(1, 4):
+            told += kept.take([_core.Returned(7 * number + 1, 2, LIVED[number], 16)], 0)
+        steps = [
+            (kept.made, 20, 2, LINE),
+            (kept.returned, 20, 3, LINE),
+            (kept.asked, 4, 40, LINE, 5, 0, True, 0),
+            (kept.took_back, 4, 41, LINE, True),
+            (kept.asked, 4, 43, LINE, 5, 40, True, 6),
+            (kept.ended, 4, 44, LINE, 43),
+            (kept.future, (6, 7, 4), 45, LINE, 43, 5, 0),
+            (kept.found, 46, LINE, 45, 0, 40, 8, 0),
+            (kept.other, 47, LINE),
+        ]
+        for act, *given in steps:
+            act(*given)
+            told += 1
+        assert b"".join(kept.lines([(1, LINE)])).count(b"\\n") == told + 1
+        kept.make_room(2_000)
+        kept.make_room(0)
+        assert (kept.size, kept.lost) == (0, told)
+    finally:
+        _testcapi.remove_mem_hooks()
+        kept.clear()
+        kept.take(RECORDS[1:], 0)
+        assert b"".join(kept.lines([])) == native.lines(RECORDS[1:])
+
+LINE = b'{"event":"x"}\\n'
+LIVED = {n: _core.Created(7 * n, n, 1, SITE, "x" if n % 2 else "\\xe9", None) for n in range(1, 4)}
 COUNTER = _core.Counter()
-for part in (lines, table, queue, records, asks):
+for part in (lines, table, queue, records, asks, kept):
     print(part.__name__, refused(part) > 0)
 """
 )
@@ -121,6 +156,8 @@ def test_each_part_of_the_core_without_memory(run_python: Runner) -> None:
         "records",
         "True",
         "asks",
+        "True",
+        "kept",
         "True",
     ]
 

@@ -185,8 +185,8 @@ def test_lives_without_incident_go_first_and_an_old_incident_stays() -> None:
         await make_lives(2_000)
 
     batches = recorded(main)
-    ring = batches.into(Ring(100_000), random.Random(1))
-    assert ring.size <= 100_000
+    ring = batches.into(Ring(30_000), random.Random(1))
+    assert ring.size <= 30_000
     lines = dumped(ring)
     [answer] = log_of(lines).answers()
     assert (answer.name, answer.root.what, answer.outcome) == ("early", "called", "cancelled")

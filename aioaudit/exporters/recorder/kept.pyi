@@ -1,0 +1,1 @@
+from exporters.recorder.kept import *
