@@ -180,6 +180,7 @@ def tasks(rounds: int) -> None:
         }
         | both("only cancel lines", 1.05, 1.02)
         | both("jsonl", 1.9, 1.25)
+        | both("recorder", None, None)
         | both("otel", 1.9, 1.25),
     )
 
@@ -205,7 +206,8 @@ def cancels(rounds: int) -> None:
     case = "10,000 tasks cancelled by one culprit"
     compare(case, "cancels", 10_000, rounds // 2, ways | both("jsonl", None, 1.4))
     case += ", made before"
-    compare(case, "cancelled", 10_000, rounds // 2, ways | both("jsonl", 5.0, 2.0))
+    ways |= both("jsonl", 5.0, 2.0) | both("recorder", None, None)
+    compare(case, "cancelled", 10_000, rounds // 2, ways)
 
 
 def timeouts(rounds: int) -> None:

@@ -38,7 +38,9 @@ _TASKS = 40  # a batch of them
 _PAUSE = 0.01  # seconds between two batches
 _PROBE = 0.002  # seconds between two looks at how late the loop is
 _FILES = 4  # the last dumps of a round, which are looked at
-_NUMBER = re.compile(rb'^\{"event":"(?!process\.dropped)[^"]*","ts":"[^"]*","seq":(\d+)', re.MULTILINE)
+_NUMBER = re.compile(
+    rb'^\{"event":"(?!process\.dropped)[^"]*","ts":"[^"]*","seq":(\d+)', re.MULTILINE
+)
 _LOST = re.compile(rb'^\{"event":"process\.dropped".*?"count":(\d+)', re.MULTILINE)
 
 
@@ -182,7 +184,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of each (default: 20)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a round (default: 3)")
     parser.add_argument("--size", type=int, default=16_000_000, help="bytes of the ring")
-    parser.add_argument("--work", nargs=3, metavar=("WAY", "FOLDER", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--work", nargs=3, metavar=("WAY", "FOLDER", "SIZE"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     if given.work:
         work(given.work[0], given.work[1], int(given.work[2]))

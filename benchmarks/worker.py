@@ -50,7 +50,12 @@ def turn_on(way: str) -> None:
         return
     import aioaudit
 
-    exporter: list[Any] = {"no listener": [], "null exporter": [Null()]}.get(way, ["jsonl"])
+    exporters: dict[str, list[Any]] = {
+        "no listener": [],
+        "null exporter": [Null()],
+        "recorder": ["recorder"],
+    }
+    exporter = exporters.get(way, ["jsonl"])
     if way in ("structlog", "logging", "otel", "memory"):
         exporter = [_exporter(way)]
     few = "task.cancel,future.cancel" if way == "only cancel lines" else None

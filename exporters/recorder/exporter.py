@@ -110,9 +110,10 @@ class RecorderExporter:
         self._ring = Ring(self._ring.limit)
 
     def _forget_the_parent(self) -> None:
-        """In a forked child: nothing was asked of it yet."""
+        """In a forked child: nothing was asked of it yet, and it has what it keeps to itself."""
         if os.getpid() != self._pid:
             self._pid = os.getpid()
+            self._ring = Ring(self._ring.limit)  # the parent's may be at work, for good
             self._asked.clear()
             self._written.clear()
             self._tail.end()

@@ -435,6 +435,11 @@ class Kept:
         return merge(*parts, key=_seq_of)
 
 
+def new_kept(size: int) -> Kept:  # noqa: ARG001 - the other core wants to know
+    """What a recorder of *size* bytes keeps."""
+    return Kept()
+
+
 def _is_long(name: object) -> bool:
     """Whether a name takes more than what is counted for it; a task that has none yet does."""
     return type(name) is not str or len(name) > _SHORT

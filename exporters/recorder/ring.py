@@ -16,7 +16,7 @@ do with.  What was thrown away is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aioaudit.core.choice import CORE
 from aioaudit.events import (
@@ -34,14 +34,10 @@ from aioaudit.events import (
 from aioaudit.exporter import encode_events
 from aioaudit.exporters.recorder.kept import Kept, Line
 
-if CORE.name == "native":
-    from aioaudit.core.native import new_kept
+if TYPE_CHECKING or CORE.name == "python":
+    from aioaudit.exporters.recorder.kept import new_kept
 else:
-
-    def new_kept(_size: int) -> Kept:
-        """What is kept, with the core in Python."""
-        return Kept()
-
+    from aioaudit.core.native import new_kept
 
 Taking: TypeAlias = Callable[[Any, int, bytes], None]
 
@@ -57,7 +53,7 @@ class Ring:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: Kept = new_kept(limit)
+        self._kept = new_kept(limit)
         self._take_one: dict[type[Any], Taking] = {
             ProcessStart: self._take_start,
             ProcessEnd: self._take_end,
