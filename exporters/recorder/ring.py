@@ -32,7 +32,7 @@ from aioaudit.events import (
     TaskUncancel,
 )
 from aioaudit.exporter import encode_events
-from aioaudit.exporters.recorder.kept import Kept, Line
+from aioaudit.exporters.recorder.kept import Line
 
 if TYPE_CHECKING or CORE.name == "python":
     from aioaudit.exporters.recorder.kept import new_kept
