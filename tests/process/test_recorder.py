@@ -290,7 +290,7 @@ def test_a_forked_child_keeps_events_of_its_own(start: Start) -> None:
 MEMORY = """
     import asyncio, gc, sys, tracemalloc, aioaudit
     from aioaudit.exporters.recorder import RecorderExporter
-    LIMIT = 300_000
+    LIMIT = 100_000
     exporter = RecorderExporter(LIMIT)
     ring = exporter._ring
 
@@ -304,7 +304,8 @@ MEMORY = """
     async def load(kind):
         for _ in range(10):
             if kind == "lives":
-                await asyncio.gather(*(asyncio.sleep(0) for _ in range(200)))
+                for _ in range(5):
+                    await asyncio.gather(*(asyncio.sleep(0) for _ in range(40)))
             elif kind == "failures":
                 await asyncio.gather(*(bad() for _ in range(100)), return_exceptions=True)
             elif kind == "timeouts":
