@@ -224,5 +224,4 @@ class RecorderExporter:
 
 def _last_error() -> BaseException | None:
     """The error that has ended the program, if one has: the interpreter has shown it."""
-    found: BaseException | None = getattr(sys, "last_exc", None)  # since 3.12
-    return getattr(sys, "last_value", None) if found is None else found
+    return getattr(sys, "last_value", None)  # on each Python; `last_exc` is there since 3.12
