@@ -320,7 +320,7 @@ def other_core(run: Run) -> Run:
 
 def oldest_run(interpreter: Interpreter, wheel: Path, variables: Mapping[str, str]) -> Run:
     """What uses other people's packages, on *interpreter*, with the oldest of each that we allow."""
-    extras = ["cli", "structlog", "otel", "otel-grpc", "otel-instrument"]
+    extras = ["cli", "top", "structlog", "otel", "otel-grpc", "otel-instrument"]
     allowed = _requirements(extras, ["libraries"], with_own=True)
     tools = _requirements([], ["tools"], with_own=False)
     python = environment(

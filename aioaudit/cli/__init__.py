@@ -44,9 +44,10 @@ def main(argv: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def lacking(package: str, what: str) -> int:
-    """Say on stderr that *what* needs *package*, and return the exit status."""
+def lacking(package: str, what: str, extra: str = "cli") -> int:
+    """Say on stderr that *what* needs *package* (of *extra*), and return the exit status."""
     sys.stderr.write(
-        f"aioaudit: {what} needs {package}, which is not installed: pip install 'aioaudit[cli]'\n"
+        f"aioaudit: {what} needs {package}, which is not installed: "
+        f"pip install 'aioaudit[{extra}]'\n"
     )
     return 2

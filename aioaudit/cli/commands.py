@@ -15,6 +15,7 @@ COMMANDS = {
     RUN: "Run a program with auditing on.",
     "why": "Say who cancelled a task, and why.",
     "check": "Say what went wrong with cancellations.",
+    "top": "Show who cancels what while it happens.",
     "report": "Draw a log: one HTML file for any browser.",
     "export": "Show a log in a trace view.",
     "ps": "List audited processes, or the living tasks of one.",

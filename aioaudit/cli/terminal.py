@@ -44,11 +44,33 @@ WIDE = 100_000
 _encode = msgspec.json.Encoder().encode
 
 
+class _Page:
+    """Lines of so many columns that are kept instead of being written to stdout."""
+
+    current: _Page | None = None
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.lines: list[str] = []
+
+
+@contextmanager
+def page(width: int) -> Generator[list[str]]:
+    """Has what is written within the block end in the list that it gives, without colour."""
+    before = _Page.current
+    _Page.current = page = _Page(width)
+    try:
+        yield page.lines
+    finally:
+        _Page.current = before
+
+
 def console() -> Console:
     """A console for stdout: colour on a terminal only, and never under NO_COLOR."""
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
+    onto = _Page.current
+    terminal = onto is None and sys.stdout.isatty()
     plain = not terminal or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return Console(
         # What is printed is captured and written by `print_line`: rich must not touch stdout, it ends
@@ -59,7 +81,7 @@ def console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        width=None if terminal else WIDE,
+        width=None if terminal else WIDE if onto is None else onto.width,
     )
 
 
@@ -84,6 +106,9 @@ def print_line(line: str = "") -> None:
     Raises `OutputClosed` if nobody reads it.
     """
     encoding = sys.stdout.encoding
+    if _Page.current is not None:
+        _Page.current.lines.append(line)
+        return
     try:
         sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except BrokenPipeError:

@@ -70,13 +70,29 @@ def incident_of(case: Case) -> tuple[Link, int | None]:
     A task fails once and a process ends once, but the same timeout or the same
     call happens again and again.
     """
-    root = case.root()
-    request = None if case.request is None else case.run.chains.of(case.request).last_request
+    last = None if case.request is None else case.run.chains.of(case.request).last_request
+    return incident_of_root(case.root(), last, case.task)
+
+
+def incident_of_root(root: Link, last: RequestEvent | None, task: int) -> tuple[Link, int | None]:
+    """The same, of a chain that ends in *root* after the request *last*, told of *task*."""
     if root.what in ("deadline", "cancelled"):
-        return (root, case.task if request is None else request.seq)
+        return (root, task if last is None else last.seq)
     if root.what == "called" or (root.what == "failed" and root.task is None):
-        return (root, None if request is None else request.by)
+        return (root, None if last is None else last.by)
     return (root, None)
+
+
+def may_be_housekeeping(root: Link, last: RequestEvent) -> bool:
+    """Whether there is any housekeeping with such a *root*, after the request *last*.
+
+    This much is known as soon as somebody asked.
+    """
+    if not is_known(root):
+        return False
+    if root.what in ("shutdown", "deadline") or _cause_alone(root) is not None:
+        return True
+    return root.what == "called" and last.reason == "explicit" and _cleans_up(last)
 
 
 def _closely(case: Case) -> tuple[object, ...]:
@@ -156,9 +172,16 @@ def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
 
 def _cause(run: LoggedRun, root: Link) -> str | None:
     """What kind of housekeeping something with the cause *root* may be."""
-    reason = root.reason
     if not is_known(root):
         return None
+    if root.what == "shutdown" and root.reason == "shutdown" and _ended_well(run):
+        return SHUTDOWN
+    return _cause_alone(root)
+
+
+def _cause_alone(root: Link) -> str | None:
+    """The same, of what can be told without the rest of the log."""
+    reason = root.reason
     if reason is not None and reason not in _JOBS and _WORD.fullmatch(reason):
         return reason
     if root.what == "deadline":
@@ -167,8 +190,6 @@ def _cause(run: LoggedRun, root: Link) -> str | None:
         return IDLE
     if root.what == "failed" and _package(root.source) in OWN and _in_library(root.at):
         return _ERRORS.get(root.error or "", GROUP)
-    if root.what == "shutdown" and reason == "shutdown" and _ended_well(run):
-        return SHUTDOWN
     return None
 
 
@@ -318,7 +339,12 @@ def _asker(cases: Sequence[Case]) -> int | None:
     root = cases[0].root()
     if root.what != "called" or root.detail is not None or root.library is not None:
         return None
-    return last.by if last.cleanup or _method(last.source)[1] in (*_CLOSE, _STOP) else None
+    return last.by if _cleans_up(last) else None
+
+
+def _cleans_up(request: RequestEvent) -> bool:
+    """Whether the line that called leaves a block, or is in a method that ends an object."""
+    return request.cleanup or _method(request.source)[1] in (*_CLOSE, _STOP)
 
 
 def _method(source: str | None) -> tuple[str, str]:

@@ -73,7 +73,7 @@ def load_stream(name: str, stream: BinaryIO) -> Log:
 
 def read(path: Paths, log: EventSink, *, progress: Progress | None = None) -> None:
     """Give every event of a log to *log*, in the order of the lines; the rest as in `load`."""
-    files = list(_files(path))
+    files = list(files_of(path))
     total = _size(files)
     done = 0
     for file, listed in files:
@@ -88,8 +88,11 @@ def read(path: Paths, log: EventSink, *, progress: Progress | None = None) -> No
             log.problem(file, 1, f"cannot be read ({error.strerror})")
 
 
-def _files(path: Paths) -> Iterator[tuple[str, bool]]:
-    """The files to read, and of each whether it was asked for by its own name."""
+def files_of(path: Paths) -> Iterator[tuple[str, bool]]:
+    """The files to read, and of each whether it was asked for by its own name.
+
+    Raises `OSError` for a folder that holds no log.
+    """
     for each in [path] if isinstance(path, str | os.PathLike) else path:
         name = os.fspath(each)
         if name != "-" and Path(name).is_dir():
@@ -131,7 +134,7 @@ def _read_stream(file: str, stream: BinaryIO, log: EventSink) -> Iterator[int]:
             too_long = False
         for line in lines:
             number += 1
-            _take(line, file, number, log)
+            take_line(line, file, number, log)
         if too_long:
             rest = b""
         elif len(rest) > LONGEST:
@@ -142,12 +145,16 @@ def _read_stream(file: str, stream: BinaryIO, log: EventSink) -> Iterator[int]:
         yield len(piece)
     if rest:
         number += 1
-        _take(rest, file, number, log, last=True)
+        take_line(rest, file, number, log, last=True)
     if number == 0:
         log.problem(file, 1, "the file is empty, nothing was recorded in it", skipped=False)
 
 
-def _take(line: bytes, file: str, number: int, log: EventSink, *, last: bool = False) -> None:
+def take_line(line: bytes, file: str, number: int, log: EventSink, *, last: bool = False) -> None:
+    """Give the event in *line*, the one with this *number* in *file*, to *log*, or say what it is.
+
+    *last* says that the file ends with it, without an end of the line.
+    """
     try:
         event = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
