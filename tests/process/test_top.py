@@ -199,7 +199,7 @@ def test_a_log_is_watched_while_it_grows(
     at.shows("LAST INCIDENTS")
     wait_until(lambda: max(map(len, at.screen().splitlines())) <= 50)
     at.resize(120, 30)
-    at.shows("shop.api:stop called cancel() at /srv/shop/api.py:5")
+    at.shows("at shop/db.py:88; shop.api:stop called cancel() at shop/api.py:4")
     at.keys("?")
     at.shows("housekeeping goes first")
     at.keys("q", "q")
