@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +71,7 @@ class Terminal:
 
     def screen(self, *how: str) -> str:
         """What it shows."""
+        time.sleep(0.05)  # who waits asks often, and each time a process is started
         return self._ask("capture-pane", "-p", *how, "-t", self._name)
 
     def told(self, what: str) -> str:
@@ -201,7 +203,7 @@ def test_a_log_is_watched_while_it_grows(
     at.resize(120, 30)
     at.shows("at shop/db.py:88; shop.api:stop called cancel() at shop/api.py:4")
     at.keys("?")
-    at.shows("housekeeping goes first")
+    at.shows("32 MiB in all")
     at.keys("q", "q")
     at.is_as_before(0)
 
@@ -220,6 +222,39 @@ def test_keys_come_from_the_terminal_while_the_log_comes_through_a_pipe(
     at.keys("q", "q")
     with log.open("ab") as file:  # tail hears only now that nobody reads
         file.write(incident("req-93", 4))
+    at.is_as_before(0)
+
+
+PROGRAM = """
+import asyncio
+
+async def stay():
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        await asyncio.sleep(600)
+
+async def main():
+    task = asyncio.create_task(stay(), name="stubborn")
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+asyncio.run(main())
+"""
+
+
+def test_a_running_process_is_watched(
+    terminal: Callable[[str], Terminal], tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    at = terminal("process")
+    run = f"{shlex.quote(sys.executable)} -m aioaudit run --to recorder app.py"
+    at.run(f"{run} & app=$!\nuntil {TOP} $app 2> said; do :; done\nkill $app")
+    at.shows("live", "stay (stubborn)", "DO NOT END", "1 min 1 ")
+    at.keys("Enter")
+    at.shows("stay (stubborn) was asked to cancel because __main__:main called cancel()")
+    at.keys("q", "q")
     at.is_as_before(0)
 
 

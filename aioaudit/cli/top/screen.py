@@ -56,7 +56,7 @@ HELP = (
     "",
     f"Kept are the counts of the last {WINDOW // 60} minutes, and {MOST_INCIDENTS:,} incidents with up"
     f" to {MOST_LINES:,} lines each, {LIMIT >> 20} MiB in all: housekeeping goes first, then what is"
-    " over, the oldest first. What went for want of room is counted above.",
+    " over, the oldest first. What went for want of room is counted.",
 )
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from aioaudit.cli.processes import is_process
 from aioaudit.errors import AioauditError
 from aioaudit.live.client import connect
 from aioaudit.log.reading import LONGEST, take_line
@@ -451,7 +452,7 @@ def source_of(log: str) -> Source:
     """
     if log == "-":
         return Stream(0, "standard input")
-    if log.isascii() and log.isdigit() and not Path(log).exists():
+    if is_process(log):
         return Asked(connect(int(log)))
     mode = Path(log).stat().st_mode
     if stat.S_ISDIR(mode):
