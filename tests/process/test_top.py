@@ -244,9 +244,7 @@ asyncio.run(main())
 """
 
 
-def test_a_running_process_is_watched(
-    terminal: Callable[[str], Terminal], tmp_path: Path
-) -> None:
+def test_a_running_process_is_watched(terminal: Callable[[str], Terminal], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
     at = terminal("process")
     run = f"{shlex.quote(sys.executable)} -m aioaudit run --to recorder app.py"

@@ -1,4 +1,4 @@
-"""``aioaudit top``: a screen that shows who cancels what while it happens.
+"""Private. ``aioaudit top``: a screen that shows who cancels what while it happens.
 
 `sources` read, `model` knows, `board` says it in words, `screen` puts it into lines; `view` alone
 has to do with a terminal.

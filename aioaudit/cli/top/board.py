@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from aioaudit.chain import summary
 from aioaudit.chain.links import Link
 from aioaudit.cli.terminal import RelativePath, plural
-from aioaudit.cli.top.model import SLOW, Asked, Cause, Model
-from aioaudit.cli.top.stories import Incident
+from aioaudit.cli.top.model import SLOW, Model
+from aioaudit.cli.top.stories import Asked, Cause, Incident
 from aioaudit.text import escape_unprintable
 
 MOST_ROWS = 200

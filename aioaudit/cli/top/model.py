@@ -21,7 +21,7 @@ from aioaudit.chain.links import Link
 from aioaudit.chain.walk import Chains, LogReading, RequestEvent, missing
 from aioaudit.cli.top.rates import Counts
 from aioaudit.cli.top.sources import Sink
-from aioaudit.cli.top.stories import MOST_NAMES, Incident, Made, Shelf
+from aioaudit.cli.top.stories import MOST_NAMES, Asked, Cause, Incident, Made, Run, Shelf
 from aioaudit.cli.why_words import common, kind_of
 from aioaudit.events import (
     NO_UNCANCELS,
@@ -67,116 +67,10 @@ AHEAD = 3_600
 RECENT = 60
 """A log whose last event is no older, in seconds, is still being written."""
 
-STRETCH = 10
-"""Seconds of each stretch in which cancellations of one cause are counted."""
-
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder[Event](
     TaskCancel | FutureCancel | TaskUncancel | TaskDone | Finding | ProcessStart
 ).decode
-
-
-class Cause:
-    """A line that cancelled, or failed, or ran out: what several incidents have in common.
-
-    Attributes:
-        root: What all of them say.
-        times: When tasks were cancelled because of it.
-        last: When the last was, in seconds since the epoch.
-        loud: How many of its incidents are no housekeeping, or not known to be.
-        quiet: How many are.
-    """
-
-    __slots__ = ("incident", "last", "loud", "quiet", "root", "times")
-
-    def __init__(self, root: Link) -> None:
-        self.root = root
-        self.times = Counts(STRETCH)
-        self.last = 0
-        self.loud = 0
-        self.quiet = 0
-        self.incident: Incident | None = None
-        """The last one, if it is there still."""
-
-
-class Asked:
-    """A task that was asked to cancel and did not end yet.
-
-    Attributes:
-        run: Of which run it is.
-        task: Its number.
-        name: Its name.
-        coro: Its coroutine.
-        since: When it was asked, in seconds since the epoch.
-        at: Where it was suspended then.
-        incident: Why it was asked.
-        unsure: Whether its end may be among what the log lacks.
-    """
-
-    __slots__ = ("at", "coro", "incident", "name", "run", "since", "task", "unsure")
-
-    def __init__(self, run: Run, event: TaskCancel, incident: Incident, since: float) -> None:
-        self.run = run
-        self.task = event.task
-        self.name = event.name
-        self.coro = event.coro
-        self.since = since
-        self.at = event.suspended_at
-        self.incident = incident
-        self.unsure = False
-
-
-class Run:
-    """What is known of a run of a process."""
-
-    __slots__ = (
-        "asked",
-        "blind",
-        "counted",
-        "dropped",
-        "ended",
-        "faults",
-        "forgotten",
-        "id",
-        "last",
-        "living",
-        "losses",
-        "main_failed",
-        "more_asked",
-        "more_living",
-        "of_request",
-        "of_task",
-        "pid",
-        "start",
-        "thinned",
-    )
-
-    def __init__(self, run: str, pid: int) -> None:
-        self.id = run
-        self.pid = pid
-        self.start: ProcessStart | None = None
-        self.last = -1
-        """The ``seq`` of the last event."""
-        self.ended = False
-        self.blind = False
-        """Whether the log does not tell how tasks end."""
-        self.counted: tuple[int, int | None] | None = None
-        """How many tasks were made and how many live, as the process said the last time."""
-        self.dropped = 0
-        self.losses: dict[int, int] = {}
-        """By ``seq`` of the line that told it, how many events were lost."""
-        self.thinned = False
-        self.faults: dict[str, None] = {}
-        self.living: dict[int, Made] = {}
-        self.more_living = 0
-        self.asked: dict[int, Asked] = {}
-        self.more_asked = 0
-        self.of_request: dict[int, Incident] = {}
-        self.of_task: dict[int, list[Incident]] = {}
-        self.forgotten = -1
-        """No request with a ``seq`` up to this one is known any more for sure."""
-        self.main_failed: TaskDone | None = None
-        """The end of a task that ``asyncio.run`` ran and that did not return."""
 
 
 class Model(Sink):

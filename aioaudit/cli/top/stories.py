@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from aioaudit.chain.links import Link
-
-if TYPE_CHECKING:
-    from aioaudit.cli.top.model import Cause, Run
-    from aioaudit.events import TaskDone
+from aioaudit.cli.top.rates import Counts
+from aioaudit.events import ProcessStart, TaskCancel, TaskDone
 
 MOST_LINES = 2_000
 """So many lines of one incident are kept, the last ones; those before are counted."""
@@ -25,6 +22,9 @@ MOST_NAMES = 1_000
 
 MOST_FAILED = 20
 """So many tasks that failed are known of who made them."""
+
+STRETCH = 10
+"""Seconds of each stretch in which cancellations of one cause are counted."""
 
 _LINE = 100  # bytes of a line beside its text
 _INCIDENT = 1_200  # of an incident without its lines
@@ -143,6 +143,109 @@ class Made:
             self.failed = (*self.failed, child)
         else:
             self.more_failed = True
+
+
+class Cause:
+    """A line that cancelled, or failed, or ran out: what several incidents have in common.
+
+    Attributes:
+        root: What all of them say.
+        times: When tasks were cancelled because of it.
+        last: When the last was, in seconds since the epoch.
+        loud: How many of its incidents are no housekeeping, or not known to be.
+        quiet: How many are.
+    """
+
+    __slots__ = ("incident", "last", "loud", "quiet", "root", "times")
+
+    def __init__(self, root: Link) -> None:
+        self.root = root
+        self.times = Counts(STRETCH)
+        self.last = 0
+        self.loud = 0
+        self.quiet = 0
+        self.incident: Incident | None = None
+        """The last one, if it is there still."""
+
+
+class Asked:
+    """A task that was asked to cancel and did not end yet.
+
+    Attributes:
+        run: Of which run it is.
+        task: Its number.
+        name: Its name.
+        coro: Its coroutine.
+        since: When it was asked, in seconds since the epoch.
+        at: Where it was suspended then.
+        incident: Why it was asked.
+        unsure: Whether its end may be among what the log lacks.
+    """
+
+    __slots__ = ("at", "coro", "incident", "name", "run", "since", "task", "unsure")
+
+    def __init__(self, run: Run, event: TaskCancel, incident: Incident, since: float) -> None:
+        self.run = run
+        self.task = event.task
+        self.name = event.name
+        self.coro = event.coro
+        self.since = since
+        self.at = event.suspended_at
+        self.incident = incident
+        self.unsure = False
+
+
+class Run:
+    """What is known of a run of a process."""
+
+    __slots__ = (
+        "asked",
+        "blind",
+        "counted",
+        "dropped",
+        "ended",
+        "faults",
+        "forgotten",
+        "id",
+        "last",
+        "living",
+        "losses",
+        "main_failed",
+        "more_asked",
+        "more_living",
+        "of_request",
+        "of_task",
+        "pid",
+        "start",
+        "thinned",
+    )
+
+    def __init__(self, run: str, pid: int) -> None:
+        self.id = run
+        self.pid = pid
+        self.start: ProcessStart | None = None
+        self.last = -1
+        """The ``seq`` of the last event."""
+        self.ended = False
+        self.blind = False
+        """Whether the log does not tell how tasks end."""
+        self.counted: tuple[int, int | None] | None = None
+        """How many tasks were made and how many live, as the process said the last time."""
+        self.dropped = 0
+        self.losses: dict[int, int] = {}
+        """By ``seq`` of the line that told it, how many events were lost."""
+        self.thinned = False
+        self.faults: dict[str, None] = {}
+        self.living: dict[int, Made] = {}
+        self.more_living = 0
+        self.asked: dict[int, Asked] = {}
+        self.more_asked = 0
+        self.of_request: dict[int, Incident] = {}
+        self.of_task: dict[int, list[Incident]] = {}
+        self.forgotten = -1
+        """No request with a ``seq`` up to this one is known any more for sure."""
+        self.main_failed: TaskDone | None = None
+        """The end of a task that ``asyncio.run`` ran and that did not return."""
 
 
 class Shelf:
