@@ -134,7 +134,7 @@ def base(seq: int, run: str) -> dict[str, object]:
 def incident(name: str, number: int = 2, run: str = "r1", *, ends: bool = True) -> bytes:
     """A task that plain code cancelled just now, as lines of a log."""
     task: dict[str, object] = {"task": number, "name": name, "coro": "shop.api:fetch"}
-    known = {"version": "0", "python": "cpython 3.13", "ppid": 1, "argv": ["app.py"]}
+    known: dict[str, object] = {"version": "0", "python": "cpython 3.13", "ppid": 1, "argv": ["app.py"]}
     events: list[Event] = [
         msgspec.convert(
             {**base(0, run), **known, "event": "process.start", "schema": 1, "coverage": []},

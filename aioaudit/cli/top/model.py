@@ -502,8 +502,8 @@ class Model(Sink):
         others = [each.task for each in asker.failed] if asker is not None else []
         for task in (*incident.tasks, *others):
             about.update(dict.fromkeys(run.of_task.get(task, ())))
-        for each in about:
-            for line in each.lines:
+        for story in about:
+            for line in story.lines:
                 log.add(_decode(line))
         logged = log.runs.get(run.id)
         if logged is not None:

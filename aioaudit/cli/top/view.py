@@ -148,7 +148,7 @@ class _Body(UIControl):
         pieces = [
             [(f"class:{style}" if style else "", text) for style, text in line] for line in lines
         ]
-        return UIContent(pieces.__getitem__, line_count=len(pieces), show_cursor=False)
+        return UIContent(lambda at: pieces[at], line_count=len(pieces), show_cursor=False)
 
 
 class View:
