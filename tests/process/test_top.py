@@ -134,7 +134,12 @@ def base(seq: int, run: str) -> dict[str, object]:
 def incident(name: str, number: int = 2, run: str = "r1", *, ends: bool = True) -> bytes:
     """A task that plain code cancelled just now, as lines of a log."""
     task: dict[str, object] = {"task": number, "name": name, "coro": "shop.api:fetch"}
-    known: dict[str, object] = {"version": "0", "python": "cpython 3.13", "ppid": 1, "argv": ["app.py"]}
+    known: dict[str, object] = {
+        "version": "0",
+        "python": "cpython 3.13",
+        "ppid": 1,
+        "argv": ["app.py"],
+    }
     events: list[Event] = [
         msgspec.convert(
             {**base(0, run), **known, "event": "process.start", "schema": 1, "coverage": []},
@@ -157,8 +162,8 @@ def incident(name: str, number: int = 2, run: str = "r1", *, ends: bool = True) 
     ]
     if ends:
         end = {"event": "task.done", "outcome": "cancelled", "cancel_outcome": "obeyed"}
-        end |= {"cancel": 10 * number}
-        events.append(msgspec.convert({**base(10 * number + 1, run), **task, **end}, TaskDone))
+        ended: dict[str, object] = {**end, "cancel": 10 * number}
+        events.append(msgspec.convert({**base(10 * number + 1, run), **task, **ended}, TaskDone))
     return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
 
 

@@ -518,7 +518,10 @@ def pipe() -> Iterator[tuple[int, Callable[[bytes], None], Callable[[], None]]]:
         open_.remove(into)
         os.close(into)
 
-    yield out, lambda data: [os.write(into, data), None][1], close
+    def write(data: bytes) -> None:
+        os.write(into, data)
+
+    yield out, write, close
     for each in open_:
         os.close(each)
 

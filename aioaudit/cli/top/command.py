@@ -39,6 +39,10 @@ def command(logs: tuple[str, ...]) -> int:
         say(f"top {wrong}; aioaudit why and aioaudit check say on any output what happened")
         return BAD
     _let_open_many()
+    # A shell that exports AIOAUDIT means its programs, and not who watches them.
+    session = sys.modules.get("aioaudit.session")
+    if session is not None:
+        session.disable()
     sources: list[Source] = []
     try:
         sources.extend(map(source_of, logs))

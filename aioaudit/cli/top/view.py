@@ -19,6 +19,7 @@ from typing import TextIO
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import (
@@ -145,7 +146,7 @@ class _Body(UIControl):
     def create_content(self, width: int, height: int) -> UIContent:
         """All lines, which are as many as there are rows."""
         lines = self._screen.lines(width, height)
-        pieces = [
+        pieces: list[StyleAndTextTuples] = [
             [(f"class:{style}" if style else "", text) for style, text in line] for line in lines
         ]
         return UIContent(lambda at: pieces[at], line_count=len(pieces), show_cursor=False)
@@ -301,11 +302,25 @@ class View:
         bind(partial(self._back, leave=False), "escape")
         bind(partial(self._back, leave=True), "q")
         bind(self._application_suspend, "c-z")
-        keys.add("enter", filter=typing)(lambda _event: self._searched())
-        keys.add("escape", filter=typing, eager=True)(lambda _event: self._searched(no_more=True))
-        keys.add("c-c")(lambda _event: self._leave(INTERRUPTED))
-        keys.add("<sigint>")(lambda _event: self._leave(INTERRUPTED))
-        keys.add("c-l")(lambda _event: self._application.renderer.clear())
+
+        @keys.add("enter", filter=typing)
+        def typed(_event: KeyPressEvent) -> None:
+            self._searched()
+
+        @keys.add("escape", filter=typing, eager=True)
+        def given_up(_event: KeyPressEvent) -> None:
+            self._searched(no_more=True)
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def interrupted(_event: KeyPressEvent) -> None:
+            self._leave(INTERRUPTED)
+
+        @keys.add("c-l")
+        def redrawn(_event: KeyPressEvent) -> None:
+            self._application.renderer.clear()
+
+        del typed, given_up, interrupted, redrawn  # they are known by their keys
         return keys
 
     def _application_suspend(self) -> None:
