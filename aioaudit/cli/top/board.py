@@ -184,10 +184,6 @@ class Words:
         if shelf.gone:
             incidents = plural("older incident", shelf.gone)
             found.append(f"{shelf.gone:,} {incidents} not kept any more: no room")
-        if shelf.gone_unseen:
-            found.append(
-                f"{shelf.gone_unseen:,} more went before anybody looked whether they were housekeeping"
-            )
         if model.causes_gone:
             causes = plural("older root cause", model.causes_gone)
             found.append(f"{model.causes_gone:,} {causes} not kept any more: no room")

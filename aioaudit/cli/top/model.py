@@ -428,7 +428,7 @@ class Model(Sink):
             self._judged(incident, None)  # it may be another one now
         self.shelf.add_line(incident, _encode(event))
         self.shelf.put(incident)
-        for gone in self.shelf.surplus():
+        for gone in self.shelf.surplus(self._judge):
             self._forget(gone)
 
     def _settle(self, run: Run, task: int) -> None:
@@ -455,16 +455,17 @@ class Model(Sink):
                 run.of_task.pop(task, None)
         if incident.cause.incident is incident:
             incident.cause.incident = None
-        if incident.perhaps and incident.kind is None:
-            incident.cause.loud -= 1  # nobody knows
 
     # -- what is asked -----------------------------------------------------------------------
 
     def judge(self, most: int = 100) -> None:
         """Look at up to *most* incidents that are over: which of them are housekeeping?"""
         for incident in self.shelf.unjudged()[:most]:
-            self._judged(incident, self._kind(incident))
+            self._judge(incident)
             self.changes += 1
+
+    def _judge(self, incident: Incident) -> None:
+        self._judged(incident, self._kind(incident))
 
     def _judged(self, incident: Incident, kind: str | None) -> None:
         """*incident* is housekeeping of that *kind*; none if that is empty, unknown if None."""

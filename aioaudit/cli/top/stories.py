@@ -8,7 +8,7 @@ and read again when somebody opens it: so the answer is that of ``aioaudit why``
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aioaudit.chain.links import Link
 from aioaudit.cli.top.rates import Counts
@@ -265,9 +265,7 @@ class Shelf:
         self.most = most
         self.size = 0
         self.gone = 0
-        """How many incidents were thrown away that are no housekeeping, as far as is known."""
-        self.gone_unseen = 0
-        """How many more at which nobody had looked, and that may have been."""
+        """How many incidents were thrown away that are no housekeeping."""
         self._quiet: OrderedDict[Incident, None] = OrderedDict()
         self._perhaps: OrderedDict[Incident, None] = OrderedDict()
         self._over: OrderedDict[Incident, None] = OrderedDict()
@@ -340,19 +338,20 @@ class Shelf:
         self.size += incident.size
         self.put(incident)
 
-    def surplus(self) -> Iterator[Incident]:
-        """Throw away what there is no room for; each is given so that others forget it, too."""
+    def surplus(self, judge: Callable[[Incident], None]) -> Iterator[Incident]:
+        """Throw away what there is no room for; each is given so that others forget it, too.
+
+        *judge* is called for one at which nobody has looked, and puts it where it belongs.
+        """
         while (self.size > self.limit or len(self) > self.most) and len(self) > 1:
-            for place in self._places():
-                if place:
-                    incident, _ = place.popitem(last=False)
-                    self.size -= incident.size
-                    if place is self._perhaps:
-                        self.gone_unseen += 1
-                    elif place is not self._quiet:
-                        self.gone += 1
-                    yield incident
-                    break
+            place = next(place for place in self._places() if place)
+            if place is self._perhaps:
+                judge(next(iter(place)))
+                continue
+            incident, _ = place.popitem(last=False)
+            self.size -= incident.size
+            self.gone += place is not self._quiet
+            yield incident
 
 
 def _last(incident: Incident) -> tuple[int, int]:
