@@ -41,6 +41,7 @@ __all__ = [
     "TaskCancel",
     "TaskCreate",
     "TaskDone",
+    "TaskFound",
     "TaskUncancel",
     "What",
     "json_schema",
@@ -171,6 +172,19 @@ class TaskCreate(_TaskEvent, tag="task.create", kw_only=True):
     parent: int | None = None
     at: str | None = None
     source: str | None = None
+
+
+class TaskFound(_TaskEvent, tag="task.found", kw_only=True):
+    """A task was there already when somebody began to look (``aioaudit attach``).
+
+    Who made it, and where, is not known.  ``suspended_at`` is where it waits.  ``timeouts`` and
+    ``groups`` are the lines by which it entered those that it is in, the outermost first; ``?``
+    for one of which the frame does not show it.
+    """
+
+    suspended_at: str | None = None
+    timeouts: list[str] = []
+    groups: list[str] = []
 
 
 class _Request(Event, kw_only=True):
@@ -359,6 +373,7 @@ AnyEvent = (
     | ProcessDropped
     | HookAdd
     | TaskCreate
+    | TaskFound
     | TaskCancel
     | FutureCancel
     | TaskUncancel

@@ -55,6 +55,7 @@ EVENT_NAMES = (
     "process.dropped",
     "hook.add",
     "task.create",
+    "task.found",
     "task.cancel",
     "task.uncancel",
     "task.done",

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Show a log in a trace view.",
     "ps": "List audited processes, or the living tasks of one.",
     "dump": "Write what a process has kept to a file.",
+    "attach": "Turn the recorder on in a process that runs.",
     "doctor": "Say what of aioaudit works in this environment.",
 }
 """The name of each subcommand, which is its module's too, and what it does."""

@@ -6882,6 +6882,10 @@ kept_made(PyObject *op, PyObject *args)
     }
     Line line;
     line_ready(&line, seq, task, text);
+    Story *story = map_get(&self->of_task, task);
+    if (story != NULL) { /* it was found after it was asked */
+        return end_work(self, story_add(self, story, &line, NULL));
+    }
     Cell *cell = cell_new(self, &line, NULL);
     int done = cell == NULL ? -1 : living_set(self, task, (void *)((uintptr_t)cell + 1));
     return end_work(self, done);
@@ -7077,7 +7081,12 @@ throw_away_living(Kept *self, size_t limit)
     qsort(tasks, count, sizeof(int64_t), compare_numbers);
     for (size_t at = 0; at < count && at < some && self->size > limit; at++) {
         void *made = living_pop(self, tasks[at]);
-        lose(self, 1, is_cell(made) ? as_cell(made)->seq : ((Created *)made)->seq, CREATED);
+        if (is_cell(made)) {
+            lose_cell(self, as_cell(made));
+        }
+        else {
+            lose(self, 1, ((Created *)made)->seq, CREATED);
+        }
         living_drop(self, made);
     }
     if (tasks != &any) {

@@ -62,5 +62,8 @@ CLASSES_GET_VERSIONS: Final = sys.version_info >= (3, 12)
 VERSIONS_ARE_COUNTED: Final = sys.version_info >= (3, 13)
 """A class may take a thousand of them (``MAX_VERSIONS_PER_CLASS`` in Objects/typeobject.c)."""
 
+HAS_REMOTE_EXEC: Final = sys.version_info >= (3, 14)
+"""Another process can be given lines to run (PEP 768)."""
+
 FORK_WARNS_OF_THREADS: Final = sys.version_info >= (3, 12)
 """``os.fork()`` in a process of several threads is a DeprecationWarning (gh-100228)."""

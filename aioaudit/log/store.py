@@ -39,6 +39,7 @@ from aioaudit.events import (
     TaskCancel,
     TaskCreate,
     TaskDone,
+    TaskFound,
     TaskUncancel,
 )
 from aioaudit.findings.catalogue import SWALLOWED
@@ -243,8 +244,12 @@ class LoggedRun:
                         self._index.by_waiter.setdefault(waiter, []).append(request)
         return self._index
 
-    def add_making(self, made: TaskCreate) -> None:
-        """Keep who made a task, until it is known that it just returned."""
+    def add_making(self, made: TaskCreate | TaskFound) -> None:
+        """Keep who made a task, if that is known, until it is known that it just returned."""
+        if isinstance(made, TaskFound):
+            if made.task not in self.returned and made.task not in self.ends:
+                self.living[made.task] = (made.name, made.coro)
+            return
         if made.parent is not None:
             self.last_made[made.parent] = max(self.last_made.get(made.parent, 0), made.seq)
         if made.task in self.returned:
@@ -494,8 +499,8 @@ class Store(EventSink):
             run = self.runs[event.run] = LoggedRun(event.run, event.pid)
         run.housekeeping = None
         kind = type(event)
-        if kind is TaskCreate:
-            run.add_making(cast(TaskCreate, event))
+        if kind is TaskCreate or kind is TaskFound:
+            run.add_making(cast("TaskCreate | TaskFound", event))
         elif kind is TaskDone:
             done = cast(TaskDone, event)
             run.living.pop(done.task, None)

@@ -89,6 +89,10 @@ class Call(msgspec.Struct, eq=False):
         """What was noted when the timeout *owner* was entered or armed."""
         return self.state.handoffs.timeouts.get(owner)
 
+    def older_timeout(self, owner: Any) -> Any:
+        """What a frame has shown of the timeout *owner*, which is older than auditing."""
+        return self.state.handoffs.older_timeouts.get(owner)
+
     def obeyed_by(self, task: Any) -> Request | None:
         """The request that ended *task*, None where none is known."""
         return self.state.cancellations.obeyed_by(task)

@@ -28,8 +28,17 @@ def timeout_expired(frame: FrameType, call: Call) -> Cause | None:
     timeout = local(frame, "self")
     note = call.timeout_entry(timeout)
     if note is None:
-        # Entered before auditing began: which line is not known.
-        return call.by_deadline("timeout", line=(None, None), owner=timeout)
+        # Entered before auditing began: which line is known only where its frame has shown it.
+        older = call.older_timeout(timeout)
+        if older is None:
+            return call.by_deadline("timeout", line=(None, None), owner=timeout)
+        return call.by_deadline(
+            "timeout",
+            None if older.seconds is None else seconds(older.seconds),
+            (older.at, older.source),
+            detail=call.lateness(timeout.when()),
+            owner=timeout,
+        )
     cause = None
     if note.by is not None:
         # The library whose timeout it is may say what it was for.

@@ -125,6 +125,17 @@ class TimeoutEntry(msgspec.Struct, frozen=True, eq=False):
     lines: dict[Place, TaskCancel] | None = None
 
 
+class OlderTimeout(msgspec.Struct, frozen=True, eq=False):
+    """What a frame shows of a timeout that was entered before auditing began.
+
+    ``seconds`` are known where a variable of the frame still has them.
+    """
+
+    at: str | None
+    source: str | None
+    seconds: float | None
+
+
 class Handoffs:
     """What loops and futures were given, as long as it is there."""
 
@@ -132,6 +143,7 @@ class Handoffs:
         self.by_callback: WeakIdMap[Handoff] = WeakIdMap()
         """By the bound ``cancel`` that was given."""
         self.timeouts: WeakIdMap[TimeoutEntry] = new_notes()
+        self.older_timeouts: WeakIdMap[OlderTimeout] = WeakIdMap()
         self.chained_causes: WeakIdMap[Cause] = WeakIdMap()
         """Why a future was cancelled that another one will follow."""
         self.signal_callbacks: WeakIdMap[dict[int, tuple[CodeType, dict[int, Handoff]]]] = (

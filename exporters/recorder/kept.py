@@ -142,7 +142,11 @@ class Kept:
         return at
 
     def made(self, task: int, seq: int, line: bytes) -> None:
-        """*task* was made, as *line* tells, whose number is *seq*."""
+        """*task* was made, or found to live, as *line* tells, whose number is *seq*."""
+        story = self._of_task.get(task)
+        if story is not None:  # it was found after it was asked
+            self._add(story, (seq, line))
+            return
         self._living[task] = seq, line
         self.size += _MADE + len(line)
 
@@ -370,7 +374,8 @@ class Kept:
             for task in list(islice(self._living, _AT_ONCE)):
                 made = self._living.pop(task)
                 self.size -= _cost_of_birth(made)
-                self.lose(1, _seq_of(made), ("task.create",))
+                name = _name_in(made[1]) if isinstance(made, tuple) else "task.create"
+                self.lose(1, _seq_of(made), (name,))
         self.unneeded += self.lost - before
         while self.size > limit and self._stories:
             self._throw_away(next(iter(self._stories)))

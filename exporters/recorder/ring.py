@@ -29,6 +29,7 @@ from aioaudit.events import (
     TaskCancel,
     TaskCreate,
     TaskDone,
+    TaskFound,
     TaskUncancel,
 )
 from aioaudit.exporter import encode_events
@@ -59,6 +60,7 @@ class Ring:
             ProcessEnd: self._take_end,
             ProcessDropped: self._take_dropped,
             TaskCreate: self._take_create,
+            TaskFound: self._take_found,
             TaskDone: self._take_done,
             TaskCancel: self._take_cancel,
             FutureCancel: self._take_future,
@@ -117,6 +119,10 @@ class Ring:
         self._faults.update(dict.fromkeys(event.faults))
 
     def _take_create(self, event: TaskCreate, seq: int, line: bytes) -> None:
+        self._kept.made(event.task, seq, line)
+
+    def _take_found(self, event: TaskFound, seq: int, line: bytes) -> None:
+        """It stands for the making of a task that was not seen."""
         self._kept.made(event.task, seq, line)
 
     def _take_done(self, event: TaskDone, seq: int, line: bytes) -> None:

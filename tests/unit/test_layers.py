@@ -40,6 +40,8 @@ LAYERS = (
     "loading",
     "session",
     "exporters",
+    # Into a process that runs
+    "attach",
     "startup doctor cli testing __main__",
 )
 """From the bottom to the top: a name stands for a module or a package, the longest one counts.

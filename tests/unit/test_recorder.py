@@ -27,6 +27,7 @@ from aioaudit.events import (
     TaskCancel,
     TaskCreate,
     TaskDone,
+    TaskFound,
     TaskUncancel,
 )
 from aioaudit.exporter import Batch, encode_events
@@ -279,7 +280,7 @@ class Told:
 
     def event(self, kind: type[Any], /, **keys: Any) -> Any:
         seq = len(getattr(self, "events", ())) + 1
-        if kind in (TaskCreate, TaskCancel, TaskUncancel, TaskDone, Finding):
+        if kind in (TaskCreate, TaskFound, TaskCancel, TaskUncancel, TaskDone, Finding):
             keys = {"name": f"t{keys['task']}", "coro": "m:f"} | keys
         return kind(ts=NOW, seq=seq, run="r", pid=1, thread="t", loop=1, **keys)
 
@@ -324,6 +325,25 @@ def test_what_is_older_of_a_task_goes_with_what_is_newer() -> None:
     left, lines = told.agrees(40_000)
     assert 1 not in left
     assert b'"task":1,' not in lines
+
+
+def test_an_older_task_that_was_found_stays_with_what_is_known_of_it() -> None:
+    told = Told()
+    told.tell(TaskFound, task=1, preexisting=True, suspended_at="app.py:7")
+    first = told.ask(1, origin="called")
+    second = told.ask(2, origin="called")
+    told.tell(TaskFound, task=2, preexisting=True, suspended_at="app.py:8")
+    told.tell(TaskFound, task=3, preexisting=True, suspended_at="app.py:9")
+    for task in range(4, 60):
+        told.obey(task, told.ask(task, cause=first))
+        told.obey(task, told.ask(task, cause=second))
+    told.obey(1, first)
+    told.obey(2, second)
+    left, lines = told.agrees(40_000)
+    assert {1, 2} <= left.keys()
+    assert b"app.py:7" in lines
+    assert b"app.py:8" in lines
+    assert b"app.py:9" not in lines  # nobody asked anything of it
 
 
 def test_those_who_waited_for_one_future_go_together() -> None:

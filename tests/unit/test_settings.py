@@ -79,7 +79,10 @@ def test_without_notes_nothing_else_asks_for_auditing(word: str) -> None:
         ("*", ALL),
         ("task.cancel", PROCESS | {"task.cancel"}),
         ("task.cancel,future.cancel", PROCESS | {"task.cancel", "future.cancel"}),
-        (" Task.* ,", PROCESS | {"task.create", "task.cancel", "task.uncancel", "task.done"}),
+        (
+            " Task.* ,",
+            PROCESS | {"task.create", "task.found", "task.cancel", "task.uncancel", "task.done"},
+        ),
         ("*.cancel,*.cancel", PROCESS | {"task.cancel", "future.cancel"}),
         ("process.end", PROCESS),
     ],
