@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aioaudit.cli.processes import readable
 from aioaudit.cli.report_model import draw
 from aioaudit.cli.terminal import (
     OutputClosed,
@@ -26,6 +27,7 @@ from aioaudit.cli.terminal import (
     report_problems,
     say,
 )
+from aioaudit.live.client import LiveError
 from aioaudit.log import load
 from aioaudit.opening import PlantedError, open_to_write
 
@@ -51,8 +53,9 @@ OUTPUT = "aioaudit-report.html"
 def command(logs: tuple[str, ...], output: str) -> int:
     """Draw a log: one HTML file for any browser.
 
-    LOG is a file, a folder (all *.jsonl files in it) or - for standard input.
-    The file needs no network, and is readable by you alone, as the log is. An
+    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
+    number of a process that runs with AIOAUDIT=recorder.
+    The report needs no network, and is readable by you alone, as the log is. An
     older one of that name is replaced.
 
     Exit status: 0 if it was written, 1 where no cancellation and no finding is
@@ -65,8 +68,11 @@ def command(logs: tuple[str, ...], output: str) -> int:
     if output != "-" and any(is_one_of(log, Path(output)) for log in logs):
         raise click.UsageError(f"{output} is one of the logs; name another file to write")
     try:
-        with progress() as report:
-            log = load(logs, progress=report)
+        with readable(logs) as files, progress() as report:
+            log = load(files, progress=report)
+    except LiveError as error:
+        say(str(error))
+        return BAD
     except OSError as error:
         say(f"cannot read {error.filename or 'standard input'}: {error.strerror}")
         return BAD

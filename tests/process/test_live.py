@@ -337,6 +337,13 @@ def test_what_a_process_answers_is_what_its_log_answers(start: Start, in_process
         traces = [(home / f"{what}.trace").read_bytes() for what in (pid, log)]
         assert traces[0] == traces[1]
 
+    if find_spec("jinja2"):
+        for what in (pid, log):
+            drawn = in_process(home, "report", what, "-o", f"{what}.html")
+            assert drawn[1:] == ("", 0)
+        pages = [(home / f"{what}.html").read_bytes() for what in (pid, log)]
+        assert pages[0] == pages[1].replace(log.encode(), pid.encode())
+
     out, err, status = in_process(home, "dump", pid)
     path = home / out.strip()
     assert (err, status, path.name.endswith(f"-{pid}.jsonl")) == ("", 0, True)
@@ -352,7 +359,7 @@ def test_what_a_process_answers_is_what_its_log_answers(start: Start, in_process
     out, err, status = in_process(home, "why", pid)
     assert (out, status) == ("", 1)
     assert "no task was cancelled in this log (1 event of 1 run)" in err
-    for words in ("why", "check", "export --to otlp-json -"):
+    for words in ("why", "check", "report", "export --to otlp-json -"):
         out, err, status = in_process(home, *words.split(), str(2**31 - 1))
         assert (out, status) == ("", 2)
         assert err.startswith(f"aioaudit: there is no process {2**31 - 1}; aioaudit ps lists ")
