@@ -17,7 +17,7 @@ import threading
 import warnings
 from typing import Any
 
-from aioaudit.cpython.behaviour import FORK_WARNS_OF_THREADS
+from aioaudit.cpython.behaviour import FORK_WARNS_AT_THE_END, FORK_WARNS_OF_THREADS
 from aioaudit.threads import count_living
 
 
@@ -45,32 +45,28 @@ _warning = _OneWarning()
 _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 
 
-_returning = False
-
-
-def expect_one() -> None:
-    """A thread of ours has ended for the fork that follows, and is back at once after it.
-
-    From 3.13 on that is before Python counts.
-    """
-    global _returning
-    _returning = True
-
-
 def hush() -> None:
     """Keep back the warning of the fork that follows, if ours are its only threads beside one."""
-    global _returning
-    returning, _returning = _returning, False
     _warning.armed = False
-    if not (FORK_WARNS_OF_THREADS and (returning or count_living())):
+    if not (FORK_WARNS_OF_THREADS and count_living()):
         return
-    there = _threads()  # first: one of ours that goes meanwhile is not to count for the program's
     ours = count_living()
-    _warning.armed = (returning or ours > 0) and there - ours <= 1
+    while True:
+        there = _threads()
+        seen, ours = ours, count_living()
+        if ours == seen:
+            break  # none of ours went meanwhile: both are of one moment
+    _warning.armed = ours > 0 and there - ours <= 1
     if _warning.armed and _filter not in warnings.filters:
         # Not by `filterwarnings`: that forgets which warnings were shown once already.
         filters: Any = warnings.filters
         filters.insert(0, _filter)
+
+
+def hush_again() -> None:
+    """The same after the fork, in the parent: a thread of ours may be back before Python counts."""
+    if FORK_WARNS_AT_THE_END and not _warning.armed:
+        hush()
 
 
 def _threads() -> int:

@@ -190,6 +190,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     if _interest is not None and _interest.after_fork_in_parent is not None:
         _interest.after_fork_in_parent()
+        forks.hush_again()
 
 
 def _after_fork_in_child() -> None:

@@ -67,3 +67,7 @@ HAS_REMOTE_EXEC: Final = sys.version_info >= (3, 14)
 
 FORK_WARNS_OF_THREADS: Final = sys.version_info >= (3, 12)
 """``os.fork()`` in a process of several threads is a DeprecationWarning (gh-100228)."""
+
+FORK_WARNS_AT_THE_END: Final = sys.version_info >= (3, 13)
+"""It does so after the functions of ``after_in_parent``, and not before them
+(``os_fork_impl`` in Modules/posixmodule.c)."""

@@ -23,7 +23,6 @@ from contextlib import suppress
 from typing import Protocol
 
 from aioaudit.cpython.threads import name_of_thread
-from aioaudit.forks import expect_one
 from aioaudit.text import say
 from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic
 
@@ -236,8 +235,6 @@ class Worker:
         if thread is None or self.is_here():
             return
         self._pausing = True
-        if self._is_reachable():
-            expect_one()
         self.signal()
         thread.join(timeout)
 

@@ -54,6 +54,7 @@ class Ring:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._most = limit + limit // 50
         self._kept = new_kept(limit)
         self._take_one: dict[type[Any], Taking] = {
             ProcessStart: self._take_start,
@@ -102,6 +103,8 @@ class Ring:
             else:
                 take(event, event.seq, line)
             at += 1
+            if kept.size > self._most:  # a portion may be as large as all that is to be kept
+                kept.make_room(self.limit)
         if kept.size > self.limit:
             kept.make_room(self.limit)
 
