@@ -40,6 +40,8 @@ if TYPE_CHECKING or CORE.name == "python":
 else:
     from aioaudit.core.native import new_kept
 
+_LARGEST = 1_300  # bytes: no record of a plain life takes more
+
 Taking: TypeAlias = Callable[[Any, int, bytes], None]
 
 
@@ -54,7 +56,10 @@ class Ring:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._most = limit + limit // 50
+        # Room is made before it is needed: so much may come until it is made again.
+        reserve = limit // 32
+        self._most = limit - reserve
+        self._piece = max(reserve // _LARGEST, 4)
         self._kept = new_kept(limit)
         self._take_one: dict[type[Any], Taking] = {
             ProcessStart: self._take_start,
@@ -90,8 +95,12 @@ class Ring:
     # -- what comes ------------------------------------------------------------------------
 
     def take(self, events: Sequence[Event]) -> None:
-        """Keep *events*, and make room for them."""
+        """Keep *events*, of which there may be more than there is room for."""
         records = cast("list[Any]", getattr(events, "records", events))
+        for begin in range(0, len(records), self._piece):
+            self._take_piece(records[begin : begin + self._piece])
+
+    def _take_piece(self, records: list[Any]) -> None:
         kept = self._kept
         at = 0
         while (at := kept.take(records, at)) < len(records):
@@ -103,10 +112,10 @@ class Ring:
             else:
                 take(event, event.seq, line)
             at += 1
-            if kept.size > self._most:  # a portion may be as large as all that is to be kept
-                kept.make_room(self.limit)
-        if kept.size > self.limit:
-            kept.make_room(self.limit)
+            if kept.size > self._most:
+                kept.make_room(self._most)
+        if kept.size > self._most:
+            kept.make_room(self._most)
 
     def _take_start(self, event: ProcessStart, _seq: int, line: bytes) -> None:
         if self.start is None or event.run != self.start.run:
