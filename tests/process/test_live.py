@@ -231,6 +231,12 @@ def test_living_tasks_are_told_with_makers_waiters_and_places(
     assert service.end() == ("", "", 0)
 
 
+def stands_still(pid: int) -> bool:
+    """Whether no thread of *pid* runs: a signal reaches one after the other."""
+    states = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(each.rpartition(")")[2].split()[0] == "T" for each in states)
+
+
 def on_a_terminal(command: list[str], cwd: Path) -> list[str]:
     """What *command* shows on a terminal of 80 columns."""
     ours, theirs = pty.openpty()
@@ -268,6 +274,7 @@ def test_processes_are_listed_and_all_fits_into_80_columns(
     assert rows.keys() >= {first.pid, second.pid}
     assert "recorder, jsonl" in rows[second.pid]
     os.kill(second.pid, signal.SIGSTOP)
+    wait_until(lambda: stands_still(second.pid), "each of its threads is stopped")
     in_json, _, _ = in_process(first.home, "ps", "--json")
     told = {each["pid"]: each for each in map(json.loads, in_json.splitlines())}
     assert told[second.pid] == {"pid": second.pid, "answers": False}
@@ -423,11 +430,10 @@ def test_clients_that_hang_flood_or_babble_cost_nothing_and_others_are_answered(
     before = descriptors(service.pid)
     place, [name] = sockets()
     later = time.monotonic() + PATIENCE
-    hanging = []
+    hanging: list[Any] = []
     for _ in range(50):
-        line = socket.socket(socket.AF_UNIX)
-        line.connect(str(place / name))
-        hanging.append(line)
+        hanging.append(connected(str(place), name, later))
+        hanging[-1].__enter__()
         if len(hanging) % 5 == 0:
             assert process.facts().pid == service.pid
     with connected(str(place), name, later) as line:
@@ -455,14 +461,14 @@ def test_clients_that_hang_flood_or_babble_cost_nothing_and_others_are_answered(
             answer = line.recv(4096)
             assert (answered in answer) if answered else not answer
     assert VERSION == 1
-    for line in hanging[::2]:
-        line.close()
+    for each in hanging[::2]:
+        each.__exit__(None, None, None)
     for _ in range(30):
         process.facts()
     # Those that hang are sent away by and by, without anybody having to come.
     wait_until(lambda: descriptors(service.pid) <= before, "descriptors are given back")
-    for line in hanging[1::2]:
-        line.close()
+    for each in hanging[1::2]:
+        each.__exit__(None, None, None)
     assert service.end() == ("", "", 0)
     assert sockets()[1] == []
 
