@@ -182,8 +182,9 @@ class Process:
                 file.seek(0)
                 file.truncate()
         raise LiveError(
-            f"process {self.pid} does not answer within {timeout:g} s: it is stopped, or very busy;"
-            " ask again"
+            _of_another_user(self.pid)
+            or f"process {self.pid} does not answer within {timeout:g} s: it is stopped, or very"
+            " busy; ask again"
         )
 
     def _said(self, question: bytes, file: BinaryIO | None, deadline: float) -> bytes:
@@ -354,6 +355,15 @@ def _environ_of(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
+def _of_another_user(pid: int) -> str | None:
+    """That *pid* is another user's, where it is: also one that has become so while it ran."""
+    with suppress(OSError):
+        owner = Path(f"/proc/{pid}").stat().st_uid
+        if owner != folder.me():
+            return f"process {pid} is another user's ({owner}): ask as that user"
+    return None
+
+
 def _why_not(pid: int) -> str:
     try:
         os.kill(pid, 0)
@@ -361,10 +371,9 @@ def _why_not(pid: int) -> str:
         return f"there is no process {pid}; aioaudit ps lists those that can be asked"
     except PermissionError:
         return f"process {pid} is another user's: ask as that user"
-    with suppress(OSError):
-        owner = Path(f"/proc/{pid}").stat().st_uid
-        if owner != folder.me():
-            return f"process {pid} is another user's ({owner}): ask as that user"
+    foreign = _of_another_user(pid)
+    if foreign is not None:
+        return foreign
     environ = _environ_of(pid) or {}
     asked = environ.get(VARIABLE, "").strip()
     names = [each.strip().lower() for each in asked.split(",")]
@@ -372,8 +381,8 @@ def _why_not(pid: int) -> str:
         return f"process {pid} cannot be asked: {RECORDER_SOCKET_VARIABLE} is off there"
     if "recorder" in names:
         return (
-            f"process {pid} cannot be asked: no loop has run in it yet, or it could make no socket"
-            " (its stderr says why)"
+            f"process {pid} cannot be asked: no loop has run in it yet, it could make no socket"
+            " (its stderr says why), or somebody has removed that"
         )
     if asked and names[0] not in OFF_WORDS:
         return f"process {pid} is audited without a recorder: start it with {VARIABLE}=recorder,{asked}"

@@ -546,6 +546,29 @@ def _answers(pid: int) -> bool:
         return False
 
 
+BECOMES_NOBODY = """
+    import asyncio
+    import os
+    import sys
+    from pathlib import Path
+
+
+    def a_socket() -> bool:
+        return any((Path(os.environ["XDG_RUNTIME_DIR"]) / "aioaudit").glob(f"{os.getpid()}-*"))
+
+
+    async def main() -> None:
+        while not a_socket():
+            await asyncio.sleep(0.01)
+        os.setuid(65534)
+        print("ready", flush=True)
+        sys.stdin.read()  # no import any more: this user may not read where Python is
+
+
+    asyncio.run(main())
+"""
+
+
 # -- where it is, and who may ask ------------------------------------------------------------
 
 
@@ -587,6 +610,24 @@ with socket.socket(socket.AF_UNIX) as line:
     except OSError as error:
         print(type(error).__name__)
 """
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_of_a_process_that_has_become_another_users_it_is_said_that_it_has(start: Start) -> None:
+    service = start(BECOMES_NOBODY)
+    assert service.line() == "ready"
+    with pytest.raises(LiveError) as caught:
+        connect(service.pid).facts()
+    assert str(caught.value) == f"process {service.pid} is another user's (65534): ask as that user"
+
+
+def test_a_socket_that_somebody_has_removed_is_among_the_reasons(start: Start) -> None:
+    service = start(SERVES)
+    service.ready()
+    wait_until(lambda: _answers(service.pid))
+    shutil.rmtree(Path(os.environ["XDG_RUNTIME_DIR"]) / "aioaudit")
+    with pytest.raises(LiveError, match=r"or somebody has removed that$"):
+        connect(service.pid)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
