@@ -7,6 +7,7 @@ import click
 from aioaudit.attach.client import Answer, ask, said
 from aioaudit.attach.target import AttachError, Target
 from aioaudit.attach.told import decoded
+from aioaudit.cli.numbers import Pid
 from aioaudit.cli.terminal import plural, print_line, say
 from aioaudit.settings import SettingsError, build
 from aioaudit.version import __version__
@@ -18,7 +19,7 @@ DEFAULT_TIMEOUT = 10.0
 
 
 @click.command("attach")
-@click.argument("pid", metavar="PID", type=click.IntRange(min=1))
+@click.argument("pid", metavar="PID", type=Pid())
 @click.option("--detach", is_flag=True, help="Take it out again: the process is as it was.")
 @click.option("--size", metavar="SIZE", help="Memory that the recorder may take, as 16MB.")
 @click.option(
@@ -44,9 +45,10 @@ def command(pid: int, detach: bool, size: str | None, dump: str | None, timeout:
     if detach and (size or dump):
         raise click.UsageError("--detach takes no --size and no --dump")
     try:
-        build("recorder", recorder_size=size, recorder_dump=dump, where="--size or --dump")
+        build("recorder", recorder_size=size, recorder_dump=dump)
     except SettingsError as error:
-        raise click.UsageError(str(error)) from None
+        text = str(error).replace("recorder_size=", "--size ", 1)
+        raise click.UsageError(text.replace("recorder_dump=", "--dump ", 1)) from None
     target = Target(pid)
     words = {"do": "detach" if detach else "attach", "size": size, "dump": dump}
     try:

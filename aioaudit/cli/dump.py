@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import click
 
+from aioaudit.cli.numbers import Pid
 from aioaudit.cli.terminal import OutputClosed, print_line, say
 from aioaudit.dumps import name_of_dump
 from aioaudit.exporters.recorder.writing import write_whole
@@ -23,7 +24,7 @@ _PIECE = 1 << 20
 
 
 @click.command("dump")
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=Pid())
 @click.option("-o", "--output", "name", metavar="FILE", help="Where to; - for standard output.")
 def command(pid: int, name: str | None) -> int:
     """Write what a process has kept to a file, an ordinary log.

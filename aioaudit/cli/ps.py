@@ -12,6 +12,7 @@ import click
 
 from aioaudit.cli import lacking
 from aioaudit.cli.living import Listed, shown_of
+from aioaudit.cli.numbers import Pid
 from aioaudit.cli.terminal import as_json, print_line, say
 from aioaudit.live.client import HOW, LiveError, connect, processes
 from aioaudit.log.reading import load_stream
@@ -24,7 +25,7 @@ PATIENCE = 2.0
 
 
 @click.command("ps")
-@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.argument("pid", type=Pid(), required=False)
 @click.option("--awaits", is_flag=True, help="Who awaits whom, not who made whom.")
 @click.option("--all", "show_all", is_flag=True, help="Show each task, also those that are alike.")
 @click.option("--json", "in_json", is_flag=True, help="Write one JSON object a line.")

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import aioaudit
+from aioaudit.cli import main
 from aioaudit.cli.living import Shown
 from aioaudit.cli.ps_text import lasted, write_tasks
 from aioaudit.exporters.recorder import RecorderExporter
@@ -226,3 +227,23 @@ def test_what_is_new_is_told_the_same_from_all_and_from_what_came_of_late(lives:
         exporter._tail.begin(known, lives=lives)
         # Who knows less is told from all that is kept.
         assert exporter._tail.after(known - 1, lives=lives) is None
+
+
+@pytest.mark.parametrize("command", ["ps", "dump", "attach"])
+@pytest.mark.parametrize("word", ["shop", "0", "1.5"])
+def test_what_is_no_number_of_a_process_is_told_so(
+    command: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, word]) == 2
+    assert (
+        f"{word!r} is no number of a process; aioaudit ps lists those that are audited"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("option", ["--size", "--dump"])
+def test_an_option_of_attach_is_told_by_its_name(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attach", "1", option, "much"]) == 2
+    assert f"Error: {option} 'much': " in capsys.readouterr().err
