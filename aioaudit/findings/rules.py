@@ -445,7 +445,8 @@ class Rules:
             if via is not None and isinstance(via.event, TaskCancel):
                 detail = f"it awaited {via.event.name}, which took long to end"
             else:
-                detail = "the loop was busy and did not come round to it"
+                # Of which of both, nothing is known here: a machine may have given it no time.
+                detail = "the loop came round to it as late: it was busy, or the machine was"
         self._report(
             catalogue.SLOW,
             task,
