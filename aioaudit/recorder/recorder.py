@@ -308,9 +308,12 @@ class Recorder:
             beside_another=beside_another,
             came_with=came_with,
         )
-        if state is None and outcome != "returned":
+        if state is None:
             assert born is not None
-            state = tasks.state(task, born)
+            if outcome == "returned":
+                tasks.remember(task, born)
+            else:
+                state = tasks.state(task, born)
         if outcome == "raised" and error is not None:
             number = born.task if born is not None else tasks.number(task)
             known.failures.add(task, number, error)

@@ -14,7 +14,7 @@ from operator import attrgetter
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from aioaudit.core import Table, new_counter, new_table
+from aioaudit.core import Returned, Table, new_counter, new_table
 from aioaudit.cpython import tasks
 from aioaudit.events import TaskCancel
 from aioaudit.state.requests import CancelState, Request
@@ -24,7 +24,7 @@ from aioaudit.weak import swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioaudit.core import Asked, Asks, Created, Returned
+    from aioaudit.core import Asked, Asks, Created
     from aioaudit.delivery.records import CreationSite
     from aioaudit.stack.code import Codes
     from aioaudit.state.places import Places
@@ -140,6 +140,10 @@ class Tasks:
         """The task's number."""
         born = self.born.get(id(task))
         return born.task if born is not None else self.state(task).task
+
+    def remember(self, task: Any, born: Created) -> None:
+        """*task*, of which *born* was known, has returned, and nobody asked about it yet."""
+        self.recently_returned.append(Returned(0, 0, born, id(task)))
 
     def _ended_number(self, task: Any) -> tuple[int, str]:
         """Number and coroutine of *task*, if it returned lately and is asked about again.

@@ -523,6 +523,25 @@ def test_a_task_that_returned_keeps_its_number_whatever_it_is_called(
         asyncio.run(main())
 
 
+def test_a_task_that_returned_keeps_its_number_where_a_hook_hears_of_it(
+    recorder: Recorder,
+) -> None:
+    # No core takes its end in by itself then.
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.sleep(0))
+        number = recorder.state.tasks.number(task)
+        await task
+        assert recorder.state.tasks.number(task) == number
+        assert not task.cancel()
+
+    with aioaudit.recording() as trail:
+        remove = aioaudit.addaudithook(lambda _event, _args: None)
+        asyncio.run(main())
+        remove()
+    [request] = [e for e in trail.events if isinstance(e, TaskCancel)]
+    assert not request.preexisting
+
+
 @pytest.mark.skipif(not HAS_EAGER_TASKS, reason="no task ends in its first step")
 @pytest.mark.parametrize("name", [None, "at once"])
 def test_a_task_that_ended_in_its_first_step_is_asked_about_and_keeps_its_number(
