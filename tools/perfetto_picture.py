@@ -19,10 +19,9 @@ import tempfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-
-from report_picture import stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "perfetto.png"
@@ -33,7 +32,7 @@ SHOWN = "reset"
 class Quiet(SimpleHTTPRequestHandler):
     """Files of a folder, and no word about who asks."""
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
         """Say nothing."""
 
 
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> int:
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         folder = Path(name)
-        stage(folder)
+        import_module("report_picture").stage(folder)
         trace = folder / "trace.pftrace"
         export = ["export", f"logs/{SHOWN}.jsonl", "--to", "perfetto", str(trace)]
         subprocess.run([sys.executable, "-m", "aioaudit", *export], check=True, cwd=folder)
