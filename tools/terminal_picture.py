@@ -95,6 +95,7 @@ def type_command(arguments: list[str], folder: Path) -> str:
         if not key.startswith("AIOAUDIT") and key != "NO_COLOR"
     }
     environ |= {"AIOAUDIT": "jsonl", "TERM": "xterm-256color", "COLORTERM": ""}
+    environ["AIOAUDIT_SLOW_CANCEL"] = "1000"  # whatever else the machine does meanwhile
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     shown = b""
