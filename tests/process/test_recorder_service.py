@@ -25,7 +25,7 @@ SERVICE = """
     from aioaudit.exporters.recorder import RecorderExporter
     from aioaudit.session import current
 
-    SIZE = 150_000
+    SIZE = 1_000_000
     exporter = RecorderExporter(SIZE)
     sizes = []
 
