@@ -48,9 +48,9 @@ _filter: Any = ("ignore", _warning, DeprecationWarning, None, 0)
 def hush() -> None:
     """Keep back the warning of the fork that follows, if ours are its only threads beside one."""
     _warning.armed = False
-    if not (FORK_WARNS_OF_THREADS and count_living()):
+    ours = count_living() if FORK_WARNS_OF_THREADS else 0
+    if not ours:
         return
-    ours = count_living()
     while True:
         there = _threads()
         seen, ours = ours, count_living()

@@ -128,8 +128,8 @@ class RecorderExporter:
         found: str | None = None
         for event in records:
             if isinstance(event, Finding):
-                wanted = FINDING in self.dump_on and event.severity == "finding"
-                if wanted or event.kind in self._kinds:
+                of_any = FINDING in self.dump_on and event.severity == "finding"
+                if of_any or event.kind in self._kinds:
                     found = f"{FINDING}:{event.kind}"
             elif isinstance(event, TaskDone):
                 self._note_exit(event)

@@ -597,6 +597,28 @@ def test_workers_that_their_parent_terminates_leave_whole_logs(
     assert {end_of(each).signal for each in found} == {"SIGTERM"}
 
 
+def test_a_thread_of_ours_that_is_back_before_python_counts_is_none_of_the_program_s(
+    run_python: RunPython,
+) -> None:
+    # A recorder's may be: it sleeps at its socket, whether anything happens or not.
+    program = """
+import os, threading
+import aioaudit
+from aioaudit.threads import Thread
+
+over = threading.Event()
+os.register_at_fork(after_in_parent=lambda: Thread(over.wait).start())  # before ours looks again
+aioaudit.enable("recorder", recorder_socket=False)
+child = os.fork()
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
+over.set()
+"""
+    done = run_python("-c", program)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
 def test_children_of_children_and_forks_in_other_threads_record_too(
     run_program: RunPython, tmp_path: Path
 ) -> None:
