@@ -22,12 +22,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ import pytest
 
 from aioaudit.events import AnyEvent, json_schema
 from tests import loops
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clean_environ
 from tests.waiting import PATIENCE
 
 PROGRAMS = ROOT / "tests" / "scenarios"
@@ -208,6 +207,8 @@ def runs(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Results by program, loop and size of log; two processes run at a time, from the start."""
     folder = tmp_path_factory.mktemp("scenarios")
     started: dict[tuple[str, str, bool], Future[Result]] = {}
+    # Here, since pytest changes the environment before each test while the pool's threads run.
+    environ = clean_environ()
 
     def result(name: str, loop: str, small: bool) -> Result:
         return started[name, loop, small].result()
@@ -219,30 +220,25 @@ def runs(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
                     program = Program(PROGRAMS / f"{name}.py", loop, small)
                     log = folder / f"{name}-{loop}-{small}.jsonl"
                     started[name, loop, small] = pool.submit(
-                        _run_promptly, audited_python, program, log
+                        _run_promptly, audited_python, program, log, environ
                     )
         yield result
         for future in started.values():
             future.cancel()
 
 
-def _run_promptly(python: str, program: Program, log: Path) -> Result:
+def _run_promptly(python: str, program: Program, log: Path, kept: Mapping[str, str]) -> Result:
     """The result of a run in which no timeout was entered late, if one of several is such."""
     for attempt in range(ATTEMPTS):
-        result = _run(python, program, log.with_stem(f"{log.stem}-{attempt}"))
+        result = _run(python, program, log.with_stem(f"{log.stem}-{attempt}"), kept)
         wrong = compare(result) if result.why.returncode == 0 else []
         if not wrong or not all(LATE in each for each in wrong):
             break
     return result
 
 
-def _run(python: str, program: Program, log: Path) -> Result:
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("AIOAUDIT", "PYTHON", "COVERAGE"))
-    }
-    environ = kept | {"AIOAUDIT_JSONL_PATH": str(log)}
+def _run(python: str, program: Program, log: Path, kept: Mapping[str, str]) -> Result:
+    environ = {**kept, "AIOAUDIT_JSONL_PATH": str(log)}
     if program.small:
         environ["AIOAUDIT_EVENTS"] = SMALL
     how = [] if program.path.stem in ENABLED_BY_THEMSELVES else ["-m", "aioaudit", "run"]
