@@ -23,6 +23,7 @@ __all__ = [
     "SCHEMA",
     "AnyEvent",
     "CancelOutcome",
+    "ConnectionClose",
     "Event",
     "Evidence",
     "Finding",
@@ -123,6 +124,8 @@ class ProcessStart(Event, tag="process.start", kw_only=True):
     parent_run: str | None = None
     process: str | None = None
     ancestors: list[str] | None = None
+    network: str | None = None
+    service: str | None = None
 
 
 class ProcessEnd(Event, tag="process.end", kw_only=True):
@@ -192,7 +195,8 @@ class _Request(Event, kw_only=True):
 
     ``cause`` is the ``seq`` of the event that caused this one.  ``cleanup`` says that the line
     that called leaves a block whose other lines do not use the task.  Where a library called on
-    behalf of the line ``at``, ``library`` is its function and ``library_at`` the line.  ``origin`` is
+    behalf of the line ``at``, ``library`` is its function and ``library_at`` the line.  ``local`` and
+    ``peer`` are the addresses of the connection whose peer went away.  ``origin`` is
     the ``what`` of the next link of the chain and the ``origin_*`` keys are
     that link's other keys.  Where both are there, the chain goes from this
     request to the origin, and on to whatever follows the request ``cause``.
@@ -225,6 +229,8 @@ class _Request(Event, kw_only=True):
     origin_seconds: float | None = None
     origin_message: str | None = None
     origin_detail: str | None = None
+    local: str | None = None
+    peer: str | None = None
 
 
 class TaskCancel(_Request, tag="task.cancel", kw_only=True):
@@ -283,6 +289,22 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
     swallowed_at: str | None = None
     evidence: Evidence | None = None
     lifetime: float | None = None
+
+
+class ConnectionClose(_TaskEvent, tag="connection.close", kw_only=True):
+    """A task closed a connection while it handled a cancellation: its peer may notice.
+
+    ``local`` and ``peer`` are the addresses of the connection, ``cancel`` is the ``seq`` of the
+    request that the task was handling.  ``evidence`` is ``inferred`` where that was not seen, and
+    there were several (before Python 3.12).
+    """
+
+    local: str
+    peer: str
+    cancel: int
+    at: str | None = None
+    source: str | None = None
+    evidence: Evidence | None = None
 
 
 class Finding(_TaskEvent, tag="finding", kw_only=True):
@@ -378,6 +400,7 @@ AnyEvent = (
     | FutureCancel
     | TaskUncancel
     | TaskDone
+    | ConnectionClose
     | Finding
     | LoopStart
     | LoopStop

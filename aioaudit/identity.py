@@ -16,6 +16,7 @@ from typing import Protocol
 from aioaudit.core import last_of, new_counter
 from aioaudit.events import SCHEMA, ProcessStart
 from aioaudit.faults import Faults
+from aioaudit.text import clean
 from aioaudit.timestamps import timestamp
 from aioaudit.version import __version__
 
@@ -43,6 +44,31 @@ def processes() -> list[str]:
     except (OSError, ValueError, IndexError):
         pass  # no Linux, or a process that has just ended or may not be seen
     return found
+
+
+def network() -> str | None:
+    """In which network this process is, as ``BOOT-NAMESPACE``; None where the system does not say.
+
+    Only within one does an address such as 127.0.0.1 mean the same to everybody.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - as above
+            boot = file.read(8).decode()
+        return f"{boot}-{os.stat('/proc/self/ns/net').st_ino}"  # noqa: PTH116 - the same
+    except (OSError, ValueError):
+        return None
+
+
+def service() -> str | None:
+    """What the process is called by OpenTelemetry's variables, None where they do not say."""
+    name = os.environ.get("OTEL_SERVICE_NAME", "").strip()
+    if name:
+        return clean(name)
+    for each in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = each.partition("=")
+        if key.strip() == "service.name" and value.strip():
+            return clean(value.strip())
+    return None
 
 
 class Log(Protocol):
@@ -95,6 +121,8 @@ class Run:
             parent_run=self.parent,
             process=known[0] if known else None,
             ancestors=known[1:] or None,
+            network=network(),
+            service=service(),
             argv=list(sys.argv),
             coverage=coverage,
         )

@@ -60,6 +60,7 @@ EVENT_NAMES = (
     "task.uncancel",
     "task.done",
     "future.cancel",
+    "connection.close",
     "finding",
     "loop.start",
     "loop.stop",

@@ -28,6 +28,7 @@ from aioaudit.chain.recent_requests import RecentRequests, answer, brief, reques
 from aioaudit.chain.summary import is_known, who
 from aioaudit.chain.walk import Step
 from aioaudit.events import (
+    ConnectionClose,
     Event,
     Finding,
     FutureCancel,
@@ -97,6 +98,9 @@ class Lines:
         if isinstance(event, TaskUncancel):
             what = f"took back a request with uncancel(), {event.remaining} left"
             return _line(event, DEBUG, what, lowest)
+        if isinstance(event, ConnectionClose):
+            sentence = f"closed its connection to {event.peer} because of that"
+            return _line(event, DEBUG, sentence, lowest)
         if isinstance(event, LoopBlocked):
             return _line(event, WARNING, _blocked(event), lowest)
         if isinstance(event, LoopStop):

@@ -452,6 +452,18 @@ SET_RUNNING_LOOP = Internal(
     "by its call a loop of asyncio's begins to run",
     "loop.start of asyncio's own loops",
 )
+SELECTOR_TRANSPORT = Internal(
+    "_SelectorTransport",
+    "asyncio.selector_events",
+    "a connection is closed",
+    "connection.close",
+)
+SSL_TRANSPORT = Internal(
+    "_SSLProtocolTransport",
+    "asyncio.sslproto",
+    "the same of one with TLS",
+    "connection.close with TLS",
+)
 READY = Internal(
     "_ready",
     "asyncio:BaseEventLoop",
@@ -710,9 +722,20 @@ _LOCALS = (
 )
 """The variables that `aioaudit.recognisers.stdlib` and the findings read."""
 
+OF_WINDOWS: Final = (
+    Internal(
+        "_ProactorBasePipeTransport",
+        "asyncio.proactor_events",
+        "a connection of its loop is closed",
+        "connection.close on Windows",
+    ),
+)
+"""What is nowhere else: elsewhere nobody has imported it."""
+
 TABLE: Final[tuple[Internal, ...]] = (
     *(each for each in list(globals().values()) if isinstance(each, Internal)),
     *_LOCALS,
+    *(OF_WINDOWS if sys.platform == "win32" else ()),
 )
 """All of them, in the order of this file."""
 

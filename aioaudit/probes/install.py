@@ -36,9 +36,10 @@ from aioaudit.cpython.tasks import (
     of_c,
     task_classes,
 )
+from aioaudit.cpython.transports import CLOSERS, transport_classes, transport_classes_of
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
-from aioaudit.probes import ends, futures, groups, loops, notes, tasks, timeouts, wakes
+from aioaudit.probes import connections, ends, futures, groups, loops, notes, tasks, timeouts, wakes
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import registry
 from aioaudit.recorder.inquiry import line_in
@@ -78,6 +79,8 @@ class Installation:
         self._boundaries: list[Any] = []
         self._kept: dict[int, CodeType] = {}
         self._libraries: imports.AfterImport | None = None
+        self._closing = connections.Closing(recorder)
+        self._transport_classes = transport_classes()
         self._task_classes = task_classes()
         self._future_classes = future_classes()
         inplace.check(*self._task_classes, *self._future_classes)
@@ -268,6 +271,8 @@ class Installation:
         self._hot.restore()
         self._births.clear()
         recorder.state.cancellations.asks.end()
+        for cls in self._transport_classes:
+            self._put_closers(cls)
         known = recorder.state.tasks
         known.creations_seen = recorder.sender.has_listeners and bool(
             {"task.create", "task.done"} & recorder.sender.selected_events
@@ -300,6 +305,12 @@ class Installation:
         self._take_asks()
         self._versions.settle()
 
+    def _put_closers(self, cls: type[Any]) -> None:
+        """Have told which connections of *cls* cancellations close, if anybody wants to hear of it."""
+        if "connection.close" in self.recorder.sender.active_events:
+            for name in CLOSERS:
+                self._put(cls, name, self._closing.make(vars(cls)[name]), hot=True)
+
     def _put_notes(self) -> None:
         """Have notes on errors where no delivery is seen."""
         recorder = self.recorder
@@ -329,6 +340,10 @@ class Installation:
         recorder = self.recorder
         if cls.run_forever is asyncio.AbstractEventLoop.run_forever:
             return
+        for each in transport_classes_of(cls):
+            if each not in self._transport_classes:
+                self._transport_classes.append(each)
+                self._put_closers(each)
         self._put(
             cls, "run_forever", loops.make_run_forever(recorder, cls.run_forever), boundary=True
         )

@@ -3,20 +3,32 @@
 What stands in aiohttp/web_protocol.py, web.py and helpers.py is read here.  The
 limits for connecting are `asyncio.Timeout`s, which need no explanation of their own; the
 one for reading from a socket raises in the reader and cancels nothing.
+
+When the server hears that a client went away its transport is gone, and one with TLS tells no
+addresses any more.  So where handlers are to be cancelled then, the addresses are looked at when
+the connection is made.
 """
 
 from __future__ import annotations
 
-from types import FrameType
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
 
+from aioaudit.addresses import Connection, of_transport
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.probing import Probing
 from aioaudit.recognisers.stdlib import loop_ended
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 from aioaudit.text import describe
+from aioaudit.weak import WeakIdMap
 
 _PROTOCOL = "aiohttp.web_protocol"
+
+_connections: WeakIdMap[Connection] = WeakIdMap()
+"""The addresses of connections by the tasks that serve them."""
 
 
 def connection_lost(frame: FrameType, call: Call) -> Cause:
@@ -26,7 +38,10 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     detail = None
     if error is not None and error.args != ("Connection lost",):
         detail = describe(error)
-    return call.by_caller("disconnect", frame, detail, current_task_unrelated=True)
+    connection = _connections.get(getattr(local(frame, "self"), "_task_handler", None))
+    return call.by_caller(
+        "disconnect", frame, detail, current_task_unrelated=True, connection=connection
+    )
 
 
 def connection_closed(frame: FrameType, call: Call) -> Cause | None:
@@ -73,6 +88,35 @@ def total_timeout(frame: FrameType, call: Call) -> Cause:
     )
 
 
+# -- the probe ---------------------------------------------------------------------------
+
+
+def install(module: ModuleType, probing: Probing) -> None:
+    """Probe how the server of aiohttp, which *module* is of, gets its connections."""
+    _connections.entries.clear()
+    handler = module.RequestHandler
+    probe = _make_connection_made(probing, vars(handler)["connection_made"])
+    probing.put(handler, "connection_made", probe)
+
+
+def _make_connection_made(
+    probing: Probing, original: Callable[[Any, Any], None]
+) -> Callable[[Any, Any], None]:
+    """``RequestHandler.connection_made`` that notes the addresses, if anybody may ask for them."""
+
+    def connection_made(self: Any, transport: Any) -> None:
+        original(self, transport)
+        try:
+            if self._manager.handler_cancellation and self._task_handler is not None:
+                found = of_transport(transport)
+                if found is not None:
+                    _connections[self._task_handler] = found
+        except Exception as error:  # noqa: BLE001 - an internal error must not end a connection
+            probing.report_fault(error)
+
+    return connection_made
+
+
 CALL_SITES = {
     (_PROTOCOL, "RequestHandler.connection_lost"): connection_lost,
     (_PROTOCOL, "RequestHandler.close"): connection_closed,
@@ -88,6 +132,18 @@ TIMEOUTS = {(_PROTOCOL, "RequestHandler.shutdown"): grace}
 """The function that enters a timeout, by module and qualified name."""
 
 INTERNALS = (
+    Internal(
+        "_task_handler",
+        f"{_PROTOCOL}:RequestHandler",
+        "the task that serves a connection",
+        "the addresses of a connection whose client went away",
+    ),
+    Internal(
+        "_manager",
+        f"{_PROTOCOL}:RequestHandler",
+        "whether handlers are cancelled when their client goes away",
+        "the addresses of a connection whose client went away",
+    ),
     Internal(
         "_timeout",
         "aiohttp.helpers:TimeoutHandle",

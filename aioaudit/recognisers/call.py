@@ -15,6 +15,7 @@ from aioaudit.state.cause import Cause
 if TYPE_CHECKING:
     from types import FrameType
 
+    from aioaudit.addresses import Connection
     from aioaudit.events import TaskCancel
     from aioaudit.place import Place
     from aioaudit.stack.code import Spot
@@ -127,6 +128,7 @@ class Call(msgspec.Struct, eq=False):
         detail: str | None = None,
         *,
         current_task_unrelated: bool = False,
+        connection: Connection | None = None,
     ) -> Cause:
         """Somebody asked for it: the application's line from *frame* outwards, else the library's.
 
@@ -137,6 +139,7 @@ class Call(msgspec.Struct, eq=False):
             frame: Where to look for the caller; None where no line is to be named.
             detail: Half a sentence for what nothing else says.
             current_task_unrelated: Whether the task that runs just now has nothing to do with it.
+            connection: The addresses of the connection whose peer went away, where they are known.
         """
         found, library = (None, None) if frame is None else callers(self.state.codes, frame)
         at, source = _at_and_source(found)
@@ -158,6 +161,7 @@ class Call(msgspec.Struct, eq=False):
             library=library_source,
             library_at=library_at,
             current_task_unrelated=current_task_unrelated,
+            connection=connection,
         )
 
     def by_deadline(

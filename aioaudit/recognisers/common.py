@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+from aioaudit.addresses import Connection, of_scope
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.stack.frames import awaited_chain
 
@@ -25,3 +26,8 @@ def has_ended(body: Any) -> bool:
     disconnect, and what produced the body tells the two apart.
     """
     return getattr(body, "ag_frame", body) is None
+
+
+def asked_by(receive: Any) -> Connection | None:
+    """The addresses of the connection whose messages *receive* gives, where its server shows them."""
+    return of_scope(getattr(getattr(receive, "__self__", None), "scope", None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import FrameType
 
+from aioaudit.addresses import both
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
@@ -16,9 +17,13 @@ def outlived(frame: FrameType, call: Call) -> Cause | None:
     seconds = local(frame, "self").application_close_timeout
     detail = f"the application had {seconds:g} s to end by itself"
     # Whether the response of a request was sent, or an error in its place; a websocket does not say.
-    finished = getattr(local(frame, "protocol"), "finished", None)
+    protocol = local(frame, "protocol")
+    finished = getattr(protocol, "finished", None)
     reason = "disconnect" if finished == 0 else "daphne.disconnected"
-    return call.by_caller(reason, frame, detail, current_task_unrelated=True)
+    connection = both(
+        getattr(protocol, "server_addr", None), getattr(protocol, "client_addr", None)
+    )
+    return call.by_caller(reason, frame, detail, current_task_unrelated=True, connection=connection)
 
 
 def server_ended(frame: FrameType, call: Call) -> Cause:

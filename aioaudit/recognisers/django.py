@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+from aioaudit.addresses import of_scope
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import awaited_chain, local
@@ -30,7 +31,10 @@ def handled(frame: FrameType, call: Call) -> Cause | None:
         return call.by_caller("django.done", frame, "the response was sent")
     if not listener.done():
         return None
-    return call.by_caller("disconnect", frame, "before the whole response was sent")
+    connection = of_scope(local(frame, "scope"))
+    return call.by_caller(
+        "disconnect", frame, "before the whole response was sent", connection=connection
+    )
 
 
 _HANDLE = ("django.core.handlers.asgi", "ASGIHandler.handle")

@@ -18,7 +18,9 @@ from asyncio import CancelledError
 from collections.abc import Iterator
 from types import CoroutineType, FrameType
 from typing import Any
+from urllib.parse import unquote
 
+from aioaudit.addresses import Connection, address
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import all_tasks, coro_of, current_task
@@ -60,7 +62,17 @@ def handler_cancelled(_frame: FrameType, call: Call) -> Cause:
     detail = "the client cancelled the call, or its connection was lost"
     if left is not None:
         detail += f", {left:.3f} s before its deadline"
-    return _over(call.by_caller("disconnect", None, detail))
+    connection = Connection(None, _peer(context))
+    return _over(call.by_caller("disconnect", None, detail, connection=connection))
+
+
+def _peer(context: Any) -> str | None:
+    """The address of the client; grpc does not tell by which of its own it was reached."""
+    kind, _, rest = str(context.peer()).partition(":")
+    host, _, port = unquote(rest).rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    return address(host.strip("[]"), int(port))
 
 
 _DEADLINE = "the deadline that the client gave the call"

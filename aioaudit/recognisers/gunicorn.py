@@ -10,18 +10,18 @@ from asyncio import CancelledError
 from types import FrameType
 from typing import Any
 
+from aioaudit.addresses import Connection, both
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.common import waiting_in
 from aioaudit.recognisers.stdlib import loop_ended
 from aioaudit.stack.frames import awaited_chain, local
 from aioaudit.state.cause import Cause
 
 _PROTOCOL = "gunicorn.asgi.protocol"
-_IDLE = (
-    ["ASGIProtocol._handle_connection", "Event.wait"],
-    ["ASGIProtocol._handle_connection", "AsyncRequest.parse"],
-)
+_SERVES = "ASGIProtocol._handle_connection"
+_IDLE = ([_SERVES, "Event.wait"], [_SERVES, "AsyncRequest.parse"])
 """How a connection waits for its next request: since 25.2, and before."""
 
 
@@ -31,18 +31,30 @@ def _is_idle(task: Any) -> bool:
     return names[:2] in _IDLE
 
 
+def _connection(frame: FrameType | None) -> Connection | None:
+    """The addresses of the connection that *frame*, of ``_handle_connection``, serves."""
+    if frame is None:
+        return None
+    return both(local(frame, "sockname"), local(frame, "peername"))
+
+
 def connection_lost(frame: FrameType, call: Call) -> Cause:
     """``ASGIProtocol.connection_lost``, at once or by a timer of it: the client went away."""
     if _is_idle(call.victim):
         return call.by_caller("gunicorn.closed", frame, current_task_unrelated=True)
-    return call.by_caller("disconnect", frame, current_task_unrelated=True)
+    served = waiting_in(call.victim, _SERVES)
+    return call.by_caller(
+        "disconnect", frame, current_task_unrelated=True, connection=_connection(served)
+    )
 
 
 def calls_finished(frame: FrameType, call: Call) -> Cause | None:
     """``ASGIProtocol._finish_app_calls``: the client went away while the application ran on."""
     if call.victim is not local(frame, "task") or not local(frame, "self")._conn_lost_handled:
         return None
-    return call.by_caller("disconnect", frame)
+    outer = frame.f_back
+    served = outer if outer is not None and outer.f_code.co_qualname == _SERVES else None
+    return call.by_caller("disconnect", frame, connection=_connection(served))
 
 
 def frames_read(frame: FrameType, call: Call) -> Cause | None:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import has_ended
+from aioaudit.recognisers.common import asked_by, has_ended
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -27,7 +27,10 @@ def _called(frame: FrameType, call: Call, scope: Any, *, sent: bool) -> Cause | 
 def stream_watched(frame: FrameType, call: Call) -> Cause | None:
     """``ASGIStreamingResponse._listen_for_disconnect``: the server says that the client went away."""
     sent = has_ended(local(frame, "self").iterator)
-    return _called(frame, call, local(frame, "cancel_scope"), sent=sent)
+    cause = _called(frame, call, local(frame, "cancel_scope"), sent=sent)
+    if cause is not None and not sent:
+        cause.connection = asked_by(local(frame, "receive"))
+    return cause
 
 
 def websocket_sent(frame: FrameType, call: Call) -> Cause | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from types import FrameType
 
+from aioaudit.addresses import of_scope
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
 
-def _disconnected(frame: FrameType, call: Call) -> Cause:
-    return call.by_caller("disconnect", frame, current_task_unrelated=True)
+def _disconnected(frame: FrameType, call: Call, connection: object) -> Cause:
+    """*connection* is Quart's object for it."""
+    addresses = of_scope(getattr(connection, "scope", None))
+    return call.by_caller("disconnect", frame, current_task_unrelated=True, connection=addresses)
 
 
 def messages_ended(frame: FrameType, call: Call) -> Cause | None:
@@ -18,7 +21,7 @@ def messages_ended(frame: FrameType, call: Call) -> Cause | None:
     for name in ("message", "event"):
         message = local(frame, name)
         if isinstance(message, dict) and str(message.get("type")).endswith(".disconnect"):
-            return _disconnected(frame, call)
+            return _disconnected(frame, call, local(frame, "self"))
     return None
 
 
@@ -33,7 +36,7 @@ def pair_ended(frame: FrameType, call: Call) -> Cause | None:
     receiver = local(outer, "receiver_task")
     if not receiver.done() or receiver.cancelled() or receiver.exception() is not None:
         return None
-    return _disconnected(frame, call)
+    return _disconnected(frame, call, local(outer, "self"))
 
 
 CALL_SITES = {

@@ -98,6 +98,7 @@ OWN = frozenset(
 
 PROBED = {
     "PySide6.QtAsyncio.tasks": "PySide6",
+    "aiohttp.web_protocol": "aiohttp",
     "aiotools.taskscope": "aiotools",
     "aiotools.timeouts": "aiotools",
     "anyio._backends._asyncio": "anyio",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from types import FrameType
 
+from aioaudit.addresses import both
 from aioaudit.cpython.internals import Internal
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import local
@@ -30,6 +31,8 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     reason = "disconnect" if detail is None else _CLOSED
     cause = call.by_caller(reason, frame, detail, current_task_unrelated=True)
     cause.taken_back = True
+    known = getattr(protocol, "conn_info", None)
+    cause.connection = both(getattr(known, "sockname", None), getattr(known, "peername", None))
     return cause
 
 

@@ -10,8 +10,9 @@ import functools
 from types import FrameType
 from typing import Any, cast
 
+from aioaudit.addresses import Connection
 from aioaudit.recognisers.call import Call
-from aioaudit.recognisers.common import has_ended
+from aioaudit.recognisers.common import asked_by, has_ended
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -34,11 +35,20 @@ def _given(function: Any) -> tuple[str, Any]:
     return name.lstrip("_"), response
 
 
+def _connection(function: Any) -> Connection | None:
+    """That of the client which *function*, a lambda, watches."""
+    code = getattr(function, "__code__", None)
+    if code is None or "receive" not in code.co_freevars:
+        return None
+    return asked_by(function.__closure__[code.co_freevars.index("receive")].cell_contents)
+
+
 def first_done(frame: FrameType, call: Call) -> Cause | None:
     """``cancel_on_finish``, until 2.1 ``wrap``: the first of those that run beside each other returned."""
     if call.victim is not local(frame, "task_group").cancel_scope:
         return None  # what it awaits cancels something else
-    name, response = _given(local(frame, "coro") or local(frame, "func"))
+    function = local(frame, "coro") or local(frame, "func")
+    name, response = _given(function)
     sent = name in ("stream_response", "ping")  # which ends after the stream
     if name == "listen_for_disconnect":
         if response is None:
@@ -52,7 +62,10 @@ def first_done(frame: FrameType, call: Call) -> Cause | None:
         reason, detail = "sse_starlette.shutdown", "the server ends"
     else:
         return None
-    return call.by_caller(reason, frame, detail, current_task_unrelated=True)
+    cause = call.by_caller(reason, frame, detail, current_task_unrelated=True)
+    if reason == "disconnect":
+        cause.connection = _connection(function)
+    return cause
 
 
 _SINCE = ("sse_starlette.sse", "EventSourceResponse.__call__.<locals>.cancel_on_finish")

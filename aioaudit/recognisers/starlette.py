@@ -11,6 +11,7 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+from aioaudit.addresses import of_scope
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
@@ -23,8 +24,10 @@ def _called(frame: FrameType, call: Call, reason: str, detail: str) -> Cause:
     return call.by_caller(reason, frame, detail, current_task_unrelated=True)
 
 
-def _disconnect(frame: FrameType, call: Call) -> Cause:
-    return _called(frame, call, "disconnect", "before the whole response was sent")
+def _disconnect(frame: FrameType, call: Call, scope: Any) -> Cause:
+    cause = _called(frame, call, "disconnect", "before the whole response was sent")
+    cause.connection = of_scope(scope)
+    return cause
 
 
 def _done(frame: FrameType, call: Call, what: str) -> Cause:
@@ -50,7 +53,9 @@ def streamed(frame: FrameType, call: Call) -> Cause | None:
         body = func.func.__self__.body_iterator
         if has_ended(body):
             return _done(frame, call, _SENT)
-        return _disconnect(frame, call)
+        # `wrap` is called by the response, which has the scope, or the task was made for it.
+        outer = frame.f_back
+        return _disconnect(frame, call, None if outer is None else local(outer, "scope"))
     if name == "stream_response":
         return _done(frame, call, _SENT)
     return None
@@ -69,7 +74,7 @@ def file_watched(frame: FrameType, call: Call) -> Cause | None:
     more = _more_body(group.cancel_scope)
     if more is None:
         return _done(frame, call, "the client went away, or the response was sent")
-    return _disconnect(frame, call) if more else _done(frame, call, _SENT)
+    return _disconnect(frame, call, local(frame, "scope")) if more else _done(frame, call, _SENT)
 
 
 def _more_body(scope: Any) -> bool | None:

@@ -287,5 +287,7 @@ def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:
         event.detail = cause.detail
     if cause.cleanup:
         event.cleanup = True
+    if cause.connection is not None:
+        event.local, event.peer = cause.connection
     if cause.origin is not None:
         flatten(cause.origin, event)

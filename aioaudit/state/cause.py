@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from aioaudit.addresses import Connection
     from aioaudit.chain.links import Link
     from aioaudit.events import Evidence
     from aioaudit.state.requests import Request
@@ -32,7 +33,7 @@ class Cause(msgspec.Struct, kw_only=True):
     same task and with the same object, is no new request.  ``by`` has number and
     name of the task that asked, where that is not the current one; ``thread`` the
     name of the asker's thread, where it is another than the victim's.  ``cleanup`` is as in
-    `aioaudit.events.TaskCancel`.
+    `aioaudit.events.TaskCancel`.  ``connection`` has the addresses of the one whose peer went away.
     """
 
     reason: str
@@ -55,3 +56,4 @@ class Cause(msgspec.Struct, kw_only=True):
     by: tuple[int, str] | None = None
     thread: str | None = None
     cleanup: bool = False
+    connection: Connection | None = None

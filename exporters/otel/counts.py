@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from aioaudit.events import (
+    ConnectionClose,
     Event,
     FutureCancel,
     LoopBlocked,
@@ -38,7 +39,16 @@ SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.
 """Boundaries of the histogram: those of the conventions for durations, and finer ones before."""
 
 _UNCOUNTED = frozenset(
-    {ProcessStart, ProcessEnd, LoopStart, LoopStop, LoopClose, LoopBlocked, TaskUncancel}
+    {
+        ProcessStart,
+        ProcessEnd,
+        LoopStart,
+        LoopStop,
+        LoopClose,
+        LoopBlocked,
+        TaskUncancel,
+        ConnectionClose,
+    }
 )
 
 RequestOf = Callable[[int], "TaskCancel | FutureCancel | None"]

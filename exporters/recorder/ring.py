@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aioaudit.core.choice import CORE
 from aioaudit.events import (
+    ConnectionClose,
     Event,
     Finding,
     FutureCancel,
@@ -71,6 +72,7 @@ class Ring:
             TaskCancel: self._take_cancel,
             FutureCancel: self._take_future,
             TaskUncancel: self._take_uncancel,
+            ConnectionClose: self._take_close,
             Finding: self._take_finding,
         }
         self.start: ProcessStart | None = None
@@ -166,6 +168,10 @@ class Ring:
 
     def _take_uncancel(self, event: TaskUncancel, seq: int, line: bytes) -> None:
         self._kept.took_back(event.task, seq, line, event.remaining == 0)
+
+    def _take_close(self, event: ConnectionClose, seq: int, line: bytes) -> None:
+        """It goes with the request because of which the task closed the connection."""
+        self._kept.found(seq, line, event.cancel, event.task, 0, 0, 0)
 
     def _take_finding(self, event: Finding, seq: int, line: bytes) -> None:
         self._kept.found(

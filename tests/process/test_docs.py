@@ -418,7 +418,9 @@ def test_the_page_of_events_has_every_event_and_every_key() -> None:
     }
     origin = dict(sections.pop("The origin"))
     task = dict(sections.pop("Events about a task"))
-    of_tasks = {name for name in events.BY_NAME if name.startswith(("task.", "finding"))}
+    of_tasks = {
+        name for name in events.BY_NAME if name.startswith(("task.", "finding", "connection."))
+    }
     for name, cls in events.BY_NAME.items():
         told = dict(sections.pop(name))
         if name in of_tasks:

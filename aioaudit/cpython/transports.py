@@ -1,0 +1,37 @@
+"""The classes of connections: asyncio's, and those of the loops that are not built on it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from aioaudit.cpython import internals
+
+CLOSERS = ("close", "abort")
+"""The methods that close one (`asyncio.BaseTransport`, `asyncio.WriteTransport`)."""
+
+_OURS = (internals.SELECTOR_TRANSPORT, internals.SSL_TRANSPORT, *internals.OF_WINDOWS)
+
+_FOREIGN = ("UVBaseTransport", internals.SSL_TRANSPORT.name)
+"""What uvloop calls its own, in the module of its loop."""
+
+
+def transport_classes() -> list[type[Any]]:
+    """asyncio's own, as far as they are imported."""
+    modules = ((each, sys.modules.get(each.where)) for each in _OURS)
+    return _closable(getattr(module, each.name, None) for each, module in modules)
+
+
+def transport_classes_of(loop_class: type[Any]) -> list[type[Any]]:
+    """Those in the modules that *loop_class* and what it is made of come from."""
+    names = dict.fromkeys(each.__module__ for each in loop_class.__mro__)
+    modules = [sys.modules.get(name) for name in names if not name.startswith("asyncio.")]
+    return _closable(getattr(module, name, None) for module in modules for name in _FOREIGN)
+
+
+def _closable(found: Any) -> list[type[Any]]:
+    return [
+        each
+        for each in found
+        if isinstance(each, type) and all(name in vars(each) for name in CLOSERS)
+    ]

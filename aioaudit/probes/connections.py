@@ -1,0 +1,102 @@
+"""A probe on ``close`` and ``abort`` of connections: was it a cancellation that closed this one?
+
+Whoever is at the other end may be cancelled because of that, in a process of its own, where nothing
+says why.  So one line tells the two addresses, by which the logs of both can be tied together.
+
+No data passes through here.  Where no exception is being handled, which is how most connections
+are closed, that is the only thing that is looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from asyncio import CancelledError
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from aioaudit.addresses import Connection, of_transport
+from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.tasks import current_task
+from aioaudit.events import ConnectionClose
+from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.frames import caller, frame_handling
+from aioaudit.state.requests import Request
+from aioaudit.state.tasks import root_frame
+from aioaudit.state.verdict import leading_to
+
+
+class Closing:
+    """Tells of the connections that are closed because of a cancellation."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._told: tuple[int, Connection] | None = None
+
+    def make(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """What stands for ``close`` or ``abort`` of a transport."""
+
+        def close(self_: Any) -> Any:
+            error = sys.exception()
+            if error is not None:
+                try:
+                    self._look(self_, error, getframe(1))
+                except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
+                    self._recorder.report_fault(fault)
+            return original(self_)
+
+        return close
+
+    def _look(self, transport: Any, error: BaseException, frame: FrameType) -> None:
+        """*transport* is closed by *frame*, while *error* is being handled."""
+        recorder = self._recorder
+        task = current_task()
+        if task is None or recorder.muted() or not _is_handled(error, frame, root_frame(task)):
+            return
+        request, concluded = self._request_behind(error, task)
+        if request is None or transport.is_closing():
+            return
+        told = request.nearest_logged()
+        connection = of_transport(transport)
+        if told is None or connection is None:
+            return
+        # Before 3.12 TLS closes what is below it by the same call, and that has the same addresses.
+        if self._told == (told.event.seq, connection):
+            return
+        self._told = told.event.seq, connection
+        known = recorder.state
+        state = known.tasks.state(task)
+        event = recorder.sender.new_event(ConnectionClose, known.places.place())
+        event.task, event.coro, event.preexisting = state.task, state.coro, state.preexisting
+        event.name = known.tasks.name(task)
+        event.cancel = told.event.seq
+        event.local, event.peer = str(connection.local), str(connection.peer)
+        found = caller(known.codes, frame)
+        if found is not None:
+            event.at, event.source = found[0].at(found[1]), found[0].source
+        if concluded:
+            event.evidence = "inferred"
+        recorder.sender.emit_final(event)
+
+    def _request_behind(self, error: BaseException, task: Any) -> tuple[Request | None, bool]:
+        """The request that *error* stands for, or one that led to it; and whether that was not seen."""
+        cancellations = self._recorder.state.cancellations
+        for each in leading_to(error):
+            if issubclass(type(each), CancelledError):
+                request = cancellations.request_of(each, task)
+                if request is not None:
+                    tie = cancellations.tie_of(each)
+                    return request, tie is not None and tie.concluded
+        return None, False
+
+
+def _is_handled(error: BaseException, frame: FrameType | None, root: FrameType | None) -> bool:
+    """Whether a frame from *frame* to *root* handles *error*, and not one that runs the loop."""
+    handler = frame_handling(error)
+    while frame is not None:
+        if frame is handler:
+            return True
+        if frame is root:
+            return False
+        frame = frame.f_back
+    return False
