@@ -37,7 +37,9 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     ``shutdown``, ``called`` (plain code asked for it).  ``seconds`` is the
     length of a deadline, ``message`` what was given to ``cancel()``; ``library``
     (``module:qualname``) and ``library_at`` are the library's function and line that called on
-    behalf of the line ``at``.  The other keys are there where they apply.
+    behalf of the line ``at``.  Of another process than the task's, ``run``, ``pid`` and ``service``
+    say which, and the first link of it has ``coro``, what its task runs.  The other keys are
+    there where they apply.
     """
 
     what: What
@@ -54,6 +56,10 @@ class Link(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fal
     library: str | None = None
     library_at: str | None = None
     detail: str | None = None
+    run: str | None = None
+    pid: int | None = None
+    service: str | None = None
+    coro: str | None = None
 
 
 def flatten(link: Link, event: TaskCancel | FutureCancel) -> None:

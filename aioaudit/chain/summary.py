@@ -56,7 +56,7 @@ def who(name: str, coro: str) -> str:
 
 def cause(root: Link, show: Show = _as_it_is) -> str:
     """What *root* says, as a clause that can follow "because"."""
-    return escape_unprintable(_clause(root, show) + _detail(root, show))
+    return escape_unprintable(_clause(root, show) + _detail(root, show)) + process(root)
 
 
 def summarise(
@@ -76,16 +76,55 @@ def summarise(
     true if any of it was concluded rather than seen; *swallowed_at* is the
     ``path:line`` that kept the CancelledError, if known.
     """
-    root = chain[-1]
+    own, *others = by_process(chain)
+    root = own[-1]
     died = outcome == "cancelled"
     text = who(name, coro) + (" was cancelled" if died else " was asked to cancel")
-    if not is_known(root):
+    if others:
+        text += f", probably because {_in_other_processes(others, show)}"
+    elif not is_known(root):
         text += f", nobody knows why: {unknown(root, show)}"
     elif inferred:
         text += f", probably because {cause(root, show)}"
     else:
         text += f" because {cause(root, show)}"
-    return text + _by_way_of(chain) + _end(outcome, cancel_outcome, swallowed_at, show)
+    if not others:
+        text += _by_way_of(own)
+    return text + _end(outcome, cancel_outcome, swallowed_at, show)
+
+
+def by_process(chain: Sequence[Link]) -> list[list[Link]]:
+    """*chain* in parts, each of one process, that of the task first."""
+    parts: list[list[Link]] = []
+    for link in chain:
+        if not parts or link.coro is not None:  # as the first one of each other process has it
+            parts.append([])
+        parts[-1].append(link)
+    return parts
+
+
+def process(link: Link) -> str:
+    """`` in shop-web (pid 4711)``: where *link* is from, if that is another process than the task's."""
+    if link.run is None:
+        return ""
+    name = f"process {link.pid}" if link.service is None else f"{link.service} (pid {link.pid})"
+    return escape_unprintable(f" in {clean(name)}")
+
+
+def _in_other_processes(parts: Sequence[Sequence[Link]], show: Show) -> str:
+    """What led to it in the processes whose links are *parts*, each the client of the one before."""
+    text = ""
+    for links in parts:
+        first = links[0]
+        text += f"its client left: {who(first.name or '', first.coro or '')}{process(first)}"
+        text += " was cancelled, "
+        if links is not parts[-1]:
+            text += "since "
+    root = parts[-1][-1]
+    if not is_known(root):
+        return f"{text}nobody knows why: {unknown(root, show)}"
+    clause = escape_unprintable(_clause(root, show) + _detail(root, show))
+    return f"{text}since {clause}"
 
 
 def note(

@@ -7,7 +7,7 @@ This module reads the call and the log and decides what is to be answered;
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
 
@@ -43,6 +43,9 @@ FEW_LINKS = 10
 
 MOST_NAMES = 10_000
 """Names that are compared with one that is not there."""
+
+MOST_MISFITS = 10
+"""At most this many pairs of runs are named whose clocks do not fit; more are counted."""
 
 MOST_NEAR = 3
 """At most this many names that hold what was asked for are shown; more are counted."""
@@ -84,6 +87,8 @@ def command(
         return BAD
     report_gaps(log, "what was asked for")
     cases = log.cases(task)
+    for misfit in _misfits(log):
+        say(misfit)
     if not cases:
         say(_nothing(log, task))
         return NOTHING
@@ -100,6 +105,20 @@ def command(
     else:
         text.answer(cases[0])
     return FOUND
+
+
+def _misfits(log: Log) -> Iterator[str]:
+    """Which processes have connections in common, by clocks that do not fit; a sentence each."""
+    misfits = log.joined().misfits
+    for each in misfits[:MOST_MISFITS]:
+        run, other = log.runs[each.run], log.runs[each.other]
+        yield (
+            f"{each.losses:,} {plural('peer', each.losses)} of run {run.id} (pid {run.pid}) may have been"
+            f" run {other.id} (pid {other.pid}), but their clocks do not fit: not joined"
+        )
+    rest = len(misfits) - MOST_MISFITS
+    if rest > 0:
+        yield f"{rest:,} more {plural('pair', rest)} of runs whose clocks do not fit"
 
 
 def _nothing(log: Log, task: str | None) -> str:

@@ -127,7 +127,7 @@ class Text:
         return node
 
     def _siblings(self, case: Case) -> list[str]:
-        same = incident_of(case)
+        same, root = incident_of(case), case.root()
         names = [
             each.name
             for each in self._log.cases()
@@ -135,6 +135,7 @@ class Text:
             and each.outcome in ("cancelled", "pending")
             and each.run is case.run
             and incident_of(each) == same
+            and each.root() == root  # two clients may have left, of which only one is known
         ]
         if not names:
             return []

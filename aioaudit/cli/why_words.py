@@ -171,14 +171,17 @@ def told(step: Step, case: Case, show: Show) -> list[str]:
         if link.source is not None and link.what != "called":
             text += f", in {escape_unprintable(link.source)}"
         return [text]
+    own = link.run is None and link.task == case.task
     if request is None:
-        text = summary.who(case.name, case.coro) if link.task == case.task else "a request"
-        text += " was cancelled" if link.task == case.task else ""
+        text = summary.who(case.name, case.coro) if own else "a request"
+        if link.coro is not None:
+            text = summary.who(link.name or "", link.coro) + summary.process(link)
+        text += " was cancelled" if own or link.coro is not None else ""
         return [text + ("" if link.detail is None else f": {escape_unprintable(link.detail)}")]
     text = "a future"
     if isinstance(request, TaskCancel):
         text = summary.who(request.name, request.coro)
-    text += f" was cancelled, reason {escape_unprintable(request.reason)}"
+    text += f"{summary.process(link)} was cancelled, reason {escape_unprintable(request.reason)}"
     if request.at is not None:
         text += f", at {escape_unprintable(show(request.at))}"
     if request.source is not None:

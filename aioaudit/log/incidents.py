@@ -71,7 +71,7 @@ def incident_of(case: Case) -> tuple[Link, int | None]:
     call happens again and again.
     """
     last = None if case.request is None else case.run.chains.of(case.request).last_request
-    return incident_of_root(case.root(), last, case.task)
+    return incident_of_root(case.own_root(), last, case.task)
 
 
 def incident_of_root(root: Link, last: RequestEvent | None, task: int) -> tuple[Link, int | None]:
@@ -142,7 +142,7 @@ def _housekeeping_of(run: LoggedRun) -> dict[int, str]:
 
 def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
     """What kind of housekeeping the incident of *cases* is, None where it is none."""
-    root = cases[0].root()
+    root = cases[0].own_root()
     kind = _cause(run, root)
     if kind is None:
         return None
@@ -336,7 +336,7 @@ def _asker(cases: Sequence[Case]) -> int | None:
     last = None if request is None else cases[0].run.chains.of(request).last_request
     if not isinstance(last, TaskCancel) or last.reason != "explicit" or last.detail is not None:
         return None
-    root = cases[0].root()
+    root = cases[0].own_root()
     if root.what != "called" or root.detail is not None or root.library is not None:
         return None
     return last.by if _cleans_up(last) else None

@@ -11,6 +11,7 @@ its header): nothing here depends on the order of arrival.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
@@ -29,6 +30,7 @@ from aioaudit.chain.walk import (
 from aioaudit.events import (
     NO_FINDINGS,
     NO_UNCANCELS,
+    ConnectionClose,
     Event,
     Evidence,
     Finding,
@@ -43,7 +45,9 @@ from aioaudit.events import (
     TaskUncancel,
 )
 from aioaudit.findings.catalogue import SWALLOWED
+from aioaudit.log.joining import Close, Host, Joined, Loss, Match, join
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
+from aioaudit.timestamps import nanoseconds
 
 MOST_PROBLEMS = 100
 """At most this many problems are kept word for word; `Log.damaged` counts them all."""
@@ -91,6 +95,12 @@ class LoggedRun:
         self.requests: dict[int, RequestEvent] = {}
         self.uncancels: dict[int, list[TaskUncancel]] = {}
         self.ends: dict[int, TaskDone] = {}
+        self.closes: dict[int, ConnectionClose] = {}
+        """The connections that were closed because of a request, by ``seq``."""
+        self.lost_peers: list[RequestEvent] = []
+        """The requests that were made because a peer went away, where both addresses are told."""
+        self.born: dict[int, str] = {}
+        """When living tasks were made, or found."""
         self.findings: list[Finding] = []
         self.found: dict[int, list[Finding]] = {}
         """The same, by task."""
@@ -119,6 +129,49 @@ class LoggedRun:
         self._index: _Index | None = None
         self.housekeeping: dict[int, str] | None = None
         """What `aioaudit.log.incidents` found out of it as it is; None where it was not asked."""
+        self.further: dict[int, Further] = {}
+        """By the ``seq`` of a request that was made because a peer went away: why it did."""
+
+    @property
+    def service(self) -> str:
+        """What the process is called: by OpenTelemetry's name for it, else by its program."""
+        start = self.start
+        if start is None:
+            return ""
+        if start.service is not None:
+            return start.service
+        program = start.argv[0] if start.argv else ""
+        parts = [each for each in re.split(r"[\\/]", program) if each]
+        if len(parts) > 1 and parts[-1] == "__main__.py":
+            return parts[-2]
+        return parts[-1].removesuffix(".py") if parts else ""
+
+    @property
+    def host(self) -> Host:
+        """In which network the process was, and on which machine."""
+        start = self.start
+        if start is None:
+            return Host(None, None)
+        known = start.process or start.network
+        return Host(start.network, None if known is None else known.partition("-")[0])
+
+    def losses(self) -> Iterator[Loss]:
+        """The peers that went away, each as a task that was asked to cancel tells it."""
+        for request in self.lost_peers:
+            tasks = [request.task] if isinstance(request, TaskCancel) else request.waiters
+            since = min((known for each in tasks if (known := self._since(each))), default=0)
+            at = nanoseconds(request.ts)
+            if since and at and request.local is not None and request.peer is not None:
+                yield Loss(self.id, request.seq, since, at, request.local, request.peer)
+
+    def _since(self, task: int) -> int:
+        """When *task* was made, or surely there, in nanoseconds; 0 where no line says so."""
+        end = self.ends.get(task)
+        if end is None:
+            return nanoseconds(self.born.get(task, ""))
+        if end.lifetime is None:
+            return 0
+        return max(nanoseconds(end.ts) - int(end.lifetime * 1e9), 0)
 
     def resolve(self, request: RequestEvent) -> RequestEvent | None:
         """The request that *request* names as its cause, None if its line is not there."""
@@ -246,6 +299,8 @@ class LoggedRun:
 
     def add_making(self, made: TaskCreate | TaskFound) -> None:
         """Keep who made a task, if that is known, until it is known that it just returned."""
+        if made.task not in self.returned and made.task not in self.ends:
+            self.born[made.task] = made.ts
         if isinstance(made, TaskFound):
             if made.task not in self.returned and made.task not in self.ends:
                 self.living[made.task] = (made.name, made.coro)
@@ -265,6 +320,20 @@ class LoggedRun:
         self._seen.add(event.seq)
         return not seen
 
+    def add_start(self, start: ProcessStart) -> None:
+        """Keep what frames the log; a rotated file repeats it."""
+        self.pid = start.pid
+        self.blind = NO_FINDINGS in start.coverage
+        self.uncancels_told = NO_UNCANCELS not in start.coverage
+        if self.start is None:
+            self.start = start
+
+    def add_end(self, end: ProcessEnd) -> None:
+        """Keep when the process ended, and what the log lacks by its own account."""
+        self.ended = end.ts
+        self.dropped = max(self.dropped, min(end.dropped, MOST_DROPPED))
+        self.faults.update(dict.fromkeys(each.partition(", ")[0] for each in end.faults))
+
     def add_loss(self, lost: ProcessDropped) -> None:
         """Count what is missing; of one number that comes again, with more, the most."""
         count = min(lost.count, MOST_DROPPED) - min(max(lost.unneeded, 0), lost.count)
@@ -276,9 +345,53 @@ class LoggedRun:
 
     def add_request(self, request: RequestEvent) -> None:
         """Keep *request*."""
+        if request.peer is not None and request.seq not in self.requests:
+            self.lost_peers.append(request)
         self.requests[request.seq] = request
         self._index = None
         self.chains.clear()
+
+
+class Further(msgspec.Struct, frozen=True):
+    """Why a peer went away: *request* of the other *run*, because of which the task of *line* closed
+    the connection; *match* as it was found."""
+
+    run: LoggedRun
+    line: ConnectionClose
+    request: RequestEvent
+    match: Match
+
+    def steps(self) -> list[Step]:
+        """The chain from there on, up to the next peer that went away."""
+        line = self.line
+        steps = self.run.chains.of(self.request).steps()
+        steps = from_task(line.task, line.name, self.request, steps)
+        known = {"run": self.run.id, "pid": self.run.pid, "service": self.run.service or None}
+        told = [
+            msgspec.structs.replace(step, link=msgspec.structs.replace(step.link, **known))
+            for step in steps
+        ]
+        first = told[0]
+        link = msgspec.structs.replace(
+            first.link,
+            task=line.task,
+            name=line.name,
+            coro=line.coro,
+            detail="; ".join(filter(None, (first.link.detail, self._closed()))),
+        )
+        return [msgspec.structs.replace(first, link=link, concluded=True), *told[1:]]
+
+    def _closed(self) -> str:
+        """Which connection was closed, and by how much the clocks differ, if that was measured."""
+        line, match = self.line, self.match
+        place = "" if line.at is None else f" at {line.at}"
+        text = f"it closed the connection from {line.local} to {line.peer}{place}"
+        if not match.connections:
+            return text
+        return (
+            f"{text}; the clock at the other end is {match.ahead / 1e9:+.3f} s ahead,"
+            f" as {match.connections:,} connections show"
+        )
 
 
 class _Index:
@@ -372,7 +485,28 @@ class Case:
             return steps_of(self.task, self.name, None, self.run.resolve, self.lost)
         concluded = self.end is not None and self.end.evidence == "inferred"
         steps = self.run.chains.of(self.request).steps(most)
-        return from_task(self.task, self.name, self.request, steps, concluded=concluded)
+        steps = from_task(self.task, self.name, self.request, steps, concluded=concluded)
+        for further in self.further():
+            steps += further.steps()
+        return steps
+
+    def further(self) -> list[Further]:
+        """Why its peer went away, why the peer of that did, and so on, where logs tell."""
+        found: list[Further] = []
+        run, request = self.run, self.request
+        seen: set[tuple[str, int]] = set()
+        while request is not None:
+            chain = run.chains.of(request)
+            last = chain.last_request
+            if last is None or (run.id, last.seq) in seen or chain.root.link.what != "called":
+                break
+            seen.add((run.id, last.seq))
+            further = run.further.get(last.seq)
+            if further is None:
+                break
+            found.append(further)
+            run, request = further.run, further.request
+        return found
 
     def requests(self) -> list[RequestSummary]:
         """Every request made to the task, in order, where there were several."""
@@ -385,6 +519,11 @@ class Case:
 
     def root(self) -> Link:
         """The last link of the chain."""
+        further = self.further()
+        return further[-1].steps()[-1].link if further else self.own_root()
+
+    def own_root(self) -> Link:
+        """The last link of it that its own process tells."""
         if self.request is None:
             return self.steps()[-1].link
         return self.run.chains.of(self.request).root.link
@@ -438,6 +577,7 @@ class Store(EventSink):
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[str, LoggedRun] = {}
+        self._joined: Joined | None = None
 
     def cases(self, task: str | int | None = None) -> list[Case]:
         """Like `Log.answers`, with the events behind each answer."""
@@ -447,9 +587,32 @@ class Store(EventSink):
             )
         else:
             wanted = self.find(task)
+        self.joined()
         found = [case for run, each in wanted if (case := run.case(each)) is not None]
         found.sort(key=lambda case: (case.ts, case.run.id, case.task))
         return found
+
+    def joined(self) -> Joined:
+        """Which peers that went away are processes in this log; from now on chains go on there."""
+        if self._joined is not None:
+            return self._joined
+        runs = self.runs
+        closes = [
+            Close(run.id, line.seq, line.cancel, nanoseconds(line.ts), line.local, line.peer)
+            for run in runs.values()
+            for line in run.closes.values()
+        ]
+        losses = [loss for run in runs.values() for loss in run.losses()] if closes else []
+        joined = self._joined = join(closes, losses, {run.id: run.host for run in runs.values()})
+        for run in runs.values():
+            run.further.clear()
+        for (run_id, seq), match in joined.of.items():
+            other = runs[match.close.run]
+            request = other.requests.get(match.close.request)
+            if request is not None:
+                line = other.closes[match.close.seq]
+                runs[run_id].further[seq] = Further(other, line, request, match)
+        return joined
 
     def parent(self, run: LoggedRun) -> Parent | None:
         """The run of the nearest process above *run*'s that is in this log."""
@@ -498,12 +661,14 @@ class Store(EventSink):
         if run is None:
             run = self.runs[event.run] = LoggedRun(event.run, event.pid)
         run.housekeeping = None
+        self._joined = None
         kind = type(event)
         if kind is TaskCreate or kind is TaskFound:
             run.add_making(cast("TaskCreate | TaskFound", event))
         elif kind is TaskDone:
             done = cast(TaskDone, event)
             run.living.pop(done.task, None)
+            run.born.pop(done.task, None)
             if done.outcome == "returned" and done.cancel is None and done.cancel_outcome is None:
                 run.returned[done.task] = done.name
                 run.main.pop(done.task, None)
@@ -516,24 +681,19 @@ class Store(EventSink):
             absorbed = cast(TaskUncancel, event)
             if run.is_new(absorbed):
                 run.uncancels.setdefault(absorbed.task, []).append(absorbed)
+        elif kind is ConnectionClose:
+            run.closes[event.seq] = cast(ConnectionClose, event)
         elif kind is Finding:
             found = cast(Finding, event)
             if run.is_new(found):
                 run.findings.append(found)
                 run.found.setdefault(found.task, []).append(found)
         elif kind is ProcessStart:
-            run.pid = event.pid
-            run.blind = NO_FINDINGS in cast(ProcessStart, event).coverage
-            run.uncancels_told = NO_UNCANCELS not in cast(ProcessStart, event).coverage
-            if run.start is None:  # a rotated file repeats it
-                run.start = cast(ProcessStart, event)
+            run.add_start(cast(ProcessStart, event))
         elif kind is ProcessDropped:
             run.add_loss(cast(ProcessDropped, event))
         elif kind is ProcessEnd:
-            end = cast(ProcessEnd, event)
-            run.ended = event.ts
-            run.dropped = max(run.dropped, min(end.dropped, MOST_DROPPED))
-            run.faults.update(dict.fromkeys(each.partition(", ")[0] for each in end.faults))
+            run.add_end(cast(ProcessEnd, event))
 
 
 def _started(run: LoggedRun) -> str:
