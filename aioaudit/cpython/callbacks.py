@@ -9,12 +9,14 @@ import asyncio
 import asyncio.futures
 import asyncio.tasks
 from concurrent.futures import Future as ThreadFuture
+from contextvars import Context
 from functools import partial
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from aioaudit.cpython import internals
-from aioaudit.cpython.tasks import callback_of, callbacks_of
+from aioaudit.cpython.internals import UNKNOWN
+from aioaudit.cpython.tasks import callback_of, callbacks_of, fut_waiter
 
 _GATHER_DONE = f"gather.<locals>.{internals.GATHER_DONE.name}"
 
@@ -150,3 +152,22 @@ def thread_waits_for(task: Any) -> bool:
             condition = getattr(target, internals.FUTURE_CONDITION.name, None)
             return bool(getattr(condition, internals.CONDITION_WAITERS.name, ()))
     return False
+
+
+def context_of(task: Any) -> Context:
+    """The context that *task* runs in; an empty one where it cannot be known.
+
+    Never that of the caller, who may be anybody: what stands in there is told
+    of the task.
+    """
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        found: Context = get_context()
+        return found
+    # Before 3.12 what it waits for knows it.
+    entries = callbacks_of(fut_waiter(task))
+    for entry in () if entries is UNKNOWN else entries or ():
+        if owner_of(callback_of(entry)) is task:
+            known: Context = entry[1]
+            return known
+    return Context()

@@ -18,7 +18,6 @@ import inspect
 import weakref
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import Context
 from time import monotonic
 from types import CodeType, FrameType, TracebackType
 from typing import Any
@@ -27,7 +26,7 @@ from aioaudit import bus
 from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.core import Ending, Returned, make_callback, make_returned
 from aioaudit.cpython import internals
-from aioaudit.cpython.callbacks import owner_of
+from aioaudit.cpython.callbacks import context_of
 from aioaudit.cpython.frames import getframe, module_at
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import called_by, context_of_handle, ready_handles
@@ -572,25 +571,6 @@ class EndCallbacks:
         else:
             result = result_of(task)
             recorder.on_end(task, "returned", None, result=None if result is UNKNOWN else result)
-
-
-def context_of(task: Any) -> Context:
-    """The context that *task* runs in; an empty one where it cannot be known.
-
-    Never that of the caller, who may be anybody: what stands in there is told
-    of the task.
-    """
-    get_context = getattr(task, "get_context", None)
-    if get_context is not None:
-        found: Context = get_context()
-        return found
-    # Before 3.12 what it waits for knows it.
-    entries = callbacks_of(fut_waiter(task))
-    for entry in () if entries is UNKNOWN else entries or ():
-        if owner_of(callback_of(entry)) is task:
-            known: Context = entry[1]
-            return known
-    return Context()
 
 
 def _tell_waits(recorder: Recorder, task: Any, error: BaseException | None) -> None:

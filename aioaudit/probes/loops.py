@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 
 from aioaudit.core import Passed
+from aioaudit.cpython.callbacks import context_of
 from aioaudit.cpython.frames import getframe
 from aioaudit.cpython.internals import SOURCE_TRACEBACK
 from aioaudit.cpython.tasks import all_tasks, current_task, origin_of, own_origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
 from aioaudit.probes import chained
-from aioaudit.probes.ends import context_of
 from aioaudit.probes.futures import record_handoff
 from aioaudit.probes.tasks import hide
 from aioaudit.recorder.recorder import Recorder
