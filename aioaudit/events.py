@@ -238,7 +238,12 @@ class TaskCancel(_Request, tag="task.cancel", kw_only=True):
 
     ``behind`` is the ``seq`` of an earlier request to the task that has not been
     delivered yet: that one will be, and this one changes nothing.  ``taken_back``
-    says that whoever asked ends the request itself with ``uncancel()``.
+    says that whoever asked ends the request itself with ``uncancel()``.  ``trace_id`` and
+    ``span_id`` are of the span that OpenTelemetry had current in the task (or else in the
+    one that it awaited), hexadecimal as W3C Trace Context writes them, and ``parent_span_id`` is
+    the span of another process that this one is a child of (of a ``disconnect``: that sent the
+    request).  ``span_kind`` is ``client`` where the span is that of a request which the task has
+    sent itself, ``server`` and so on; ``trace_sampled`` is false where nobody records that trace.
     """
 
     task: int
@@ -247,15 +252,28 @@ class TaskCancel(_Request, tag="task.cancel", kw_only=True):
     accepted: bool
     preexisting: bool = False
     suspended_at: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    span_kind: str | None = None
+    trace_sampled: bool = True
     behind: int | None = None
     taken_back: bool = False
 
 
 class FutureCancel(_Request, tag="future.cancel", kw_only=True):
-    """``cancel()`` was called on a plain future that tasks (``waiters``) await."""
+    """``cancel()`` was called on a plain future that tasks (``waiters``) await.
+
+    ``trace_id`` and the four after it are as in `TaskCancel`, of the first of them that is in a trace.
+    """
 
     waiters: list[int]
     waiter_names: list[str] = []
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    span_kind: str | None = None
+    trace_sampled: bool = True
 
 
 class TaskUncancel(_TaskEvent, tag="task.uncancel", kw_only=True):
@@ -278,7 +296,8 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
     to what it awaited).  A task that ended cancelled without a
     ``cancel_outcome`` raised its CancelledError by hand.  ``evidence`` is ``inferred`` where
     it was asked more than once, and not seen which request ended it (before Python 3.12).
-    ``lifetime`` is in seconds.
+    ``lifetime`` is in seconds.  ``trace_id`` and ``span_id`` are those of the request that was made
+    to it, or else those that were current in it as it ended; one that just returned has none.
     """
 
     outcome: Outcome
@@ -289,6 +308,8 @@ class TaskDone(_TaskEvent, tag="task.done", kw_only=True):
     swallowed_at: str | None = None
     evidence: Evidence | None = None
     lifetime: float | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 class ConnectionClose(_TaskEvent, tag="connection.close", kw_only=True):
@@ -311,7 +332,7 @@ class Finding(_TaskEvent, tag="finding", kw_only=True):
     """Something went wrong with a cancellation of the task, or (a ``note``) perhaps did.
 
     ``kind`` is one of those in `aioaudit.findings.catalogue`.  ``reason`` to
-    ``by_name`` repeat the request ``cancel``; the keys with ``other_`` are of
+    ``by_name``, ``trace_id`` and ``span_id`` repeat the request ``cancel``; the keys with ``other_`` are of
     somebody else who had to do with it: who asked as well, who awaited the task,
     whom it awaited.  ``seconds`` is how long it took in all, ``delivered_after``
     how long until the CancelledError arrived, ``waited`` how long it waited at
@@ -347,6 +368,8 @@ class Finding(_TaskEvent, tag="finding", kw_only=True):
     times: int | None = None
     remaining: int | None = None
     detail: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 class LoopStart(Event, tag="loop.start", kw_only=True):

@@ -2221,7 +2221,7 @@ typedef struct {
     PyObject *name;
     PyObject *by_name;
     PyObject *line; /* what Python says of who asked, a tuple... */
-    PyObject *wait; /* ... and of where the task waited */
+    PyObject *wait; /* ... and of where the task waited, and in which trace (`in_trace`) */
     PyObject *task_ref;
     uintptr_t task_at;
     PyObject *error_ref;
@@ -2248,7 +2248,8 @@ typedef struct {
     int64_t cancel;
     Created *born;
     PyObject *name;
-    PyObject *left; /* NULL but of a `TakenBack`: the same as of the `Asked` */
+    PyObject *wait; /* the same as of the `Asked`... */
+    PyObject *left; /* ... and so is this, NULL but of a `TakenBack` */
     char absorbed;  /* of an `Obeyed`: whether it is none, for the task returned after a timeout */
 } Obeyed;
 
@@ -2374,11 +2375,12 @@ obeyed_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject *born = (PyObject *)((Obeyed *)op)->born, *name = ((Obeyed *)op)->name;
-    PyObject *left = ((Obeyed *)op)->left;
+    PyObject *wait = ((Obeyed *)op)->wait, *left = ((Obeyed *)op)->left;
     PyObject_Free(op);
     Py_DECREF(type);
     Py_XDECREF(born);
     Py_XDECREF(name);
+    Py_XDECREF(wait);
     Py_XDECREF(left);
 }
 
@@ -2392,6 +2394,7 @@ outcome_make(PyTypeObject *type, const Asked *record)
         made->cancel = record->seq;
         made->born = (Created *)Py_NewRef((PyObject *)record->born);
         made->name = Py_NewRef(record->born->name_or_task);
+        made->wait = Py_NewRef(record->wait);
         made->left = NULL;
         made->absorbed = record->left != NULL;
     }
@@ -2404,6 +2407,7 @@ static PyMemberDef obeyed_members[] = {
     {"cancel", T_LONGLONG, offsetof(Obeyed, cancel), READONLY, NULL},
     {"born", T_OBJECT_EX, offsetof(Obeyed, born), READONLY, NULL},
     {"name", T_OBJECT_EX, offsetof(Obeyed, name), READONLY, NULL},
+    {"wait", T_OBJECT_EX, offsetof(Obeyed, wait), READONLY, NULL},
     {"left", T_OBJECT, offsetof(Obeyed, left), READONLY, NULL},
     {"absorbed", T_BOOL, offsetof(Obeyed, absorbed), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -2499,6 +2503,7 @@ struct Asks {
     PyObject *released;
     PyObject *one;
     PyObject *given[GIVEN]; /* NULL before `begin` */
+    PyObject *traced; /* a function that says in which trace a task is; NULL where there is none */
     PyObject *nobody; /* a weak reference to the callback that was found to reach nobody last */
     PyObject *inside; /* borrowed: the future that is cancelled with its task just now... */
     uint64_t inside_thread;
@@ -2878,6 +2883,61 @@ may_be_asked(Asks *self, PyObject *task, Created **victim)
     return no < 0 ? -1 : no == 0;
 }
 
+/* In which trace TASK is: a new reference to what Python says of it, a piece of the line of a request
+ * to it, one of the line of its end, and more; NULL in IDS where it is in none.  What was looked at
+ * before is looked at again, since a span may be of anybody's make: the result is as that of
+ * `may_be_asked`, and VICTIM still what was found. */
+static int
+look_for_trace(Asks *self, PyObject *task, Created *victim, PyObject **ids)
+{
+    PyObject *function = Py_NewRef(self->traced);
+    PyObject *found = PyObject_CallOneArg(function, task);
+    Py_DECREF(function);
+    if (found == NULL) {
+        return -1;
+    }
+    if (found == Py_None) {
+        Py_DECREF(found);
+    }
+    else if (PyTuple_CheckExact(found) && PyTuple_GET_SIZE(found) == 3
+             && PyBytes_CheckExact(PyTuple_GET_ITEM(found, 0))
+             && PyBytes_CheckExact(PyTuple_GET_ITEM(found, 1))) {
+        *ids = found;
+    }
+    else {
+        Py_DECREF(found);
+        PyErr_SetString(PyExc_TypeError, "what is known of a trace is a tuple of three");
+        return -1;
+    }
+    Created *still = NULL;
+    int may = may_be_asked(self, task, &still);
+    return may > 0 ? still == victim && self->on : may;
+}
+
+/* WAIT, a reference that is given away, with what is known of the trace: the first piece of both,
+ * where the task waits, and the rest of IDS. */
+static PyObject *
+in_trace(PyObject *wait, PyObject *ids)
+{
+    if (ids == NULL || wait == NULL) {
+        return wait;
+    }
+    PyObject *piece = PyTuple_GET_SIZE(wait) < 2 ? NULL : Py_NewRef(PyTuple_GET_ITEM(wait, 0));
+    PyObject *both = NULL;
+    if (piece != NULL && PyBytes_CheckExact(piece)) {
+        PyBytes_Concat(&piece, PyTuple_GET_ITEM(ids, 0));
+        both = piece == NULL ? NULL
+            : PyTuple_Pack(4, piece, PyTuple_GET_ITEM(wait, 1), PyTuple_GET_ITEM(ids, 1),
+                           PyTuple_GET_ITEM(ids, 2));
+    }
+    else {
+        PyErr_SetString(PyExc_TypeError, "what is known of a wait is a piece and a place");
+    }
+    Py_XDECREF(piece);
+    Py_DECREF(wait);
+    return both;
+}
+
 #if PY_VERSION_HEX >= 0x030C0000
 
 /* Whether FRAME runs CODE, and is as far as one can see ours and the interpreter's alone. */
@@ -2917,7 +2977,8 @@ say_late(Asks *self, PyObject *timeout, PyObject **late)
  * loop calls `_on_timeout`, which calls us: what that is all about says what was noted when
  * the timeout was entered, and Python has seen others of it that ran out. */
 static int
-ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, PyObject **future)
+ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, PyObject *ids,
+            PyObject **future)
 {
     int result = -1, learned = 0;
     uint64_t thread_id = PyThreadState_GetID(thread);
@@ -3005,6 +3066,10 @@ ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, 
         result = PyErr_Occurred() ? -1 : 0;
         goto done;
     }
+    wait = in_trace(wait, ids);
+    if (wait == NULL) {
+        goto done;
+    }
     record = asked_make(self, task, victim, NULL, line, wait, thread_id);
     if (record == NULL) {
         goto done;
@@ -3046,11 +3111,19 @@ ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *
     uint64_t thread_id = PyThreadState_GetID(thread);
     Created *asker = NULL;
     Asked *record = NULL;
-    PyObject *coro = NULL, *line = NULL, *wait = NULL, *awaited = NULL;
+    PyObject *coro = NULL, *line = NULL, *wait = NULL, *awaited = NULL, *ids = NULL;
+    PyObject *current = NULL;
     PyFrameObject *frame = NULL;
     Path path;
     Py_INCREF(victim);
-    PyObject *current = call_given(self, CURRENT_TASK, NULL, NULL);
+    if (self->traced != NULL) {
+        may = look_for_trace(self, task, victim, &ids);
+        if (may <= 0) {
+            result = may;
+            goto done;
+        }
+    }
+    current = call_given(self, CURRENT_TASK, NULL, NULL);
     if (current == NULL) {
         if (PyErr_ExceptionMatches(PyExc_RuntimeError)) { /* no loop of which C knows */
             PyErr_Clear();
@@ -3060,7 +3133,7 @@ ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *
     }
 #if PY_VERSION_HEX >= 0x030C0000
     if (current == Py_None) {
-        result = ask_in_time(self, task, victim, thread, future);
+        result = ask_in_time(self, task, victim, thread, ids, future);
         goto done;
     }
 #endif
@@ -3120,6 +3193,10 @@ ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *
         *known_now = wait != NULL;
         goto done;
     }
+    wait = in_trace(wait, ids);
+    if (wait == NULL) {
+        goto done;
+    }
     record = asked_make(self, task, victim, asker, line, wait, thread_id);
     if (record == NULL) {
         goto done;
@@ -3129,6 +3206,7 @@ ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *
         *future = Py_NewRef(awaited);
     }
 done:
+    Py_XDECREF(ids);
     Py_XDECREF(current);
     Py_XDECREF(asker);
     Py_DECREF(victim);
@@ -4122,6 +4200,14 @@ asks_forget_lines(PyObject *op, PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
+/* `traced_by(function)`: who says in which trace a task is, None for nobody. */
+static PyObject *
+asks_traced_by(PyObject *op, PyObject *function)
+{
+    Py_XSETREF(((Asks *)op)->traced, function == Py_None ? NULL : Py_NewRef(function));
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 asks_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -4176,6 +4262,7 @@ asks_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->doubts);
     Py_VISIT(self->adopt);
     Py_VISIT(self->released);
+    Py_VISIT(self->traced);
     Py_VISIT(self->nobody);
     for (int at = 0; at < GIVEN; at++) {
         Py_VISIT(self->given[at]);
@@ -4221,6 +4308,7 @@ asks_dealloc(PyObject *op)
     Py_XDECREF(self->doubts);
     Py_XDECREF(self->adopt);
     Py_XDECREF(self->released);
+    Py_XDECREF(self->traced);
     Py_XDECREF(self->one);
     Py_XDECREF(self->nobody);
     for (int at = 0; at < GIVEN; at++) {
@@ -4247,6 +4335,7 @@ static PyMethodDef asks_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))asks_begin, METH_VARARGS | METH_KEYWORDS, NULL},
     {"end", asks_end, METH_NOARGS, NULL},
     {"forget_lines", asks_forget_lines, METH_NOARGS, NULL},
+    {"traced_by", asks_traced_by, METH_O, NULL},
     {"method", asks_method, METH_VARARGS, NULL},
     {"callback", asks_callback, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -5027,8 +5116,9 @@ enum { PLACE, CORO, SOURCE, OUTCOME, PIECES };
 /* The same of a line about a request: the first two are what Python says of who asked. */
 enum { HEAD, REST, RUNS, WAIT };
 
-/* Of a request that was taken back, where that was is in the place of the outcome. */
-enum { LEAVES = OUTCOME };
+/* Of a request that was taken back, where that was is in the place of the outcome; of a task that
+ * ended after one, in which trace. */
+enum { LEAVES = OUTCOME, TRACE = OUTCOME };
 
 typedef enum { READY, CREATED, RETURNED, ASKED, EXPIRED, TAKEN_BACK, OBEYED, ABSORBED } Kind;
 
@@ -5253,6 +5343,7 @@ format(char *to, const Line *lines, size_t count)
             to = append_number(to, line->number);
             to = APPEND(to, ",\"cancel_outcome\":\"absorbed\",\"lifetime\":");
             to = append_lifetime(to, line->lived);
+            to = append_piece(to, line, TRACE);
             break;
         case OBEYED:
             to = append_piece(to, line, CORO);
@@ -5260,6 +5351,7 @@ format(char *to, const Line *lines, size_t count)
             to = append_number(to, line->number);
             to = APPEND(to, ",\"cancel_outcome\":\"obeyed\",\"lifetime\":");
             to = append_lifetime(to, line->lived);
+            to = append_piece(to, line, TRACE);
             break;
         default:
             to = append_piece(to, line, OUTCOME);
@@ -5377,6 +5469,31 @@ set_piece(Line *line, int number, PyObject *piece)
     return 0;
 }
 
+/* Whether what is known of a wait, WAIT, says in which trace the task was. */
+static int
+is_traced(PyObject *wait)
+{
+    return PyTuple_GET_SIZE(wait) > 3;
+}
+
+static void
+no_trace(Line *line)
+{
+    line->pieces[TRACE] = "";
+    line->lengths[TRACE] = 0;
+}
+
+/* Let the TRACE of LINE be what WAIT says of it. */
+static int
+set_trace(Line *line, PyObject *wait)
+{
+    if (is_traced(wait)) {
+        return set_piece(line, TRACE, PyTuple_GET_ITEM(wait, 2));
+    }
+    no_trace(line);
+    return 0;
+}
+
 /* The nanoseconds from the time MADE to the time ENDED. */
 static int64_t
 life_of(int64_t made, int64_t ended)
@@ -5464,6 +5581,10 @@ prepare(Line *line, PyObject *record, const Ways *ways)
                 || set_piece(line, LEAVES, PyTuple_GET_ITEM(left, 1)) < 0) {
                 return -1;
             }
+        }
+        else if ((line->kind == OBEYED || line->kind == ABSORBED)
+                 && set_trace(line, ((const Obeyed *)record)->wait) < 0) {
+            return -1;
         }
     }
     for (int at = 0; at < PIECES; at++) {
@@ -5727,7 +5848,8 @@ shapes_of(int kind)
 {
     return kind == READY                       ? 0
         : kind == ASKED || kind == EXPIRED     ? 3
-        : kind == TAKEN_BACK                   ? 2
+        : kind == TAKEN_BACK || kind == OBEYED ? 2
+        : kind == ABSORBED                     ? 2
                                                : 1;
 }
 
@@ -5913,6 +6035,9 @@ cell_write(Kept *self, void *to, size_t size, const Line *line, PyObject *record
     else if (line->kind == TAKEN_BACK) {
         pieces[1] = ((TakenBack *)record)->left;
     }
+    else if (line->kind == OBEYED || line->kind == ABSORBED) {
+        pieces[1] = ((Obeyed *)record)->wait;
+    }
     for (int at = 0; at < count; at++) {
         shapes[at] = shape_of(self, pieces[at]);
         if (shapes[at] == NULL) {
@@ -5993,6 +6118,14 @@ line_of(Line *line, const Cell *cell, int made)
         }
         if (line->kind == TAKEN_BACK) {
             line_piece(line, LEAVES, cell->shapes[1], 1);
+        }
+        else if (line->kind == OBEYED || line->kind == ABSORBED) {
+            if (is_traced(cell->shapes[1]->pieces)) {
+                line_piece(line, TRACE, cell->shapes[1], 2);
+            }
+            else {
+                no_trace(line);
+            }
         }
     }
     size_t size = cell->text + 2 * (size_t)cell->by + MOST_OF_NUMBERS;

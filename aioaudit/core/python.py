@@ -807,7 +807,8 @@ class Asked:
         born: What is known of the task that was asked, and its name then.
         line: What is known of the asking line, see `Taking.learn_line`, or of what the timeout
             has in common with others, see `Taking.learn_expiry`.
-        wait: What is known of where the task waits, see `Taking.learn_wait`.
+        wait: What is known of where the task waits, see `Taking.learn_wait`; where it is in a trace,
+            the two pieces of lines and the ids that `Asks.traced_by` is told, after the place.
         task: The task, None once it is gone.
         key: Its `id` while it lived.
         task_ref: A weak reference to it.
@@ -876,6 +877,7 @@ class Obeyed:
         ns: When it ended, in nanoseconds since the epoch.
         cancel: The number of the request.
         born: What is known of the task, and its name then.
+        wait: As in `Asked`.
         absorbed: Whether it returned.
     """
 
@@ -884,6 +886,7 @@ class Obeyed:
     cancel: int
     born: Created
     name: str
+    wait: Any
     absorbed: bool
 
 
@@ -939,6 +942,13 @@ class Asks:
 
     def forget_lines(self) -> None:
         """What `Taking.learn_line` said is not so any more."""
+
+    def traced_by(self, look: Callable[[Any], tuple[bytes, bytes, Any] | None] | None) -> None:
+        """From now on *look* says in which trace a task is, None: nobody does.
+
+        Two pieces, of the line about a request to it and of that about its end, and the ids; None
+        where it is in none.
+        """
 
 
 class Taking(msgspec.Struct, frozen=True):

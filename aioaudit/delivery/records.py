@@ -151,7 +151,16 @@ def cancel_event(record: Asked) -> TaskCancel:
     event.coro = record.born.coro
     event.accepted = True
     event.suspended_at = record.wait[1]
+    ids = _ids_of(record.wait)
+    if ids is not None:
+        event.trace_id, event.span_id, event.parent_span_id, event.span_kind = ids[:4]
+        event.trace_sampled = ids[4]
     return event
+
+
+def _ids_of(wait: Any) -> tuple[str, str, str | None, str | None, bool] | None:
+    """In which trace the task was, as the `wait` of a plain request says it."""
+    return wait[3] if len(wait) > 3 else None
 
 
 PLAIN_REQUEST = frozenset((Asked, TakenBack, Obeyed))
@@ -227,6 +236,7 @@ def event_of(record: Record) -> Event:
         )
     if kind is Obeyed:
         obeyed = cast(Obeyed, record)
+        ids = _ids_of(obeyed.wait)
         made = obeyed.born
         place = made.place
         return TaskDone(
@@ -243,5 +253,7 @@ def event_of(record: Record) -> Event:
             cancel=obeyed.cancel,
             cancel_outcome="absorbed" if obeyed.absorbed else "obeyed",
             lifetime=lifetime(obeyed.ns - made.ns),
+            trace_id=None if ids is None else ids[0],
+            span_id=None if ids is None else ids[1],
         )
     return cast(Event, record)

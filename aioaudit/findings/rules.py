@@ -519,6 +519,11 @@ class Rules:
             if isinstance(asked, TaskCancel):
                 event.suspended_at = asked.suspended_at
             event.source, event.at, event.library, event.library_at = _line_of(request)
+            event.trace_id, event.span_id = asked.trace_id, asked.span_id
+        elif known.traces.on:
+            ids = known.traces.of(task)
+            if ids is not None:
+                event.trace_id, event.span_id = ids.trace_id, ids.span_id
         if other is not None:
             asked = other.event
             event.other_cancel = asked.seq or None

@@ -41,7 +41,7 @@ from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
 from aioaudit.probes import connections, ends, futures, groups, loops, notes, tasks, timeouts, wakes
 from aioaudit.probes.libraries import LibraryProbes
-from aioaudit.recognisers import registry
+from aioaudit.recognisers import opentelemetry, registry
 from aioaudit.recorder.inquiry import line_in
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause
@@ -169,6 +169,7 @@ class Installation:
         recorder.state.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
         wanted["asyncio"] = self._reinstall
+        wanted[opentelemetry.MODULE] = self._follow_traces
         tables = dict.fromkeys(registry.OWN, self._load_table)
         registry.look_around()
         self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
@@ -237,6 +238,12 @@ class Installation:
             registry.own_tables(library.__name__)
         except Exception as error:  # noqa: BLE001 - an internal error must not break an import
             self.recorder.report_fault(error)
+
+    def _follow_traces(self, module: ModuleType) -> None:
+        """The program has imported OpenTelemetry's context: tasks may be in traces from now on."""
+        known = self.recorder.state
+        known.traces.begin(opentelemetry.variable_of(module))
+        known.cancellations.asks.traced_by(known.traces.of_core if known.traces.on else None)
 
     def _reinstall(self, _asyncio: ModuleType) -> None:
         try:

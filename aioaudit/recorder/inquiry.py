@@ -15,6 +15,7 @@ from aioaudit.chain.obeyed import first_undelivered
 from aioaudit.cpython.tasks import coro_of, current_task
 from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.opentelemetry import sent_by
 from aioaudit.stack.frames import suspended_at
 from aioaudit.state.places import loop_of
 from aioaudit.state.requests import CancelState, Request
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aioaudit.sending import Sender
     from aioaudit.state.cause import Cause
     from aioaudit.state.known import State
+    from aioaudit.state.traces import Ids
 
 _DEEPEST = 500
 """Maximum number of requests in a row, each the cause of the next, that are kept."""
@@ -106,10 +108,10 @@ class Inquiry:
             event.preexisting = True
         if cause.taken_back:
             event.taken_back = True
-        if accepted and task is not current:
-            event.suspended_at = suspended_at(known.codes, coro_of(task))
-        if accepted and earlier is not None:
-            event.behind = earlier.event.seq or None
+        if accepted:
+            self._tell_where(event, task, current)
+            if earlier is not None:
+                event.behind = earlier.event.seq or None
         if message is not None:
             _tell_message(event, cause, message)
         request = _request(event, cause)
@@ -118,6 +120,29 @@ class Inquiry:
         if remembered and current is not None:
             known.tasks.state(current).inherited = request
         return request
+
+    def _tell_where(self, event: TaskCancel, task: Any, current: Any) -> None:
+        """Put where *task* waits, and in which trace it is, into *event*."""
+        known = self._state
+        if task is not current:
+            event.suspended_at = suspended_at(known.codes, coro_of(task))
+        if known.traces.on:
+            _tell_trace(event, known.traces.of(task))
+            if event.reason == "disconnect" and event.parent_span_id is None:
+                self._tell_sender(event, task)
+
+    def _tell_sender(self, event: TaskCancel, task: Any) -> None:
+        """Put which span of another process sent what *task* works for into *event*.
+
+        The span that is current says it where it is the server's own, and not one inside of that.
+        """
+        try:
+            sent = sent_by(task)
+        except Exception as error:  # noqa: BLE001 - what is looked at is the program's
+            self._sender.report_fault(error)
+            return
+        if sent is not None and event.trace_id in (None, sent[0]):
+            event.trace_id, event.parent_span_id = sent
 
     def _why(
         self,
@@ -150,6 +175,8 @@ class Inquiry:
         self._tell_asker(event, cause, current, nested)
         event.waiters = [known.tasks.number(task) for task in waiters]
         event.waiter_names = [known.tasks.name(task) for task in waiters]
+        if known.traces.on:
+            _tell_trace(event, next(filter(None, map(known.traces.of, waiters)), None))
         if message is not None:
             _tell_message(event, cause, message)
         return _made(event, cause)
@@ -272,6 +299,13 @@ def _tell_message(event: TaskCancel | FutureCancel, cause: Cause, message: objec
     if origin.what == "called":
         event.origin_message = said(event.message)
         cause.origin = msgspec.structs.replace(origin, message=event.origin_message)
+
+
+def _tell_trace(event: TaskCancel | FutureCancel, ids: Ids | None) -> None:
+    """Put in which trace the task is into *event*."""
+    if ids is not None:
+        event.trace_id, event.span_id, event.parent_span_id, event.span_kind = ids[:4]
+        event.trace_sampled = ids.sampled
 
 
 def _tell_cause(event: TaskCancel | FutureCancel, cause: Cause) -> None:

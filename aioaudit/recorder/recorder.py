@@ -60,7 +60,7 @@ class Recorder:
             registry.find,
             self.report_fault,
         )
-        self.state = State(run, codes, self.muted)
+        self.state = State(run, codes, self.muted, self.report_fault)
         self.rules = Rules(self.state, self.sender)
         self.state.cancellations.on_error_released = self.rules.on_error_released
         self.notes = Notes(self.state, self.report_fault)
@@ -384,4 +384,20 @@ class Recorder:
             event.cancel = None if logged is None else logged.event.seq
             if state is not None and state.concluded:
                 event.evidence = "inferred"
+        if known.traces.on:
+            event.trace_id, event.span_id = self._trace_of_end(task, event.task, request)
         self.sender.emit_final(event)
+
+    def _trace_of_end(
+        self, task: Any, number: int, request: Request | None
+    ) -> tuple[str | None, str | None]:
+        """The trace and the span of *task*, which ended, and which *request* had to do with."""
+        if request is not None:
+            asked = request.event
+            if isinstance(asked, TaskCancel) and asked.task == number:
+                return asked.trace_id, asked.span_id
+        ids = self.state.traces.of(task)
+        if ids is not None:
+            return ids.trace_id, ids.span_id
+        # What it awaited was in one.
+        return (None, None) if request is None else (request.event.trace_id, request.event.span_id)

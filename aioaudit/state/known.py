@@ -14,6 +14,7 @@ from aioaudit.state.failures import Failures
 from aioaudit.state.handoffs import Handoffs
 from aioaudit.state.places import Places
 from aioaudit.state.tasks import Tasks
+from aioaudit.state.traces import Traces
 from aioaudit.state.waits import Waits
 
 
@@ -24,8 +25,14 @@ class State:
     (`aioaudit.probes`) see what happens, and the recorder (`aioaudit.recorder`) enters it.
     """
 
-    def __init__(self, run: Run, codes: Codes, muted: Callable[[], bool]) -> None:
-        """*muted* says whether what happens in this thread is heard by nobody."""
+    def __init__(
+        self,
+        run: Run,
+        codes: Codes,
+        muted: Callable[[], bool],
+        fault: Callable[[BaseException], None],
+    ) -> None:
+        """*muted* says whether what happens in this thread is heard by nobody; *fault* takes an error."""
         self.codes = codes
         self.probe_codes: frozenset[CodeType | int] = frozenset()
         """The `id` of the code of each probe that stands in a stack where ``cancel()`` is called."""
@@ -37,6 +44,7 @@ class State:
         self.handoffs = Handoffs()
         self.blocks = Blocks()
         self.waits = Waits(self.tasks, self.failures, self.cancellations)
+        self.traces = Traces(fault)
 
     def after_fork(self, run: Run) -> None:
         """This is a forked child, with a run of its own."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from aioaudit.exporter import ContextNotes, Record, Returned
 from aioaudit.exporters.otel.facts import Outside
+from aioaudit.recognisers.opentelemetry import variable_of
 
 
 class CurrentSpans(ContextNotes[Any]):
@@ -32,10 +32,8 @@ class CurrentSpans(ContextNotes[Any]):
         if not callable(found) or "opentelemetry.trace" not in sys.modules:
             return None
         # Two calls on the way to a context variable are a third of what all this costs.
-        runtime = getattr(module, "_RUNTIME_CONTEXT", None)
-        variable = getattr(runtime, "_current_context", None)
-        own = type(runtime).__name__ == "ContextVarsRuntimeContext"
-        self._get_current = variable.get if own and type(variable) is ContextVar else found
+        variable = variable_of(module)
+        self._get_current = found if variable is None else variable.get
         return self._get_current()
 
     def outside(self, seq: int) -> Outside | None:

@@ -30,14 +30,14 @@ INTERNALS = (
     Internal(
         "_RUNTIME_CONTEXT",
         "opentelemetry.context",
-        "the application's current span, by a short way",
-        "nothing; it is asked for by the long way",
+        "the application's current span, by a short way, and that of a task",
+        "trace_id and span_id in lines; the current span is asked for by the long way",
     ),
     Internal(
         "_current_context",
         "opentelemetry.context.contextvars_context:ContextVarsRuntimeContext",
-        "the application's current span, by a short way",
-        "nothing; it is asked for by the long way",
+        "the application's current span, by a short way, and that of a task",
+        "trace_id and span_id in lines; the current span is asked for by the long way",
     ),
     Internal(
         "_SUPPRESS_INSTRUMENTATION_KEY",
