@@ -1,7 +1,7 @@
-"""Servers that some tests need: Redis and PostgreSQL, each on a port and in a folder of its own.
+"""Servers that some tests need: Redis, PostgreSQL and nginx, each on ports and in a folder of its own.
 
-Both are programs of the system (in Debian the packages ``redis-server`` and
-``postgresql``).  Where one is missing its tests are skipped.
+They are programs of the system (in Debian the packages ``redis-server``, ``postgresql`` and
+``nginx``).  Where one is missing its tests are skipped.
 """
 
 from __future__ import annotations
@@ -71,6 +71,59 @@ def redis_server(*options: str) -> Iterator[int]:
             try:
                 _wait_for(port, process)
                 yield port
+            finally:
+                process.kill()
+
+
+_NGINX = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {servers}
+}}
+"""
+
+_NGINX_SERVER = """
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ proxy_pass http://127.0.0.1:{upstream}; }}
+    }}
+"""
+
+
+@contextlib.contextmanager
+def nginx(*upstreams: int) -> Iterator[list[int]]:
+    """The ports on which nginx takes requests for each of the ports *upstreams*."""
+    # Debian keeps it off the path of those who do not administer.
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("there is no nginx (Debian: apt-get install nginx)")
+    ports = [free_port() for _ in upstreams]
+    servers = [
+        _NGINX_SERVER.format(port=port, upstream=upstream)
+        for port, upstream in zip(ports, upstreams, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "nginx.conf"
+        config.write_text(_NGINX.format(folder=folder, servers="".join(servers)))
+        with subprocess.Popen(
+            [program, "-e", f"{folder}/error.log", "-p", folder, "-c", config],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                for port in ports:
+                    _wait_for(port, process)
+                yield ports
             finally:
                 process.kill()
 

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
+from aioaudit.events import FutureCancel, TaskCancel
+
 _LEAST, _MOST = -(2**63), 2**63 - 1
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 Value: TypeAlias = "str | bool | int | float | list[str] | list[int]"
 
@@ -25,6 +28,37 @@ class Outside(Protocol):
     def span_id(self) -> int:
         """Its id."""
         ...
+
+
+class Told(NamedTuple):
+    """The same, as a line tells it."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+def span_of(event: TaskCancel | FutureCancel) -> Told | None:
+    """The application's span that was current in the task that *event* asks; None where none was.
+
+    What a log holds may be anything: also None where the ids are none.
+    """
+    if event.trace_id is None or event.span_id is None:
+        return None
+    trace_id, span_id = _number(event.trace_id, 32), _number(event.span_id, 16)
+    return Told(trace_id, span_id, event.trace_sampled) if trace_id and span_id else None
+
+
+def caller_of(event: TaskCancel | FutureCancel) -> int:
+    """The id of the span of another process that sent what *event* ends; 0 where it is not known."""
+    return 0 if event.parent_span_id is None else _number(event.parent_span_id, 16)
+
+
+def _number(text: str, digits: int) -> int:
+    """What *text* says in hexadecimal *digits*, 0 where it is nothing of the kind."""
+    if len(text) != digits or not _HEXADECIMAL.issuperset(text):
+        return 0
+    return int(text, 16)
 
 
 class Trace(msgspec.Struct, eq=False):

@@ -45,8 +45,10 @@ from aioaudit.exporters.otel.facts import (
     SpanLink,
     Trace,
     Value,
+    caller_of,
     held,
     id_of,
+    span_of,
 )
 from aioaudit.exporters.otel.lives import Life, Lives, remember, without_short_lives
 from aioaudit.timestamps import nanoseconds
@@ -305,20 +307,9 @@ class Spans:
         if self.lives.chosen and not (shown or (caller is not None and caller.shown)):
             return
         span_id = id_of(f"{self._run} cancel {event.seq}", 8)
-        outside = self._outside(event.seq)
-        above = caller if caller is not None and caller.shown else None
         links: list[SpanLink] = []
-        parent: int | None = None
-        if outside is not None:
-            trace, parent = Trace(self._run, -event.seq, outside), outside.span_id
-            if above is not None:
-                links.append(SpanLink(above.trace, self._task_id(above.number), "called_by"))
-        elif above is not None or shown:
-            # What a timer, a signal or the end of the loop asked for stands under its victim.
-            above = above or shown[0]
-            trace, parent = above.trace, self._task_id(above.number)
-        else:
-            trace = Trace(self._run, -event.seq)
+        above = caller if caller is not None and caller.shown else None
+        trace, parent = self._place_of(event, above, shown, links)
         links += [
             SpanLink(life.trace, self._task_id(life.number), "cancels")
             for life in shown[:MOST_LINKS]
@@ -339,6 +330,33 @@ class Spans:
         self._out.append(
             SpanFacts("asyncio.cancel", trace, span_id, parent, ns, ns, told, links, None)
         )
+
+    def _place_of(
+        self,
+        event: TaskCancel | FutureCancel,
+        above: Life | None,
+        shown: Sequence[Life],
+        links: list[SpanLink],
+    ) -> tuple[Trace, int | None]:
+        """Trace and parent of the request *event*, by the task *above*, if any, to those in *shown*.
+
+        *links* gets those that say what the parent does not.
+        """
+        inside = span_of(event)
+        sender = caller_of(event) if inside is not None and event.reason == "disconnect" else 0
+        if sender:
+            links.append(SpanLink(Trace(self._run, -event.seq, inside), sender, "client"))
+        # Under the span of who asked, or else that of who was asked, where there is one.
+        outside = self._outside(event.seq) or inside
+        if outside is not None:
+            if above is not None:
+                links.append(SpanLink(above.trace, self._task_id(above.number), "called_by"))
+            return Trace(self._run, -event.seq, outside), outside.span_id
+        if above is not None or shown:
+            # What a timer, a signal or the end of the loop asked for stands under its victim.
+            above = above or shown[0]
+            return above.trace, self._task_id(above.number)
+        return Trace(self._run, -event.seq), None
 
     def _link_request(self, links: list[SpanLink], seq: int, kind: str) -> None:
         known = self._requests.get(seq)

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 )
 
 from aioaudit.exporters.otel.answers import Answers
-from aioaudit.exporters.otel.facts import SpanFacts, Trace
+from aioaudit.exporters.otel.facts import SpanFacts, Told, Trace
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
@@ -75,9 +75,8 @@ class SpanFactory:
             return
         context = Context()  # not the one of this thread
         if facts.parent is not None:
-            outside: Any = trace.outside
-            parent = outside
-            if outside is None or outside.span_id != facts.parent:
+            parent = _span_context(trace.outside)
+            if parent is None or parent.span_id != facts.parent:
                 parent = self._context(trace, facts.parent)
             context = set_span_in_context(NonRecordingSpan(parent), context)
         self._next.is_for(trace.id, facts.span_id, result)
@@ -115,12 +114,23 @@ class SpanFactory:
     def _sampled(self, trace: Trace) -> SamplingResult:
         result: SamplingResult | None = trace.sampled
         if result is None:
-            outside: Any = trace.outside
+            outside = _span_context(trace.outside)
             above = None if outside is None else set_span_in_context(NonRecordingSpan(outside))
             result = trace.sampled = self._sampler.should_sample(
                 above, trace.id, "asyncio.task", SpanKind.INTERNAL, {}, []
             )
         return result
+
+
+def _span_context(outside: Any) -> SpanContext | None:
+    """*outside* as OpenTelemetry has it, also where it is from a line."""
+    if not isinstance(outside, Told):
+        found: SpanContext | None = outside
+        return found
+    flags = TraceFlags.SAMPLED if outside.sampled else TraceFlags.DEFAULT
+    return SpanContext(
+        outside.trace_id, outside.span_id, is_remote=False, trace_flags=TraceFlags(flags)
+    )
 
 
 class _Next(IdGenerator, Sampler):

@@ -341,6 +341,77 @@ def test_what_a_span_of_the_application_that_is_not_sampled_leads_to_is_not_sent
     assert kept.get_finished_spans() == ()
 
 
+LEFT = {
+    "reason": "disconnect",
+    "trace_id": f"{0xC1:032x}",
+    "span_id": f"{0xA1:016x}",
+    "parent_span_id": f"{0xD1:016x}",
+}
+"""A client left whose request came with a span of its own, and has one here."""
+
+
+def test_a_request_stands_under_the_span_of_who_was_asked_where_the_asker_has_none(
+    exporting_to: Opener,
+) -> None:
+    """A server that hears that a client left is in no trace itself: that of the request shows it."""
+    provider, kept = given_provider()
+    exporter = exporting_to(provider)
+    story = Story()
+    story.make(1)
+    story.make(2)
+    left = story.cancel(1, **LEFT)
+    story.obey(2, story.cancel(2, **LEFT | {"by": 1, "reason": "explicit"}))
+    story.obey(1, left)
+    exporter.export(story.events)
+    spans = kept.get_finished_spans()
+    of_client, of_task = (span for span in spans if span.name == "asyncio.cancel")
+    for span in (of_client, of_task):
+        assert span.context is not None
+        assert span.parent is not None
+        assert (span.context.trace_id, span.parent.span_id) == (0xC1, 0xA1)
+    kinds = [
+        [
+            (str((each.attributes or {})["aioaudit.link"]), each.context.span_id)
+            for each in span.links
+        ]
+        for span in (of_client, of_task)
+    ]
+    assert ("client", 0xD1) in kinds[0]
+    assert [kind for kind, _ in kinds[1]] == ["called_by", "cancels"]
+
+
+def test_what_a_line_says_is_not_sampled_is_not_sent(exporting_to: Opener) -> None:
+    provider, kept = given_provider()
+    exporter = exporting_to(provider)
+    story = Story()
+    story.make(1)
+    story.obey(1, story.cancel(1, **LEFT, trace_sampled=False))
+    exporter.export(story.events)
+    assert [span.name for span in kept.get_finished_spans()] == ["asyncio.task work"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trace_id": "0" * 32},
+        {"span_id": "1" * 17},
+        {"trace_id": "G" * 32},
+        {"span_id": None},
+        {"trace_id": "\u0661" * 32},
+    ],
+)
+def test_ids_that_are_none_are_left_alone(exporting_to: Opener, wrong: dict[str, Any]) -> None:
+    """A log may hold anything; then the request stands under its task."""
+    provider, kept = given_provider()
+    exporter = exporting_to(provider)
+    story = Story()
+    story.make(1)
+    story.obey(1, story.cancel(1, **LEFT | wrong))
+    exporter.export(story.events)
+    task, request = sorted(kept.get_finished_spans(), key=lambda span: span.name, reverse=True)
+    assert request.parent == task.get_span_context()
+
+
 def test_where_nothing_is_traced_nothing_is_kept_of_an_event(exporting_to: Opener) -> None:
     exporter = exporting_to(given_provider()[0])
     story = Story()
