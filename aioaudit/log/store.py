@@ -47,6 +47,8 @@ from aioaudit.events import (
 from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.log.joining import Close, Host, Joined, Loss, Match, join
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
+from aioaudit.log.tracing import Asked, Left, Span
+from aioaudit.log.tracing import join as join_by_trace
 from aioaudit.timestamps import nanoseconds
 
 MOST_PROBLEMS = 100
@@ -99,6 +101,8 @@ class LoggedRun:
         """The connections that were closed because of a request, by ``seq``."""
         self.lost_peers: list[RequestEvent] = []
         """The requests that were made because a peer went away, where both addresses are told."""
+        self.sent_from: list[TaskCancel] = []
+        """The requests to tasks that worked for a request which a span of another process had sent."""
         self.born: dict[int, str] = {}
         """When living tasks were made, or found."""
         self.findings: list[Finding] = []
@@ -163,6 +167,42 @@ class LoggedRun:
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
                 yield Loss(self.id, request.seq, since, at, request.local, request.peer)
+
+    def clients_left(self) -> Iterator[Left]:
+        """The clients that left, where it is told in which trace they were, and in which span."""
+        senders: dict[int, set[Span]] = {}
+        for request in self.sent_from:
+            last = self.chains.of(request).last_request
+            if last is not None and last.reason == "disconnect":
+                sender = request.trace_id or "", request.parent_span_id or ""
+                senders.setdefault(last.seq, set()).add(sender)
+        for seq, spans in senders.items():
+            at = nanoseconds(self.requests[seq].ts)
+            if len(spans) == 1 and at:
+                yield Left(self.id, seq, at, *spans.pop())
+
+    def asked_in(self, spans: Collection[Span]) -> Iterator[Asked]:
+        """The requests to tasks that were in one of *spans*, but for what a library does for itself."""
+        for request in self.requests.values():
+            if not isinstance(request, TaskCancel) or not request.accepted or request.behind:
+                continue
+            span = request.trace_id or "", request.span_id or ""
+            at = nanoseconds(request.ts) if span in spans else 0
+            chain = self.chains.of(request) if at else None
+            last = None if chain is None else chain.last_request
+            if chain is not None and last is not None and "." not in last.reason:
+                yield Asked(
+                    run=self.id,
+                    seq=request.seq,
+                    task=request.task,
+                    led_by=request.cause or 0,
+                    cause=last.seq,
+                    depth=chain.length,
+                    at=at,
+                    trace_id=span[0],
+                    span_id=span[1],
+                    sends=request.span_kind == "client",
+                )
 
     def _since(self, task: int) -> int:
         """When *task* was made, or surely there, in nanoseconds; 0 where no line says so."""
@@ -347,6 +387,12 @@ class LoggedRun:
         """Keep *request*."""
         if request.peer is not None and request.seq not in self.requests:
             self.lost_peers.append(request)
+        if (
+            isinstance(request, TaskCancel)
+            and request.parent_span_id is not None
+            and request.seq not in self.requests
+        ):
+            self.sent_from.append(request)
         self.requests[request.seq] = request
         self._index = None
         self.chains.clear()
@@ -354,12 +400,12 @@ class LoggedRun:
 
 class Further(msgspec.Struct, frozen=True):
     """Why a peer went away: *request* of the other *run*, because of which the task of *line* closed
-    the connection; *match* as it was found."""
+    the connection, and *match* as it was found; or by the trace, and then *line* is that request."""
 
     run: LoggedRun
-    line: ConnectionClose
+    line: ConnectionClose | TaskCancel
     request: RequestEvent
-    match: Match
+    match: Match | None = None
 
     def steps(self) -> list[Step]:
         """The chain from there on, up to the next peer that went away."""
@@ -377,13 +423,16 @@ class Further(msgspec.Struct, frozen=True):
             task=line.task,
             name=line.name,
             coro=line.coro,
-            detail="; ".join(filter(None, (first.link.detail, self._closed()))),
+            detail="; ".join(filter(None, (first.link.detail, self._how()))),
         )
         return [msgspec.structs.replace(first, link=link, concluded=True), *told[1:]]
 
-    def _closed(self) -> str:
-        """Which connection was closed, and by how much the clocks differ, if that was measured."""
+    def _how(self) -> str:
+        """Which connection was closed, and by how much the clocks differ, if that was measured; or
+        which span sent the request."""
         line, match = self.line, self.match
+        if match is None or isinstance(line, TaskCancel):
+            return f"span {line.span_id} sent the request" if isinstance(line, TaskCancel) else ""
         place = "" if line.at is None else f" at {line.at}"
         text = f"it closed the connection from {line.local} to {line.peer}{place}"
         if not match.connections:
@@ -612,7 +661,26 @@ class Store(EventSink):
             if request is not None:
                 line = other.closes[match.close.seq]
                 runs[run_id].further[seq] = Further(other, line, request, match)
+        self._join_by_trace()
         return joined
+
+    def _join_by_trace(self) -> None:
+        """The same by the trace; where the connection says otherwise, neither is believed."""
+        runs = self.runs
+        left = [each for run in runs.values() for each in run.clients_left()]
+        spans = {(each.trace_id, each.sender) for each in left}
+        asked = [each for run in runs.values() for each in run.asked_in(spans)] if spans else []
+        clocks = {run.id: run.host.clock for run in runs.values()}
+        for (run_id, seq), found in join_by_trace(asked, left, clocks).items():
+            other, further = runs[found.run], runs[run_id].further
+            request = cast(TaskCancel, other.requests[found.seq])
+            known = further.get(seq)
+            if known is None:
+                further[seq] = Further(other, request, request)
+                continue
+            last = known.run.chains.of(known.request).last_request
+            if last is None or (known.run.id, last.seq) != (found.run, found.cause):
+                del further[seq]
 
     def parent(self, run: LoggedRun) -> Parent | None:
         """The run of the nearest process above *run*'s that is in this log."""

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("aiohttp")
 pytest.importorskip("opentelemetry.instrumentation.aiohttp_server")
 
+from aioaudit.log import load
 from tests.collectors import Received, Receiver
 from tests.conftest import clean_environ
 from tests.servers import free_port, nginx
@@ -139,6 +140,23 @@ def test_a_deadline_is_found_from_what_died_of_it_behind_two_proxies(
     """In one test, for an incident takes its time."""
     lines_name_the_span_that_sent_each_request(incident)
     one_trace_shows_the_deadline_and_who_left_because_of_it(receiver)
+    the_logs_together_say_the_same(incident)
+
+
+def the_logs_together_say_the_same(incident: Incident) -> None:
+    """Joined by the spans: nginx has connections of its own."""
+    web, orders, stock = NAMES
+    left = incident.left(stock)
+    assert left is not None
+    log = load([incident.folder / f"{name}.jsonl" for name in NAMES])
+    [answer] = log.why(f"{left['run']}:{left['task']}")
+    parts = answer.summary.split("its client left: ")
+    assert len(parts) == len(NAMES)
+    assert "probably because" in parts[0]
+    assert f" in {orders} (pid " in parts[1]
+    assert f" in {web} (pid " in parts[2]
+    assert "the timeout of 1 s at" in parts[2]
+    assert (answer.root.what, answer.root.service) == ("deadline", web)
 
 
 def lines_name_the_span_that_sent_each_request(incident: Incident) -> None:

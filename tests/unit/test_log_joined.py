@@ -128,15 +128,16 @@ def test_one_that_was_not_told_why_ends_there() -> None:
 def test_peers_that_left_each_other_in_a_circle_end_somewhere() -> None:
     """Only a log that was tampered with says so."""
     one, two = Service("one", "m"), Service("two", "m")
-    for here, local, peer in ((one, WEB, SHOP), (two, SHOP, WEB)):
+    for here, there, local, peer in ((one, two, WEB, SHOP), (two, one, SHOP, WEB)):
         here.second = 1.0
         here.events.append(closing(here, local, peer))
-        assert here.loses(5, local, peer) == 1
+        asked = here.loses(5, local, peer)
+        assert asked == 2 - 1
+        assert there is not here
     assert len(read(one, two).why("t5")) == 2
 
 
 def closing(service: Service, local: str, peer: str) -> Event:
-    """A close because of the request with the number 1, which is yet to come."""
     service.closes(5, 1, local, peer)
     service.seq = 0
     event = service.events.pop()
@@ -173,3 +174,68 @@ def test_a_task_that_lives_still_is_known_by_its_making() -> None:
     shop.events = [each for each in shop.events if not isinstance(each, TaskDone)]
     [answer] = read(web, shop).why("t7")
     assert answer.root.service == "shop-web"
+
+
+# -- by the trace -----------------------------------------------------------------------------
+
+OF_WEB = {"trace_id": "c" * 32, "span_id": "a" * 16, "span_kind": "client"}
+OF_SHOP = {"trace_id": "c" * 32, "span_id": "b" * 16, "parent_span_id": "a" * 16}
+OF_STOCK = {"trace_id": "c" * 32, "span_id": "d" * 16, "parent_span_id": "b" * 16}
+
+
+def traced(shop_sends: bool = True) -> tuple[Service, Service, Service]:
+    """The same three, each behind a proxy: no connection is known to two of them."""
+    web, shop, stock = Service("shop-web", "m"), Service("shop", "n"), Service("stock", "o")
+    web.make(2)
+    deadline = {"origin": "deadline", "origin_seconds": 0.5, "origin_at": "web.py:20"}
+    web.cancel(2, reason="timeout", **deadline, **OF_WEB)
+    known = OF_SHOP | ({"span_kind": "client"} if shop_sends else {})
+    own = shop.cancel(7, reason="disconnect", origin_reason="disconnect", **known)
+    shop.obey(7, own)
+    last = stock.cancel(5, reason="disconnect", origin_reason="disconnect", **OF_STOCK)
+    stock.obey(5, last)
+    return web, shop, stock
+
+
+def test_a_trace_joins_what_proxies_keep_apart() -> None:
+    log = read(*traced())
+    [answer] = [each.answer() for each in log.cases("t5")]
+    assert answer.summary == (
+        "work (t5) was cancelled, probably because its client left: work (t7) in shop (pid 4) was"
+        " cancelled, since its client left: work (t2) in shop-web (pid 8) was cancelled, since the"
+        " timeout of 0.5 s at web.py:20 ran out"
+    )
+    assert answer.root.what == "deadline"
+    assert [step.concluded for case in log.cases("t5") for step in case.steps()] == [
+        *(False, False, True, False, True, False),
+    ]
+
+
+def test_a_trace_joins_as_far_as_the_spans_that_sent_are_known() -> None:
+    """Of several machines, and a span that is about more, it is not known who came first."""
+    [answer] = [each.answer() for each in read(*traced(shop_sends=False)).cases("t5")]
+    assert answer.root.reason == "disconnect"
+
+
+def test_a_trace_and_a_connection_that_say_otherwise_join_nothing() -> None:
+    web, shop, _ = chain()
+    loss = shop.events[2]
+    assert isinstance(loss, TaskCancel)
+    shop.events[2] = msgspec.structs.replace(loss, **OF_SHOP)
+    third = Service("third", "m")
+    third.make(3)
+    third.cancel(3, reason="timeout", origin="deadline", **OF_WEB)
+    [answer] = [each.answer() for each in read(web, shop).cases("t7")]
+    assert answer.root.what == "deadline"
+    [answer] = [each.answer() for each in read(web, shop, third).cases("t7")]
+    assert answer.root.reason == "disconnect"
+
+
+def test_what_a_library_ends_for_itself_is_not_why_a_client_left() -> None:
+    """Of two connections that a client tries, the second one is given up, in the span of the request."""
+    web, shop, _ = traced()
+    web.events = web.events[:1]
+    web.make(4)
+    web.cancel(4, reason="aiohappyeyeballs.race", **OF_WEB)
+    [answer] = [each.answer() for each in read(web, shop).cases("t7")]
+    assert answer.root.reason == "disconnect"
