@@ -186,6 +186,8 @@ class Wanted(Struct, frozen=True):
     """What hooks hear where there is no exporter."""
     notes: Setting[bool]
     """Whether errors carry notes."""
+    redact: Setting[tuple[str, ...]]
+    """What is replaced in what leaves the process."""
 
     def is_wanted(self, what: object) -> bool:
         """Whether a call wants *what*."""
@@ -220,4 +222,5 @@ class Wanted(Struct, frozen=True):
             self.blocked.taken_back(handle),
             self.bus_events.taken_back(handle),
             self.notes.taken_back(handle),
+            self.redact.taken_back(handle),
         )

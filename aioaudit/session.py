@@ -31,6 +31,7 @@ from aioaudit.loading import BRIDGE, check_exporter
 from aioaudit.settings import (
     ALWAYS,
     DEFAULT_BLOCKED,
+    DEFAULT_REDACT,
     DEFAULT_SLOW_CANCEL,
     EVENT_NAMES,
     VARIABLE,
@@ -107,6 +108,7 @@ class Session:
             Setting(DEFAULT_BLOCKED),
             Setting(frozenset(EVENT_NAMES)),
             Setting(False),
+            Setting(DEFAULT_REDACT),
         )
         """What is wanted of it: `_ALL` for auditing itself, journals, `BRIDGE`."""
         self._open: list[Journal] = []
@@ -203,10 +205,16 @@ class Session:
         if is_dumper(asked):
             from aioaudit.live.tasks import Look
 
-            asked.source = Look(recorder.state, self._exporters)
+            asked.source = Look(recorder.state, self._exporters, recorder.redaction)
             door = asked.door
         return Pipeline(
-            exporter, name=name, run=self.run, start=self.start_event, late=True, door=door
+            exporter,
+            name=name,
+            run=self.run,
+            start=self.start_event,
+            late=True,
+            door=door,
+            redact=recorder.redaction.records,
         )
 
     def _exporters(self) -> list[str]:
@@ -224,6 +232,7 @@ class Session:
             wanted = self.wanted.bus_events.value
             self._start = None  # the next log may be of other events
         self.recorder.rules.slow_after = self.wanted.slow_cancel.value
+        self.recorder.redaction.follow(self.wanted.redact.value, self.run.drawn())
         # Where it is no more, it tells what it has seen to those that are there still.
         self.recorder.watcher.watch(self.wanted.blocked.value)
         if self.wanted.notes.value:
@@ -295,7 +304,11 @@ class Session:
                 self._undo_bridge = None
         elif self._undo_bridge is None:
 
+            redaction = self.recorder.redaction
+
             def raise_again(event: str, args: tuple[Any, ...]) -> None:
+                if args and self.is_event(args[0]):
+                    args = (redaction.now.of(args[0]), *args[1:])
                 sys.audit(f"aioaudit.{event}", *args)
 
             self._undo_bridge = partial(bus.remove, raise_again)  # first: adding may be interrupted
@@ -441,6 +454,7 @@ def enable(
     slow_cancel: float | None = None,
     blocked: float | None = None,
     notes: bool | None = None,
+    redact: str | Iterable[str] | None = None,
     otel_tasks: str | Iterable[str] | None = None,
     otel_status: str | None = None,
     recorder_size: int | str | None = None,
@@ -463,6 +477,9 @@ def enable(
             long it likes.  Also for all of the process.
         notes: Whether errors of cancelled tasks carry a note (PEP 678) that says who cancelled;
             for all of the process, as `slow_cancel`.
+        redact: What is replaced by ``***``, beside obvious secrets, in what leaves the process:
+            ``KEY`` or ``KEY=PATTERN`` (``name=customer-*``), as a list or separated by commas;
+            ``off`` for nothing.  Also for all of the process.
         otel_tasks: Which tasks ``"otel"`` makes spans of: ``touched``, ``all``, or
             patterns like ``shop.*:handle``, as a list or separated by commas.
         otel_status: When a cancelled task's span is an error: ``cause``, ``unset``
@@ -506,6 +523,7 @@ def enable(
         slow_cancel=slow_cancel,
         blocked=blocked,
         notes=notes,
+        redact=redact,
         otel_tasks=otel_tasks,
         otel_status=otel_status,
         recorder_size=recorder_size,
@@ -529,6 +547,7 @@ def enable(
     call.lasting = slow_cancel is None
     call.lasting_blocked = blocked is None
     call.notes = None if notes is None else settings.notes
+    call.redact, call.lasting_redact = settings.redact, redact is None
     call.check()
     return _turn_on(call)
 
@@ -555,6 +574,10 @@ class _Call:
         """The same of `blocked`."""
         self.notes: bool | None = None
         """What it gave itself."""
+        self.redact: tuple[str, ...] | None = None
+        """What is to be replaced, None where it leaves that as it is..."""
+        self.lasting_redact = True
+        """... and whether that is what holds where no call gave any."""
         self.when_anew = when_anew
         """What a session that begins for it is to call where asyncio is imported anew."""
         self.opened: dict[str, Exporter] = {}
@@ -727,7 +750,7 @@ def _add(call: _Call) -> None:
     call.found = things = call.things(session)
     wanted, holds = session.wanted.with_one_more(things)
     slow, blocked = wanted.slow_cancel, wanted.blocked
-    heard, notes = wanted.bus_events, wanted.notes
+    heard, notes, redact = wanted.bus_events, wanted.notes, wanted.redact
     if call.lasting:
         slow = slow.without_any(call.settings.slow_cancel)
     else:
@@ -736,13 +759,25 @@ def _add(call: _Call) -> None:
         blocked = blocked.without_any(call.settings.blocked)
     else:
         blocked = blocked.given(handle, call.settings.blocked)
+    if call.redact is not None:
+        if call.lasting_redact:
+            redact = redact.without_any(call.redact)
+        else:
+            redact = redact.given(handle, call.redact)
     if not any(map(is_sink, things)):
         heard = heard.given(handle, call.settings.events)
     if call.notes is not None:
         notes = notes.given(handle, call.notes)
     elif call.settings.notes:  # a call that knows nothing of them does not end them
         notes = notes.without_any(True)
-    wanted = replace(wanted, slow_cancel=slow, blocked=blocked, bus_events=heard, notes=notes)
+    wanted = replace(
+        wanted,
+        slow_cancel=slow,
+        blocked=blocked,
+        bus_events=heard,
+        notes=notes,
+        redact=redact,
+    )
     # In one line, where nothing comes between: signals' handlers run where a call is over.
     session.wanted, handle.holds = wanted, holds
     session.apply()
@@ -860,9 +895,9 @@ def enable_from_settings(
 ) -> None:
     """Turn auditing on as the environment asked; an exporter that fails is left out, and said."""
     # Nobody lets go of these but `disable`.
-    _turn_on(
-        _Call(settings.exporters, [], settings, when_anew=when_asyncio_is_anew), leaving_out=True
-    )
+    call = _Call(settings.exporters, [], settings, when_anew=when_asyncio_is_anew)
+    call.redact = settings.redact
+    _turn_on(call, leaving_out=True)
 
 
 def disable() -> None:

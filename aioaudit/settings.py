@@ -30,6 +30,7 @@ NOTES_VARIABLE = "AIOAUDIT_NOTES"
 RECORDER_SIZE_VARIABLE = "AIOAUDIT_RECORDER_SIZE"
 RECORDER_DUMP_VARIABLE = "AIOAUDIT_RECORDER_DUMP"
 RECORDER_SOCKET_VARIABLE = "AIOAUDIT_RECORDER_SOCKET"
+REDACT_VARIABLE = "AIOAUDIT_REDACT"
 CORE_VARIABLE = "AIOAUDIT_CORE"
 
 ON_WORDS = ("1", "on", "true", "yes")
@@ -44,6 +45,9 @@ DEFAULT_BLOCKED = 0.0
 DEFAULT_RECORDER_SIZE = 16_000_000
 LEAST_RECORDER_SIZE = 64_000
 """In less there is no room for a chain."""
+SECRETS = "secrets"
+"""What stands for the obvious secrets among those of `Settings.redact`."""
+DEFAULT_REDACT = (SECRETS,)
 OTEL_STATUSES = ("cause", "unset", "error")
 """When a cancelled task's span is an error; the first is the default."""
 CORES = ("native", "python")
@@ -87,6 +91,27 @@ FINDING_KINDS = (
 )
 """Every kind of finding."""
 
+REDACTABLE = (
+    "argv",
+    "at",
+    "coro",
+    "detail",
+    "error",
+    "groups",
+    "hook",
+    "library",
+    "message",
+    "name",
+    "source",
+    "thread",
+    "timeouts",
+)
+"""The keys whose texts can be replaced; each also stands for those that repeat it.
+
+These are the keys that end in ``_`` and it, and the plural: ``name`` is ``by_name``, ``origin_name``
+and ``waiter_names``, too.
+"""
+
 DUMP_SIGNALS = ("HUP", "QUIT", "USR1", "USR2")
 """The signals that may ask for a dump, where the platform has them."""
 
@@ -118,6 +143,8 @@ class Settings(NamedTuple):
         recorder_size: How many bytes the recorder may take.
         recorder_dump: When it writes what it keeps by itself: words of `_recorder_dump`.
         recorder_socket: Whether it can be asked from outside of the process.
+        redact: What is replaced in what leaves the process: `SECRETS`, ``KEY`` for all that a key
+            holds, ``KEY=PATTERN`` for what fits; empty for nothing.
     """
 
     exporters: tuple[str, ...] = (DEFAULT_EXPORTER,)
@@ -132,6 +159,7 @@ class Settings(NamedTuple):
     recorder_size: int = DEFAULT_RECORDER_SIZE
     recorder_dump: tuple[str, ...] = ()
     recorder_socket: bool = True
+    redact: tuple[str, ...] = DEFAULT_REDACT
 
 
 def is_off(value: str | None) -> bool:
@@ -423,6 +451,49 @@ def _recorder_dump(where: str, given: Any) -> tuple[str, ...]:
     return tuple(words)
 
 
+_PATTERNS = "words in which * stands for any characters but blanks, and ? for one"
+
+
+def _redact(where: str, given: Any) -> tuple[str, ...]:
+    value = _joined(where, given)
+    rules: dict[str, None] = dict.fromkeys(DEFAULT_REDACT)
+    items = _items(value)
+    for item in items:
+        word, equals, pattern = (part.strip() for part in item.partition("="))
+        key = word.lower()
+        if not equals and key in OFF_WORDS:
+            if len(items) == 1:
+                return ()
+            wrong = f"{item!r} turns redaction off and cannot stand among others"
+            raise bad_value(where, value, wrong, f"{'/'.join(OFF_WORDS)} alone, or KEY=PATTERN")
+        if key == SECRETS and not equals:
+            continue
+        if key != "*" and key not in REDACTABLE:
+            raise bad_value(
+                where,
+                value,
+                f"{word!r} is no key of text{suggestion(key, REDACTABLE)}",
+                f"KEY or KEY=PATTERN, separated by commas, KEY one of {', '.join(REDACTABLE)}, *;"
+                f" {'/'.join(OFF_WORDS)} for nothing",
+            )
+        wrong = _wrong_with_pattern(pattern) if equals else ""
+        if wrong:
+            raise bad_value(where, value, f"{item!r}: {wrong}", _PATTERNS)
+        rules[f"{key}={pattern}" if equals and pattern.strip("*") else key] = None
+    return tuple(rules)
+
+
+def _wrong_with_pattern(pattern: str) -> str:
+    """What is wrong with *pattern*, empty where nothing is: one that fits nothing hides nothing."""
+    if not pattern:
+        return "there is no pattern"
+    for each in (".*", ".+", ".?"):
+        if each in pattern:
+            return f"{each} is a regular expression's, write {'?' if each == '.?' else '*'}"
+    odd = next((each for each in pattern if each in "\\[](){}^$|+"), None)
+    return "" if odd is None else f"{odd} means nothing in a pattern, write ? for any one character"
+
+
 def _signal_name(given: str) -> str | None:
     """The one of `DUMP_SIGNALS` that *given* is, with or without ``SIG``."""
     import signal  # only where one is named
@@ -533,6 +604,13 @@ TABLE = (
         _recorder_socket,
         "whether `recorder` can be [asked from outside](live.md)",
         "on",
+    ),
+    Variable(
+        REDACT_VARIABLE,
+        "redact",
+        _redact,
+        "what is [replaced by `***`](privacy.md#to-hide-more), beside obvious secrets; `off` for nothing",
+        SECRETS,
     ),
     Variable(
         OTEL_TASKS_VARIABLE,

@@ -35,6 +35,7 @@ if TYPE_CHECKING or CORE.name == "python":
         new_counter,
         new_notes,
         new_table,
+        odd_names,
         take_asks,
     )
 else:
@@ -60,6 +61,7 @@ else:
         new_counter,
         new_notes,
         new_table,
+        odd_names,
         take_asks,
     )
 
@@ -91,5 +93,6 @@ __all__ = [
     "new_counter",
     "new_notes",
     "new_table",
+    "odd_names",
     "take_asks",
 ]

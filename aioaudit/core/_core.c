@@ -5685,6 +5685,76 @@ in_order(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_TRUE;
 }
 
+#define TOKEN 16 /* so many letters, digits and '_' in a row may be a secret */
+
+/* Whether NAME, of a task, is no plain name: it may hold a secret. */
+static int
+is_odd(PyObject *name)
+{
+    if (!PyUnicode_CheckExact(name) || !PyUnicode_IS_COMPACT_ASCII(name)) {
+        return 1;
+    }
+    const Py_UCS1 *at = PyUnicode_1BYTE_DATA(name);
+    int row = 0;
+    for (Py_ssize_t left = PyUnicode_GET_LENGTH(name); left > 0; left--, at++) {
+        if (*at == '=' || *at == ':' || *at == ' ') {
+            return 1;
+        }
+        row = Py_ISALNUM(*at) || *at == '_' ? row + 1 : 0;
+        if (row == TOKEN) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether RECORD, which may be no record of ours, is of a task that has no plain name. */
+static int
+is_odd_record(PyObject *record)
+{
+    switch (kind_of(record)) {
+    case CREATED:
+        return is_odd(((const Created *)record)->name_or_task);
+    case RETURNED:
+        return is_odd(((const Returned *)record)->born->name_or_task);
+    case ASKED:
+    case EXPIRED:
+        /* Nobody asked where a timeout ran out, or in no task. */
+        return is_odd(((const Asked *)record)->name)
+            || (((const Asked *)record)->by_name != Py_None
+                && is_odd(((const Asked *)record)->by_name));
+    case TAKEN_BACK:
+    case ABSORBED:
+    case OBEYED:
+        return is_odd(((const Obeyed *)record)->name);
+    default:
+        return 1;
+    }
+}
+
+/* `odd_names(records)`: where in the list RECORDS there is more than numbers, code and plain names. */
+static PyObject *
+odd_names(PyObject *Py_UNUSED(module), PyObject *records)
+{
+    if (!PyList_Check(records)) {
+        PyErr_SetString(PyExc_TypeError, "odd_names takes a list");
+        return NULL;
+    }
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t at = 0; found != NULL && at < PyList_GET_SIZE(records); at++) {
+        PyObject *record = Py_NewRef(PyList_GET_ITEM(records, at));
+        if (is_odd_record(record)) {
+            PyObject *number = PyLong_FromSsize_t(at);
+            if (number == NULL || PyList_Append(found, number) < 0) {
+                Py_CLEAR(found);
+            }
+            Py_XDECREF(number);
+        }
+        Py_DECREF(record);
+    }
+    return found;
+}
+
 /* `set_name_of_new(function)`: what waits for the name of a task that is being made. */
 static PyObject *
 set_name_of_new(PyObject *Py_UNUSED(module), PyObject *function)
@@ -7724,6 +7794,7 @@ static PyType_Spec kept_spec = {
 static PyMethodDef functions[] = {
     {"lines", lines, METH_VARARGS, NULL},
     {"in_order", in_order, METH_VARARGS, NULL},
+    {"odd_names", odd_names, METH_O, NULL},
     {"set_name_of_new", set_name_of_new, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -42,6 +42,7 @@ Returned = _core.Returned
 TakenBack = _core.TakenBack
 Site = _core.Site
 in_order = _core.in_order
+odd_names = _core.odd_names
 
 _core.set_name_of_new(name_of_new)
 

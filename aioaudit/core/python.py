@@ -16,7 +16,8 @@ and whoever uses them does not know which of the two it has:
 - `Asks`, `make_cancel`, `make_callback`, `take_asks`: requests to cancel that are so plain that a
   core takes them in by itself, until they are obeyed or somebody wants to know.  This one
   takes in none.
-- `lines`, `in_order`: what is queued, as lines of JSON, and whether its numbers are whole.
+- `lines`, `in_order`, `odd_names`: what is queued, as lines of JSON, whether its numbers are whole,
+  and which of it somebody has to look at before it leaves.
 
 Nothing in here finds out a cause, or knows a library: it sees that what happens is what
 happened before, by addresses, and writes what it was taught then.
@@ -25,6 +26,7 @@ happened before, by addresses, and writes what it was taught then.
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -1067,6 +1069,31 @@ _seq_of = attrgetter("seq")
 def in_order(records: list[Any], first: int) -> bool:
     """Whether the numbers of *records* are *first*, the one after it, and so on."""
     return list(map(_seq_of, records)) == list(range(first, first + len(records)))
+
+
+_TELLING = re.compile(r"[=: ]|\w{16}")
+
+
+def odd_names(records: list[Any]) -> list[int]:
+    """Where in *records* there is more than numbers, code and plain names of tasks.
+
+    That is every event, and what is of a task whose name has one of ``=``, ``:`` and the blank, is
+    not ASCII, or has 16 letters, digits and ``_`` in a row: without that it is no secret.
+    """
+    found: list[int] = []
+    tells, created, returned = _TELLING.search, Created, Returned
+    for index, item in enumerate(records):
+        of = type(item)
+        if of is created:
+            name = item.name_or_task
+        elif of is returned:
+            name = item.born.name_or_task
+        else:
+            found.append(index)
+            continue
+        if type(name) is not str or not name.isascii() or tells(name) is not None:
+            found.append(index)
+    return found
 
 
 def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:

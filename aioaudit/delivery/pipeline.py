@@ -56,6 +56,7 @@ class Pipeline:
         late: Whether nothing is owed to the exporter before it has joined (`join`), as where
             the run has begun already; else all that comes after *start* is.
         door: By which the exporter is asked from outside of the process, if it is.
+        redact: Makes of records what of them may leave the process; called in the thread.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Pipeline:
         hold: float = HOLD,
         late: bool = False,
         door: Door | None = None,
+        redact: Callable[[list[Record]], list[Record]] | None = None,
     ) -> None:
         self.exporter = exporter
+        self._redact = redact
         self._door = door
         self.name = name
         self.capacity = capacity
@@ -403,7 +406,7 @@ class Pipeline:
         while ready:
             chunk = self.ordering.waiting[: min(ready, _CHUNK)]
             try:
-                self.exporter.export(Batch(chunk))
+                self.exporter.export(Batch(chunk if self._redact is None else self._redact(chunk)))
             except NotTakenError as error:
                 if not isinstance(error.taken, int):  # pyright: ignore[reportUnnecessaryIsInstance] - set later, by anybody
                     self._fail(TypeError(f"NotTakenError.taken is {error.taken!r}, no number"))

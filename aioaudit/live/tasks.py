@@ -53,6 +53,7 @@ from aioaudit.timestamps import timestamp
 from aioaudit.version import __version__
 
 if TYPE_CHECKING:
+    from aioaudit.delivery.redacting import Redacting
     from aioaudit.state.known import State
 
 _LOOKS = 4  # at one task, until two agree
@@ -70,10 +71,14 @@ class Look:
     Args:
         known: What is known of tasks, loops and code.
         exporters: Gives the names of the exporters.
+        redaction: Says what of it may leave the process.
     """
 
-    def __init__(self, known: State, exporters: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, known: State, exporters: Callable[[], list[str]], redaction: Redacting
+    ) -> None:
         self._known = known
+        self._redaction = redaction
         self._exporters = exporters
 
     def facts(self) -> ProcessFacts:
@@ -85,7 +90,10 @@ class Look:
             run=run.id,
             started="",
             now=timestamp(time.time_ns()),
-            argv=shortened(clean(str(each), 2_000) for each in list(sys.argv)),
+            argv=shortened(
+                clean(each, 2_000)
+                for each in self._redaction.now.texts("argv", list(map(str, sys.argv)))
+            ),
             python=f"{sys.implementation.name} {sys.version.split()[0]}",
             version=__version__,
             on=shortened(map(clean, self._exporters()), 600),
@@ -152,7 +160,7 @@ class Look:
             told.at, told.source = spot[0].at(spot[1]), spot[0].source
         numbers = {self._number(each) for each in _awaiting(task)}
         told.awaited_by = sorted(numbers - {0, told.task})[:_MOST_AWAITING]
-        return told
+        return self._redaction.now.of(told)
 
     def _number(self, task: Any) -> int:
         """The number of *task*, 0 where it has none; it is not given one."""

@@ -282,7 +282,9 @@ def make_set_name(recorder: Recorder, original: Callable[..., None]) -> Callable
         if entry is not None:
             name = tasks.name(self)
             [value] = args or keywords.values()
-            # What is not harmless is made so once, where it is told.
-            entry.name = value if type(value) is str and clean(value) == name else name
+            # What is not harmless is made so once, where it is told.  What must not leave goes at
+            # once: whoever keeps what was told of a birth finds the new name there, later.
+            own = value if type(value) is str and clean(value) == name else name
+            entry.name = recorder.redaction.now.text("name", own)
 
     return set_name

@@ -33,6 +33,7 @@ from aioaudit.state.requests import Note
 from aioaudit.text import clean
 
 if TYPE_CHECKING:
+    from aioaudit.delivery.redacting import Redacting
     from aioaudit.state.known import State
     from aioaudit.state.requests import CancelState, Request, Tie
 
@@ -56,13 +57,16 @@ _BEGINNINGS = (CANCELLED, CANCELLED_PROBABLY)
 class Notes:
     """Puts notes on errors, while that is wanted."""
 
-    def __init__(self, known: State, fault: Callable[[BaseException], None]) -> None:
-        """*fault* takes an error of our own."""
+    def __init__(
+        self, known: State, fault: Callable[[BaseException], None], redaction: Redacting
+    ) -> None:
+        """*fault* takes an error of our own; *redaction* says what may stand in a note."""
         self.on = False
         """Whether that is so; `begin` and `end` change it."""
         self._known = known
         self._cancellations = known.cancellations
         self._fault = fault
+        self._redaction = redaction
 
     def begin(self) -> None:
         """From now on errors get notes."""
@@ -240,14 +244,16 @@ class Notes:
     def _text(self, request: Request, state: CancelState | None, concluded: bool) -> str | None:
         event = request.event
         steps = Chains(MemoryReading()).of(request).steps()
+        # An error goes wherever the program's own log goes, with all that is on it.
+        redaction = self._redaction.now
         suspended_at = None
         if state is not None:
             steps = from_task(state.task, "", event, steps, concluded=concluded)
         # Of what the task awaited, where the request was to that, the error itself says more.
         if isinstance(event, TaskCancel) and (state is None or event.task == state.task):
-            suspended_at = event.suspended_at
+            suspended_at = event.suspended_at and redaction.text("at", event.suspended_at)
         text = note(
-            [step.link for step in steps],
+            [redaction.of(step.link) for step in steps],
             inferred=inferred(steps) or concluded,
             suspended_at=suspended_at,
             show=_short(),

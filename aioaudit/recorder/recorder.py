@@ -22,6 +22,7 @@ from aioaudit.cpython.groups import TIMEOUT_ERROR
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.records import lifetime as lifetime_of
+from aioaudit.delivery.redacting import Redacting
 from aioaudit.events import Outcome, TaskCancel, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
@@ -63,7 +64,9 @@ class Recorder:
         self.state = State(run, codes, self.muted, self.report_fault)
         self.rules = Rules(self.state, self.sender)
         self.state.cancellations.on_error_released = self.rules.on_error_released
-        self.notes = Notes(self.state, self.report_fault)
+        self.redaction = Redacting()
+        """What of it may leave the process."""
+        self.notes = Notes(self.state, self.report_fault, self.redaction)
         self.cancel_over = self.state.cancellations.leave
         self._inquiry = Inquiry(self.state, self.sender)
         self.explain_scheduled = self._inquiry.explain_scheduled
@@ -97,6 +100,7 @@ class Recorder:
         """This is a forked child: another run, and none of the parent's threads."""
         self.sender.run = run
         self.state.after_fork(run)
+        self.redaction.after_fork()
         self.watcher.after_fork()
 
     def catch_up_stopped_loops(self) -> None:

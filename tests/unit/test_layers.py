@@ -18,8 +18,8 @@ pytestmark = pytest.mark.sources
 
 LAYERS = (
     # What needs nothing of ours but more of the same
-    "version errors cpython weak threads text faults events bus settings auditing changes opening"
-    " timestamps addresses live.folder live.protocol dumps live",
+    "version errors cpython weak threads text faults events bus settings redaction auditing changes"
+    " opening timestamps addresses live.folder live.protocol dumps live",
     # What the hot paths run in
     "core",
     "identity chain forks lifecycle",
