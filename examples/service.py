@@ -1,6 +1,6 @@
 """A small shop, with the faults that small shops have.
 
-    python service.py UPSTREAM_URL
+    python service.py UPSTREAM_URL [HOST PORT]
 
 A page (``GET /page/NAME``) is put together from three parts that an upstream
 has.  Orders (``POST /orders?kind=ship&count=3``) wait in a queue for a pool of
@@ -202,7 +202,7 @@ class Shop:
         return web.Response(status=202)
 
 
-async def main(upstream_url: str) -> None:
+async def main(upstream_url: str, host: str = "127.0.0.1", port: str = "0") -> None:
     """Open the shop."""
     me = asyncio.current_task()
     assert me is not None
@@ -222,10 +222,10 @@ async def main(upstream_url: str) -> None:
         runner = web.AppRunner(shop.application(), access_log=None, handler_cancellation=True)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, host, int(port))
             await site.start()
             pool.start()
-            print(f"listening on http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+            print(f"listening on http://{host}:{runner.addresses[0][1]}", flush=True)
             await shop.closing_time.wait()
             pool.drain()
         finally:
@@ -235,7 +235,7 @@ async def main(upstream_url: str) -> None:
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)-7s %(message)s", level=logging.INFO)
     try:
-        asyncio.run(main(sys.argv[1]))
+        asyncio.run(main(*sys.argv[1:]))
     except asyncio.CancelledError:
         log.info("stopped")
         sys.exit(128 + signal.SIGTERM)

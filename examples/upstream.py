@@ -1,6 +1,7 @@
 """What the shop of `service.py` depends on, and how it can go wrong.
 
-    python upstream.py [--hang NAME] [--reset NAME] [--slow NAME=SECONDS]
+    python upstream.py [--host HOST] [--port PORT]
+        [--hang NAME] [--reset NAME] [--slow NAME=SECONDS]
 
 Any path is answered; NAME is the first part of one, ``reviews`` of
 ``/reviews/teapot``.  What hangs is never answered; what is reset is not either,
@@ -67,14 +68,17 @@ def name_and_seconds(text: str) -> tuple[str, float]:
 async def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--hang", metavar="NAME", action="append", default=[])
     parser.add_argument("--reset", metavar="NAME", action="append", default=[])
     parser.add_argument(
         "--slow", metavar="NAME=SECONDS", type=name_and_seconds, action="append", default=[]
     )
-    upstream = Upstream(parser.parse_args())
-    server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
-    print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    args = parser.parse_args()
+    upstream = Upstream(args)
+    server = await asyncio.start_server(upstream.answer, args.host, args.port)
+    print(f"listening on http://{args.host}:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
