@@ -39,6 +39,7 @@ __all__ = [
     "ProcessStart",
     "Reason",
     "Severity",
+    "SignalSent",
     "TaskCancel",
     "TaskCreate",
     "TaskDone",
@@ -412,6 +413,27 @@ class LoopBlocked(Event, tag="loop.blocked", kw_only=True):
     ongoing: bool = False
 
 
+class SignalSent(Event, tag="signal.sent", kw_only=True):
+    """This process sent a signal, by `os.kill` or `os.killpg`.
+
+    ``to`` is the number of the process that it was sent to, 0 or less as for kill(2): a group.
+    ``source``, ``at``, ``library`` and ``library_at`` are who sent it, as of a request to cancel, and
+    ``callers`` the functions that called, the innermost first.  ``detail`` says what was handled
+    just then: an error, or a signal.
+    """
+
+    to: int
+    signal: str
+    source: str | None = None
+    at: str | None = None
+    library: str | None = None
+    library_at: str | None = None
+    by: int | None = None
+    by_name: str | None = None
+    callers: list[str] = []
+    detail: str | None = None
+
+
 AnyEvent = (
     ProcessStart
     | ProcessEnd
@@ -429,6 +451,7 @@ AnyEvent = (
     | LoopStop
     | LoopClose
     | LoopBlocked
+    | SignalSent
 )
 """An event of any kind."""
 

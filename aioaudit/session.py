@@ -303,7 +303,6 @@ class Session:
                 self._undo_bridge()
                 self._undo_bridge = None
         elif self._undo_bridge is None:
-
             redaction = self.recorder.redaction
 
             def raise_again(event: str, args: tuple[Any, ...]) -> None:

@@ -70,6 +70,7 @@ EVENT_NAMES = (
     "loop.stop",
     "loop.close",
     "loop.blocked",
+    "signal.sent",
 )
 """The name of every event."""
 
@@ -97,19 +98,17 @@ REDACTABLE = (
     "coro",
     "detail",
     "error",
-    "groups",
     "hook",
     "library",
     "message",
     "name",
     "source",
     "thread",
-    "timeouts",
 )
-"""The keys whose texts can be replaced; each also stands for those that repeat it.
+"""The keys whose texts can be replaced; each also stands for those of the same kind.
 
 These are the keys that end in ``_`` and it, and the plural: ``name`` is ``by_name``, ``origin_name``
-and ``waiter_names``, too.
+and ``waiter_names``, too.  `aioaudit.redaction.family_of` says it of any key.
 """
 
 DUMP_SIGNALS = ("HUP", "QUIT", "USR1", "USR2")

@@ -35,6 +35,7 @@ from aioaudit.events import (
     LoopBlocked,
     LoopStop,
     ProcessDropped,
+    SignalSent,
     TaskCancel,
     TaskCreate,
     TaskDone,
@@ -105,6 +106,8 @@ class Lines:
             return _line(event, WARNING, _blocked(event), lowest)
         if isinstance(event, LoopStop):
             return _line(event, DEBUG, f"stop() was called with {event.pending} pending", lowest)
+        if isinstance(event, SignalSent):
+            return _line(event, INFO, f"sent {event.signal} to process {event.to}", lowest)
         return _line(event, DEBUG, "", lowest)
 
     def _done(self, event: TaskDone, lowest: int) -> Line | None:

@@ -30,6 +30,7 @@ from aioaudit.cli.terminal import (
 from aioaudit.live.client import LiveError
 from aioaudit.log import Case, Log, load
 from aioaudit.log.incidents import housekeeping
+from aioaudit.log.senders import Sent, sender_of
 from aioaudit.settings import suggestion
 
 FOUND, NOTHING, BAD = 0, 1, 2
@@ -151,6 +152,25 @@ def _near(log: Log, task: str) -> str:
     return f"; there is {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
+def _signalled(sent: Sent) -> dict[str, object]:
+    """Who sent the signal that did it."""
+    event = sent.event
+    told = {
+        "signal": event.signal,
+        "run": sent.run.id,
+        "pid": sent.run.pid,
+        "relation": sent.relation,
+        "because": sent.because,
+        "source": event.source,
+        "at": event.at,
+        "library": event.library,
+        "library_at": event.library_at,
+        "ts": event.ts,
+        "evidence": sent.evidence,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
 def _write_json(log: Log, cases: Sequence[Case]) -> None:
     left = MOST_LINKS
     for case in cases:
@@ -166,4 +186,7 @@ def _write_json(log: Log, cases: Sequence[Case]) -> None:
         if parent is not None:
             answer["parent_run"], answer["parent_pid"] = parent.run.id, parent.run.pid
             answer["parent_evidence"] = parent.evidence
+        sent = sender_of(log, case)
+        if sent is not None:
+            answer["signalled"] = _signalled(sent)
         print_line(as_json(answer))

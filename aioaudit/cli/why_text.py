@@ -42,6 +42,7 @@ from aioaudit.cli.why_words import (
     housekeeping_line,
     listed,
     sentence_of,
+    signalled,
     told,
 )
 from aioaudit.log import Case, Log
@@ -49,6 +50,7 @@ from aioaudit.log.incidents import (
     housekeeping,
     incident_of,
 )
+from aioaudit.log.senders import sender_of
 from aioaudit.text import escape_unprintable
 
 MOST_STEPS = 12
@@ -84,6 +86,7 @@ class Text:
         print_line()
         parts = (
             ending(case, self._show),
+            signalled(sender_of(self._log, case), self._show),
             asked_more(case, self._show),
             found_of(case, self._show),
             self._siblings(case),

@@ -19,6 +19,7 @@ from aioaudit.events import FutureCancel, TaskCancel
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case
 from aioaudit.log.incidents import CLEANUP, GROUP, IDLE, SHUTDOWN, TIMEOUT, housekeeping
+from aioaudit.log.senders import ENDING, Sent
 from aioaudit.text import clean, escape_unprintable
 
 MOST_NAMES = 5
@@ -214,6 +215,29 @@ def _particulars(
     if link.detail is not None:
         lines.append(show(link.detail))
     return [escape_unprintable(line) for line in lines]
+
+
+def signalled(sent: Sent | None, show: Show) -> list[str]:
+    """Who sent the signal that did it, where a log says so."""
+    if sent is None:
+        return []
+    event, pid = sent.event, sent.run.pid
+    who = {
+        "itself": "by itself",
+        "parent": f"by its parent, pid {pid}",
+        "ancestor": f"by a process above its parent, pid {pid}",
+        "other": f"by another process, pid {pid}",
+    }[sent.relation]
+    because = "" if sent.because is None else f", because {sent.because}"
+    if sent.because == event.detail:
+        because = "" if event.detail is None else f", {event.detail}"
+    caller = event.source if event.library is None else event.library
+    at = event.at if event.library is None else event.library_at
+    place = "" if at is None else f" at {show(at)}"
+    called = "" if caller is None else f"; {caller} sent it{place}"
+    killed = event.signal in ENDING or event.signal == "SIGKILL"
+    what = "Its process was probably killed" if killed else "The signal was probably sent"
+    return [escape_unprintable(f"{what} {who} ({event.signal}){because}{called}.")]
 
 
 def ending(case: Case, show: Show) -> list[str]:

@@ -6,7 +6,6 @@ from aioaudit.core import odd_names
 from aioaudit.delivery.records import Record, event_of, seq_of
 from aioaudit.redaction import Redaction
 
-
 _MOST_BEFORE = 20
 """Rules of before that are known still; a program that changes them more often loses the oldest."""
 

@@ -38,6 +38,7 @@ from aioaudit.events import (
     ProcessDropped,
     ProcessEnd,
     ProcessStart,
+    SignalSent,
     TaskCancel,
     TaskCreate,
     TaskDone,
@@ -627,6 +628,12 @@ class Store(EventSink):
         super().__init__()
         self.runs: dict[str, LoggedRun] = {}
         self._joined: Joined | None = None
+        self._signals: dict[int, dict[tuple[str, int], SignalSent]] = {}
+
+    def signals_to(self, pid: int) -> list[tuple[LoggedRun, SignalSent]]:
+        """The signals that were sent to the process with this number, and those sent to groups."""
+        sent = {**self._signals.get(0, {}), **self._signals.get(pid, {})}
+        return [(self.runs[run], event) for (run, _), event in sent.items()]
 
     def cases(self, task: str | int | None = None) -> list[Case]:
         """Like `Log.answers`, with the events behind each answer."""
@@ -762,6 +769,13 @@ class Store(EventSink):
             run.add_loss(cast(ProcessDropped, event))
         elif kind is ProcessEnd:
             run.add_end(cast(ProcessEnd, event))
+        else:
+            self._add_signal(event)
+
+    def _add_signal(self, event: Event) -> None:
+        """Keep that a signal was sent, if *event* tells that."""
+        if isinstance(event, SignalSent):
+            self._signals.setdefault(max(event.to, 0), {})[event.run, event.seq] = event
 
 
 def _started(run: LoggedRun) -> str:

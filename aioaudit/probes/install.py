@@ -11,6 +11,7 @@ import asyncio.exceptions
 import asyncio.taskgroups
 import asyncio.timeouts
 import functools
+import os
 import sys
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
@@ -39,7 +40,18 @@ from aioaudit.cpython.tasks import (
 from aioaudit.cpython.transports import CLOSERS, transport_classes, transport_classes_of
 from aioaudit.delivery.worker import EXPORTING
 from aioaudit.events import NO_FINDINGS, NO_UNCANCELS
-from aioaudit.probes import connections, ends, futures, groups, loops, notes, tasks, timeouts, wakes
+from aioaudit.probes import (
+    connections,
+    ends,
+    futures,
+    groups,
+    loops,
+    notes,
+    signals,
+    tasks,
+    timeouts,
+    wakes,
+)
 from aioaudit.probes.libraries import LibraryProbes
 from aioaudit.recognisers import opentelemetry, registry
 from aioaudit.recorder.inquiry import line_in
@@ -165,6 +177,10 @@ class Installation:
         self.refresh()
         self._install_on_tasks()
         self._install_on_loops()
+        for name in ("kill", "killpg"):
+            if hasattr(os, name):
+                probe = signals.make_kill(recorder, getattr(os, name), group=name == "killpg")
+                self._put_outside(os, name, probe)
         self._versions.settle()
         recorder.state.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}

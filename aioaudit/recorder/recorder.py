@@ -11,9 +11,11 @@ the `Sender` gives events to whoever hears them.
 
 from __future__ import annotations
 
+import sys
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import current_task
 from aioaudit.delivery.records import lifetime as lifetime_of
 from aioaudit.delivery.redacting import Redacting
-from aioaudit.events import Outcome, TaskCancel, TaskDone, TaskUncancel
+from aioaudit.events import Outcome, SignalSent, TaskCancel, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
 from aioaudit.recognisers import loops, registry, stdlib
@@ -34,18 +36,29 @@ from aioaudit.recorder.signalled import signal_here
 from aioaudit.recorder.watcher import Watcher
 from aioaudit.sending import Sender
 from aioaudit.stack.code import APPLICATION, Codes
-from aioaudit.stack.frames import caller, error_site, variables
+from aioaudit.stack.frames import (
+    caller,
+    callers,
+    error_site,
+    functions_above,
+    signal_name,
+    variables,
+)
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.known import State
 from aioaudit.state.places import loop_of
 from aioaudit.state.verdict import classify_end, drop_propagated, match_uncancel
-from aioaudit.text import describe
+from aioaudit.text import clean, describe
 from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
     from aioaudit.state.cause import Cause
     from aioaudit.state.handoffs import Handoff
     from aioaudit.state.requests import CancelState, Request
+
+
+MOST_CALLERS = 10
+"""Functions that are told of who sends a signal."""
 
 
 class Recorder:
@@ -120,6 +133,45 @@ class Recorder:
     def _find_signal(self, frame: FrameType) -> Handoff | None:
         return signal_here(
             self.state, frame, current_task(), "asked by a task that its handler made"
+        )
+
+    def on_sending(
+        self, frame: FrameType, to: object, number: object, *, group: bool
+    ) -> SignalSent | None:
+        """*frame* is about to send *to* the signal *number*: what is to be told once it is sent.
+
+        None where nobody hears of it, or there is nothing to tell: 0 only asks whether there is
+        such a process.
+        """
+        sender, known = self.sender, self.state
+        if not sender.is_active("signal.sent") or not isinstance(to, int):
+            return None
+        if not isinstance(number, int) or not number:
+            return None
+        current = current_task()
+        place = known.places.place(None if current is None else running_loop())
+        if place.muted:
+            return None
+        found, library = callers(known.codes, frame)
+        here = signal_here(known, frame, current, "")
+        error = sys.exception()
+        detail = None
+        if here is not None and here.signal is not None:
+            detail = f"in the handler of {signal_name(here.signal)}"
+        elif error is not None:
+            detail = clean(f"while handling {describe(error)}")
+        return SignalSent(
+            **sender.base_fields("signal.sent", place),
+            to=-abs(to) if group else to,
+            signal=signal_name(number),
+            source=None if found is None else found[0].source,
+            at=None if found is None else found[0].at(found[1]),
+            library=None if library is None else library[0].source,
+            library_at=None if library is None else library[0].at(library[1]),
+            by=None if current is None else known.tasks.number(current),
+            by_name=None if current is None else known.tasks.name(current),
+            callers=list(islice(functions_above(known.codes, frame), MOST_CALLERS)),
+            detail=detail,
         )
 
     # -- tasks are made -----------------------------------------------------------

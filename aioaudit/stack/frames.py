@@ -35,6 +35,7 @@ from aioaudit.cpython.threads import handler_of
 from aioaudit.stack.callee import AWAITED
 from aioaudit.stack.code import (
     APPLICATION,
+    OWN,
     THIRD_PARTY,
     WRAPS,
     CodeInfo,
@@ -397,6 +398,17 @@ def callers(codes: Codes, frame: FrameType | None) -> tuple[Spot | None, Spot | 
             break
         inner, info, frame = info, below, back
     return best, None
+
+
+def functions_above(codes: Codes, frame: FrameType | None) -> Iterator[str]:
+    """The functions that *frame* is of and was called by, the innermost first, up to a loop."""
+    while frame is not None:
+        info = codes.of(frame)
+        if info.boundary:
+            return
+        if info.owner != OWN:
+            yield info.source
+        frame = frame.f_back
 
 
 _EXECUTING = frozenset({"eval", "exec"})

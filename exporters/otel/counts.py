@@ -21,6 +21,7 @@ from aioaudit.events import (
     ProcessDropped,
     ProcessEnd,
     ProcessStart,
+    SignalSent,
     TaskCancel,
     TaskCreate,
     TaskDone,
@@ -40,14 +41,8 @@ SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.
 
 _UNCOUNTED = frozenset(
     {
-        ProcessStart,
-        ProcessEnd,
-        LoopStart,
-        LoopStop,
-        LoopClose,
-        LoopBlocked,
-        TaskUncancel,
-        ConnectionClose,
+        *(ProcessStart, ProcessEnd, SignalSent, TaskUncancel, ConnectionClose),
+        *(LoopStart, LoopStop, LoopClose, LoopBlocked),
     }
 )
 

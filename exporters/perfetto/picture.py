@@ -36,6 +36,7 @@ from aioaudit.events import (
     ProcessDropped,
     ProcessEnd,
     ProcessStart,
+    SignalSent,
     TaskCancel,
     TaskCreate,
     TaskDone,
@@ -215,7 +216,13 @@ class _Run:
                 name = "the process ends" + (f" ({event.signal})" if event.signal else "")
                 self._mark(self._process, "process", name, ns)
             case _:
-                pass
+                self._signal(event, ns)
+
+    def _signal(self, event: Event, ns: int) -> None:
+        if isinstance(event, SignalSent):
+            facts = _facts(at=event.at, source=event.source, detail=event.detail)
+            name = f"sent {event.signal} to process {event.to}"
+            self._mark(self._process, "process", name, ns, facts)
 
     def finish(self) -> None:
         """Draw the tasks that had not ended, and what was kept."""

@@ -10,6 +10,7 @@ import time
 import pytest
 
 import aioaudit
+from aioaudit.log.senders import sender_of
 from aioaudit.log.store import Log
 from tests.conftest import clean_environ
 from tests.recognising import ask, links
@@ -165,3 +166,12 @@ def test_a_lifespan_that_does_not_end_is_ended_by_gunicorn(log: Log) -> None:
 def test_what_a_worker_leaves_behind_was_cancelled_by_its_end(log: Log) -> None:
     [root] = roots(log, "left")
     assert root == ("shutdown", "shutdown", "gunicorn/workers/gasgi.py")
+
+
+def test_that_the_master_ended_the_worker_is_told_from_its_own_log(log: Log) -> None:
+    [case] = log.cases("left")
+    who = sender_of(log, case)
+    assert who is not None
+    assert (who.relation, who.event.signal, who.because) == ("parent", "SIGTERM", "gunicorn ended")
+    assert who.run.id == case.run.start.parent_run  # type: ignore[union-attr] - its line is there
+    assert who.event.to == case.run.pid

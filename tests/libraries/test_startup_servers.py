@@ -105,7 +105,7 @@ def test_each_worker_writes_a_whole_log_of_its_own(
         assert log[-1]["dropped"] == 0
         assert "task.create" in {line["event"] for line in log}
         starts.append(log[0])
-    # Who started them runs no loop and writes no log, but is known.
+    # Who started them runs no loop, and is known.
     assert {start["ancestors"][0] for start in starts} == {
         each for start in starts for each in start["ancestors"] if f"-{process.pid}-" in each
     }

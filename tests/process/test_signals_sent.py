@@ -1,0 +1,99 @@
+"""A process that sends a signal tells it: to whom, from which line, through which functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Runner
+
+SENDING = """\
+import asyncio, os, signal, subprocess, sys
+import aioaudit
+
+before = os.kill, os.killpg
+
+
+async def main():
+    child = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        async with asyncio.timeout(0.01):
+            await child.wait()
+    except TimeoutError:
+        child.terminate()  # in a handler
+    await child.wait()
+    for number in (0, signal.SIGTERM):
+        try:
+            os.kill(child.pid, number)
+        except ProcessLookupError:
+            pass
+    group = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    os.kill(group.pid, 0)
+    os.killpg(group.pid, signal.SIGKILL)
+    group.wait()
+    try:
+        subprocess.run(["sleep", "60"], timeout=0.01)
+    except subprocess.TimeoutExpired:
+        pass
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print(child.pid, group.pid, os.getpid())
+    complaints.append(complain())
+
+
+def complain():
+    said = []
+    for bad in ((), (1,), ("x", 15), (1, 2, 3)):
+        try:
+            os.kill(*bad)
+        except TypeError as error:
+            said.append(str(error))
+    return said
+
+
+complaints = []
+with aioaudit.enable("jsonl", jsonl_path="sent.jsonl"):
+    asyncio.run(main())
+assert (os.kill, os.killpg) == before
+assert complaints == [complain()], complaints
+"""
+
+
+@pytest.fixture
+def told(run_python: Runner, tmp_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The signals that the program above told of, and what it printed."""
+    result = run_python("-c", SENDING)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "sent.jsonl").read_text().splitlines()]
+    assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+    assert lines[-1]["dropped"] == 0
+    return [line for line in lines if line["event"] == "signal.sent"], result.stdout.splitlines()
+
+
+def test_each_signal_that_was_sent_is_told_once_with_who_sent_it(
+    told: tuple[list[dict[str, Any]], list[str]],
+) -> None:
+    sent, [numbers] = told
+    child, group, own = map(int, numbers.split())
+    assert [(each["to"], each["signal"]) for each in sent if each["to"] != sent[2]["to"]] == [
+        (child, "SIGTERM"),
+        (-group, "SIGKILL"),
+        *((own, name) for name in [each["signal"] for each in sent[3:]]),
+    ]
+    assert {each["signal"] for each in sent[3:]} == {"SIGUSR1", "SIGUSR2"}
+    assert {each["source"] for each in sent[:3]} == {"__main__:main"}
+    assert [each["at"] for each in sent[:3]] == ["<string>:13", "<string>:22", "<string>:25"]
+    first, _, third = sent[:3]
+    assert first["by_name"] == "Task-1"
+    assert "asyncio.base_subprocess:BaseSubprocessTransport.send_signal" in first["callers"]
+    assert first["callers"][-1] == "__main__:main"
+    assert first["detail"] == "while handling TimeoutError"
+    assert "subprocess:run" in third["callers"]
+    [handled] = [each for each in sent if each["signal"] == "SIGUSR2"]
+    assert handled["detail"] == "in the handler of SIGUSR1"
+    assert handled["callers"] == ["__main__:main.<locals>.<lambda>", "__main__:main"]
