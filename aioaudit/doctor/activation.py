@@ -25,6 +25,8 @@ from aioaudit.settings import (
     CORE_VARIABLE,
     JSONL_PATH_VARIABLE,
     NOTES_VARIABLE,
+    REDACT_VARIABLE,
+    SECRETS,
     VARIABLE,
     Settings,
     SettingsError,
@@ -289,6 +291,22 @@ def log() -> Iterator[Diagnosis]:
         state = "problem" if found is not None and "jsonl" in found.exporters else "warning"
     text = str(place) if wrong is None else f"{place}: {wrong}"
     yield Diagnosis(section="log", subject="jsonl", state=state, text=text)
+    yield from _redacted()
+
+
+def _redacted() -> Iterator[Diagnosis]:
+    """What is replaced in what leaves the process."""
+    value = os.environ.get(REDACT_VARIABLE) or None
+    try:
+        rules = settings.build(redact=value).redact
+    except SettingsError:
+        return  # told among the settings
+    if rules:
+        text = ", ".join("obvious secrets" if each == SECRETS else each for each in rules)
+    else:
+        text = f"nothing: {REDACT_VARIABLE} says so"
+    state: State = "ok" if rules else "note"
+    yield Diagnosis(section="log", subject="redacted", state=state, text=text)
 
 
 def _wrong_with(place: Path) -> str | None:
