@@ -18,6 +18,7 @@ COMMANDS = {
     "top": "Show who cancels what while it happens.",
     "report": "Draw a log: one HTML file for any browser.",
     "export": "Show a log in a trace view.",
+    "sql": "Print SQL that answers what a log says.",
     "ps": "List audited processes, or the living tasks of one.",
     "dump": "Write what a process has kept to a file.",
     "attach": "Turn the recorder on in a process that runs.",

@@ -42,25 +42,25 @@ GROUP = "group"
 CLEANUP = "cleanup"
 """Kinds of housekeeping that have no word of a library: the causes above."""
 
-_WORD = re.compile(r"(\w+)\.(race|done|closed|poll|keepalive|timer)")
+WORD = re.compile(r"(\w+)\.(race|done|closed|poll|keepalive|timer)")
 """Words by which libraries say that something is not needed any more."""
 
-_JOBS = frozenset({"arq.closed"})
+JOBS = frozenset({"arq.closed"})
 """Words of the same form for what ends the application's work."""
 
-_LIBRARY = re.compile(
+LIBRARY_PATH = re.compile(
     r"[\\/](site|dist)-packages[\\/]|[\\/]lib(64)?[\\/]python3\.\d+t?[\\/]"
     r"|[\\/]Lib[\\/](asyncio|concurrent)[\\/]|^<frozen "
 )
 """Paths that are no application's, on whichever machine they are."""
 
-_ERRORS = {"RequestAborted": None, "RequestProcessed": "django.done"}
+ERRORS = {"RequestAborted": None, "RequestProcessed": "django.done"}
 """By which Django ends the group that a view runs in: its client left, or the response was sent."""
 
-_IDLE = frozenset({"aiohttp.closed", "aiohttp.keepalive"})
+IDLE_WORDS = frozenset({"aiohttp.closed", "aiohttp.keepalive"})
 """Words for the end of a connection that waits for the next request."""
 
-_CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
+CONNECTIONS = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
 """Coroutines that serve a connection, and wait for a future of their own between its requests."""
 
 
@@ -160,7 +160,7 @@ def _kind_of(run: LoggedRun, cases: Sequence[Case]) -> str | None:
                 return None
         elif not (
             _is_helper(case, case.request, _package(root.reason if "." in kind else None))
-            or (kind in _IDLE and _is_idle(case, case.request))
+            or (kind in IDLE_WORDS and _is_idle(case, case.request))
         ):
             return None
     if kind == TIMEOUT and not (unharmed and all(map(_polled, unharmed))):
@@ -182,14 +182,14 @@ def _cause(run: LoggedRun, root: Link) -> str | None:
 def _cause_alone(root: Link) -> str | None:
     """The same, of what can be told without the rest of the log."""
     reason = root.reason
-    if reason is not None and reason not in _JOBS and _WORD.fullmatch(reason):
+    if reason is not None and reason not in JOBS and WORD.fullmatch(reason):
         return reason
     if root.what == "deadline":
         return TIMEOUT if reason in ("timeout", "scope") else None
     if root.what == "called" and reason == "disconnect":
         return IDLE
     if root.what == "failed" and _package(root.source) in OWN and _in_library(root.at):
-        return _ERRORS.get(root.error or "", GROUP)
+        return ERRORS.get(root.error or "", GROUP)
     return None
 
 
@@ -222,7 +222,7 @@ def _is_idle(case: Case, request: RequestEvent) -> bool:
 
     While it awaits a handler the same request reaches that, too, which is then no housekeeping.
     """
-    if case.coro not in _CONNECTIONS or case.cancel_outcome != "obeyed":
+    if case.coro not in CONNECTIONS or case.cancel_outcome != "obeyed":
         return False
     if isinstance(request, FutureCancel):
         return True
@@ -286,7 +286,7 @@ def _polled(case: Case) -> bool:
     return isinstance(request, TaskCancel) and _is_poll(request, case.run.taken_back(case.task))
 
 
-_BODY = 2
+BODY = 2
 """So many lines below its ``with`` the body of a block is surely still that block's own: a function
 that it calls has a ``def`` in between."""
 
@@ -304,7 +304,7 @@ def _is_poll(request: TaskCancel, back: Mapping[int, str | None]) -> bool:
         return _in_library(waited)
     (path, _, line), (where, _, below) = at.rpartition(":"), waited.rpartition(":")
     numbers = line.isdigit() and below.isdigit()
-    return numbers and path == where and 0 <= int(below) - int(line) <= _BODY
+    return numbers and path == where and 0 <= int(below) - int(line) <= BODY
 
 
 # What a task ends that it had made
@@ -321,12 +321,12 @@ def _is_poll(request: TaskCancel, back: Mapping[int, str | None]) -> bool:
 #   its work that it cleaned up;
 # - each task ended as it was told to, and was asked by nobody else; and so did what those had made.
 
-_CLOSE = frozenset({"aexit", "aclose", "close", "shutdown", "disconnect", "cleanup"})
+CLOSE = frozenset({"aexit", "aclose", "close", "shutdown", "disconnect", "cleanup"})
 """Methods that end an object, without the underscores around."""
 
-_STOP = "stop"
+STOP = "stop"
 
-_COMPREHENSION = re.compile(r"(\.<locals>\.<(list|set|dict)comp>|\.<locals>\.<genexpr>)+$")
+COMPREHENSION = re.compile(r"(\.<locals>\.<(list|set|dict)comp>|\.<locals>\.<genexpr>)+$")
 """What the source of a task ends with that was made in one: before 3.12 a list has a function too."""
 
 
@@ -344,7 +344,7 @@ def _asker(cases: Sequence[Case]) -> int | None:
 
 def _cleans_up(request: RequestEvent) -> bool:
     """Whether the line that called leaves a block, or is in a method that ends an object."""
-    return request.cleanup or _method(request.source)[1] in (*_CLOSE, _STOP)
+    return request.cleanup or _method(request.source)[1] in (*CLOSE, STOP)
 
 
 def _method(source: str | None) -> tuple[str, str]:
@@ -410,12 +410,12 @@ def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
 
 def _made_by_who_ends_it(run: LoggedRun, request: TaskCancel, function: str | None) -> bool:
     """Whether the *function* that had made the task belongs to the line that asked."""
-    if request.cleanup and _COMPREHENSION.sub("", function or "") == request.source:
+    if request.cleanup and COMPREHENSION.sub("", function or "") == request.source:
         return True
     owner, method = _method(request.source)
     if not owner or owner != _method(function)[0]:
         return False
-    return method in _CLOSE or run.last_made.get(request.by or 0, 0) < request.seq
+    return method in CLOSE or run.last_made.get(request.by or 0, 0) < request.seq
 
 
 def _package(name: str | None) -> str | None:
@@ -424,4 +424,4 @@ def _package(name: str | None) -> str | None:
 
 
 def _in_library(at: str | None) -> bool:
-    return at is not None and _LIBRARY.search(at) is not None
+    return at is not None and LIBRARY_PATH.search(at) is not None

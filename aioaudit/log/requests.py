@@ -66,7 +66,7 @@ def taken_back(
             continue
         if event.cancel is not None:
             taken = [event.cancel]
-        elif (event.source or "").endswith(_GIVES_BACK):
+        elif (event.source or "").endswith(GIVES_BACK):
             taken = []
         elif event.remaining == 0:
             taken = list(open_.all)
@@ -110,7 +110,7 @@ class _Open:
         self.all.pop(seq, None)
 
 
-_GIVES_BACK = (":TaskGroup.__aexit__", ":TaskGroup._aexit")
+GIVES_BACK = (":TaskGroup.__aexit__", ":TaskGroup._aexit")
 """How the ``source`` ends of what takes somebody's request and gives it back at once."""
 
 

@@ -1,0 +1,3 @@
+-- For ClickHouse 24.10 or later.
+
+{lines}
