@@ -1,0 +1,353 @@
+"""What `docs/fleet.md` and the files that it names promise, asked of the engines and tools themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+pytest.importorskip("click")
+
+import aioaudit
+from aioaudit.sql import DIALECTS, columns, script
+from tests import sql_engines
+from tests.conftest import ROOT, clean_environ
+from tests.report_logs import shop, write
+from tests.sql_engines import Row
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.any_python
+
+FLEET = ROOT / "examples" / "fleet"
+PAGE = (ROOT / "docs" / "fleet.md").read_text()
+DASHBOARD = json.loads((ROOT / "examples" / "grafana" / "aioaudit.json").read_text())
+
+needs_clickhouse = pytest.mark.skipif(
+    sql_engines.lacking("clickhouse"), reason="there is no chdb to ask"
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Six cancelled tasks of three causes, and a finding."""
+    return write(tmp_path / "aioaudit-1.jsonl", *shop())
+
+
+# -- SQL of the page -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_the_page_asks_is_answered(dialect: str, log: Path, tmp_path: Path) -> None:
+    if sql_engines.lacking(dialect):
+        pytest.skip(f"there is no {sql_engines.MODULES[dialect]}")
+    queries = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    text = script(dialect, [str(log)])  # type: ignore[arg-type]  # one of DIALECTS
+    minutes, swallowed, also = sql_engines.ask(dialect, text, queries, tmp_path)
+    assert sum(int(row["tasks"]) for row in minutes) == 6
+    assert [(row["coro"], row["swallowed_at"], row["times"]) for row in swallowed] == [
+        ("shop:stubborn", "shop.py:31", 1)
+    ]
+    assert also == []  # the price failed and was not cancelled
+    named = set(re.findall(r"^\| `(aioaudit_\w+)` \|", PAGE, re.MULTILINE))
+    made = set(re.findall(r" (aioaudit_\w+)(?= AS\n)", script(dialect)))  # type: ignore[arg-type]
+    assert named == (made | {"aioaudit_events"}) - {"aioaudit_damaged"}
+
+
+# -- Shippers --------------------------------------------------------------------------
+
+
+def yaml() -> Any:
+    """What reads YAML, where it is there."""
+    return pytest.importorskip("yaml")
+
+
+def test_vector_is_told_to_ship_each_line_as_it_is() -> None:
+    told = tomllib.loads((FLEET / "vector.toml").read_text())
+    names = {*told["sources"], *told["transforms"]}
+    for kind in ("transforms", "sinks"):
+        for step in told[kind].values():
+            assert {each.partition(".")[0] for each in step["inputs"]} <= names
+    house = told["sinks"]["clickhouse"]
+    assert house["table"] == "aioaudit_events"
+    assert house["date_time_best_effort"]
+    assert house["skip_unknown_fields"]
+
+
+def test_the_program_for_vector_makes_each_line_what_it_says(log: Path) -> None:
+    vector = pytest.importorskip("vector_vrl")
+    program = tomllib.loads((FLEET / "vector.toml").read_text())["transforms"]["events"]["source"]
+    for line in log.read_text().splitlines():
+        done = vector.execute_vrl(program, {"message": line})
+        assert done.success, done.error
+        assert done.output == json.loads(line)
+    for damaged in ('{"event":"task.ca', "[1]", "no JSON"):
+        assert not vector.execute_vrl(program, {"message": damaged}).success
+
+
+def test_fluent_bit_is_told_the_format_of_a_time() -> None:
+    told = yaml().safe_load((FLEET / "fluent-bit.yaml").read_text())
+    [parser] = told["parsers"]
+    [source] = told["pipeline"]["inputs"]
+    assert source["parser"] == parser["name"]
+    assert {each["match"] for each in told["pipeline"]["outputs"]} == {source["tag"]}
+    assert parser["time_format"].replace("%L", "%f") == "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def test_the_collector_is_told_a_pipeline_that_is_whole() -> None:
+    told = yaml().safe_load((FLEET / "otel-collector.yaml").read_text())
+    [pipeline] = told["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == set(told[kind])
+    assert told["service"]["extensions"] == list(told["extensions"])
+    [parser] = told["receivers"]["filelog"]["operators"]
+    assert parser["timestamp"]["parse_from"] == "attributes.ts"
+
+
+def ship(statement: str, log: Path) -> str:
+    """*statement* with the lines of *log* behind it."""
+    return f"{statement}\n{log.read_text()}"
+
+
+def tables() -> tuple[str, str]:
+    """The statement that makes the table of lines, and those behind it."""
+    text = script("clickhouse")
+    end = text.index(";\n") + 2
+    return text[:end], text[end:]
+
+
+COUNTED = "SELECT count() AS n FROM aioaudit_cancelled"
+
+
+@needs_clickhouse
+def test_what_fluent_bit_sends_is_what_the_table_takes(log: Path, tmp_path: Path) -> None:
+    told = yaml().safe_load((FLEET / "fluent-bit.yaml").read_text())
+    [uri] = [each["uri"] for each in told["pipeline"]["outputs"] if each["name"] == "http"]
+    said = {key: value[0] for key, value in parse_qs(urlsplit(uri).query).items()}
+    head, words = said.pop("query").removesuffix(" FORMAT JSONEachRow"), said
+    settings = ", ".join(f"{key} = '{value}'" for key, value in words.items() if "wait" not in key)
+    insert = f"{head} SETTINGS {settings} FORMAT JSONEachRow"
+    table, views = tables()
+    extra = '{"event":"later","ts":"2026-11-22T14:00:00.000001Z","run":"r","seq":9,"unknown":[1]}'
+    text = f"{table}\n{ship(insert, log)}{extra};\n{views}"
+    [[row]] = sql_engines.ask("clickhouse", text, [COUNTED], tmp_path)
+    assert row == {"n": 6}
+
+
+@needs_clickhouse
+def test_lines_come_out_of_the_collectors_table_as_they_were(log: Path, tmp_path: Path) -> None:
+    moved = (FLEET / "otel_logs.sql").read_text()
+    own = {
+        "event": "JSONExtractString(Body, 'event') AS event",
+        "ts": "parseDateTime64BestEffort(JSONExtractString(Body, 'ts'), 6, 'UTC') AS ts",
+    }
+    keys = [
+        own.get(name) or f"JSONExtract(Body, '{name}', '{kind}') AS \"{name}\""
+        for name, kind in columns("clickhouse").items()
+    ]
+    assert re.findall(r"^    (.*?),?$", moved, re.MULTILINE) == keys, "a key was added"
+    table, _ = tables()
+    theirs = table.replace("aioaudit_events", "other")
+    text = f"""{table}
+CREATE TABLE otel_logs (Timestamp DateTime64(9), Body String) ENGINE = MergeTree ORDER BY Timestamp;
+{moved}
+INSERT INTO otel_logs SELECT now64(9), line FROM file('{log}', LineAsString);
+{theirs}
+INSERT INTO other SELECT * FROM file('{log}', JSONEachRow)
+SETTINGS date_time_input_format = 'best_effort';
+"""
+    queries = [f"SELECT * FROM {name} ORDER BY seq" for name in ("aioaudit_events", "other")]
+    moved_rows, rows = sql_engines.ask("clickhouse", text, queries, tmp_path)
+    assert moved_rows == rows
+    assert len(rows) == len(shop())
+
+
+# -- Rotation --------------------------------------------------------------------------
+
+LIVES = """
+import asyncio
+import sys
+
+
+async def wait():
+    await asyncio.sleep(60)
+
+
+async def once(name):
+    task = asyncio.create_task(wait(), name=name)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    for name in ("before", "after"):
+        await once(name)
+        aioaudit.handle.flush()
+        print(name, flush=True)
+        await loop.run_in_executor(None, sys.stdin.readline)
+
+
+import aioaudit
+aioaudit.handle = aioaudit.enable("jsonl")
+asyncio.run(main())
+"""
+
+
+def test_the_page_shows_the_file_for_logrotate() -> None:
+    [shown] = re.findall(r"```ini\n# logrotate.conf\n(.*?)```", PAGE, re.DOTALL)
+    told = (FLEET / "logrotate.conf").read_text()
+    assert shown == "".join(re.findall(r"^[^#].*\n", told, re.MULTILINE))
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="there is no logrotate")
+def test_logrotate_takes_a_file_away_while_the_program_writes(tmp_path: Path) -> None:
+    told = (FLEET / "logrotate.conf").read_text()
+    config = tmp_path / "logrotate.conf"
+    config.write_text(told.replace("/var/log/shop", str(tmp_path)).replace("    delaycompress\n", ""))
+    config.chmod(0o644)
+    tmp_path.chmod(0o755)
+    (tmp_path / "app.py").write_text(LIVES)
+    log = tmp_path / "aioaudit-1.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "app.py"],
+        cwd=tmp_path,
+        env=clean_environ(PYTHONPATH=str(ROOT), AIOAUDIT_JSONL_PATH=str(log)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "before\n"
+        state = tmp_path / "state"
+        subprocess.run(
+            ["logrotate", "--force", "--state", state, config], check=True, timeout=PATIENCE
+        )
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "after\n"
+        program.communicate("\n", timeout=PATIENCE)
+    [rotated] = tmp_path.glob("aioaudit-1.jsonl.*")
+    subprocess.run(["gzip", "-dk", rotated], check=True)
+    logs = [rotated.with_suffix(""), log]
+    found = [answer.name for answer in aioaudit.load(logs).answers()]
+    assert found == ["before", "after"]
+
+
+# -- The dashboard ---------------------------------------------------------------------
+
+
+def targets(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The title of each panel that asks a data source of *kind*, and what it asks."""
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            if target["datasource"]["uid"] == f"${{{kind}}}":
+                yield panel["title"], target
+
+
+SPAN = ("toDateTime64('2026-11-22 14:00:00', 6, 'UTC')", "toDateTime64('2026-11-22 15:00:00', 6, 'UTC')")
+
+
+def asked(sql: str) -> str:
+    """*sql* as Grafana's plugin for ClickHouse sends it."""
+    sql = re.sub(r"\$__timeFilter\((\w+)\)", rf"(\1 >= {SPAN[0]} AND \1 <= {SPAN[1]})", sql)
+    sql = re.sub(r"\$__timeInterval\((\w+)\)", r"toStartOfInterval(\1, INTERVAL 60 second)", sql)
+    sql = sql.replace("$__fromTime", SPAN[0]).replace("$__toTime", SPAN[1])
+    sql = sql.replace("${task}", "5575bbe88415:5")
+    assert "$" not in sql, sql
+    return sql
+
+
+@needs_clickhouse
+def test_each_panel_of_the_dashboard_has_its_answer(log: Path, tmp_path: Path) -> None:
+    panels = dict(targets("clickhouse"))
+    table, views = tables()
+    insert = (
+        f"INSERT INTO aioaudit_events SELECT * FROM file('{log}', JSONEachRow)"
+        " SETTINGS date_time_input_format = 'best_effort';"
+    )
+    queries = [asked(target["rawSql"]) for target in panels.values()]
+    answers = sql_engines.ask("clickhouse", f"{table}\n{insert}\n{views}", queries, tmp_path)
+    told: dict[str, list[Row]] = dict(zip(panels, answers, strict=True))
+    assert told["Incidents"] == [{"incidents": 3}]
+    assert told["Tasks cancelled"] == [{"tasks": 6}]
+    assert told["Of unknown cause"] == [{"tasks": 1}]
+    assert told["Findings"] == [
+        {"kind": "swallowed", "findings": 1, "coro": "shop:stubborn", "at": "shop.py:24"}
+        | {key: told["Findings"][0][key] for key in ("first", "last", "waits_at")}
+    ]
+    assert sum(row["tasks"] for row in told["Tasks cancelled, by root cause"]) == 6
+    causes = told["Root causes"]
+    assert [(row["tasks"], row["ask_for"]) for row in causes][0] == (4, "5575bbe88415:1")
+    chain = told["Chain of $task"]
+    assert [row["what"] for row in chain] == ["cancelled", "cancelled", "cancelled", "failed"]
+    assert max(row["seconds"] for row in told["Slow cancellations"]) == pytest.approx(0.017)
+    assert told["Slowest to end"] == [{"seconds": pytest.approx(0.017)}]
+    assert told["Runs that lack events"] == [{"runs": 0}]
+
+
+def test_the_metrics_of_the_dashboard_are_those_that_are_sent() -> None:
+    """Named as Prometheus names those of OpenTelemetry."""
+    page = (ROOT / "docs" / "opentelemetry-reference.md").read_text()
+    rows = re.findall(r"^\| `(aioaudit\.[\w.]+)` \| ([\w-]+)[^|]*\|(.*)\|$", page, re.MULTILINE)
+    sent: dict[str, set[str]] = {}
+    for name, kind, attributes in rows:
+        plain = name.replace(".", "_")
+        labels = {each.replace(".", "_") for each in re.findall(r"`([\w.]+)`", attributes)}
+        if kind == "counter":
+            sent[f"{plain}_total"] = labels
+        elif kind == "histogram":
+            sent[f"{plain}_seconds_bucket"] = labels | {"le"}
+            sent[f"{plain}_seconds_count"] = labels
+        else:
+            sent[plain] = labels
+    assert len(sent) == 7
+    used: set[str] = set()
+    for title, target in targets("prometheus"):
+        names = set(re.findall(r"\baioaudit_\w+(?=[\[{)])", target["expr"])) & set(sent)
+        labels = set(re.findall(r"\b(?:aioaudit_\w+|le)\b", target["expr"])) - set(sent)
+        assert names, title
+        assert labels <= set().union(*(sent[name] for name in names)), title
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels
+        used |= names
+    assert used == set(sent)
+
+
+def test_the_questions_to_prometheus_are_promql() -> None:
+    parser = pytest.importorskip("promql_parser")
+    for _, target in targets("prometheus"):
+        parser.parse(target["expr"].replace("$__rate_interval", "1m"))
+    with pytest.raises(ValueError, match=r"."):
+        parser.parse("sum by (")
+
+
+def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+
+
+def test_the_variables_of_the_dashboard_are_those_that_its_panels_use() -> None:
+    text = json.dumps(DASHBOARD["panels"])
+    used = set(re.findall(r"\$\{?([a-z]\w*)\}?", text))
+    assert used == {each["name"] for each in DASHBOARD["templating"]["list"]}
