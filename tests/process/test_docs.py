@@ -130,7 +130,8 @@ class Reader:
         # Scripts, not links: a link to a Python would be one without its environment.
         script(tools / "python", f'#!/bin/sh\nexec {python} "$@"\n')
         script(tools / "aioaudit", f"#!{python}\nfrom aioaudit.__main__ import main\nmain()\n")
-        path = f"{tools}:{os.environ['PATH']}"
+        # What packages bring as programs is where the Python is that runs the tests.
+        path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environ = clean_environ(PATH=path, TERM="xterm", NO_COLOR="1")
         self.port = free_port()
         self.serves = False

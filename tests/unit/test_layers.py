@@ -35,6 +35,7 @@ LAYERS = (
     "probes",
     # What reads a log, or an event
     "log live.client",
+    "sql",
     "exporters.memory exporters.lines exporters.jsonl exporters.logging exporters.structlog"
     " exporters.recorder trail",
     "loading",

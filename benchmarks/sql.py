@@ -1,0 +1,234 @@
+"""How long SQL engines take for a large log: `aioaudit sql` on ten million events.
+
+    python benchmarks/sql.py --engine duckdb --events 10000000
+
+The log is that of a service whose requests make three tasks each.  One in ten goes wrong: its timeout
+runs out, one of its tasks fails, or its client leaves.  Of one process it is made, and the others
+are copies with another run.  It needs `duckdb` or `chdb-core`, and three gigabytes of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import msgspec
+
+from aioaudit.events import (
+    Event,
+    Finding,
+    ProcessEnd,
+    ProcessStart,
+    TaskCancel,
+    TaskCreate,
+    TaskDone,
+    TaskUncancel,
+)
+from aioaudit.sql import Dialect, script
+
+A_PROCESS = 200_000
+"""Events of one process."""
+
+FIRST = datetime(2026, 11, 22, tzinfo=UTC)
+
+QUESTIONS = (
+    "SELECT count(*) AS cancelled FROM aioaudit_cancelled",
+    "SELECT tasks, runs, cause FROM aioaudit_root_causes ORDER BY tasks DESC LIMIT 5",
+    "SELECT date_trunc('minute', ts) AS minute, cause, sum(tasks) AS tasks FROM aioaudit_incidents"
+    " GROUP BY minute, cause ORDER BY tasks DESC LIMIT 5",
+    "SELECT count(*) AS links FROM aioaudit_chain",
+    "SELECT count(*) AS slow, max(seconds) AS most FROM aioaudit_slow_cancels WHERE found",
+)
+
+
+class Service:
+    """The events of one process, request by request."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._chance = random.Random(14)  # noqa: S311 - a benchmark
+        self._now = FIRST
+        self._task = 1
+
+    def say(self, event: type[Event], **keys: Any) -> int:
+        """One more line; its number."""
+        self._now += timedelta(microseconds=self._chance.randrange(20, 400))
+        seq = len(self.events) + 1
+        self.events.append(
+            event(
+                ts=f"{self._now:%Y-%m-%dT%H:%M:%S.%fZ}",
+                seq=seq,
+                run="0" * 12,
+                pid=1000,
+                thread="MainThread",
+                loop=1,
+                **keys,
+            )
+        )
+        return seq
+
+    def request(self, way: str) -> None:
+        """A request that ends in this *way*: well, or by a timeout, a failure or a client that left."""
+        first = self._task = self._task + 4
+        page = {"task": first, "name": f"GET /orders/{first}", "coro": "shop.web:handle"}
+        parts = [
+            {"task": first + number, "name": name, "coro": f"shop.{name}:fetch"}
+            for number, name in enumerate(("price", "stock", "reviews"), 1)
+        ]
+        self.say(TaskCreate, **page, parent=1, at="/srv/shop/web.py:61", source="shop.web:accept")
+        for part in parts:
+            self.say(TaskCreate, **part, parent=first, at="/srv/shop/web.py:72")
+        getattr(self, f"_{way}")(page, parts)
+
+    def _well(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        for each in (*parts, page):
+            self.say(TaskDone, **each, outcome="returned", lifetime=0.012)
+
+    def _asked(self, task: dict[str, Any], at: str = "/srv/shop/web.py:75", **keys: Any) -> int:
+        return self.say(TaskCancel, **task, accepted=True, suspended_at=at, **keys)
+
+    def _obeyed(self, task: dict[str, Any], cancel: int) -> None:
+        end = {"outcome": "cancelled", "cancel_outcome": "obeyed"}
+        self.say(TaskDone, **task, **end, cancel=cancel, lifetime=0.5)
+
+    def _timeout(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        line = {"source": "shop.web:handle", "at": "/srv/shop/web.py:70"}
+        origin = {f"origin_{key}": value for key, value in line.items()}
+        cause = self._asked(
+            page,
+            reason="timeout",
+            taken_back=True,
+            origin="deadline",
+            origin_reason="timeout",
+            origin_seconds=0.5,
+            **line,
+            **origin,
+        )
+        asked = [self._asked(part, reason="task_group", cause=cause, **line) for part in parts]
+        for part, cancel in zip(parts, asked, strict=True):
+            self._obeyed(part, cancel)
+        self.say(TaskUncancel, **page, remaining=0, cancel=cause, **line)
+        end = {"outcome": "raised", "error": "TimeoutError", "cancel_outcome": "absorbed"}
+        self.say(TaskDone, **page, **end, cancel=cause, lifetime=0.5)
+        if self._chance.random() < 0.1:
+            found = {"kind": "slow", "severity": "finding", "seconds": 2.5, "waited": 2.4}
+            self.say(Finding, **parts[0], **found, cancel=asked[0], waits_at="/srv/shop/price.py:19")
+
+    def _failure(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        error = "ConnectionResetError: upstream hung up"
+        self.say(TaskDone, **parts[0], outcome="raised", error=error, lifetime=0.2)
+        origin = {
+            "origin": "failed",
+            "origin_task": parts[0]["task"],
+            "origin_name": "price",
+            "origin_at": "/srv/shop/price.py:14",
+            "origin_error": error,
+        }
+        for part in parts[1:]:
+            self._obeyed(part, self._asked(part, reason="task_group", **origin))
+        self.say(TaskDone, **page, outcome="raised", error="ExceptionGroup: unhandled", lifetime=0.2)
+
+    def _left(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        line = {
+            "source": "aiohttp.web_protocol:RequestHandler.connection_lost",
+            "at": "/venv/lib/python3.13/site-packages/aiohttp/web_protocol.py:400",
+        }
+        cause = self._asked(page, reason="disconnect", origin="called", **line)
+        asked = [self._asked(part, reason="gather", cause=cause) for part in parts]
+        for part, cancel in zip(parts, asked, strict=True):
+            self._obeyed(part, cancel)
+        self._obeyed(page, cause)
+
+
+def one_process(events: int) -> bytes:
+    """The log of a process, of at least so many *events*."""
+    service = Service()
+    start = {"schema": 1, "version": "0.1.0", "python": "cpython 3.13.1", "ppid": 1}
+    service.say(ProcessStart, **start, argv=["python", "-m", "shop"], coverage=[])
+    ways = ["well"] * 9
+    chance = random.Random(15)  # noqa: S311 - a benchmark
+    while len(service.events) < events:
+        service.request(chance.choice([*ways, chance.choice(["timeout", "failure", "left"])]))
+    service.say(ProcessEnd, written=len(service.events) + 1, dropped=0)
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in service.events)
+
+
+def write(folder: Path, events: int) -> tuple[list[str], int]:
+    """Logs of so many *events* together; their names, and how many lines they have."""
+    log = one_process(min(events, A_PROCESS))
+    files: list[str] = []
+    for number in range(max(events // A_PROCESS, 1)):
+        file = folder / f"aioaudit-{1000 + number}.jsonl"
+        run = b'"run":"%012x","pid":%d' % (number, 1000 + number)
+        file.write_bytes(log.replace(b'"run":"000000000000","pid":1000', run))
+        files.append(str(file))
+    return files, log.count(b"\n") * len(files)
+
+
+def statements(text: str) -> list[str]:
+    """Those of *text*, without comments."""
+    bare = re.sub(r"^\s*--.*$", "", text, flags=re.MULTILINE)
+    return [each for each in re.split(r";\s*\n", bare + "\n") if each.strip()]
+
+
+def engine(name: Dialect) -> Callable[[str], object]:
+    """What runs a statement, and gives rows."""
+    if name == "duckdb":
+        import duckdb
+
+        database = duckdb.connect()
+        return lambda statement: database.execute(statement).fetchall()
+    from chdb import session
+
+    house = session.Session()
+    return lambda statement: str(house.query(statement, "TSV")).splitlines()
+
+
+def timed(what: str, do: Callable[[], object]) -> object:
+    """What *do* gives; a line says how long it took."""
+    begun, busy = time.perf_counter(), time.process_time()
+    result = do()
+    wall, cpu = time.perf_counter() - begun, time.process_time() - busy
+    print(f"{wall:8.2f} s, {cpu:8.2f} s of CPU  {what}", flush=True)
+    return result
+
+
+def main() -> None:
+    """Write the log, ask the engine."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--engine", choices=["duckdb", "clickhouse"], default="duckdb")
+    parser.add_argument("--events", type=int, default=10_000_000)
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files, lines = write(Path(folder), wanted.events)
+        size = sum(os.path.getsize(file) for file in files)
+        print(f"{lines:,} events in {len(files)} files, {size / 1e9:.2f} GB", flush=True)
+        ask = engine(wanted.engine)
+
+        def prepare() -> None:
+            for statement in statements(script(wanted.engine, files)):
+                made = re.search(r"(?:TABLE|VIEW|INTO) (?:IF NOT EXISTS )?(\w+)", statement)
+                timed(made[1] if made else statement[:40], lambda each=statement: ask(each))  # type: ignore[misc]
+
+        timed("everything above", prepare)
+        for question in QUESTIONS:
+            for row in timed(question, lambda each=question: ask(each)):  # type: ignore[misc,attr-defined]
+                print(f"{'':24}{row}")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{most:8.0f} MiB of memory at most")
+
+
+if __name__ == "__main__":
+    main()
