@@ -10,7 +10,6 @@ are copies with another run.  It needs `duckdb` or `chdb-core`, and three gigaby
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 import resource
@@ -58,7 +57,7 @@ class Service:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._chance = random.Random(14)  # noqa: S311 - a benchmark
+        self._chance = random.Random(14)
         self._now = FIRST
         self._task = 1
 
@@ -124,7 +123,9 @@ class Service:
         self.say(TaskDone, **page, **end, cancel=cause, lifetime=0.5)
         if self._chance.random() < 0.1:
             found = {"kind": "slow", "severity": "finding", "seconds": 2.5, "waited": 2.4}
-            self.say(Finding, **parts[0], **found, cancel=asked[0], waits_at="/srv/shop/price.py:19")
+            self.say(
+                Finding, **parts[0], **found, cancel=asked[0], waits_at="/srv/shop/price.py:19"
+            )
 
     def _failure(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
         error = "ConnectionResetError: upstream hung up"
@@ -138,7 +139,9 @@ class Service:
         }
         for part in parts[1:]:
             self._obeyed(part, self._asked(part, reason="task_group", **origin))
-        self.say(TaskDone, **page, outcome="raised", error="ExceptionGroup: unhandled", lifetime=0.2)
+        self.say(
+            TaskDone, **page, outcome="raised", error="ExceptionGroup: unhandled", lifetime=0.2
+        )
 
     def _left(self, page: dict[str, Any], parts: list[dict[str, Any]]) -> None:
         line = {
@@ -158,7 +161,7 @@ def one_process(events: int) -> bytes:
     start = {"schema": 1, "version": "0.1.0", "python": "cpython 3.13.1", "ppid": 1}
     service.say(ProcessStart, **start, argv=["python", "-m", "shop"], coverage=[])
     ways = ["well"] * 9
-    chance = random.Random(15)  # noqa: S311 - a benchmark
+    chance = random.Random(15)
     while len(service.events) < events:
         service.request(chance.choice([*ways, chance.choice(["timeout", "failure", "left"])]))
     service.say(ProcessEnd, written=len(service.events) + 1, dropped=0)
@@ -213,7 +216,7 @@ def main() -> None:
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files, lines = write(Path(folder), wanted.events)
-        size = sum(os.path.getsize(file) for file in files)
+        size = sum(Path(file).stat().st_size for file in files)
         print(f"{lines:,} events in {len(files)} files, {size / 1e9:.2f} GB", flush=True)
         ask = engine(wanted.engine)
 

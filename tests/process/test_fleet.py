@@ -58,7 +58,7 @@ def test_what_the_page_asks_is_answered(dialect: str, log: Path, tmp_path: Path)
     ]
     assert also == []  # the price failed and was not cancelled
     named = set(re.findall(r"^\| `(aioaudit_\w+)` \|", PAGE, re.MULTILINE))
-    made = set(re.findall(r" (aioaudit_\w+)(?= AS\n)", script(dialect)))  # type: ignore[arg-type]
+    made = set(re.findall(r" (aioaudit_\w+) AS\n", script("duckdb")))
     assert named == (made | {"aioaudit_events"}) - {"aioaudit_damaged"}
 
 
@@ -85,12 +85,12 @@ def test_vector_is_told_to_ship_each_line_as_it_is() -> None:
 def test_the_program_for_vector_makes_each_line_what_it_says(log: Path) -> None:
     vector = pytest.importorskip("vector_vrl")
     program = tomllib.loads((FLEET / "vector.toml").read_text())["transforms"]["events"]["source"]
-    for line in log.read_text().splitlines():
-        done = vector.execute_vrl(program, {"message": line})
-        assert done.success, done.error
-        assert done.output == json.loads(line)
-    for damaged in ('{"event":"task.ca', "[1]", "no JSON"):
-        assert not vector.execute_vrl(program, {"message": damaged}).success
+    lines = log.read_text().splitlines()
+    damaged = ['{"event":"task.ca', "[1]", "no JSON"]
+    read = [json.dumps({"message": line}) for line in [*lines, *damaged]]
+    made = vector.execute_vrl(program, read)
+    assert made[: len(lines)] == [json.loads(line) for line in lines]
+    assert ["error" in each for each in made] == [False] * len(lines) + [True] * len(damaged)
 
 
 def test_fluent_bit_is_told_the_format_of_a_time() -> None:
@@ -213,7 +213,9 @@ def test_the_page_shows_the_file_for_logrotate() -> None:
 def test_logrotate_takes_a_file_away_while_the_program_writes(tmp_path: Path) -> None:
     told = (FLEET / "logrotate.conf").read_text()
     config = tmp_path / "logrotate.conf"
-    config.write_text(told.replace("/var/log/shop", str(tmp_path)).replace("    delaycompress\n", ""))
+    config.write_text(
+        told.replace("/var/log/shop", str(tmp_path)).replace("    delaycompress\n", "")
+    )
     config.chmod(0o644)
     tmp_path.chmod(0o755)
     (tmp_path / "app.py").write_text(LIVES)
@@ -255,7 +257,10 @@ def targets(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield panel["title"], target
 
 
-SPAN = ("toDateTime64('2026-11-22 14:00:00', 6, 'UTC')", "toDateTime64('2026-11-22 15:00:00', 6, 'UTC')")
+SPAN = (
+    "toDateTime64('2026-11-22 14:00:00', 6, 'UTC')",
+    "toDateTime64('2026-11-22 15:00:00', 6, 'UTC')",
+)
 
 
 def asked(sql: str) -> str:
@@ -287,7 +292,7 @@ def test_each_panel_of_the_dashboard_has_its_answer(log: Path, tmp_path: Path) -
     assert (found["kind"], found["findings"], found["at"]) == ("swallowed", 1, "shop.py:24")
     assert sum(row["tasks"] for row in told["Tasks cancelled, by root cause"]) == 6
     causes = told["Root causes"]
-    assert [(row["tasks"], row["ask_for"]) for row in causes][0] == (4, "5575bbe88415:1")
+    assert (causes[0]["tasks"], causes[0]["ask_for"]) == (4, "5575bbe88415:3")
     chain = told["Chain of $task"]
     assert [row["what"] for row in chain] == ["cancelled", "cancelled", "cancelled", "failed"]
     assert max(row["seconds"] for row in told["Slow cancellations"]) == pytest.approx(0.017)
