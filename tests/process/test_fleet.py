@@ -292,7 +292,7 @@ def test_each_panel_of_the_dashboard_has_its_answer(log: Path, tmp_path: Path) -
     assert (found["kind"], found["findings"], found["at"]) == ("swallowed", 1, "shop.py:24")
     assert sum(row["tasks"] for row in told["Tasks cancelled, by root cause"]) == 6
     causes = told["Root causes"]
-    assert (causes[0]["tasks"], causes[0]["ask_for"]) == (4, "5575bbe88415:3")
+    assert (causes[0]["tasks"], causes[0]["ask_for"]) == (4, "5575bbe88415:1")
     chain = told["Chain of $task"]
     assert [row["what"] for row in chain] == ["cancelled", "cancelled", "cancelled", "failed"]
     assert max(row["seconds"] for row in told["Slow cancellations"]) == pytest.approx(0.017)
