@@ -1,3 +1,3 @@
--- For ClickHouse 24.10 or later.
+-- For ClickHouse 24.10 or later (tested with 26.9).
 
 {lines}
