@@ -933,7 +933,7 @@ GROUP BY run, pid, incident, known, cause, root_what, root_task, root_name, root
 CREATE OR REPLACE VIEW aioaudit_root_causes AS
 WITH
     causes AS (
-        SELECT *, regexp_extract(root_error, '^[^:]*', 0) AS error,
+        SELECT *, regexp_extract(root_error, '^[^:]*', 0) AS root_class,
                row_number() OVER (
                    PARTITION BY root_what, root_reason, root_source, root_at, root_library_at,
                                 root_signal, regexp_extract(root_error, '^[^:]*', 0)
@@ -950,9 +950,9 @@ SELECT count(*) AS tasks,
        max(CASE WHEN number = 1 THEN run || ':' || toString(task) END) AS ask_for,
        min(CASE WHEN known THEN 1 ELSE 0 END) = 1 AS known,
        root_what AS what, root_reason AS reason, root_source AS source, root_at AS "at",
-       root_library_at AS library_at, root_signal AS signal, error
+       root_library_at AS library_at, root_signal AS signal, root_class AS error
 FROM causes
-GROUP BY root_what, root_reason, root_source, root_at, root_library_at, root_signal, error;
+GROUP BY root_what, root_reason, root_source, root_at, root_library_at, root_signal, root_class;
 
 
 -- How long each cancelled task took to end, from the request on, and in which handler.
