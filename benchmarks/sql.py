@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,11 @@ def statements(text: str) -> list[str]:
 def engine(name: Dialect) -> Callable[[str], object]:
     """What runs a statement, and gives rows."""
     if name == "duckdb":
-        import duckdb
+        duckdb: Any = import_module("duckdb")
 
         database = duckdb.connect()
         return lambda statement: database.execute(statement).fetchall()
-    from chdb import session
+    session: Any = import_module("chdb.session")
 
     house = session.Session()
     return lambda statement: str(house.query(statement, "TSV")).splitlines()

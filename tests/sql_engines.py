@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def ask(dialect: str, script: str, queries: Sequence[str], folder: Path) -> list
 
 
 def _duckdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
-    import duckdb
+    duckdb: Any = import_module("duckdb")
 
     database = duckdb.connect()
 
@@ -64,7 +65,7 @@ def _duckdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
 
 
 def _chdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
-    from chdb import session
+    session: Any = import_module("chdb.session")
 
     house = session.Session()
     # Only in such a one tables can be made anew by themselves.

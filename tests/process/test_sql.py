@@ -179,7 +179,7 @@ def moment(text: str | None) -> datetime | None:
 
 def is_unclear(row: Row) -> bool:
     """Whether *row* is of one of the logs that SQL does not answer."""
-    return row["root_detail"] == UNCLEAR
+    return bool(row["root_detail"] == UNCLEAR)
 
 
 def test_the_same_tasks_were_cancelled(corpus: Corpus, told: dict[str, list[Row]]) -> None:
