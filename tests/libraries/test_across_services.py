@@ -266,7 +266,7 @@ def _quart() -> tuple[Any, Any]:
     pytest.importorskip("hypercorn")
     app = quart.Quart(__name__)
 
-    @app.get("/")
+    @app.get("/")  # type: ignore[untyped-decorator, unused-ignore]  # not typed where it is not installed
     async def stream() -> Any:
         return _streaming()
 

@@ -173,5 +173,6 @@ def test_that_the_master_ended_the_worker_is_told_from_its_own_log(log: Log) -> 
     who = sender_of(log, case)
     assert who is not None
     assert (who.relation, who.event.signal, who.because) == ("parent", "SIGTERM", "gunicorn ended")
-    assert who.run.id == case.run.start.parent_run  # type: ignore[union-attr] - its line is there
+    assert case.run.start is not None
+    assert who.run.id == case.run.start.parent_run
     assert who.event.to == case.run.pid

@@ -485,9 +485,9 @@ def test_what_happened_while_a_call_had_its_say_goes_by_that() -> None:
     errors = [each.error for each in told if isinstance(each, TaskDone)]
     assert errors == ["password=***"] * 2 + ["password=x"] * 4
     redacting.follow(("name=*-5",), 6)  # what is stricter goes for what was there before, too
-    assert redacting.records(ended[4:5]) == [done(seq=5, name=MASK, error="password=x")]
+    assert redacting.records(list(ended[4:5])) == [done(seq=5, name=MASK, error="password=x")]
     redacting.after_fork()
-    assert redacting.records(ended[2:3]) == ended[2:3]
+    assert redacting.records(list(ended[2:3])) == ended[2:3]
 
 
 def test_the_end_of_a_call_lets_nothing_out_that_waits() -> None:

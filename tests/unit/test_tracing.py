@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def left(run: str = "shop", seq: int = 9, **more: Any) -> Left:
     return Left(run, seq, **keys | more)
 
 
-def joined(*known: Asked | Left, clocks: dict[str, str | None] | None = None) -> dict[str, int]:
+def joined(*known: Asked | Left, clocks: Mapping[str, str | None] | None = None) -> dict[str, int]:
     """By the run of the client that left: the number of the request that it came of."""
     of = join(
         [each for each in known if isinstance(each, Asked)],
