@@ -34,6 +34,7 @@ FILLING = {
     "._ended": 10_000,
     "._requests": 10_000,
     ".durations": 10_000,
+    ".redaction.now._known": 1_000,
     "_seen": 100_000,
 }
 """Tables that keep the last so and so many, whatever they are about."""

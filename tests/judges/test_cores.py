@@ -160,7 +160,7 @@ for seed in {seeds!r}:
 """
 )
 
-NEVER_THE_SAME = {"ts", "run", "pid", "lifetime", "seconds", "duration", "host", "coverage"}
+NEVER_THE_SAME = {"ts", "run", "pid", "lifetime", "seconds", "duration", "host", "coverage", "to"}
 
 
 def comparable(text: str) -> str:
