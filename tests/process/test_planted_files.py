@@ -458,6 +458,10 @@ def _umask() -> int:
     return now
 
 
+LOG = '"section":"log","subject":"jsonl"'
+"""What a line of the doctor has that is about the file."""
+
+
 @root_only
 def test_the_doctor_says_what_would_not_be_written_to(
     shared: Path, victim: Path, run_python: Runner
@@ -474,7 +478,7 @@ def test_the_doctor_says_what_would_not_be_written_to(
         done = run_python(
             "-m", "aioaudit", "doctor", "--json", AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(path)
         )
-        [line] = [each for each in done.stdout.splitlines() if '"section":"log"' in each]
+        [line] = [each for each in done.stdout.splitlines() if LOG in each]
         assert wrong in line
         assert '"problem"' in line
     assert not victim.with_name("made").exists()

@@ -363,7 +363,13 @@ def test_what_is_in_memory_has_the_chain_that_its_lines_have(made: list[tuple[in
         assert chains.of(request).steps() == steps
 
 
-@pytest.mark.parametrize("key", [key for key in Link.__struct_fields__ if key != "what"])
+ELSEWHERE = ("run", "pid", "service", "coro")
+"""What only a link of another process has, which no event tells."""
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in Link.__struct_fields__ if key not in ("what", *ELSEWHERE)]
+)
 def test_a_link_lies_flat_in_an_event_and_is_read_back(key: str) -> None:
     said: Any = {"task": 7, "seconds": 0.5}.get(key, "said")
     link = Link(what="failed", **{key: said})

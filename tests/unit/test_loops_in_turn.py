@@ -151,6 +151,15 @@ async def many_return() -> None:
         await asyncio.gather(*(child() for _ in range(500)))
 
 
+async def many_are_asked() -> None:
+    """Ask more tasks than are kept of those that are gone, each at another address."""
+    made = [asyncio.create_task(asyncio.sleep(60)) for _ in range(200)]
+    await steps()
+    while made:
+        made[-1].cancel()
+        await asyncio.wait([made.pop()])
+
+
 def test_many_loops_in_turn_leave_no_more_behind_than_few() -> None:
     heard: list[Any] = []
     faults: list[Exception] = []
@@ -160,6 +169,7 @@ def test_many_loops_in_turn_leave_no_more_behind_than_few() -> None:
         for _ in range(loops):
             asyncio.run(everything())
         asyncio.run(many_return())
+        asyncio.run(many_are_asked())
         heard.clear()
         gc.collect()
         return len(gc.get_objects())
