@@ -179,8 +179,7 @@ class Installation:
         self._install_on_loops()
         for name in ("kill", "killpg"):
             if hasattr(os, name):
-                probe = signals.make_kill(recorder, getattr(os, name), group=name == "killpg")
-                self._put_outside(os, name, probe)
+                self._put_kill(name)
         self._versions.settle()
         recorder.state.probe_codes = frozenset(self._probes)
         wanted = {name: self._probe_library(library) for name, library in registry.PROBED.items()}
@@ -191,6 +190,17 @@ class Installation:
         self._libraries = imports.AfterImport(wanted, ["asyncio"], tables, stays=self._stays)
         self._libraries.begin()
         recorder.look_for_libraries = self._look_for_libraries
+
+    def _put_kill(self, name: str) -> None:
+        """Probe the function *name* of `os`, and of the module that it is from.
+
+        There `pickle` looks for it, for whoever has another process call it.
+        """
+        original = getattr(os, name)
+        probe = signals.make_kill(self.recorder, original, group=name == "killpg")
+        for module in (os, sys.modules.get("posix"), sys.modules.get("nt")):
+            if getattr(module, name, None) is original:
+                self._put_outside(module, name, probe)
 
     def _install_on_tasks(self) -> None:
         recorder = self.recorder

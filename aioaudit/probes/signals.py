@@ -13,6 +13,7 @@ from typing import Any
 from aioaudit.cpython.frames import getframe
 from aioaudit.events import SignalSent
 from aioaudit.recorder.recorder import Recorder
+from aioaudit.stack.frames import signal_of
 
 
 def make_kill(
@@ -24,17 +25,34 @@ def make_kill(
         event: SignalSent | None = None
         try:
             if len(args) == 2 and not keywords:
-                event = recorder.on_sending(getframe(1), *args, group=group)
+                # Nobody calls it where the interpreter does: at exit, or as what a thread runs.
+                event = recorder.on_sending(getframe(0).f_back, *args, group=group)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a signal back
             recorder.report_fault(error)
         try:
             original(*args, **keywords)
-        except BaseException:
+        except BaseException as error:
             if event is not None:
-                recorder.sender.sinks.skip(event.seq)
+                if _was_sent(error):
+                    recorder.sender.emit_final(event)
+                else:
+                    recorder.sender.sinks.skip(event.seq)
             raise
         if event is not None:
             # As of before: who got it may have told what came of it by now.
             recorder.sender.emit_final(event)
 
     return kill
+
+
+def _was_sent(error: BaseException) -> bool:
+    """Whether *error*, which the original raised, is of the signal's handler, and no refusal.
+
+    Once a signal is sent, what this process itself has to handle is handled before the original
+    returns (``os_kill_impl`` in Modules/posixmodule.c).
+    """
+    step = error.__traceback__
+    inner = None if step is None else step.tb_next
+    if inner is None:  # of C: Ctrl-C as it is by default, or a refusal
+        return not isinstance(error, Exception)
+    return signal_of(inner.tb_frame) is not None  # else an audit hook's (PEP 578), which comes first

@@ -136,11 +136,11 @@ class Recorder:
         )
 
     def on_sending(
-        self, frame: FrameType, to: object, number: object, *, group: bool
+        self, frame: FrameType | None, to: object, number: object, *, group: bool
     ) -> SignalSent | None:
         """*frame* is about to send *to* the signal *number*: what is to be told once it is sent.
 
-        None where nobody hears of it, or there is nothing to tell: 0 only asks whether there is
+        *frame* is None where no Python code calls.  Gives None where nobody hears of it, or there is nothing to tell: 0 only asks whether there is
         such a process.
         """
         sender, known = self.sender, self.state

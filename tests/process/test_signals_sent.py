@@ -90,10 +90,66 @@ def test_each_signal_that_was_sent_is_told_once_with_who_sent_it(
     assert [each["at"] for each in sent[:3]] == ["<string>:13", "<string>:22", "<string>:25"]
     first, _, third = sent[:3]
     assert first["by_name"] == "Task-1"
-    assert "asyncio.base_subprocess:BaseSubprocessTransport.send_signal" in first["callers"]
+    assert "asyncio.base_subprocess:BaseSubprocessTransport.terminate" in first["callers"]
     assert first["callers"][-1] == "__main__:main"
     assert first["detail"] == "while handling TimeoutError"
     assert "subprocess:run" in third["callers"]
     [handled] = [each for each in sent if each["signal"] == "SIGUSR2"]
     assert handled["detail"] == "in the handler of SIGUSR1"
     assert handled["callers"] == ["__main__:main.<locals>.<lambda>", "__main__:main"]
+
+
+RAISING = """\
+import _thread, asyncio, atexit, os, pickle, signal, subprocess, sys
+import aioaudit
+
+
+def refuse(event, _):
+    if event == "os.kill" and refusing:
+        raise PermissionError("by the hook")
+
+
+def give_up(*_):
+    raise TimeoutError("too long")
+
+
+def tried(number):
+    try:
+        os.kill(os.getpid(), number)
+    except BaseException as error:
+        return type(error).__name__
+
+
+refusing = False
+sys.addaudithook(refuse)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGUSR1, give_up)
+aioaudit.enable("jsonl", jsonl_path="raising.jsonl")
+atexit.register(os.kill, os.getpid(), signal.SIGCHLD)
+asyncio.run(asyncio.sleep(0))
+print(tried(signal.SIGINT), tried(signal.SIGUSR1))
+refusing = True
+print(tried(signal.SIGUSR2), tried(0))
+refusing = False
+assert pickle.loads(pickle.dumps(os.kill)) is os.kill
+assert pickle.loads(pickle.dumps(os.killpg)) is os.killpg
+child = subprocess.Popen(["sleep", "60"])
+_thread.start_new_thread(os.kill, (child.pid, signal.SIGTERM))
+print(child.wait())
+"""
+
+
+def test_a_signal_that_was_sent_is_told_whoever_calls_and_whatever_its_handler_raises(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    result = run_python("-c", RAISING)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == [
+        *("KeyboardInterrupt", "TimeoutError"),
+        *("PermissionError", "PermissionError"),
+        "-15",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "raising.jsonl").read_text().splitlines()]
+    sent = [line["signal"] for line in lines if line["event"] == "signal.sent"]
+    assert sent == ["SIGINT", "SIGUSR1", "SIGTERM", "SIGCHLD"]
+    assert (lines[-1]["dropped"], lines[-1].get("faults")) == (0, None)
