@@ -157,6 +157,8 @@ def _signalled(sent: Sent) -> dict[str, object]:
     event = sent.event
     told = {
         "signal": event.signal,
+        "to_run": None if sent.to is None else sent.to.id,
+        "to_pid": None if sent.to is None else sent.to.pid,
         "run": sent.run.id,
         "pid": sent.run.pid,
         "relation": sent.relation,

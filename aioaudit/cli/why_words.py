@@ -236,7 +236,10 @@ def signalled(sent: Sent | None, show: Show) -> list[str]:
     place = "" if at is None else f" at {show(at)}"
     called = "" if caller is None else f"; {caller} sent it{place}"
     killed = event.signal in ENDING or event.signal == "SIGKILL"
-    what = "Its process was probably killed" if killed else "The signal was probably sent"
+    process = "Its process"
+    if sent.to is not None:
+        process = f"The process of {sent.to.service or 'its client'} (pid {sent.to.pid})"
+    what = f"{process} was probably killed" if killed else "The signal was probably sent"
     return [escape_unprintable(f"{what} {who} ({event.signal}){because}{called}.")]
 
 

@@ -62,9 +62,10 @@ BECAUSE = {
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A signal that was sent to the process of a run.
+    """A signal that ``run`` sent to the process of a run.
 
-    ``relation`` is what the sender is to that process, ``because`` why it did so, where that is known
+    That is ``to`` where it is another one than the task's, which lost its client: the client was
+    killed.  ``relation`` is what the sender is to that process, ``because`` why it did so, where that is known
     of the function that called.
     """
 
@@ -73,6 +74,7 @@ class Sent(msgspec.Struct, frozen=True):
     relation: Relation
     because: str | None
     evidence: Evidence = "inferred"
+    to: LoggedRun | None = None
 
 
 def because(event: SignalSent) -> str | None:
@@ -85,25 +87,27 @@ def sender_of(log: Store, case: Case) -> Sent | None:
     """Who sent the signal because of which the task of *case* was cancelled, or its process killed."""
     run = case.run
     if case.outcome == "pending" and not run.ended:
-        killed = _only(run, log.signals_to(run.pid), {"SIGKILL"}, case.ts, None)
+        killed = _only(log, run, {"SIGKILL"}, case.ts, None)
         if killed is not None:
             return killed
+    further = case.further()
+    if further:
+        run = further[-1].run  # whose line the root is, and whose clock its time
     root = case.steps()[-1]
     until = case.ts if root.request is None else root.request.ts
     reason = root.link.reason or ""
+    sent: Sent | None = None
     if root.link.what == "signal":
-        return _only(run, log.signals_to(run.pid), {root.link.signal}, until, AT_ONCE)
-    if root.link.what == "shutdown" or reason == "shutdown" or reason.endswith(".shutdown"):
-        return _only(run, log.signals_to(run.pid), ENDING, until, GRACE)
-    return None
+        sent = _only(log, run, {root.link.signal}, until, AT_ONCE)
+    elif root.link.what == "shutdown" or reason == "shutdown" or reason.endswith(".shutdown"):
+        sent = _only(log, run, ENDING, until, GRACE)
+    if sent is not None and run is not case.run:
+        return msgspec.structs.replace(sent, to=run)
+    return sent
 
 
 def _only(
-    run: LoggedRun,
-    sent: Iterable[tuple[LoggedRun, SignalSent]],
-    names: Iterable[str | None],
-    when: str,
-    span: float | None,
+    log: Store, run: LoggedRun, names: Iterable[str | None], when: str, span: float | None
 ) -> Sent | None:
     """The one who sent *run*'s process one of these signals, up to *span* seconds before *when*.
 
@@ -114,7 +118,7 @@ def _only(
         return None
     found = [
         (by, event)
-        for by, event in _to(start, sent)
+        for by, event in _to(start, log.signals_to(run.pid))
         if event.signal in names
         and start.ts <= event.ts
         and (
@@ -123,11 +127,32 @@ def _only(
             else event.ts <= when and nanoseconds(when) - nanoseconds(event.ts) <= span * 1e9
         )
     ]
+    until = _next_with_number(log, start) if found else None
+    if until is not None:
+        found = [(by, event) for by, event in found if event.ts < until]
     who = {(by.id, event.signal, event.at, event.to > 0, *event.callers) for by, event in found}
     if len(who) != 1 or found[0][1].to <= 0:
         return None  # nobody, one of several, or a group of which nobody says who is in it
     by, event = max(found, key=lambda each: each[1].ts)
     return Sent(by, event, _relation(run, start, by), because(event))
+
+
+def _next_with_number(log: Store, start: ProcessStart) -> str | None:
+    """When another process began that got the number of the one of *start*, which was gone by then."""
+    process = start.process
+    began = [
+        other.ts
+        for each in log.runs_of(start.pid)
+        if (other := each.start) is not None
+        and other.ts > start.ts
+        and (
+            process is not None
+            and other.process is not None
+            and other.process != process
+            and _world(other.process) == _world(process)
+        )
+    ]
+    return min(began, default=None)
 
 
 def _to(

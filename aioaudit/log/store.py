@@ -629,11 +629,16 @@ class Store(EventSink):
         self.runs: dict[str, LoggedRun] = {}
         self._joined: Joined | None = None
         self._signals: dict[int, dict[tuple[str, int], SignalSent]] = {}
+        self._by_pid: dict[int, list[LoggedRun]] = {}
 
     def signals_to(self, pid: int) -> list[tuple[LoggedRun, SignalSent]]:
         """The signals that were sent to the process with this number, and those sent to groups."""
         sent = {**self._signals.get(0, {}), **self._signals.get(pid, {})}
         return [(self.runs[run], event) for (run, _), event in sent.items()]
+
+    def runs_of(self, pid: int) -> list[LoggedRun]:
+        """The runs of processes with this number, on whichever machine."""
+        return self._by_pid.get(pid, [])
 
     def cases(self, task: str | int | None = None) -> list[Case]:
         """Like `Log.answers`, with the events behind each answer."""
@@ -735,6 +740,7 @@ class Store(EventSink):
         run = self.runs.get(event.run)
         if run is None:
             run = self.runs[event.run] = LoggedRun(event.run, event.pid)
+            self._by_pid.setdefault(event.pid, []).append(run)
         run.housekeeping = None
         self._joined = None
         kind = type(event)

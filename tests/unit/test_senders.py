@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioaudit.cli.why_words import signalled
-from aioaudit.events import Event, ProcessEnd, ProcessStart, SignalSent, TaskCancel, TaskDone
+from aioaudit.events import (
+    ConnectionClose,
+    Event,
+    ProcessEnd,
+    ProcessStart,
+    SignalSent,
+    TaskCancel,
+    TaskDone,
+)
 from aioaudit.log.senders import BECAUSE, Sent, sender_of
 from aioaudit.log.store import Log
 
@@ -59,12 +68,12 @@ def cancelled(second: float = 60, **given: Any) -> list[Event]:
     ]
 
 
-def found(*events: Event) -> Sent | None:
-    """Who is named for the one task that was cancelled."""
+def found(*events: Event, task: str = "worker") -> Sent | None:
+    """Who is named for the one task with that name that was cancelled."""
     log = Log()
     for event in events:
         log.add(event)
-    [case] = log.cases()
+    [case] = log.cases(task)
     return sender_of(log, case)
 
 
@@ -117,6 +126,46 @@ def test_a_number_means_something_in_its_own_boot_and_namespace_only() -> None:
     # The one that had the number before.
     young = start("child", CHILD, PARENT, second=59.95)
     assert found(FAMILY[0], young, sent("parent", PARENT, 59.9), *cancelled()) is None
+
+
+def test_another_process_that_got_the_number_has_the_signals_from_then_on() -> None:
+    """A worker that the kernel killed; the next one with its number, in a new container, say."""
+    asked = cancelled(reason="explicit", origin="called", origin_signal=None)[:1]
+    killed = sent("parent", PARENT, 300, signal="SIGKILL")
+    next_one = start("next", CHILD, PARENT, second=200, process="b007-42-20-9999")
+    assert found(*FAMILY, *asked, next_one, killed) is None
+    for other in (
+        start("again", CHILD, PARENT, second=200),  # the same, which was audited once more
+        start("next", CHILD, PARENT, second=200, process="b007-43-20-9999"),
+        start("next", CHILD, PARENT, second=301, process="b007-42-20-9999"),
+    ):
+        assert found(*FAMILY, *asked, other, killed) is not None
+
+
+def test_of_a_client_that_was_killed_it_is_the_clients_process() -> None:
+    """A supervisor has ended both: what was sent to the server did not make its client leave."""
+    ends = {"local": "10.0.0.2:80", "peer": "10.0.0.1:50000"}
+    client = {"task": 7, "name": "client", "coro": "a:client"}
+    signal = {"reason": "signal", "origin": "signal", "origin_signal": "SIGTERM"}
+    left = [
+        start("web", OTHER, PARENT, argv=["web.py"]),
+        TaskCancel(**base("web", OTHER, 5, 59.8), **client, accepted=True, **signal),
+        ConnectionClose(
+            **base("web", OTHER, 6, 59.85), **client, cancel=5, local=ends["peer"], peer=ends["local"]
+        ),
+    ]
+    lost = cancelled(reason="disconnect", origin="called", origin_signal=None, **ends)
+    lost[1] = msgspec.structs.replace(lost[1], lifetime=30.0)
+    to_server = sent("parent", PARENT, 59.7, seq=3)
+    to_client = sent("parent", PARENT, 59.6, seq=4, to=OTHER)
+    assert found(*FAMILY, *left, *lost, to_server) is None
+    who = found(*FAMILY, *left, *lost, to_server, to_client)
+    assert who is not None
+    assert who.event.seq == 4
+    assert signalled(who, str) == [
+        "The process of web (pid 30) was probably killed by its parent, pid 10 (SIGTERM); a:stop"
+        " sent it at a.py:1."
+    ]
 
 
 def test_where_processes_have_no_names_of_their_own_the_parents_number_says_it() -> None:
