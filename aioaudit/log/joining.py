@@ -9,8 +9,10 @@ What has to hold, then, for a close and a loss:
 
 - what is one's own address is the other's peer's, and the other way round;
 - an address that means something else in each network (127.0.0.1) was told in the same network,
-  and one of Docker's default bridge on the same machine;
-- the task that lost its peer was there before the close, and was asked to cancel after it;
+  and one that every machine gives to its containers on the same machine;
+- the task that lost its peer, and what that awaited, was there before the other one was asked to cancel,
+  and was asked itself after the close.  What was sent only then, over a connection of a pool or a new
+  one, was no part of what was given up: somebody who ran out of time elsewhere asked another server;
 - no other close fits the same loss, unless it came of the same request; and no loss in another
   process fits the same close.
 
@@ -25,10 +27,11 @@ port that is used again within that time, for a connection that was closed likew
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 SECOND = 1_000_000_000
 SPREAD = SECOND // 2
@@ -38,26 +41,34 @@ AGREE = SECOND // 10
 FEWEST = 3
 """So many connections measure a clock."""
 
-_BRIDGE = ip_network("172.17.0.0/16")
-"""What Docker gives its default bridge on every machine (docs.docker.com/engine/network)."""
+_OF_EACH_MACHINE = [
+    *(ip_network(f"172.{number}.0.0/16") for number in range(17, 31)),
+    *map(ip_network, ("10.88.0.0/15", "10.0.2.0/24", "10.0.3.0/24", "192.168.122.0/24")),
+]
+"""What is given to containers and guests on every machine alike: by Docker to its default bridge and, one
+after the other, to further networks, as Compose makes them (``default-address-pools``; the last, 172.31,
+is rather a default VPC of AWS), by Podman, slirp4netns and QEMU, LXC, and libvirt."""
 
 
 class Close(NamedTuple):
     """A task closed a connection: a line ``connection.close``.
 
-    ``request`` is the ``seq`` of the request because of which it did; times are in nanoseconds.
+    ``request`` is the ``seq`` of the request because of which it did, ``asked`` when that was made;
+    times are in nanoseconds.
     """
 
     run: str
     seq: int
     request: int
+    asked: int
     at: int
     local: str
     peer: str
 
 
 class Loss(NamedTuple):
-    """A task was asked to cancel because its peer went away; ``since`` when it was surely there."""
+    """A task was asked to cancel because its peer went away; ``since`` when all was surely there that
+    was asked."""
 
     run: str
     seq: int
@@ -141,20 +152,39 @@ def join(closes: Iterable[Close], losses: Iterable[Loss], hosts: Mapping[str, Ho
 def _in_one_network(close: Close, there: Host, here: Host) -> bool:
     """Whether the addresses of *close* mean the same in both networks."""
     for each in (close.local, close.peer):
-        try:
-            address = ip_address(each.rpartition(":")[0].strip("[]"))
-        except ValueError:
-            return False  # of a log that was tampered with
-        if address.is_loopback or address.is_link_local or address.is_unspecified:
-            if there.network is None or there.network != here.network:
-                return False
-        elif address in _BRIDGE and (there.clock is None or there.clock != here.clock):
+        host, _, port = each.rpartition(":")
+        within = _same_within(host)
+        # A port that is hidden would make all connections of two hosts one.
+        if within is None or not (port.isascii() and port.isdecimal()):
+            return False
+        if within == "network" and (there.network is None or there.network != here.network):
+            return False
+        if within == "machine" and (there.clock is None or there.clock != here.clock):
             return False
     return True
 
 
+@functools.lru_cache(10_000)
+def _same_within(host: str) -> Literal["everywhere", "machine", "network"] | None:
+    """Where *host* means the same to all; None for what is no address.
+
+    It is hidden then (`AIOAUDIT_REDACT`), or of a log that was tampered with.
+    """
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    if address.is_loopback or address.is_link_local or address.is_unspecified:
+        return "network"
+    return "machine" if any(address in each for each in _OF_EACH_MACHINE) else "everywhere"
+
+
 def _by_one_clock(pairs: Iterable[Pair]) -> list[tuple[Loss, Match]]:
-    return [(loss, Match(close)) for loss, close in pairs if loss.since <= close.at <= loss.at]
+    return [
+        (loss, Match(close))
+        for loss, close in pairs
+        if loss.since <= close.asked and close.at <= loss.at
+    ]
 
 
 def _by_two_clocks(pairs: Sequence[Pair]) -> list[tuple[Loss, Match]]:
@@ -169,12 +199,12 @@ def _by_two_clocks(pairs: Sequence[Pair]) -> list[tuple[Loss, Match]]:
         return [
             (loss, Match(close, ahead, count))
             for loss, close in ordered[first:last]
-            if loss.since <= close.at + ahead
+            if loss.since <= close.asked + ahead
         ]
     near = [
         (loss, close)
         for loss, close in ordered
-        if -AGREE <= _delay((loss, close)) <= SPREAD and loss.since <= close.at
+        if -AGREE <= _delay((loss, close)) <= SPREAD and loss.since <= close.asked
     ]
     if _connections(near) < count:
         return []

@@ -160,11 +160,24 @@ class LoggedRun:
         known = start.process or start.network
         return Host(start.network, None if known is None else known.partition("-")[0])
 
+    def closed(self) -> Iterator[Close]:
+        """The connections that were closed because of a request."""
+        for line in self.closes.values():
+            at, request = nanoseconds(line.ts), self.requests.get(line.cancel)
+            asked = at if request is None else nanoseconds(request.ts)
+            yield Close(self.id, line.seq, line.cancel, asked, at, line.local, line.peer)
+
     def losses(self) -> Iterator[Loss]:
         """The peers that went away, each as a task that was asked to cancel tells it."""
+        # The task of a connection may await one for each request that comes over it.
+        awaited: dict[int, list[int]] = {each.seq: [] for each in self.lost_peers}
+        for each in self.requests.values() if awaited else ():
+            if each.cause in awaited and isinstance(each, TaskCancel):
+                awaited[each.cause].append(each.task)
         for request in self.lost_peers:
             tasks = [request.task] if isinstance(request, TaskCancel) else request.waiters
-            since = min((known for each in tasks if (known := self._since(each))), default=0)
+            tasks = [*tasks, *awaited[request.seq]]
+            since = max((known for each in tasks if (known := self._since(each))), default=0)
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
                 yield Loss(self.id, request.seq, since, at, request.local, request.peer)
@@ -658,11 +671,7 @@ class Store(EventSink):
         if self._joined is not None:
             return self._joined
         runs = self.runs
-        closes = [
-            Close(run.id, line.seq, line.cancel, nanoseconds(line.ts), line.local, line.peer)
-            for run in runs.values()
-            for line in run.closes.values()
-        ]
+        closes = [close for run in runs.values() for close in run.closed()]
         losses = [loss for run in runs.values() for loss in run.losses()] if closes else []
         joined = self._joined = join(closes, losses, {run.id: run.host for run in runs.values()})
         for run in runs.values():

@@ -10,6 +10,7 @@ are closed, that is the only thing that is looked at.
 from __future__ import annotations
 
 import sys
+import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType
@@ -24,6 +25,11 @@ from aioaudit.stack.frames import caller, frame_handling
 from aioaudit.state.requests import Request
 from aioaudit.state.tasks import root_frame
 from aioaudit.state.verdict import leading_to
+from aioaudit.timestamps import nanoseconds
+
+SOON = 1_000_000_000
+"""Nanoseconds within which a connection is closed because of a cancellation that is over, as where a
+``TimeoutError`` is handled that came of it.  Who does that may go on to other things, and stay there."""
 
 
 class Closing:
@@ -59,6 +65,9 @@ class Closing:
         told = request.nearest_logged()
         connection = of_transport(transport)
         if told is None or connection is None:
+            return
+        over = not issubclass(type(error), CancelledError)
+        if over and time.time_ns() - nanoseconds(told.event.ts) > SOON:
             return
         # Before 3.12 TLS closes what is below it by the same call, and that has the same addresses.
         if self._told == (told.event.seq, connection):

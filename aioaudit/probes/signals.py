@@ -55,4 +55,6 @@ def _was_sent(error: BaseException) -> bool:
     inner = None if step is None else step.tb_next
     if inner is None:  # of C: Ctrl-C as it is by default, or a refusal
         return not isinstance(error, Exception)
-    return signal_of(inner.tb_frame) is not None  # else an audit hook's (PEP 578), which comes first
+    return (
+        signal_of(inner.tb_frame) is not None
+    )  # else an audit hook's (PEP 578), which comes first

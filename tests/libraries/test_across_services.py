@@ -245,6 +245,58 @@ def test_aiohttps_server_loses_a_client_of_aiohttps_that_ran_out_of_time(
     assert "its client left: " in answer.summary
 
 
+@pytest.mark.parametrize("pooled", [False, True], ids=["new", "pooled"])
+def test_a_client_that_ran_out_of_time_elsewhere_did_not_leave_this_server_because_of_that(
+    pooled: bool, tmp_path: Path
+) -> None:
+    """It asks another server then, and has enough after the first bytes: that it says nowhere."""
+    handlers: list[asyncio.Task[Any]] = []
+
+    async def quick(_request: Any) -> Any:
+        return web.Response(text="done")
+
+    async def stream(request: Any) -> Any:
+        name_task("streaming")
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.append(task)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begin")
+        await hang()
+
+    async def client(address: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            if pooled:
+                async with session.get(f"{address}/quick") as answer:
+                    await answer.read()
+            try:
+                async with asyncio.timeout(0.01):
+                    await hang()
+            except TimeoutError:
+                async with session.get(f"{address}/stream") as answer:
+                    await answer.content.readexactly(5)
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/quick", quick)
+        app.router.add_get("/stream", stream)
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        await asyncio.create_task(client(f"http://127.0.0.1:{port}"), name="client")
+        await asyncio.wait(handlers, timeout=PATIENCE)
+        await runner.cleanup()
+
+    log = tmp_path / "log.jsonl"
+    with aioaudit.enable("jsonl", jsonl_path=log):
+        asyncio.run(main())
+    [answer] = aioaudit.load(log).why("streaming")
+    assert (answer.root.what, answer.root.reason) == ("called", "disconnect")
+
+
 async def _streaming() -> AsyncIterator[bytes]:
     yield b"begin"
     await hang()

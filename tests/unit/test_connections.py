@@ -16,6 +16,7 @@ import aioaudit
 from aioaudit.cpython.transports import CLOSERS, transport_classes, transport_classes_of
 from aioaudit.events import ConnectionClose, Event, TaskCancel
 from aioaudit.exporters.memory import MemoryExporter
+from aioaudit.probes.connections import SOON
 from aioaudit.trail import Trail
 from tests.loops import every_loop
 
@@ -206,6 +207,39 @@ def test_what_else_closes_a_connection_is_not_told(run: Any) -> None:
             return trail
 
     assert closes(run(main()).events) == []
+
+
+def test_a_cancellation_that_is_long_over_closes_nothing() -> None:
+    """Who caught a TimeoutError may go on in that very handler."""
+
+    async def over(connect: Connect) -> None:
+        _, writer = await connect()
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            await asyncio.sleep(SOON / 1e9)
+            writer.close()
+
+    async def dying(connect: Connect) -> None:
+        _, writer = await connect()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    await asyncio.sleep(SOON / 1e9)
+                    writer.close()
+
+    async def main() -> Trail:
+        async with listening() as (connect, _):
+            with aioaudit.recording() as trail:
+                async with asyncio.TaskGroup() as group:
+                    for way in (over, dying):
+                        group.create_task(way(connect), name=way.__name__)
+            return trail
+
+    assert [each.name for each in closes(asyncio.run(main()).events)] == ["dying"]
 
 
 def test_the_error_of_whoever_runs_the_loop_is_none_of_the_tasks() -> None:

@@ -21,9 +21,18 @@ CLIENT, SERVER = "10.0.0.1:50000", "10.0.0.2:80"
 # -- plain cases --------------------------------------------------------------------------
 
 
-def closed(at: float, *, run: str = "a", seq: int = 1, request: int = 7, **where: str) -> Close:
+def closed(
+    at: float,
+    *,
+    run: str = "a",
+    seq: int = 1,
+    request: int = 7,
+    asked: float | None = None,
+    **where: str,
+) -> Close:
     ends = {"local": CLIENT, "peer": SERVER} | where
-    return Close(run, seq, request, int(at * SECOND), **ends)
+    since = int((at if asked is None else asked) * SECOND)
+    return Close(run, seq, request, since, int(at * SECOND), **ends)
 
 
 def lost(since: float, at: float, *, run: str = "b", seq: int = 1, **where: str) -> Loss:
@@ -46,6 +55,17 @@ def test_a_loss_is_joined_to_the_close_between_its_tasks_making_and_its_request(
     assert found([closed(2)], [lost(1, 2.5)]) == {("b", 1): ("a", 1)}
     assert found([closed(2)], [lost(2.1, 2.5)]) == {}  # a task of the next connection
     assert found([closed(2)], [lost(1, 1.9)]) == {}
+
+
+def test_what_began_after_the_request_to_cancel_did_not_end_because_of_it() -> None:
+    """Who ran out of time asks another server instead, and has enough of the answer in the middle."""
+    assert found([closed(3, asked=2)], [lost(2.5, 3.1)]) == {}
+    assert found([closed(3, asked=2)], [lost(1.5, 3.1)]) == {("b", 1): ("a", 1)}
+    assert found([closed(3, asked=2)], [lost(2.5, 3.1)], TWO_MACHINES) == {}
+    assert found([closed(3, asked=2)], [lost(1.5, 3.1)], TWO_MACHINES) == {("b", 1): ("a", 1)}
+    closes, losses = connections(4, 30)
+    closes[0] = closes[0]._replace(asked=closes[0].asked - 2 * SECOND)
+    assert set(found(closes, losses, TWO_MACHINES)) == {("b", each.seq) for each in losses[1:]}
 
 
 def test_both_addresses_have_to_be_the_same() -> None:
@@ -80,16 +100,38 @@ def test_an_address_of_ones_own_counts_within_one_network_only(host: str) -> Non
     assert found([close], [loss], {}) == {}
 
 
-def test_one_of_dockers_bridge_counts_on_one_machine_only() -> None:
-    close = closed(2, local="172.17.0.2:50000", peer="172.17.0.3:80")
-    loss = lost(1, 2.01, local="172.17.0.3:80", peer="172.17.0.2:50000")
-    assert found([close], [loss]) == {("b", 1): ("a", 1)}
-    assert found([close], [loss], TWO_MACHINES) == {}
+@pytest.mark.parametrize(
+    ("network", "many"),
+    [
+        ("172.17.0", True),
+        ("172.18.0", True),  # of Compose
+        ("172.30.5", True),
+        ("172.31.0", False),  # a VPC
+        ("10.88.0", True),
+        ("10.0.2", True),
+        ("10.244.0", False),
+        ("192.168.122", True),
+        ("192.168.1", False),
+    ],
+)
+def test_what_every_machine_gives_its_containers_counts_on_one_machine_only(
+    network: str, many: bool
+) -> None:
+    client, server = f"{network}.2:50000", f"{network}.3:80"
+    close = closed(2, local=client, peer=server)
+    loss = lost(1, 2.01, local=server, peer=client)
+    one = {("b", 1): ("a", 1)}
+    assert found([close], [loss]) == one
+    assert found([close], [loss], TWO_MACHINES) == ({} if many else one)
+    nowhere = {"a": Host(None, None), "b": Host(None, None)}
+    assert found([close], [loss], nowhere) == ({} if many else one)
 
 
 def test_what_is_no_address_is_joined_to_nothing() -> None:
     close = closed(2, local="nowhere", peer="")
     assert found([close], [lost(1, 2.5, local="", peer="nowhere")]) == {}
+    for hidden in ("10.0.0.1:***", "***:50000", "10.0.0.1:", "***"):  # by AIOAUDIT_REDACT
+        assert found([closed(2, local=hidden)], [lost(1, 2.5, peer=hidden)]) == {}
 
 
 def connections(count: int, ahead: float) -> tuple[list[Close], list[Loss]]:
@@ -197,7 +239,7 @@ class World:
         told = self.random.random() < self.keeps
         if told and self.random.random() < 0.7:  # else it was no cancellation that closed it
             at = ends + self.clocks[client]
-            self.closes.append(Close(client, self.seq, self.seq - 1, at, local, peer))
+            self.closes.append(Close(client, self.seq, self.seq - 1, at, at, local, peer))
             source: tuple[str, int] | None = (client, self.seq)
         else:
             source = None

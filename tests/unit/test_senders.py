@@ -151,7 +151,11 @@ def test_of_a_client_that_was_killed_it_is_the_clients_process() -> None:
         start("web", OTHER, PARENT, argv=["web.py"]),
         TaskCancel(**base("web", OTHER, 5, 59.8), **client, accepted=True, **signal),
         ConnectionClose(
-            **base("web", OTHER, 6, 59.85), **client, cancel=5, local=ends["peer"], peer=ends["local"]
+            **base("web", OTHER, 6, 59.85),
+            **client,
+            cancel=5,
+            local=ends["peer"],
+            peer=ends["local"],
         ),
     ]
     lost = cancelled(reason="disconnect", origin="called", origin_signal=None, **ends)
