@@ -169,18 +169,28 @@ class LoggedRun:
 
     def losses(self) -> Iterator[Loss]:
         """The peers that went away, each as a task that was asked to cancel tells it."""
-        # The task of a connection may await one for each request that comes over it.
-        awaited: dict[int, list[int]] = {each.seq: [] for each in self.lost_peers}
-        for each in self.requests.values() if awaited else ():
-            if each.cause in awaited and isinstance(each, TaskCancel):
-                awaited[each.cause].append(each.task)
+        awaited = self._awaited_by({each.seq for each in self.lost_peers})
         for request in self.lost_peers:
-            tasks = [request.task] if isinstance(request, TaskCancel) else request.waiters
-            tasks = [*tasks, *awaited[request.seq]]
-            since = max((known for each in tasks if (known := self._since(each))), default=0)
+            since = self._all_there(request, awaited[request.seq])
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
                 yield Loss(self.id, request.seq, since, at, request.local, request.peer)
+
+    def _awaited_by(self, seqs: Collection[int]) -> dict[int, list[int]]:
+        """The tasks that were asked to cancel because of each of the requests with these numbers.
+
+        The task of a connection may await one for each request that comes over it.
+        """
+        found: dict[int, list[int]] = {seq: [] for seq in seqs}
+        for each in self.requests.values() if found else ():
+            if each.cause in found and isinstance(each, TaskCancel):
+                found[each.cause].append(each.task)
+        return found
+
+    def _all_there(self, request: RequestEvent, awaited: Iterable[int]) -> int:
+        """Since when all tasks were there that *request* was made to, and those *awaited*; 0 for unknown."""
+        tasks = [request.task] if isinstance(request, TaskCancel) else request.waiters
+        return max((self._since(each) for each in (*tasks, *awaited)), default=0)
 
     def clients_left(self) -> Iterator[Left]:
         """The clients that left, where it is told in which trace they were, and in which span."""
@@ -190,13 +200,21 @@ class LoggedRun:
             if last is not None and last.reason == "disconnect":
                 sender = request.trace_id or "", request.parent_span_id or ""
                 senders.setdefault(last.seq, set()).add(sender)
+        awaited = self._awaited_by(senders.keys())
         for seq, spans in senders.items():
-            at = nanoseconds(self.requests[seq].ts)
+            request = self.requests[seq]
+            at = nanoseconds(request.ts)
             if len(spans) == 1 and at:
-                yield Left(self.id, seq, at, *spans.pop())
+                yield Left(self.id, seq, self._all_there(request, awaited[seq]), at, *spans.pop())
 
     def asked_in(self, spans: Collection[Span]) -> Iterator[Asked]:
         """The requests to tasks that were in one of *spans*, but for what a library does for itself."""
+        closes: dict[int, list[int]] = {}
+        for line in self.closes.values():
+            told = self.requests.get(line.cancel)
+            behind = None if told is None else self.chains.of(told).last_request
+            if behind is not None:
+                closes.setdefault(behind.seq, []).append(nanoseconds(line.ts))
         for request in self.requests.values():
             if not isinstance(request, TaskCancel) or not request.accepted or request.behind:
                 continue
@@ -216,6 +234,7 @@ class LoggedRun:
                     trace_id=span[0],
                     span_id=span[1],
                     sends=request.span_kind == "client",
+                    closes=tuple(closes.get(last.seq, ())),
                 )
 
     def _since(self, task: int) -> int:

@@ -217,6 +217,33 @@ def test_a_trace_joins_as_far_as_the_spans_that_sent_are_known() -> None:
     assert answer.root.reason == "disconnect"
 
 
+@pytest.mark.parametrize("sends", [True, False], ids=["instrumented", "by hand"])
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "not closed"])
+@pytest.mark.parametrize("late", [False, True], ids=["under way", "begun later"])
+def test_one_machine_tells_what_was_under_way_when_the_client_was_asked(
+    sends: bool, closes: bool, late: bool
+) -> None:
+    """In the span of a request that is handled a cache may be too slow, and the rest goes on."""
+    web, shop = Service("shop-web", "m"), Service("shop", "m")
+    begins = 2.0 if late else 0.0
+    shop.make(3)  # serves the connection, on which a proxy sends one request after the other
+    shop.second = begins
+    shop.make(7)
+    web.second = 1.0
+    web.make(2)
+    span = OF_WEB if sends else {"trace_id": "c" * 32, "span_id": "a" * 16}
+    asked = web.cancel(2, reason="timeout", origin="deadline", **span)
+    if closes:
+        web.closes(2, asked, WEB, "10.0.0.9:80")
+    shop.second = begins + 1.01
+    lost = shop.cancel(3, reason="disconnect", origin_reason="disconnect", **OF_SHOP)
+    own = shop.cancel(7, reason="awaiter", cause=lost, **OF_SHOP)
+    shop.end(7, "cancelled", cancel=own, cancel_outcome="obeyed", lifetime=1.01)
+    [answer] = [each.answer() for each in read(web, shop).cases("t7")]
+    joined = (sends or closes) and not late
+    assert answer.root.what == ("deadline" if joined else "called")
+
+
 def test_a_trace_and_a_connection_that_say_otherwise_join_nothing() -> None:
     web, shop, _ = chain()
     loss = shop.events[2]

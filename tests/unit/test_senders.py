@@ -144,9 +144,9 @@ def test_another_process_that_got_the_number_has_the_signals_from_then_on() -> N
 
 def test_of_a_client_that_was_killed_it_is_the_clients_process() -> None:
     """A supervisor has ended both: what was sent to the server did not make its client leave."""
-    ends = {"local": "10.0.0.2:80", "peer": "10.0.0.1:50000"}
-    client = {"task": 7, "name": "client", "coro": "a:client"}
-    signal = {"reason": "signal", "origin": "signal", "origin_signal": "SIGTERM"}
+    ends: dict[str, Any] = {"local": "10.0.0.2:80", "peer": "10.0.0.1:50000"}
+    client: dict[str, Any] = {"task": 7, "name": "client", "coro": "a:client"}
+    signal: dict[str, Any] = {"reason": "signal", "origin": "signal", "origin_signal": "SIGTERM"}
     left = [
         start("web", OTHER, PARENT, argv=["web.py"]),
         TaskCancel(**base("web", OTHER, 5, 59.8), **client, accepted=True, **signal),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from aioaudit.log.tracing import AT_ONCE, SECOND, SOON, Asked, Left, join
+from aioaudit.log.joining import AGREE, SECOND
+from aioaudit.log.tracing import AT_ONCE, Asked, Left, join
 
 pytestmark = pytest.mark.any_python
 
@@ -37,7 +38,7 @@ def asked(seq: int = 1, **more: Any) -> Asked:
 
 def left(run: str = "shop", seq: int = 9, **more: Any) -> Left:
     """A client of *run* left, just after that."""
-    keys: dict[str, Any] = {"at": 100 * SECOND + 1000, "trace_id": "t", "sender": SENT}
+    keys: dict[str, Any] = {"since": 0, "at": 100 * SECOND + 1000, "trace_id": "t", "sender": SENT}
     return Left(run, seq, **keys | more)
 
 
@@ -51,15 +52,41 @@ def joined(*known: Asked | Left, clocks: Mapping[str, str | None] | None = None)
     return {run: request.seq for (run, _), request in of.items()}
 
 
-def test_the_span_that_sent_the_request_is_enough_whatever_the_clocks_say() -> None:
-    assert joined(asked(), left()) == {"shop": 1}
-    assert joined(asked(), left(at=5)) == {"shop": 1}
-    assert joined(asked(), left(), clocks={}) == {"shop": 1}
+def test_by_clocks_that_agree_it_was_under_way_when_the_client_was_asked() -> None:
+    under_way = left(since=99 * SECOND)
+    for clocks in (MANY, ONE, {}):
+        assert joined(asked(), under_way, clocks=clocks) == {"shop": 1}
+    # A connection could not be made in time, so another one was, in the span of the same request.
+    began_later = left(since=100 * SECOND + 1, at=105 * SECOND)
+    # A proxy gave up, and asked another server, of which there is no log.
+    left_before = left(since=50 * SECOND, at=60 * SECOND)
+    for clocks in (MANY, ONE, {}):
+        assert joined(asked(), began_later, clocks=clocks) == {}
+        assert joined(asked(), left_before, clocks=clocks) == {}
+    assert joined(asked(), left(at=100 * SECOND - AGREE)) == {"shop": 1}
+    assert joined(asked(), left(at=100 * SECOND - AGREE), clocks=ONE) == {}
 
 
-def test_on_one_machine_the_client_left_after_the_request() -> None:
-    assert joined(asked(), left(), clocks=ONE) == {"shop": 1}
-    assert joined(asked(), left(at=100 * SECOND - 1), clocks=ONE) == {}
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_three_spans_measure_a_clock_and_two_do_not(ahead: int) -> None:
+    def incidents(count: int, ahead: int) -> tuple[list[Asked], list[Left]]:
+        here: list[Asked] = []
+        there: list[Left] = []
+        for number in range(count):
+            span, at = f"{ahead}-{number}", (100 + 7 * number) * SECOND
+            here.append(asked(number + 1, span_id=span, at=at))
+            by_theirs = at + ahead * SECOND
+            since = by_theirs - (1 + number) * SECOND
+            there.append(left(seq=number + 1, sender=span, since=since, at=by_theirs + 1000))
+        return here, there
+
+    assert join(*incidents(2, ahead), MANY) == {}
+    here, there = incidents(3, ahead)
+    assert set(join(here, there, MANY)) == {("shop", each.seq) for each in there}
+    # As many say that they agree: then they are not known.
+    others, theirs = incidents(3, 0)
+    there += [each._replace(seq=each.seq + 10) for each in theirs]
+    assert join(here + others, there, MANY) == {}
 
 
 @pytest.mark.parametrize("more", [{"sender": "b" * 16}, {"trace_id": "another"}])
@@ -68,12 +95,15 @@ def test_the_same_trace_alone_joins_nothing(more: dict[str, Any]) -> None:
     assert joined(asked(), left(**more), clocks=ONE) == {}
 
 
-def test_a_span_that_is_about_more_takes_one_clock_and_a_short_time() -> None:
-    inside = asked(sends=False)
+def test_a_span_that_is_about_more_takes_one_clock_and_a_connection_that_was_closed() -> None:
+    inside = asked(sends=False, closes=(100 * SECOND + 500,))
     assert joined(inside, left(), clocks=ONE) == {"shop": 1}
-    assert joined(inside, left(at=100 * SECOND + SOON + 1), clocks=ONE) == {}
+    assert joined(inside, left(at=101 * SECOND + 501), clocks=ONE) == {}
+    assert joined(inside, left(at=100 * SECOND + 499), clocks=ONE) == {}
     assert joined(inside, left()) == {}
     assert joined(inside, left(), clocks={}) == {}
+    # Time ran out for something else meanwhile, a cache, say: nothing was closed.
+    assert joined(asked(sends=False), left(), clocks=ONE) == {}
 
 
 def test_two_causes_leave_no_one() -> None:
@@ -103,8 +133,9 @@ def test_tasks_that_worked_for_one_client_lose_it_at_once() -> None:
 
 
 def test_a_span_in_which_several_sent_has_as_many_clients_as_tasks() -> None:
-    cause = asked(1, sends=False, depth=1)
-    fetching = [asked(seq, sends=False, led_by=1, cause=1) for seq in (2, 3)]
+    in_it: dict[str, Any] = {"sends": False, "closes": (100 * SECOND,)}
+    cause = asked(1, **in_it, depth=1)
+    fetching = [asked(seq, **in_it, led_by=1, cause=1) for seq in (2, 3)]
     two = [left("shop"), left("stock")]
     assert joined(cause, *fetching, *two, clocks=ONE) == {"shop": 2, "stock": 2}
     # The task that awaits the one is not another one that may have sent something.
