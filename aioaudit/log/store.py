@@ -202,10 +202,10 @@ class LoggedRun:
                 senders.setdefault(last.seq, set()).add(sender)
         awaited = self._awaited_by(senders.keys())
         for seq, spans in senders.items():
-            request = self.requests[seq]
-            at = nanoseconds(request.ts)
+            lost = self.requests[seq]
+            at = nanoseconds(lost.ts)
             if len(spans) == 1 and at:
-                yield Left(self.id, seq, self._all_there(request, awaited[seq]), at, *spans.pop())
+                yield Left(self.id, seq, self._all_there(lost, awaited[seq]), at, *spans.pop())
 
     def asked_in(self, spans: Collection[Span]) -> Iterator[Asked]:
         """The requests to tasks that were in one of *spans*, but for what a library does for itself."""

@@ -31,8 +31,9 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
     reason = "disconnect" if detail is None else _CLOSED
     cause = call.by_caller(reason, frame, detail, current_task_unrelated=True)
     cause.taken_back = True
-    known = getattr(protocol, "conn_info", None)
-    cause.connection = both(getattr(known, "sockname", None), getattr(known, "peername", None))
+    if protocol.transport is not None:  # else nobody's leaving could be the reason
+        known = getattr(protocol, "conn_info", None)
+        cause.connection = both(getattr(known, "sockname", None), getattr(known, "peername", None))
     return cause
 
 

@@ -197,9 +197,12 @@ def test_a_connection_that_sanic_aborts_is_no_disconnect(record: Any) -> None:
         app.ctx.staying.append(client)
         await happened(app.ctx.begun)
 
-    chain = links(record(talk).why("request"))
+    trail = record(talk)
+    chain = links(trail.why("request"))
     assert chain[-1]["reason"] == "sanic.closed"
     assert chain[-1]["detail"] == "Sanic aborted the connection"
+    # So nothing is looked for at the other end.
+    assert {each.peer for each in accepted(trail) if each.reason == "sanic.closed"} == {None}
 
 
 SITE = Path(__file__).parent / "recognised" / "sanic_site.py"
