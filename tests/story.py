@@ -41,8 +41,9 @@ class Story:
         return self.tell(TaskCreate, task=task, name=f"t{task}", coro=coro, parent=parent)
 
     def cancel(self, task: int, **keys: Any) -> int:
-        told: dict[str, Any] = {"reason": "explicit", "origin": "called", "accepted": True} | keys
-        return self.tell(TaskCancel, task=task, name=f"t{task}", coro="app:work", **told)
+        told: dict[str, Any] = {"reason": "explicit", "origin": "called", "accepted": True}
+        told |= {"coro": "app:work"} | keys
+        return self.tell(TaskCancel, task=task, name=f"t{task}", **told)
 
     def end(self, task: int, outcome: str = "returned", **keys: Any) -> int:
         return self.tell(

@@ -10,9 +10,10 @@ What has to hold, then, for a close and a loss:
 - what is one's own address is the other's peer's, and the other way round;
 - an address that means something else in each network (127.0.0.1) was told in the same network,
   and one that every machine gives to its containers on the same machine;
-- the task that lost its peer, and what that awaited, was there before the other one was asked to cancel,
-  and was asked itself after the close.  What was sent only then, over a connection of a pool or a new
-  one, was no part of what was given up: somebody who ran out of time elsewhere asked another server;
+- the task that lost its peer was there before the other one was asked to cancel, and was asked itself
+  after the close; where it serves a connection, the task that it has for the request, too.  What was
+  sent only then, over a connection of a pool or a new one, was no part of what was given up:
+  somebody who ran out of time elsewhere asked another server;
 - no other close fits the same loss, unless it came of the same request; and no loss in another
   process fits the same close.
 

@@ -12,7 +12,7 @@ its header): nothing here depends on the order of arrival.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 import msgspec
@@ -58,6 +58,10 @@ MOST_PROBLEMS = 100
 
 MOST_DROPPED = 2**63
 """More were never lost at once: only a log that was tampered with says so."""
+
+
+PER_REQUEST = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
+"""What serves a connection, and awaits a task for each request that comes over it."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -169,28 +173,32 @@ class LoggedRun:
 
     def losses(self) -> Iterator[Loss]:
         """The peers that went away, each as a task that was asked to cancel tells it."""
-        awaited = self._awaited_by({each.seq for each in self.lost_peers})
+        awaited = self._awaited_by(self.lost_peers)
         for request in self.lost_peers:
-            since = self._all_there(request, awaited[request.seq])
+            since = self._all_there(request, awaited)
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
                 yield Loss(self.id, request.seq, since, at, request.local, request.peer)
 
-    def _awaited_by(self, seqs: Collection[int]) -> dict[int, list[int]]:
-        """The tasks that were asked to cancel because of each of the requests with these numbers.
-
-        The task of a connection may await one for each request that comes over it.
-        """
-        found: dict[int, list[int]] = {seq: [] for seq in seqs}
-        for each in self.requests.values() if found else ():
-            if each.cause in found and isinstance(each, TaskCancel):
-                found[each.cause].append(each.task)
+    def _awaited_by(self, losses: Iterable[RequestEvent]) -> dict[int, list[int]]:
+        """By the ``seq`` of those of *losses* that were made to what serves a connection: the tasks
+        that this awaited, which were asked with it."""
+        found: dict[int, list[int]] = {
+            each.seq: []
+            for each in losses
+            if isinstance(each, TaskCancel) and each.coro in PER_REQUEST
+        }
+        for request in self.requests.values() if found else ():
+            if request.cause in found and isinstance(request, TaskCancel):
+                found[request.cause].append(request.task)
         return found
 
-    def _all_there(self, request: RequestEvent, awaited: Iterable[int]) -> int:
-        """Since when all tasks were there that *request* was made to, and those *awaited*; 0 for unknown."""
+    def _all_there(self, request: RequestEvent, awaited: Mapping[int, list[int]]) -> int:
+        """Since when all tasks were there that *request* was made to, and that those *awaited*; 0 for
+        unknown."""
         tasks = [request.task] if isinstance(request, TaskCancel) else request.waiters
-        return max((self._since(each) for each in (*tasks, *awaited)), default=0)
+        tasks = [*tasks, *awaited.get(request.seq, ())]
+        return max((self._since(each) for each in tasks), default=0)
 
     def clients_left(self) -> Iterator[Left]:
         """The clients that left, where it is told in which trace they were, and in which span."""
@@ -200,12 +208,12 @@ class LoggedRun:
             if last is not None and last.reason == "disconnect":
                 sender = request.trace_id or "", request.parent_span_id or ""
                 senders.setdefault(last.seq, set()).add(sender)
-        awaited = self._awaited_by(senders.keys())
+        awaited = self._awaited_by(self.requests[seq] for seq in senders)
         for seq, spans in senders.items():
             lost = self.requests[seq]
             at = nanoseconds(lost.ts)
             if len(spans) == 1 and at:
-                yield Left(self.id, seq, self._all_there(lost, awaited[seq]), at, *spans.pop())
+                yield Left(self.id, seq, self._all_there(lost, awaited), at, *spans.pop())
 
     def asked_in(self, spans: Collection[Span]) -> Iterator[Asked]:
         """The requests to tasks that were in one of *spans*, but for what a library does for itself."""

@@ -14,6 +14,7 @@ from aioaudit.exporter import encode_events
 from aioaudit.identity import Run
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
+from aioaudit.log.store import PER_REQUEST
 from tests.story import Story
 
 pytestmark = pytest.mark.any_python
@@ -236,7 +237,8 @@ def test_one_machine_tells_what_was_under_way_when_the_client_was_asked(
     if closes:
         web.closes(2, asked, WEB, "10.0.0.9:80")
     shop.second = begins + 1.01
-    lost = shop.cancel(3, reason="disconnect", origin_reason="disconnect", **OF_SHOP)
+    [serving] = PER_REQUEST
+    lost = shop.cancel(3, reason="disconnect", origin_reason="disconnect", coro=serving, **OF_SHOP)
     own = shop.cancel(7, reason="awaiter", cause=lost, **OF_SHOP)
     shop.end(7, "cancelled", cancel=own, cancel_outcome="obeyed", lifetime=1.01)
     [answer] = [each.answer() for each in read(web, shop).cases("t7")]
