@@ -148,8 +148,16 @@ async def itself() -> None:
         await (await named("asks itself", asks))
 
 
+async def sends() -> None:
+    """The span of a request that was sent: current in two tasks, of which one outlives it."""
+    with TRACER.start_as_current_span("sends", kind=trace.SpanKind.CLIENT):
+        during, after = await named("while it is sent"), await named("after it was sent")
+        await ended(during)
+    await ended(after)
+
+
 async def main() -> None:
-    for each in (one, timed, server, far, future, otherwise, itself):
+    for each in (one, timed, server, far, future, otherwise, itself, sends):
         if len(sys.argv) == 1 or each.__name__ in sys.argv[1:]:
             await each()
 

@@ -55,7 +55,10 @@ class Traces:
         self._variable: ContextVar[Any] | None = None
         self._get_current_span: Callable[[Any], Any] | None = None
         self._last: tuple[weakref.ref[Any], Ids] | None = None
-        """What was found last, by OpenTelemetry's own context, which never changes."""
+        """What was found last, by OpenTelemetry's own context, which never changes.
+
+        Only where there is no `Ids.kind`: a span in there may end meanwhile, and has none then.
+        """
 
     def begin(self, variable: ContextVar[Any] | None) -> None:
         """The program has imported OpenTelemetry, which keeps what is current in *variable*.
@@ -131,8 +134,9 @@ class Traces:
             _kind(span),
             bool(here.trace_flags & 1),
         )
-        with suppress(TypeError):  # who attached what is no context of OpenTelemetry's
-            self._last = weakref.ref(context), ids
+        if ids.kind is None:
+            with suppress(TypeError):  # who attached what is no context of OpenTelemetry's
+                self._last = weakref.ref(context), ids
         return ids
 
 

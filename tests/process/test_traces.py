@@ -80,6 +80,14 @@ def test_the_parent_is_told_where_it_is_another_process(run_python: Runner, tmp_
     }
 
 
+def test_a_span_that_has_ended_sends_nothing_any_more(run_python: Runner, tmp_path: Path) -> None:
+    lines = told(run_python, tmp_path / "log.jsonl", "sends")
+    asked = {each["name"]: each for each in lines if each["event"] == "task.cancel"}
+    assert asked["while it is sent"]["span_kind"] == "client"
+    assert "span_kind" not in asked["after it was sent"]
+    assert asked["after it was sent"]["span_id"] == asked["while it is sent"]["span_id"]
+
+
 def test_futures_findings_and_other_ends_tell_it_too(run_python: Runner, tmp_path: Path) -> None:
     lines = told(run_python, tmp_path / "log.jsonl", "future", "otherwise", "itself")
     future, otherwise, itself = ((0xB1 + each, 0xA1 + each, None) for each in range(3))
