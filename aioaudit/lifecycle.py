@@ -145,6 +145,11 @@ def _in_main_thread() -> bool:
     return get_ident() == main_ident()
 
 
+def ends_by(number: int) -> bool:
+    """Whether the process ends by the signal *number*, in order: the handler for it is ours."""
+    return number == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is _on_sigterm
+
+
 def _on_sigterm(signum: int, _frame: FrameType | None) -> None:
     if signal.getsignal(signum) is not _on_sigterm:
         return  # called by a handler that replaced this one: the program's own affair

@@ -7,9 +7,11 @@ uvicorn look ``os.kill`` up when they need it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from aioaudit import lifecycle
 from aioaudit.cpython.frames import getframe
 from aioaudit.events import SignalSent
 from aioaudit.recorder.recorder import Recorder
@@ -19,7 +21,10 @@ from aioaudit.stack.frames import signal_of
 def make_kill(
     recorder: Recorder, original: Callable[..., None], *, group: bool
 ) -> Callable[..., None]:
-    """`os.kill`, or `os.killpg` for a *group*, that tells what it sent, once it is sent."""
+    """`os.kill`, or `os.killpg` for a *group*, that tells what it sent, once it is sent.
+
+    What this process ends by is told first.
+    """
 
     def kill(*args: Any, **keywords: Any) -> None:
         event: SignalSent | None = None
@@ -29,6 +34,9 @@ def make_kill(
                 event = recorder.on_sending(getframe(0).f_back, *args, group=group)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a signal back
             recorder.report_fault(error)
+        if event is not None and _ends_us(event.to, args[1]):
+            recorder.sender.emit_final(event)
+            event = None
         try:
             original(*args, **keywords)
         except BaseException as error:
@@ -55,6 +63,16 @@ def _was_sent(error: BaseException) -> bool:
     inner = None if step is None else step.tb_next
     if inner is None:  # of C: Ctrl-C as it is by default, or a refusal
         return not isinstance(error, Exception)
-    return (
-        signal_of(inner.tb_frame) is not None
-    )  # else an audit hook's (PEP 578), which comes first
+    # Else an audit hook's (PEP 578), which comes first.
+    return signal_of(inner.tb_frame) is not None
+
+
+def _ends_us(to: int, number: int) -> bool:
+    """Whether this process surely ends by a signal with this *number* before the original returns.
+
+    *to* is as in `SignalSent`: a group below zero, and 0 the one of this process.  Not so -1, which is
+    every process but this one on Linux.
+    """
+    if to not in (0, os.getpid()) and (not hasattr(os, "getpgrp") or to != -os.getpgrp()):
+        return False
+    return lifecycle.ends_by(number)

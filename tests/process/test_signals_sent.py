@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,41 @@ def test_a_signal_that_was_sent_is_told_whoever_calls_and_whatever_its_handler_r
     sent = [line["signal"] for line in lines if line["event"] == "signal.sent"]
     assert sent == ["SIGINT", "SIGUSR1", "SIGTERM", "SIGCHLD"]
     assert (lines[-1]["dropped"], lines[-1].get("faults")) == (0, None)
+
+
+ITSELF = """\
+import asyncio, os, signal, sys
+
+
+def handler(*_):
+    raise LookupError
+
+
+async def main():
+    signal.signal(signal.SIGUSR1, handler)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    except LookupError:
+        pass
+    try:
+        os.kill(os.getpid(), 4711)
+    except OSError:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+
+
+asyncio.run(main())
+"""
+
+
+def test_what_a_process_sends_itself_is_told_before_it_ends_of_it(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    log = tmp_path / "sent.jsonl"
+    result = run_python("-c", ITSELF, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log))
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    sent = [line for line in lines if line["event"] == "signal.sent"]
+    assert [each["signal"] for each in sent] == ["SIGUSR1", "SIGTERM"]
+    assert (lines[-1]["signal"], lines[-1]["dropped"]) == ("SIGTERM", 0)
