@@ -73,6 +73,12 @@ def test_both_addresses_have_to_be_the_same() -> None:
     assert found([closed(2)], [lost(1, 2.5, local="10.0.0.3:80")]) == {}  # behind a proxy
 
 
+@pytest.mark.parametrize("hidden", ["***", "10.0.0.1:***", "***:50000"])
+def test_an_address_that_is_hidden_in_part_is_none(hidden: str) -> None:
+    """Another connection may have the same part."""
+    assert found([closed(2, local=hidden)], [lost(1, 2.5, peer=hidden)]) == {}
+
+
 def test_several_tasks_may_have_lost_one_peer() -> None:
     assert found([closed(2)], [lost(1, 2.5), lost(1.5, 2.6, seq=2)]) == {
         ("b", 1): ("a", 1),
