@@ -65,27 +65,36 @@ _REST = (
 )
 _KEY = rf"(?i:{_WORD}{_REST})"
 
+_STRING = (
+    # As JSON and Python have it; and the same inside of another one, where its quotes are escaped.
+    r"""\\"(?:[^"\\]|\\{2,}"?|\\(?!"))*+(?:\\")?|\\'(?:[^'\\]|\\{2,}'?|\\(?!'))*+(?:\\')?"""
+    r"""|"(?:[^"\\]|\\[\s\S])*+"?|'(?:[^'\\]|\\[\s\S])*+'?"""
+)
+
 _PAIR = re.compile(
     # key=value, key := value; "key": value, as JSON and Python have it, and in a list of arguments
     # or of headers, "key", "value"; key: value with a blank, where it ends no name of a class.
     rf"""({_KEY}(?:\\?["']?\s{{0,3}}(?::=|=>|==?)\s{{0,3}}|\\?["']\s{{0,3}}[:,]\s{{0,3}})[bfru]?"""
-    rf"""|(?<![a-z]){_KEY}:\s{{1,3}}|(?<![\w.])(?i:password|passwd|secret):)"""
+    rf"""|(?<![a-z]){_KEY}:\s{{1,3}}|(?<![\w.])(?i:password|passwd|secret|(?:x-)?api-?key):)"""
     # Two words where the first is the scheme of an Authorization header.
     r"""((?i:(?:bearer|basic|digest|negotiate|token|apikey)\s{1,3})?+)"""
-    r"""(\\?"[^"]*+"?|\\?'[^']*+'?|[^\s,;&"']++)"""
+    # All that belongs to a Digest; a string; a tuple or a dict; a word, which may have quotes in it.
+    rf"""((?i:(?<=digest\s))[^\r\n]++|{_STRING}|[(\[{{][^)\]}}]*+[)\]}}]?"""
+    r"""|(?:[^\s,;&"']|["'](?=\w))++)"""
 )
 """A key and its secret; what is hidden is the last group."""
 
 _COOKIE = re.compile(r"""((?i:cookie)\\?["']?\s{0,3}[:=,]\s{0,3}\\?["']?)([^\s"'][^\r\n"']*+)""")
 """A header with cookies: all of them."""
 
-_OPTION = re.compile(
-    rf"(?<![\w-])(--?(?:[\w.\-](?!{_KEY}\s)){{0,40}}[\w.\-]?{_KEY}\s{{1,3}})([^-\s]\S*+)"
-)
+_OPTION = re.compile(r"(?<![\w.\-])(--?([\w.\-]{1,100}+)\s{1,3})([^-\s]\S*+)")
 """An option of a command line, in a text, with its value behind a blank."""
 
-_OPTION_ALONE = re.compile(rf"(?!--no-)-{{0,2}}(?:[\w.\-](?!{_KEY}\Z)){{0,40}}[\w.\-]?{_KEY}\Z")
-"""An option as an argument of its own, whose value is the next one."""
+_OPTION_ALONE = re.compile(r"(?!--no-)[\w.\-]{1,100}")
+"""An option as an argument of its own, whose value may be the next one."""
+
+_ENDS_AS_KEY = re.compile(rf"{_KEY}\Z")
+"""What makes an option that of a secret."""
 
 _SCHEME = re.compile(
     r"\b((?i:bearer|basic)\s{1,3})"
@@ -95,14 +104,21 @@ _SCHEME = re.compile(
 )
 """What comes after the scheme of an Authorization header, where it is no plain English."""
 
-_URL = re.compile(rf"""(://[^\s/?#@:"'<>]*+:)([^\s/?#"'<>]*)(@|{MARK}\Z)""")
-"""The password in a URL; also where the text was cut before its end came."""
+_URL = re.compile(
+    rf"""(://[^\s/?#@:"'<>]*+:)(?:[^\s/?#"'<>]*(@|{MARK})"""
+    rf"""|(?!\d{{1,5}}[/?#])[^\s"'<>@{MARK}]*+(@|{MARK}))"""
+)
+"""The password in a URL, which may hold a slash, for not all do it right; also where the text was cut
+before its end came."""
 
 _SHAPE = re.compile(
     r"\b(?:(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{12,}+"  # AWS
     r"|gh[oprsu]_\w{16,}+|github_pat_\w{16,}+|glpat-[\w\-]{16,}+"
     r"|xox[abeprs]-[\w\-]{8,}+|(?:sk|pk|rk)[-_][\w\-]{16,}+|AIza[\w\-]{30,}+|hf_\w{20,}+"
-    r"|npm_\w{20,}+|pypi-[\w\-]{16,}+|eyJ[\w\-]{8,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?)"
+    r"|npm_\w{20,}+|pypi-[\w\-]{16,}+|eyJ[\w\-]{8,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?"
+    # What there is of one where the text was cut.
+    r"|(?:AKIA|ASIA|AROA|AIDA|gh[oprsu]_|github_pat_|glpat-|xox[abeprs]-|(?:sk|pk|rk)[-_]|AIza|hf_"
+    rf"|npm_|pypi-|eyJ)[\w.\-]{{0,200}}+{MARK})"
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*+"
 )
 """What is a secret by its looks: keys and tokens of well-known services, JWTs, private keys."""
@@ -118,6 +134,8 @@ _OF_SHAPES = (*_OF_AWS, *_OF_SERVICES, "-----BEGIN")
 
 def _hide_value(found: re.Match[str]) -> str:
     before, scheme, value = found.groups()
+    if value[0] in "([{":
+        return f"{before}{scheme}{MASK}"
     quote = value[: 2 if value[0] == "\\" else 1] if value[0] in "\\\"'" else ""
     if quote.rstrip("\"'") == quote:  # a backslash that is part of the value
         quote = ""
@@ -127,18 +145,26 @@ def _hide_value(found: re.Match[str]) -> str:
     return f"{before}{scheme}{MASK}{value[len(rest) :]}" if rest else found[0]
 
 
+def _hide_in_url(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}{found[2] or found[3]}"
+
+
+def _hide_option(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}" if _ENDS_AS_KEY.search(found[2]) else found[0]
+
+
 def hide_secrets(text: str) -> str:
     """*text* with `MASK` in the place of each obvious secret; the same object where there is none."""
     if len(text) < PLAIN and TELLING.isdisjoint(text):
         return text
     hidden = text
     if "://" in hidden:
-        hidden = _URL.sub(rf"\1{MASK}\3", hidden)
+        hidden = _URL.sub(_hide_in_url, hidden)
     lower = hidden.lower()
     if any(each in lower for each in _OF_KEYS):
         hidden = _PAIR.sub(_hide_value, hidden)
         hidden = _COOKIE.sub(rf"\1{MASK}", hidden)
-        hidden = _OPTION.sub(rf"\1{MASK}", hidden)
+        hidden = _OPTION.sub(_hide_option, hidden)
     if any(each in lower for each in _OF_SCHEMES):
         hidden = _SCHEME.sub(rf"\1{MASK}", hidden)
     if any(each in hidden for each in _OF_SHAPES):
@@ -157,7 +183,8 @@ def hide_in_arguments(arguments: list[str]) -> list[str]:
             continue
         option, equals, _ = each.partition("=")
         follows = False
-        if (equals or each.startswith("-")) and _OPTION_ALONE.match(option):
+        named = (equals or each.startswith("-")) and _OPTION_ALONE.fullmatch(option)
+        if named and _ENDS_AS_KEY.search(option):
             found.append(f"{option}={MASK}" if equals else each)
             follows = not equals
         else:
@@ -188,6 +215,8 @@ def family_of(key: str) -> str | None:
         return "at"
     if key == "callers":
         return "source"
+    if key in ("local", "peer"):
+        return "address"
     return next(
         (each for each in REDACTABLE if key == each or key.endswith((f"_{each}", f"_{each}s"))),
         None,

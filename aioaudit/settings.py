@@ -93,6 +93,7 @@ FINDING_KINDS = (
 """Every kind of finding."""
 
 REDACTABLE = (
+    "address",
     "argv",
     "at",
     "coro",
@@ -102,6 +103,7 @@ REDACTABLE = (
     "library",
     "message",
     "name",
+    "service",
     "source",
     "thread",
 )

@@ -27,7 +27,8 @@ class Redacting:
         """Go by *rules* from now on; *drawn* is the number of the last event before."""
         if rules == self.now.rules:
             return
-        before = {**self._before, self.now: drawn}
+        before = {each: upto for each, upto in self._before.items() if each is not self.now}
+        before[self.now] = drawn  # the last one, also where it held before
         now = next((each for each in before if each.rules == rules), None) or Redaction(rules)
         self._before = dict(list(before.items())[-_MOST_BEFORE:])
         self.now = now
