@@ -473,7 +473,7 @@ def _redact(where: str, given: Any) -> tuple[str, ...]:
             raise bad_value(
                 where,
                 value,
-                f"{word!r} is no key of text{suggestion(key, REDACTABLE)}",
+                f"{word!r} is no key of text{suggestion(key, (SECRETS, *REDACTABLE))}",
                 f"KEY or KEY=PATTERN, separated by commas, KEY one of {', '.join(REDACTABLE)}, *;"
                 f" {'/'.join(OFF_WORDS)} for nothing",
             )
