@@ -29,6 +29,7 @@ port that is used again within that time, for a connection that was closed likew
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
@@ -41,6 +42,10 @@ AGREE = SECOND // 10
 """Clocks of two machines agree if they differ by at most this much."""
 FEWEST = 3
 """So many connections measure a clock."""
+
+MOST = 1_000
+"""Closes between the same two addresses, while one task served them, or by another clock at any time,
+that are compared with one loss: where there were more, they tell nothing."""
 
 _OF_EACH_MACHINE = [
     *(ip_network(f"172.{number}.0.0/16") for number in range(17, 31)),
@@ -120,16 +125,25 @@ _NOWHERE = Host(None, None)
 
 def join(closes: Iterable[Close], losses: Iterable[Loss], hosts: Mapping[str, Host]) -> Joined:
     """Which of *closes* each of *losses* came of; *hosts* has what is known of their runs."""
-    by_addresses: dict[tuple[str, str], list[Close]] = {}
-    for close in closes:
-        by_addresses.setdefault((close.local, close.peer), []).append(close)
+    used = _by_addresses(closes, hosts)
     pairs: dict[tuple[str, str], list[Pair]] = {}
     for loss in losses:
-        for close in by_addresses.get((loss.peer, loss.local), ()):
-            there, here = hosts.get(close.run, _NOWHERE), hosts.get(loss.run, _NOWHERE)
-            if _in_one_network(close, there, here):
-                clocks = there.clock or close.run, here.clock or loss.run
-                pairs.setdefault(clocks, []).append((loss, close))
+        here = hosts.get(loss.run, _NOWHERE)
+        here_clock = here.clock or loss.run
+        for there_clock, each in used.get((loss.peer, loss.local), {}).items():
+            near = each
+            if there_clock == here_clock:
+                first = bisect_left(each, loss.since, key=_at)
+                near = each[first : bisect_right(each, loss.at, key=_at)]
+            if len(near) > MOST:
+                continue
+            of_pair = [
+                (loss, close)
+                for close in near
+                if _in_one_network(close, hosts.get(close.run, _NOWHERE), here)
+            ]
+            if of_pair:
+                pairs.setdefault((there_clock, here_clock), []).extend(of_pair)
     matches: dict[tuple[str, int], list[Match]] = {}
     unfit: dict[tuple[str, str], set[tuple[str, int]]] = {}
     for (there_clock, here_clock), each in pairs.items():
@@ -150,14 +164,42 @@ def join(closes: Iterable[Close], losses: Iterable[Loss], hosts: Mapping[str, Ho
     return Joined(found, misfits)
 
 
+def _by_addresses(
+    closes: Iterable[Close], hosts: Mapping[str, Host]
+) -> dict[tuple[str, str], dict[str, list[Close]]]:
+    """*closes* in order by local and peer address, and then by the clock that tells their times.
+
+    Without those whose addresses are hidden, which would all be alike.
+    """
+    found: dict[tuple[str, str], dict[str, list[Close]]] = {}
+    for close in closes:
+        if not (_is_address(close.local) and _is_address(close.peer)):
+            continue
+        clock = hosts.get(close.run, _NOWHERE).clock or close.run
+        found.setdefault((close.local, close.peer), {}).setdefault(clock, []).append(close)
+    for of_clocks in found.values():
+        for each in of_clocks.values():
+            each.sort(key=_at)
+    return found
+
+
+def _at(close: Close) -> int:
+    return close.at
+
+
+def _is_address(text: str) -> bool:
+    """Whether *text* is no address that is hidden, or of a log that was tampered with.
+
+    A port that is hidden would make all connections of two hosts one.
+    """
+    host, _, port = text.rpartition(":")
+    return _same_within(host) is not None and port.isascii() and port.isdecimal()
+
+
 def _in_one_network(close: Close, there: Host, here: Host) -> bool:
     """Whether the addresses of *close* mean the same in both networks."""
     for each in (close.local, close.peer):
-        host, _, port = each.rpartition(":")
-        within = _same_within(host)
-        # A port that is hidden would make all connections of two hosts one.
-        if within is None or not (port.isascii() and port.isdecimal()):
-            return False
+        within = _same_within(each.rpartition(":")[0])
         if within == "network" and (there.network is None or there.network != here.network):
             return False
         if within == "machine" and (there.clock is None or there.clock != here.clock):
@@ -167,10 +209,7 @@ def _in_one_network(close: Close, there: Host, here: Host) -> bool:
 
 @functools.lru_cache(10_000)
 def _same_within(host: str) -> Literal["everywhere", "machine", "network"] | None:
-    """Where *host* means the same to all; None for what is no address.
-
-    It is hidden then (`AIOAUDIT_REDACT`), or of a log that was tampered with.
-    """
+    """Where *host* means the same to all; None for what is no address."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:

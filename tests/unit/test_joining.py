@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioaudit.log.joining import SECOND, Close, Host, Joined, Loss, Match, Misfit, join
+from aioaudit.log.joining import MOST, SECOND, Close, Host, Joined, Loss, Match, Misfit, join
 
 pytestmark = pytest.mark.any_python
 
@@ -138,6 +139,27 @@ def test_what_is_no_address_is_joined_to_nothing() -> None:
     assert found([close], [lost(1, 2.5, local="", peer="nowhere")]) == {}
     for hidden in ("10.0.0.1:***", "***:50000", "10.0.0.1:", "***"):  # by AIOAUDIT_REDACT
         assert found([closed(2, local=hidden)], [lost(1, 2.5, peer=hidden)]) == {}
+
+
+def test_addresses_that_were_used_all_the_time_are_no_work() -> None:
+    """A client that binds its port: each connection is compared with those of its time only."""
+    count = 3 * MOST
+    closes = [closed(10 * number, seq=number) for number in range(1, count)]
+    losses = [lost(10 * each.seq - 1, 10 * each.seq + 0.1, seq=each.seq) for each in closes]
+    compared: list[int] = []
+
+    class Counting(dict[str, Host]):
+        def get(self, *key: Any) -> Any:
+            compared.append(1)
+            return super().get(*key)
+
+    of = join(closes, losses, Counting(ONE_MACHINE)).of
+    assert {key: match.close.seq for key, match in of.items()} == {
+        ("b", each.seq): each.seq for each in closes
+    }
+    assert len(compared) < 10 * count
+    assert join(closes, losses, TWO_MACHINES) == Joined({}, [])
+    assert found(closes, [lost(1, 10 * count)]) == {}
 
 
 def connections(count: int, ahead: float) -> tuple[list[Close], list[Loss]]:

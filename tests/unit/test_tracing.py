@@ -106,6 +106,12 @@ def test_a_span_that_is_about_more_takes_one_clock_and_a_connection_that_was_clo
     assert joined(asked(sends=False), left(), clocks=ONE) == {}
 
 
+@pytest.mark.parametrize("hidden", ["***", "", "[REDACTED]"])
+def test_ids_that_were_hidden_by_whoever_ships_logs_join_nothing(hidden: str) -> None:
+    assert joined(asked(span_id=hidden), left(sender=hidden)) == {}
+    assert joined(asked(trace_id=hidden), left(trace_id=hidden)) == {}
+
+
 def test_two_causes_leave_no_one() -> None:
     assert joined(asked(), asked(2), left(), clocks=ONE) == {}
     assert joined(asked(), asked(2, run="stock"), left(), clocks=ONE) == {}
