@@ -130,11 +130,10 @@ def join(closes: Iterable[Close], losses: Iterable[Loss], hosts: Mapping[str, Ho
     for loss in losses:
         here = hosts.get(loss.run, _NOWHERE)
         here_clock = here.clock or loss.run
-        for there_clock, each in used.get((loss.peer, loss.local), {}).items():
-            near = each
+        for there_clock, near in used.get((loss.peer, loss.local), {}).items():
             if there_clock == here_clock:
-                first = bisect_left(each, loss.since, key=_at)
-                near = each[first : bisect_right(each, loss.at, key=_at)]
+                first = bisect_left(near, loss.since, key=_at)
+                near = near[first : bisect_right(near, loss.at, key=_at)]  # noqa: PLW2901
             if len(near) > MOST:
                 continue
             of_pair = [

@@ -73,7 +73,7 @@ def test_three_spans_measure_a_clock_and_two_do_not(ahead: int) -> None:
         here: list[Asked] = []
         there: list[Left] = []
         for number in range(count):
-            span, at = f"{ahead}-{number}", (100 + 7 * number) * SECOND
+            span, at = f"{abs(ahead)}x{number}", (100 + 7 * number) * SECOND
             here.append(asked(number + 1, span_id=span, at=at))
             by_theirs = at + ahead * SECOND
             since = by_theirs - (1 + number) * SECOND
