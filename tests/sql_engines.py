@@ -1,22 +1,26 @@
 """SQL engines, each in a process of its own: they have threads and handlers of signals.
 
-As a program it takes on standard input what to do, and prints what came of it, both in JSON.
+As a program it takes on standard input what to do, a line each time, and prints what came of it, both
+in JSON.  One process answers many, each in a database of its own: it takes seconds to start.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from aioaudit.sql import Dialect
 from tests.conftest import clean_environ
-from tests.waiting import PATIENCE
 
 MODULES = {"duckdb": "duckdb", "clickhouse": "chdb"}
 """By dialect, what runs it."""
@@ -35,42 +39,81 @@ def statements(script: str) -> list[str]:
     return [each.strip() for each in re.split(r";\s*\n", bare + "\n") if each.strip()]
 
 
-def ask(dialect: str, script: str, queries: Sequence[str], folder: Path) -> list[list[Row]]:
-    """The rows of each of *queries* after *script*, which runs in *folder*."""
-    done = subprocess.run(
-        [sys.executable, __file__, MODULES[dialect]],
-        input=json.dumps({"statements": statements(script), "queries": queries}),
-        cwd=folder,
-        env=clean_environ(PYTHONPATH=str(Path(__file__).parent.parent)),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    rows: list[list[Row]] = json.loads(done.stdout)
-    return rows
+class Engine:
+    """An engine that runs."""
+
+    def __init__(self, dialect: Dialect, program: subprocess.Popen[str]) -> None:
+        self.dialect = dialect
+        self._program = program
+
+    def ask(self, script: str, queries: Sequence[str]) -> list[list[Row]]:
+        """The rows of each of *queries* after *script*, in a database that is empty before."""
+        program = self._program
+        assert program.stdin is not None
+        assert program.stdout is not None
+        wanted = {"statements": statements(script), "queries": queries}
+        program.stdin.write(json.dumps(wanted) + "\n")
+        program.stdin.flush()
+        told = json.loads(program.stdout.readline())
+        assert "error" not in told, told["error"]
+        rows: list[list[Row]] = told["rows"]
+        return rows
 
 
-def _duckdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
+@contextmanager
+def started(dialect: Dialect) -> Iterator[Engine]:
+    """An engine of *dialect*; it is ended afterwards."""
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "errors").open("w+") as errors:
+        program = subprocess.Popen(
+            [sys.executable, __file__, MODULES[dialect]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,
+            env=clean_environ(PYTHONPATH=str(Path(__file__).parent.parent)),
+            text=True,
+        )
+        with program:
+            try:
+                yield Engine(dialect, program)
+            finally:
+                program.kill()  # there is nothing that it would have to put in order
+
+
+def _duckdb() -> tuple[Callable[[], None], Callable[[str], object], Callable[[str], list[Row]]]:
     duckdb: Any = import_module("duckdb")
 
-    database = duckdb.connect()
+    database: Any = None
+
+    def begin() -> None:
+        nonlocal database
+        database = duckdb.connect()
 
     def rows(query: str) -> list[Row]:
         found = database.execute(query)
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
-    return database.execute, rows
+    def execute(statement: str) -> None:
+        database.execute(statement)
+
+    return begin, execute, rows
 
 
-def _chdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
+def _chdb() -> tuple[Callable[[], None], Callable[[str], object], Callable[[str], list[Row]]]:
     session: Any = import_module("chdb.session")
 
     house = session.Session()
-    # Only in such a one tables can be made anew by themselves.
-    house.query("CREATE DATABASE logs ENGINE = Atomic")
-    house.query("USE logs")
+    made = 0
+
+    def begin() -> None:
+        nonlocal made
+        if made:
+            house.query(f"DROP DATABASE logs{made} SYNC")
+        made += 1
+        # Only in such a one tables can be made anew by themselves.
+        house.query(f"CREATE DATABASE logs{made} ENGINE = Atomic")
+        house.query(f"USE logs{made}")
 
     def execute(statement: str) -> None:
         house.query(statement)
@@ -86,19 +129,29 @@ def _chdb() -> tuple[Callable[[str], object], Callable[[str], list[Row]]]:
         )
         return [json.loads(line) for line in told.splitlines() if line.strip()]
 
-    return execute, rows
+    return begin, execute, rows
 
 
 def main() -> None:
-    """Run the statements, ask the queries."""
-    wanted = json.load(sys.stdin)
-    execute, rows = {"duckdb": _duckdb, "chdb": _chdb}[sys.argv[1]]()
-    for statement in wanted["statements"]:
+    """Do what each line of standard input says: run the statements, ask the queries."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # an engine may print, too
+    begin, execute, rows = {"duckdb": _duckdb, "chdb": _chdb}[sys.argv[1]]()
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        statement = ""
+        told: dict[str, object]
         try:
-            execute(statement)
+            begin()
+            for statement in wanted["statements"]:
+                execute(statement)
+            found = []
+            for statement in wanted["queries"]:
+                found.append(rows(statement))
+            told = {"rows": found}
         except Exception as error:  # noqa: BLE001 - whatever an engine raises
-            raise SystemExit(f"{error}\n{statement}") from None
-    print(json.dumps([rows(query) for query in wanted["queries"]], default=str))
+            told = {"error": f"{error}\n{statement}"}
+        print(json.dumps(told, default=str), file=answers, flush=True)
 
 
 if __name__ == "__main__":

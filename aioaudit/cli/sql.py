@@ -58,7 +58,8 @@ def _files(log: str) -> list[str]:
     if not path.is_dir():
         path.stat()  # raises where it is not there
         return [log]
-    found = sorted(str(file) for file in path.iterdir() if _LOG.search(file.name))
+    inside = [file for file in path.iterdir() if file.is_file()]
+    found = sorted(str(file) for file in inside if _LOG.search(file.name))
     if not found:
         raise FileNotFoundError(2, "no *.jsonl file in this folder", log)
     return found

@@ -1,3 +1,3 @@
--- For ClickHouse 24.10 or later (tested with 26.9).
+-- For ClickHouse; tested with 26.9. It needs refreshable materialized views.
 
 {lines}

@@ -1,4 +1,4 @@
--- For DuckDB 1.4 or later. Functions that it calls otherwise than what follows.
+-- For DuckDB; tested with 1.5 and 2.0. Functions that it calls otherwise than what follows.
 CREATE OR REPLACE MACRO arrayJoin(list) AS unnest(list);
 CREATE OR REPLACE MACRO argMin(what, by_what) AS arg_min(what, by_what);
 CREATE OR REPLACE MACRO argMax(what, by_what) AS arg_max(what, by_what);

@@ -4,6 +4,11 @@
 -- mean something together with run only. Where a line is missing the root cause is what = 'cancelled',
 -- and nothing is guessed.
 --
+-- A chain ends where its process does: what led to it in another one (a client that left, a parent that
+-- killed) no view tells, and reason = 'disconnect' says only that a peer went away, not why. `aioaudit why`
+-- joins logs. Equal addresses or a trace in common are no proof: ports are used again, and a trace has many
+-- requests.
+--
 -- `aioaudit sql` fills in what stands in braces, from the rules that `aioaudit why` follows, and gives a
 -- TABLE the form that the engine needs. The rest is the same for all engines.
 
@@ -76,7 +81,8 @@ SELECT run, pid, seq, ts, CAST(event AS {text}) AS event, task, name, coro, wait
        coalesce(evidence, 'observed') AS evidence, detail, coalesce(cleanup, false) AS cleanup,
        origin, origin_task, origin_name, origin_reason, origin_source, origin_at, origin_library,
        origin_library_at, origin_by_name, origin_error, origin_signal, origin_seconds,
-       origin_message, origin_detail
+       origin_message, origin_detail, local, peer, trace_id, span_id, parent_span_id, span_kind,
+       coalesce(trace_sampled, true) AS trace_sampled
 FROM aioaudit_events
 WHERE event IN ('task.cancel', 'future.cancel') AND run IS NOT NULL AND seq IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY run, seq ORDER BY ts) = 1;
@@ -555,7 +561,8 @@ SELECT cases.run AS run,
                        THEN 'the line with seq ' || toString(cases.lost)
                             || ', which would say why, is missing'
                    WHEN cases.unclear THEN 'the log does not say which request was taken back'
-                          ELSE 'the log does not say who asked' END
+                   WHEN cases.cancel IS NOT NULL THEN 'the chain has more than {most_steps} steps'
+                   ELSE 'the log does not say who asked' END
        ) AS cause
 FROM _aioaudit_cases AS cases
 LEFT JOIN _aioaudit_walk AS walk ON walk.run = cases.run AND walk.seq = cases.cancel
@@ -740,26 +747,26 @@ FROM allowed
 WINDOW incident AS (PARTITION BY run, closely);
 
 
--- The cancelled tasks that a program is none the worse for, and what kind of housekeeping that is: the
--- rules of docs/why.md.
-CREATE OR REPLACE VIEW _aioaudit_housekeeping AS
-WITH RECURSIVE
-    judged AS (SELECT * FROM _aioaudit_judged),
-    beside AS (
-        SELECT run, task, closely, maker, made_in, asked_by, plain, own, suspended_at, obeyed, gave_in,
-               cause, cleanup, source, "by", cancel
-        FROM judged
-        WHERE settled IS NULL AND NOT faulty_incident AND asked_by IS NOT NULL
-    ),
-    makers_of AS (SELECT run, closely, task FROM beside),
+-- What may have been ended by the task that had made it, beside its work.
+CREATE OR REPLACE TABLE _aioaudit_beside AS
+SELECT run, task, closely, maker, made_in, asked_by, plain, own, suspended_at, obeyed, gave_in,
+       cause, cleanup, source, "by", cancel
+FROM _aioaudit_judged
+WHERE settled IS NULL AND NOT faulty_incident AND asked_by IS NOT NULL;
+
+
+-- The incidents of those in which all tasks were, as far as they tell.
+CREATE OR REPLACE TABLE _aioaudit_cleanups AS
+WITH
+    makers_of AS (SELECT run, closely, task FROM _aioaudit_beside),
     asked AS (SELECT DISTINCT run, task FROM aioaudit_requests WHERE event = 'task.cancel'),
     returned AS (
         SELECT run, task FROM _aioaudit_returned
-        WHERE (run, task) IN (SELECT run, asked_by FROM beside)
+        WHERE (run, task) IN (SELECT run, asked_by FROM _aioaudit_beside)
     ),
     last_made AS (
         SELECT run, parent, max(seq) AS seq FROM aioaudit_events
-        WHERE event = 'task.create' AND (run, parent) IN (SELECT run, "by" FROM beside)
+        WHERE event = 'task.create' AND (run, parent) IN (SELECT run, "by" FROM _aioaudit_beside)
         GROUP BY run, parent
     ),
     told AS (
@@ -784,42 +791,42 @@ WITH RECURSIVE
                                            OR coalesce(last_made.seq, 0) < beside.cancel), false)
                              END
                         THEN 1 ELSE 0 END) AS good
-        FROM beside
+        FROM _aioaudit_beside AS beside
         LEFT JOIN returned ON returned.run = beside.run AND returned.task = beside.asked_by
         LEFT JOIN asked ON asked.run = beside.run AND asked.task = beside.asked_by
         LEFT JOIN makers_of ON makers_of.run = beside.run AND makers_of.closely = beside.closely
                            AND makers_of.task = beside.maker
         LEFT JOIN last_made ON last_made.run = beside.run AND last_made.parent = beside."by"
         GROUP BY beside.run, beside.closely, beside.asked_by
-    ),
-    good AS (SELECT run, closely, asked_by FROM told WHERE good = 1),
-    -- What else those who asked had made, and that did not return.
-    others AS (
-        SELECT made.run AS run, good.closely AS closely, judged.closely AS of_incident,
-               judged.settled AS settled, inside.closely IS NOT NULL AS perhaps
-        FROM good
+    )
+SELECT run, closely, asked_by FROM told WHERE good = 1;
+
+
+-- The cancelled tasks that a program is none the worse for, and what kind of housekeeping that is: the
+-- rules of docs/why.md.
+CREATE OR REPLACE VIEW _aioaudit_housekeeping AS
+WITH
+    -- Those who asked had made something else, too, that did not return and is no housekeeping.  This
+    -- says it of all that they ended: what one of them had made is in no other's incident that is good.
+    worse AS (
+        SELECT good.run AS run, good.closely AS closely
+        FROM _aioaudit_cleanups AS good
         JOIN (SELECT run, task, max(parent) AS maker FROM aioaudit_events
               WHERE event = 'task.create'
                 AND (run, task) IN (SELECT run, task FROM _aioaudit_ends
                                     WHERE outcome <> 'returned')
               GROUP BY run, task) AS made
           ON made.run = good.run AND made.maker = good.asked_by
-        LEFT JOIN judged ON judged.run = made.run AND judged.task = made.task
-        LEFT JOIN good AS inside ON inside.run = judged.run AND inside.closely = judged.closely
-    ),
-    -- Where one of them is no housekeeping, neither is this; and so on.
-    worse AS (
-        SELECT DISTINCT run, closely FROM others WHERE settled IS NULL AND NOT perhaps
-        UNION ALL
-        SELECT others.run, others.closely
-        FROM others JOIN worse ON worse.run = others.run AND worse.closely = others.of_incident
-        WHERE others.settled IS NULL AND others.perhaps AND others.closely <> others.of_incident
+        LEFT JOIN _aioaudit_judged AS judged ON judged.run = made.run AND judged.task = made.task
+        LEFT JOIN _aioaudit_cleanups AS inside
+          ON inside.run = judged.run AND inside.closely = judged.closely
+        WHERE judged.settled IS NULL AND inside.closely IS NULL
     )
-SELECT run, task, settled AS kind FROM judged WHERE settled IS NOT NULL
+SELECT run, task, settled AS kind FROM _aioaudit_judged WHERE settled IS NOT NULL
 UNION ALL
 SELECT judged.run, judged.task, 'cleanup'
-FROM judged
-JOIN good ON good.run = judged.run AND good.closely = judged.closely
+FROM _aioaudit_judged AS judged
+JOIN _aioaudit_cleanups AS good ON good.run = judged.run AND good.closely = judged.closely
 WHERE judged.settled IS NULL
   AND (good.run, good.closely) NOT IN (SELECT run, closely FROM worse);
 

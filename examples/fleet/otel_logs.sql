@@ -17,6 +17,8 @@ SELECT
     JSONExtract(Body, 'parent_run', 'Nullable(String)') AS "parent_run",
     JSONExtract(Body, 'process', 'Nullable(String)') AS "process",
     JSONExtract(Body, 'ancestors', 'Array(String)') AS "ancestors",
+    JSONExtract(Body, 'network', 'Nullable(String)') AS "network",
+    JSONExtract(Body, 'service', 'Nullable(String)') AS "service",
     JSONExtract(Body, 'written', 'Nullable(Int64)') AS "written",
     JSONExtract(Body, 'dropped', 'Nullable(Int64)') AS "dropped",
     JSONExtract(Body, 'signal', 'Nullable(String)') AS "signal",
@@ -59,7 +61,14 @@ SELECT
     JSONExtract(Body, 'origin_seconds', 'Nullable(Float64)') AS "origin_seconds",
     JSONExtract(Body, 'origin_message', 'Nullable(String)') AS "origin_message",
     JSONExtract(Body, 'origin_detail', 'Nullable(String)') AS "origin_detail",
+    JSONExtract(Body, 'local', 'Nullable(String)') AS "local",
+    JSONExtract(Body, 'peer', 'Nullable(String)') AS "peer",
     JSONExtract(Body, 'accepted', 'Nullable(Bool)') AS "accepted",
+    JSONExtract(Body, 'trace_id', 'Nullable(String)') AS "trace_id",
+    JSONExtract(Body, 'span_id', 'Nullable(String)') AS "span_id",
+    JSONExtract(Body, 'parent_span_id', 'Nullable(String)') AS "parent_span_id",
+    JSONExtract(Body, 'span_kind', 'Nullable(String)') AS "span_kind",
+    JSONExtract(Body, 'trace_sampled', 'Nullable(Bool)') AS "trace_sampled",
     JSONExtract(Body, 'behind', 'Nullable(Int64)') AS "behind",
     JSONExtract(Body, 'taken_back', 'Nullable(Bool)') AS "taken_back",
     JSONExtract(Body, 'waiters', 'Array(Int64)') AS "waiters",
@@ -87,6 +96,8 @@ SELECT
     JSONExtract(Body, 'waited', 'Nullable(Float64)') AS "waited",
     JSONExtract(Body, 'times', 'Nullable(Int64)') AS "times",
     JSONExtract(Body, 'pending', 'Nullable(Int64)') AS "pending",
-    JSONExtract(Body, 'ongoing', 'Nullable(Bool)') AS "ongoing"
+    JSONExtract(Body, 'ongoing', 'Nullable(Bool)') AS "ongoing",
+    JSONExtract(Body, 'to', 'Nullable(Int64)') AS "to",
+    JSONExtract(Body, 'callers', 'Array(String)') AS "callers"
 FROM otel_logs
 WHERE JSONHas(Body, 'event') AND JSONHas(Body, 'run') AND JSONHas(Body, 'seq');

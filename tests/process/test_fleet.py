@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +19,13 @@ import pytest
 
 pytest.importorskip("click")
 
-from aioaudit.sql import DIALECTS, columns, script
+import aioaudit
+from aioaudit.sql import DIALECTS, Dialect, columns, script
 from tests import sql_engines
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clean_environ
 from tests.report_logs import shop, write
-from tests.sql_engines import Row
+from tests.sql_engines import Engine, Row
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.any_python
 
@@ -26,9 +33,18 @@ FLEET = ROOT / "examples" / "fleet"
 PAGE = (ROOT / "docs" / "fleet.md").read_text()
 DASHBOARD = json.loads((ROOT / "examples" / "grafana" / "aioaudit.json").read_text())
 
-needs_clickhouse = pytest.mark.skipif(
-    sql_engines.lacking("clickhouse"), reason="there is no chdb to ask"
-)
+
+@pytest.fixture(scope="module", params=DIALECTS)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine that is there."""
+    wanted: Dialect = request.param
+    if sql_engines.lacking(wanted):
+        pytest.skip(f"there is no {sql_engines.MODULES[wanted]}")
+    with sql_engines.started(wanted) as there:
+        yield there
+
+
+only_clickhouse = pytest.mark.parametrize("engine", ["clickhouse"], indirect=True)
 
 
 @pytest.fixture
@@ -40,13 +56,9 @@ def log(tmp_path: Path) -> Path:
 # -- SQL of the page -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_the_page_asks_is_answered(dialect: str, log: Path, tmp_path: Path) -> None:
-    if sql_engines.lacking(dialect):
-        pytest.skip(f"there is no {sql_engines.MODULES[dialect]}")
-    queries = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
-    text = script(dialect, [str(log)])  # type: ignore[arg-type]  # one of DIALECTS
-    minutes, swallowed, also = sql_engines.ask(dialect, text, queries, tmp_path)
+def test_what_the_page_asks_is_answered(engine: Engine, log: Path) -> None:
+    queries = re.findall(r"```sql\n(SELECT.*?)```", PAGE, re.DOTALL)
+    minutes, swallowed, also = engine.ask(script(engine.dialect, [str(log)]), queries)
     assert sum(int(row["tasks"]) for row in minutes) == 6
     assert [(row["coro"], row["swallowed_at"], row["times"]) for row in swallowed] == [
         ("shop:stubborn", "shop.py:31", 1)
@@ -55,6 +67,18 @@ def test_what_the_page_asks_is_answered(dialect: str, log: Path, tmp_path: Path)
     named = set(re.findall(r"^\| `(aioaudit_\w+)` \|", PAGE, re.MULTILINE))
     made = set(re.findall(r" (aioaudit_\w+) AS\n", script("duckdb")))
     assert named == (made | {"aioaudit_events"}) - {"aioaudit_damaged"}
+
+
+@only_clickhouse
+def test_old_lines_go_as_the_page_says(engine: Engine, log: Path) -> None:
+    [ttl] = re.findall(r"```sql\n(ALTER.*?)```", PAGE, re.DOTALL)
+    table, _ = tables()
+    old, new = ("toDateTime64('2020-01-01 00:00:00', 6, 'UTC')", "now64(6, 'UTC')")
+    rows = ", ".join(f"('task.done', {ts}, 'r', {seq}, 1)" for seq, ts in enumerate((old, new)))
+    insert = f"INSERT INTO aioaudit_events (event, ts, run, seq, pid) VALUES {rows};\n"
+    text = f"{table}\n{insert}{ttl};\nOPTIMIZE TABLE aioaudit_events FINAL;\n"
+    [left] = engine.ask(text, ["SELECT seq FROM aioaudit_events"])
+    assert left == [{"seq": 1}]
 
 
 # -- Shippers --------------------------------------------------------------------------
@@ -83,12 +107,10 @@ def test_the_program_for_vector_makes_each_line_what_it_says(log: Path) -> None:
     lines = log.read_text().splitlines()
     damaged = ['{"event":"task.ca', "[1]", "no JSON"]
     read = [json.dumps({"message": line}) for line in [*lines, *damaged]]
-    made = vector.execute_vrl(program, read)
+    # Vector itself makes JSON of it, as for a sink: to Python the package gives lists as text.
+    made = vector.execute_vrl(f'{program}\n. = {{"line": encode_json(.)}}', read)
     for line, event in zip(lines, made, strict=False):
-        told = json.loads(line)
-        assert {key: event[key] for key in ("event", "ts", "run", "seq")} == {
-            key: told[key] for key in ("event", "ts", "run", "seq")
-        }
+        assert json.loads(event["line"]) == json.loads(line)
     assert ["error" in each for each in made] == [False] * len(lines) + [True] * len(damaged)
 
 
@@ -126,8 +148,8 @@ def tables() -> tuple[str, str]:
 COUNTED = "SELECT count() AS n FROM aioaudit_cancelled"
 
 
-@needs_clickhouse
-def test_what_fluent_bit_sends_is_what_the_table_takes(log: Path, tmp_path: Path) -> None:
+@only_clickhouse
+def test_what_fluent_bit_sends_is_what_the_table_takes(engine: Engine, log: Path) -> None:
     told = yaml().safe_load((FLEET / "fluent-bit.yaml").read_text())
     [uri] = [each["uri"] for each in told["pipeline"]["outputs"] if each["name"] == "http"]
     said = {key: value[0] for key, value in parse_qs(urlsplit(uri).query).items()}
@@ -137,12 +159,12 @@ def test_what_fluent_bit_sends_is_what_the_table_takes(log: Path, tmp_path: Path
     table, views = tables()
     extra = '{"event":"later","ts":"2026-11-22T14:00:00.000001Z","run":"r","seq":9,"unknown":[1]}'
     text = f"{table}\n{ship(insert, log)}{extra};\n{views}"
-    [[row]] = sql_engines.ask("clickhouse", text, [COUNTED], tmp_path)
+    [[row]] = engine.ask(text, [COUNTED])
     assert row == {"n": 6}
 
 
-@needs_clickhouse
-def test_lines_come_out_of_the_collectors_table_as_they_were(log: Path, tmp_path: Path) -> None:
+@only_clickhouse
+def test_lines_come_out_of_the_collectors_table_as_they_were(engine: Engine, log: Path) -> None:
     moved = (FLEET / "otel_logs.sql").read_text()
     own = {
         "event": "JSONExtractString(Body, 'event') AS event",
@@ -164,7 +186,7 @@ INSERT INTO other SELECT * FROM file('{log}', JSONEachRow)
 SETTINGS date_time_input_format = 'best_effort';
 """
     queries = [f"SELECT * FROM {name} ORDER BY seq" for name in ("aioaudit_events", "other")]
-    moved_rows, rows = sql_engines.ask("clickhouse", text, queries, tmp_path)
+    moved_rows, rows = engine.ask(text, queries)
     assert moved_rows == rows
     assert len(rows) == len(shop())
 
@@ -176,6 +198,83 @@ def test_the_page_shows_the_file_for_logrotate() -> None:
     [shown] = re.findall(r"```ini\n# logrotate.conf\n(.*?)```", PAGE, re.DOTALL)
     told = (FLEET / "logrotate.conf").read_text()
     assert shown == "".join(re.findall(r"^[^#].*\n", told, re.MULTILINE))
+
+
+LIVES = """
+import asyncio, sys
+
+async def wait():
+    await asyncio.sleep(60)
+
+async def one(name):
+    task = asyncio.create_task(wait(), name=name)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+async def main():
+    for name in "before", "between", "after":
+        await one(name)
+        print(name, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="logrotate is Linux's")
+def test_logrotate_takes_files_away_while_the_program_writes(tmp_path: Path) -> None:
+    """Twice: the first of them is compressed then.  Every line is there, and none of them twice."""
+    logrotate = shutil.which("logrotate", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if logrotate is None:
+        pytest.skip("there is no logrotate")
+    folder = tmp_path / "shop"
+    folder.mkdir(mode=0o755)
+    config = tmp_path / "logrotate.conf"
+    config.write_text((FLEET / "logrotate.conf").read_text().replace("/var/log/shop", str(folder)))
+    config.chmod(0o644)
+    (tmp_path / "app.py").write_text(LIVES)
+    log = folder / "aioaudit-1.jsonl"
+    environ = {"PYTHONPATH": str(ROOT), "AIOAUDIT_JSONL_PATH": str(log)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "aioaudit", "run", "app.py"],
+        cwd=tmp_path,
+        env=clean_environ(**environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        for name in ("before", "between"):
+            assert program.stdout.readline() == f"{name}\n"
+            wait_until(lambda done=name: is_told(log, done), name)  # type: ignore[misc]
+            state = ["--state", str(tmp_path / "state")]
+            subprocess.run([logrotate, "--force", *state, config], check=True, timeout=PATIENCE)
+            assert not log.exists()
+            program.stdin.write("\n")
+            program.stdin.flush()
+        program.communicate("\n", timeout=PATIENCE)
+    assert program.returncode == 0
+    names = sorted(each.name for each in folder.iterdir())
+    assert names == [log.name, f"{log.name}.1", f"{log.name}.2.gz"]
+    oldest = tmp_path / "2.jsonl"
+    oldest.write_bytes(gzip.decompress((folder / names[2]).read_bytes()))
+    told = aioaudit.load([oldest, folder / names[1], log])
+    assert [answer.name for answer in told.answers()] == ["before", "between", "after"]
+    seqs = [
+        event["seq"]
+        for file in (oldest, folder / names[1], log)
+        for line in file.read_text().splitlines()
+        if (event := json.loads(line))["event"] != "process.start"
+    ]
+    assert seqs == list(range(2, len(seqs) + 2))
+
+
+def is_told(log: Path, name: str) -> bool:
+    """Whether the end of the task *name* is in *log*."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return any('"task.done"' in line and f'"name":"{name}"' in line for line in lines)
 
 
 # -- The dashboard ---------------------------------------------------------------------
@@ -205,8 +304,8 @@ def asked(sql: str) -> str:
     return sql
 
 
-@needs_clickhouse
-def test_each_panel_of_the_dashboard_has_its_answer(log: Path, tmp_path: Path) -> None:
+@only_clickhouse
+def test_each_panel_of_the_dashboard_has_its_answer(engine: Engine, log: Path) -> None:
     panels = dict(targets("clickhouse"))
     table, views = tables()
     insert = (
@@ -214,7 +313,7 @@ def test_each_panel_of_the_dashboard_has_its_answer(log: Path, tmp_path: Path) -
         " SETTINGS date_time_input_format = 'best_effort';"
     )
     queries = [asked(target["rawSql"]) for target in panels.values()]
-    answers = sql_engines.ask("clickhouse", f"{table}\n{insert}\n{views}", queries, tmp_path)
+    answers = engine.ask(f"{table}\n{insert}\n{views}", queries)
     told: dict[str, list[Row]] = dict(zip(panels, answers, strict=True))
     assert told["Incidents"] == [{"incidents": 3}]
     assert told["Tasks cancelled"] == [{"tasks": 6}]

@@ -12,7 +12,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,35 +27,43 @@ pytest.importorskip("click")
 from aioaudit.chain.links import Link
 from aioaudit.chain.walk import inferred
 from aioaudit.cli.why_words import by_cause, cause_in_words, kind_of
-from aioaudit.events import Finding, TaskCancel, TaskDone, TaskFound
+from aioaudit.events import Event, Finding, TaskCancel, TaskCreate, TaskDone, TaskFound
 from aioaudit.log import Case, Log, load
 from aioaudit.log.incidents import housekeeping, incident_of
-from aioaudit.sql import DIALECTS, MOST_STEPS, columns, script
+from aioaudit.sql import DIALECTS, MOST_STEPS, Dialect, columns, script
 from tests import sql_engines
 from tests.conftest import ROOT, clean_environ
 from tests.report_logs import base
-from tests.sql_engines import Row
+from tests.sql_engines import Engine, Row
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.any_python
 
 PROGRAMS = ROOT / "tests" / "scenarios"
-LINK = Link.__struct_fields__
+OF_OTHERS = ("run", "pid", "service", "coro")
+"""Keys of links of other processes: no view joins those."""
 
-HAND_MADE = ("tests/unit/test_incidents.py", "tests/unit/test_log_why.py")
+LINK = tuple(name for name in Link.__struct_fields__ if name not in OF_OTHERS)
+
+HAND_MADE = (
+    "tests/unit/test_incidents.py",
+    "tests/unit/test_log_why.py",
+    "tests/unit/test_log_joined.py",
+)
 """Tests that make up logs in which everything occurs that the rules know."""
 
 UNCLEAR = "the log does not say which request was taken back"
 """What is told of a log that no version has written: there `aioaudit why` goes by the lines."""
 
 
-@pytest.fixture(params=DIALECTS)
-def dialect(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=DIALECTS)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine that is there."""
-    wanted = str(request.param)
+    wanted: Dialect = request.param
     if sql_engines.lacking(wanted):
         pytest.skip(f"there is no {sql_engines.MODULES[wanted]}")
-    return wanted
+    with sql_engines.started(wanted) as there:
+        yield there
 
 
 def scenarios(python: str, folder: Path) -> list[Path]:
@@ -128,12 +136,17 @@ def corpus(audited_python: str, tmp_path_factory: pytest.TempPathFactory) -> Cor
         (folder / name).mkdir()
     real = scenarios(audited_python, folder / "scenarios")
     hand = made_by_hand(folder / "hand")
+    assert real, "no scenario was recorded"
+    hand.append(write(folder / "slow.jsonl", *slow()))
     told_apart(real, folder / "logs" / "real.jsonl")
     told_apart(hand, folder / "logs" / "hand.jsonl")
     told_apart([*real, *hand], folder / "logs" / "lossy.jsonl", random.Random(14))
     files = sorted(map(str, (folder / "logs").iterdir()))
     log = load(files)
-    return Corpus(files, log, {(case.run.id, case.task): case for case in log.cases()})
+    cases = {(case.run.id, case.task): case for case in log.cases()}
+    for run in log.runs.values():
+        run.further.clear()  # no view goes on in another process
+    return Corpus(files, log, cases)
 
 
 QUERIES = {
@@ -144,19 +157,15 @@ QUERIES = {
     "findings": "SELECT * FROM aioaudit_findings",
     "slow": "SELECT * FROM aioaudit_slow_cancels",
     "runs": "SELECT * FROM aioaudit_runs",
+    "requests": "SELECT * FROM aioaudit_requests",
 }
 
-_asked: dict[str, dict[str, list[Row]]] = {}
 
-
-@pytest.fixture
-def told(dialect: str, corpus: Corpus, tmp_path: Path) -> dict[str, list[Row]]:
-    """What the engine answers to `QUERIES`; it is asked once."""
-    if dialect not in _asked:
-        text = script(dialect, corpus.files)  # type: ignore[arg-type]  # one of DIALECTS
-        rows = sql_engines.ask(dialect, text, list(QUERIES.values()), tmp_path)
-        _asked[dialect] = dict(zip(QUERIES, rows, strict=True))
-    return _asked[dialect]
+@pytest.fixture(scope="module")
+def told(engine: Engine, corpus: Corpus) -> dict[str, list[Row]]:
+    """What the engine answers to `QUERIES`."""
+    [*rows] = asked(engine, *QUERIES.values(), logs=corpus.files)
+    return dict(zip(QUERIES, rows, strict=True))
 
 
 def present(row: Row, names: Iterable[str], prefix: str = "") -> Row:
@@ -310,6 +319,27 @@ def test_how_long_each_took_is_what_why_says(corpus: Corpus, told: dict[str, lis
     assert slow
 
 
+def test_each_request_has_all_its_keys(corpus: Corpus, told: dict[str, list[Row]]) -> None:
+    ours = {
+        (run.id, seq): request
+        for run in corpus.log.runs.values()
+        for seq, request in run.requests.items()
+    }
+    keys: set[str] = set()
+    for row in told["requests"]:
+        request = ours.pop((row["run"], row["seq"]))
+        fields = {field.encode_name: field.name for field in msgspec.structs.fields(request)}
+        fields.pop("preexisting", None)
+        assert set(fields) <= set(row) | {"ts", "thread", "loop"}
+        for name, attribute in fields.items():
+            if name not in ("ts", "thread", "loop"):
+                told_ = [] if name == "waiter_names" and row[name] is None else row[name]
+                assert told_ == getattr(request, attribute), (name, row)
+                keys |= {name} if row[name] else set()
+    assert not ours
+    assert keys >= {"local", "peer", "trace_id", "span_id", "parent_span_id", "span_kind"}
+
+
 def test_a_run_says_what_it_lacks(corpus: Corpus, told: dict[str, list[Row]]) -> None:
     rows = {row["run"]: row for row in told["runs"]}
     assert set(rows) >= set(corpus.log.runs)
@@ -339,19 +369,26 @@ def obeyed(seq: int, task: int, cancel: int, run: str = "a") -> TaskDone:
     )
 
 
-def asked(dialect: str, folder: Path, *queries: str, logs: Iterable[Path]) -> list[list[Row]]:
-    text = script(dialect, [str(log) for log in logs])  # type: ignore[arg-type]  # one of DIALECTS
-    return sql_engines.ask(dialect, text, queries, folder)
+def slow() -> list[Event]:
+    """A task that took long to end, and what was found of it."""
+    keys = {"task": 1, "name": "t1", "coro": "app:work", "cancel": 1, "reason": "awaiter"}
+    found = {"kind": "slow", "severity": "finding", "seconds": 2.5, "waits_at": "/a.py:9"}
+    return [cancelled(1, 1), Finding(**base(2, "a"), **keys, **found), obeyed(3, 1, 1)]
 
 
-def test_numbers_of_one_run_mean_nothing_in_another(dialect: str, tmp_path: Path) -> None:
+def asked(engine: Engine, *queries: str, logs: Iterable[Path | str]) -> list[list[Row]]:
+    text = script(engine.dialect, [str(log) for log in logs])
+    return engine.ask(text, queries)
+
+
+def test_numbers_of_one_run_mean_nothing_in_another(engine: Engine, tmp_path: Path) -> None:
     """Two processes count alike; what one asked is no cause of anything in the other."""
     one, other = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     called = cancelled(1, 1, reason="explicit", origin="called", at="/a.py:1")
     write(one, called, cancelled(2, 2, cause=1), obeyed(3, 2, 2))
     write(other, cancelled(2, 2, "b", cause=1), obeyed(3, 2, 2, "b"))
     query = "SELECT run, task, root_what, root_at, known FROM aioaudit_cancelled ORDER BY run, task"
-    [rows] = asked(dialect, tmp_path, query, logs=[one, other])
+    [rows] = asked(engine, query, logs=[one, other])
     assert [(*list(row.values())[:4], bool(row["known"])) for row in rows] == [
         ("a", 1, "called", "/a.py:1", True),
         ("a", 2, "called", "/a.py:1", True),
@@ -359,25 +396,47 @@ def test_numbers_of_one_run_mean_nothing_in_another(dialect: str, tmp_path: Path
     ]
 
 
-def test_a_chain_that_is_too_long_has_no_root(dialect: str, tmp_path: Path) -> None:
+def test_what_another_service_did_is_for_why_alone(engine: Engine, tmp_path: Path) -> None:
+    """Neither by the connection nor by the trace: a chain ends where its process does."""
+    from tests.unit.test_log_joined import chain, traced
+
+    for services in (chain(), traced()):
+        logs = [write(tmp_path / f"{at}.jsonl", *each.events) for at, each in enumerate(services)]
+        cases = {(case.run.id, case.task): case for case in load(logs).cases()}
+        assert any(case.further() for case in cases.values())
+        rows, links = asked(
+            engine,
+            "SELECT * FROM aioaudit_cancelled",
+            "SELECT * FROM aioaudit_chain ORDER BY run, of_task, position",
+            logs=logs,
+        )
+        assert len(rows) == len(cases)
+        for row in rows:
+            case = cases[row["run"], row["task"]]
+            assert present(row, LINK, "root_") == link(case.own_root())
+            own = [link(each) for each in case.answer().chain if each.run is None]
+            of_task = [each for each in links if each["of_task"] == case.task]
+            assert [present(each, LINK) for each in of_task if each["run"] == case.run.id] == own
+
+
+def test_a_chain_that_is_too_long_has_no_root(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "deep.jsonl"
     deep = MOST_STEPS + 3
     first = cancelled(1, 1, reason="explicit", origin="called", at="/a.py:1")
     write(log, first, *(cancelled(seq, seq, cause=seq - 1) for seq in range(2, deep)))
     query = "SELECT task, cause FROM aioaudit_cancelled WHERE known = false ORDER BY task"
-    [rows] = asked(dialect, tmp_path, query, logs=[log])
+    [rows] = asked(engine, query, logs=[log])
     assert [row["task"] for row in rows] == list(range(MOST_STEPS + 1, deep))
     assert {row["cause"] for row in rows} == {
         f"unknown: the chain has more than {MOST_STEPS} steps"
     }
 
 
-def test_causes_in_a_circle_lead_nowhere(dialect: str, tmp_path: Path) -> None:
+def test_causes_in_a_circle_lead_nowhere(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "circle.jsonl"
     write(log, cancelled(1, 1, cause=2), cancelled(2, 2, cause=1), cancelled(3, 3, cause=3))
     [rows, chain] = asked(
-        dialect,
-        tmp_path,
+        engine,
         "SELECT task, known FROM aioaudit_cancelled ORDER BY task",
         "SELECT of_task FROM aioaudit_chain",
         logs=[log],
@@ -391,43 +450,75 @@ def write(file: Path, *events: Any) -> Path:
     return file
 
 
-def test_damaged_lines_are_counted_and_the_rest_is_used(dialect: str, tmp_path: Path) -> None:
+def test_damaged_lines_are_counted_and_the_rest_is_used(engine: Engine, tmp_path: Path) -> None:
     log = write(tmp_path / "it's [1].jsonl", obeyed(2, 1, 1))
     whole = msgspec.json.encode(cancelled(1, 1, origin="called", at="/a.py:1")).decode()
     more = msgspec.json.encode(TaskFound(**base(3, "a"), task=9, name="n", coro="c")).decode()
     log.write_text(f'no JSON\n\n{whole}\n{{"other": 1}}\n{log.read_text()}{more[:40]}')
+    (tmp_path / "empty.jsonl").touch()
     [rows, damaged] = asked(
-        dialect,
-        tmp_path,
+        engine,
         "SELECT task, root_at FROM aioaudit_cancelled",
         "SELECT file, lines FROM aioaudit_damaged",
-        logs=[log],
+        logs=[log, tmp_path / "empty.jsonl"],
     )
     assert rows == [{"task": 1, "root_at": "/a.py:1"}]
     assert [(Path(row["file"]).name, row["lines"]) for row in damaged] == [(log.name, 3)]
 
 
-@pytest.mark.skipif(sql_engines.lacking("clickhouse"), reason="there is no chdb")
-def test_shipped_lines_are_answered_from_as_they_come(tmp_path: Path) -> None:
-    """ClickHouse makes its tables anew; a line that came twice counts once."""
+def test_who_cleans_up_twice_and_made_what_failed_did_no_housekeeping(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Each of the two speaks against the other: an engine that followed that would never end."""
+
+    def made(seq: int, task: int, parent: int | None = None) -> TaskCreate:
+        at = None if parent is None else "/app.py:2"
+        told = {"task": task, "name": f"t{task}", "coro": "app:work", "source": "app:main"}
+        return TaskCreate(**base(seq, "a"), **told, parent=parent, at=at)
+
+    def ended(seq: int, task: int, error: str | None) -> TaskDone:
+        told = {"task": task, "name": f"t{task}", "coro": "app:work", "error": error}
+        outcome = "returned" if error is None else "raised"
+        return TaskDone(**base(seq, "a"), **told, outcome=outcome)
+
+    def cleaned_up(seq: int, task: int, at: str) -> list[Event]:
+        line = {"source": "app:main", "at": at}
+        keys = {"reason": "explicit", "origin": "called", "by": 1, "cleanup": True, **line}
+        return [cancelled(seq, task, suspended_at="/app.py:9", **keys), obeyed(seq + 1, task, seq)]
+
+    for error, kind in ((None, "cleanup"), ("ValueError", None)):
+        log = write(
+            tmp_path / "twice.jsonl",
+            made(1, 1),
+            *(made(number, number, 1) for number in (2, 3, 4)),
+            ended(5, 4, error),
+            *cleaned_up(6, 2, "/app.py:5"),
+            *cleaned_up(8, 3, "/app.py:6"),
+            ended(10, 1, None),
+        )
+        assert [housekeeping(case) for case in load(log).cases()] == [kind, kind]
+        [rows] = asked(engine, "SELECT housekeeping FROM aioaudit_cancelled", logs=[log])
+        assert rows == [{"housekeeping": kind}] * 2
+
+
+def test_shipped_lines_are_answered_from_as_they_come(engine: Engine, tmp_path: Path) -> None:
+    """Tables are made anew from what is in the table of lines; a line that came twice counts once."""
     log = tmp_path / "a.jsonl"
     first = cancelled(1, 1, reason="explicit", origin="called", at="/a.py:1")
     write(log, first, first, obeyed(2, 1, 1), obeyed(2, 1, 1))
-    [table, *views] = re.split(r"(?<=;)\n(?=\n\n-- What a log)", script("clickhouse"))
-    insert = (
-        f"INSERT INTO aioaudit_events SELECT * FROM file('{log}', JSONEachRow)"
-        " SETTINGS date_time_input_format = 'best_effort';"
-    )
-    text = "\n".join([table, insert, *views])
-    assert text.count("MATERIALIZED VIEW") > 5
-    rows, causes = sql_engines.ask(
-        "clickhouse",
-        text,
+    table, begins, views = script(engine.dialect).partition("\n-- What a log")
+    if engine.dialect == "clickhouse":
+        insert = f"INSERT INTO aioaudit_events SELECT * FROM file('{log}', JSONEachRow)"
+        insert += " SETTINGS date_time_input_format = 'best_effort';\n"
+        assert views.count("MATERIALIZED VIEW") > 5
+    else:
+        insert = f"INSERT INTO aioaudit_events BY NAME SELECT * FROM read_json('{log}');\n"
+    rows, causes = engine.ask(
+        table + insert + begins + views,
         [
             "SELECT task, cause FROM aioaudit_cancelled",
             "SELECT tasks, cause FROM aioaudit_root_causes",
         ],
-        tmp_path,
     )
     assert rows == [{"task": 1, "cause": "plain code called cancel() at /a.py:1"}]
     assert causes == [{"tasks": 1, "cause": "plain code called cancel() at /a.py:1"}]
@@ -455,11 +546,11 @@ def command(*args: str, cwd: Path) -> tuple[int, str, str]:
 def test_a_folder_is_all_logs_in_it_and_what_became_of_them(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl.2.gz", "a.jsonl-20261122.zst", "x.json", "b.jsonl.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / "c.jsonl").mkdir()
     status, out, err = command("--dialect", "duckdb", ".", cwd=tmp_path)
     assert (status, err) == (0, "")
-    assert re.findall(r"^    '(.*)',?$", out, re.MULTILINE)[:3] == [
-        *("a.jsonl-20261122.zst", "a.jsonl.2.gz", "b.jsonl"),
-    ]
+    names = re.findall(r"^    '([^':]*)',?$", out, re.MULTILINE)
+    assert names == ["a.jsonl-20261122.zst", "a.jsonl.2.gz", "b.jsonl"]
     assert not re.search(r"\{[a-z_]+\}", out)
 
 
