@@ -1,10 +1,11 @@
 """How long SQL engines take for a large log: `aioaudit sql` on ten million events.
 
-    python benchmarks/sql.py --engine duckdb --events 10000000
+    python benchmarks/sql.py --engine duckdb --events 10000000 --check
 
 The log is that of a service whose requests make three tasks each.  One in ten goes wrong: its timeout
 runs out, one of its tasks fails, or its client leaves.  Of one process it is made, and the others
-are copies with another run.  It needs `duckdb` or `chdb-core`, and three gigabytes of disk.
+are copies with another run, so what `aioaudit why` says of the first, so many times, is the right answer;
+--check compares.  It needs `duckdb` or `chdb-core`, and three gigabytes of disk.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
+from aioaudit.cli.why_words import by_cause, cause_in_words
 from aioaudit.events import (
     Event,
     Finding,
@@ -36,6 +38,8 @@ from aioaudit.events import (
     TaskDone,
     TaskUncancel,
 )
+from aioaudit.log import load
+from aioaudit.log.incidents import housekeeping
 from aioaudit.sql import Dialect, script
 
 A_PROCESS = 200_000
@@ -200,6 +204,21 @@ def engine(name: Dialect) -> Callable[[str], object]:
     return lambda statement: str(house.query(statement, "TSV")).splitlines()
 
 
+def check(ask: Callable[[str], object], name: Dialect, files: list[str]) -> None:
+    """Compare root causes and housekeeping with what ``aioaudit why`` says of the first of *files*."""
+    cases = load(files[0]).cases()
+    rows = by_cause([case for case in cases if housekeeping(case) is None])
+    told = [(len(cases) * len(files), "")]
+    told += [(row.tasks * len(files), cause_in_words(row.root, str)) for row in rows]
+    asked = "SELECT count(*) AS tasks, '' AS cause FROM aioaudit_cancelled UNION ALL "
+    asked += "SELECT tasks, cause FROM aioaudit_root_causes"
+    found: Any = ask(asked)
+    if name == "clickhouse":  # rows of text
+        found = [each.split("\t") for each in found]
+    same = sorted((int(tasks), cause) for tasks, cause in found) == sorted(told)
+    print("the same as why" if same else f"NOT the same as why:\n{told}\n{found}")
+
+
 def timed(what: str, do: Callable[[], object]) -> object:
     """What *do* gives; a line says how long it took."""
     begun, busy = time.perf_counter(), time.process_time()
@@ -214,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["duckdb", "clickhouse"], default="duckdb")
     parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--check", action="store_true", help="compare with aioaudit why")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files, lines = write(Path(folder), wanted.events)
@@ -230,7 +250,9 @@ def main() -> None:
         for question in QUESTIONS:
             for row in timed(question, lambda each=question: ask(each)):  # type: ignore[misc,attr-defined]
                 print(f"{'':24}{row}")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if wanted.check:
+            check(ask, wanted.engine, files)
     print(f"{most:8.0f} MiB of memory at most")
 
 
