@@ -46,14 +46,14 @@ class Closing:
             error = sys.exception()
             if error is not None:
                 try:
-                    self._look(self_, error, getframe(1))
+                    self._look(self_, error, getframe(0).f_back)
                 except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
                     self._recorder.report_fault(fault)
             return original(self_)
 
         return close
 
-    def _look(self, transport: Any, error: BaseException, frame: FrameType) -> None:
+    def _look(self, transport: Any, error: BaseException, frame: FrameType | None) -> None:
         """*transport* is closed by *frame*, while *error* is being handled."""
         recorder = self._recorder
         task = current_task()

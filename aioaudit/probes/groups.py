@@ -20,7 +20,7 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
     def cancel(self: Any) -> None:
         try:
             if is_untouched(self) and not recorder.muted():
-                cause = recorder.explain_cancel(self, getframe(1))
+                cause = recorder.explain_cancel(self, getframe(0).f_back)
                 cause.reason = "task_group"
                 recorder.remember_cause(self, cause)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a group from ending

@@ -22,7 +22,7 @@ import msgspec
 
 from aioaudit.core import Passed
 from aioaudit.cpython.callbacks import context_of
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import calling_frame, getframe
 from aioaudit.cpython.internals import SOURCE_TRACEBACK
 from aioaudit.cpython.tasks import all_tasks, current_task, origin_of, own_origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
@@ -117,7 +117,7 @@ def make_stop(recorder: Recorder, cls: Any, original: Callable[..., None]) -> Ca
 
 
 def _stop_event(recorder: Recorder, loop: Any) -> LoopStop:
-    frame = getframe(2)
+    frame = calling_frame(2)
     found = None
     step = frame
     codes = recorder.state.codes
@@ -308,7 +308,7 @@ def _make_note_timer(recorder: Recorder, *, relative: bool, how: str) -> Callabl
         due = None
         with contextlib.suppress(TypeError):  # the original will say what is wrong with it
             due = loop.time() + when if relative else when
-        frame = getframe(2)
+        frame = calling_frame(2)
         name = "call_later" if frame.f_code is call_later_code else how
         given, direct = f"given to {name}()", bound is callback
         record_handoff(recorder, bound, given, frame, loop=loop, due=due, direct=direct)
@@ -326,11 +326,11 @@ def make_call_soon_threadsafe(
             if recorder.state.handoffs.hidden_signals:
                 recorder.state.handoffs.forget_signal(self, callback)
             if type(callback) is FunctionType:
-                chained.record_chained(recorder, callback, args, getframe(1))
+                chained.record_chained(recorder, callback, args, calling_frame())
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
-                record_handoff(recorder, bound, how, getframe(1), loop=self, direct=direct)
+                record_handoff(recorder, bound, how, calling_frame(), loop=self, direct=direct)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a callback
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)

@@ -28,8 +28,8 @@ def make_remove_done_callback(
     def remove_done_callback(self: Any, fn: Any, /) -> int:
         removed = original(self, fn)
         try:
-            inner = getframe(1)
-            if inner.f_code.co_name == _LETS_GO:
+            inner = getframe(0).f_back
+            if inner is not None and inner.f_code.co_name == _LETS_GO:
                 frame = inner.f_back
                 if frame is not None and frame.f_code is _WAIT_FOR:
                     recorder.notes.on_replacing(frame)

@@ -12,7 +12,7 @@ from typing import Any
 from aioaudit import bus, core
 from aioaudit.core import Created, Making, python
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import calling_frame, getframe
 from aioaudit.cpython.tasks import (
     ORIGIN_IS_SHOWN,
     PYTHON_TASKS,
@@ -101,7 +101,7 @@ def _make_careful_init(
         if coro is _MISSING:
             return original(self)
         keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-        return slow(self, coro, keywords, getframe(1))
+        return slow(self, coro, keywords, calling_frame())
 
     return __init__
 
@@ -120,7 +120,7 @@ def _make_plain_init(creation: _TaskCreation, original: Callable[..., None]) -> 
     ) -> None:
         if coro is _MISSING:
             return original(self)
-        return slow(self, coro, {"loop": loop, "name": name, "context": context}, getframe(1))
+        return slow(self, coro, {"loop": loop, "name": name, "context": context}, calling_frame())
 
     return __init__
 
@@ -244,7 +244,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         # What is no task, or was never begun, the original is to speak about.
         if not isinstance(self, cls) or is_begun(self) is None or deaf(self):
             return original(self, msg)
-        if recorder.on_cancel(self, msg, getframe(1)) is None:
+        if recorder.on_cancel(self, msg, getframe(0).f_back) is None:
             return original(self, msg)
         try:
             return original(self, msg)
@@ -262,7 +262,7 @@ def make_uncancel(recorder: Recorder, cls: Any, original: Callable[..., int]) ->
         remaining = original(self)
         try:
             if before and not recorder.muted():
-                recorder.on_uncancel(self, getframe(1), remaining)
+                recorder.on_uncancel(self, calling_frame(), remaining)
         except Exception as error:  # noqa: BLE001 - an internal error must not change what uncancel() does
             recorder.report_fault(error)
         return remaining

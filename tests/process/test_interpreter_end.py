@@ -460,3 +460,46 @@ aioaudit.enable("jsonl")
     (tmp_path / "app.py").write_text(STRANGE_TEXT.format(handler=handler + hook, use=use))
     done = run_python("app.py")
     assert done.stdout == f"{raised}\n"
+
+
+NOBODY = """\
+import _thread, asyncio, atexit
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(2)]
+    future = loop.create_future()
+    heard = []
+    await asyncio.sleep(0)
+    _thread.start_new_thread(loop.call_soon_threadsafe, (tasks[0].cancel,))
+    _thread.start_new_thread(loop.call_soon_threadsafe, (lambda: heard.append(1),))
+    _thread.start_new_thread(future.add_done_callback, (heard.append,))
+    while len(heard) < 1 or not tasks[0].done():
+        await asyncio.sleep(0.01)
+    _thread.start_new_thread(tasks[1].cancel, ())
+    _thread.start_new_thread(future.cancel, ())
+    while len(heard) < 2 or not tasks[1].done():
+        await asyncio.sleep(0.01)
+    print([task.cancelled() for task in tasks], heard == [1, future])
+    return tasks
+
+
+asyncio.run(main())
+loop = asyncio.new_event_loop()
+late = loop.create_task(asyncio.sleep(60))
+loop.run_until_complete(asyncio.sleep(0))
+atexit.register(lambda: (loop.run_until_complete(asyncio.wait([late])), print(late.cancelled())))
+atexit.register(late.cancel)
+"""
+
+
+def test_where_no_python_code_calls_all_is_done_as_without_auditing(
+    run_python: Runner, tmp_path: Path
+) -> None:
+    """As threads of C do it, of libraries in Rust or C++, and the interpreter at its end."""
+    done = run_python("-c", NOBODY, AIOAUDIT="jsonl")
+    assert (done.stdout.splitlines(), done.stderr) == (["[True, True] True", "True"], "")
+    log = load(str(tmp_path))
+    assert {case.root().what for case in log.cases()} == {"called"}
+    assert not any(run.faults for run in log.runs.values())
