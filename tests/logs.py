@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from aioaudit.events import AnyEvent, Event, Finding
+from aioaudit.log import Log
+from aioaudit.log.incidents import housekeeping
 
 
 def read(path: Path) -> list[Event]:
@@ -32,3 +34,13 @@ def made(kind: str, seq: int = 1, **more: Any) -> Finding:
         "severity": "finding",
     }
     return Finding(**keys | more)
+
+
+def told(log: Log) -> object:
+    """All that anybody is told of *log*."""
+    cases = [
+        (msgspec.to_builtins(case.answer()), housekeeping(case), case.run.id)
+        for case in log.cases()
+    ]
+    findings = [each.seq for run in log.runs.values() for each in run.findings]
+    return cases, findings, list(map(str, log.problems)), log.damaged, log.events

@@ -22,7 +22,8 @@ from aioaudit.cli.terminal import (
 from aioaudit.findings.catalogue import CATALOGUE
 from aioaudit.findings.groups import Group, grouped, report_of
 from aioaudit.live.client import LiveError
-from aioaudit.log import Log, load
+from aioaudit.log import Log
+from aioaudit.log.answering import load_to_answer
 from aioaudit.settings import suggestion
 
 HEALTHY, FOUND, BAD = 0, 1, 2
@@ -48,10 +49,10 @@ def _kinds(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...])
 def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_json: bool) -> int:
     """Say what went wrong with cancellations.
 
-    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
-    number of a process that runs with AIOAUDIT=recorder.
-    The same finding at the same lines is shown once, with a count.  If nothing
-    went wrong, nothing is printed.
+    LOG is a file, a folder (all *.jsonl files in it, also rotated and compressed), - for
+    standard input, or the number of a process that runs with AIOAUDIT=recorder. The same
+    finding at the same lines is shown once, with a count.  If nothing went wrong,
+    nothing is printed.
 
     Exit status: 0 without a finding (notes do not count), 1 with one, 2 for a bad
     call or a log that cannot be checked.
@@ -60,7 +61,7 @@ def command(logs: tuple[str, ...], notes: bool, ignore: tuple[str, ...], wants_j
         return lacking("rich", "text for people (--json does without)")
     try:
         with readable(logs) as files, progress() as report:
-            log = load(files, progress=report)
+            log = load_to_answer(files, progress=report)
     except LiveError as error:
         say(str(error))
         return BAD

@@ -16,6 +16,7 @@ import click
 from aioaudit.cli.processes import readable
 from aioaudit.cli.terminal import (
     OutputClosed,
+    counted,
     is_one_of,
     named,
     plural,
@@ -95,11 +96,11 @@ class _Command(click.Command):
 def command(logs: tuple[str, ...], target: str, file: str | None, endpoint: str | None) -> int:
     """Show a log in a trace view.
 
-    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
-    number of a process that runs with AIOAUDIT=recorder.  Its cancellations become
-    the spans that AIOAUDIT=otel would have sent, with the same ids each time.
-    AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the OTEL_* variables hold as they
-    do there.  For Perfetto all tasks are drawn.
+    LOG is a file, a folder (all *.jsonl files in it, also rotated and compressed), - for
+    standard input, or the number of a process that runs with AIOAUDIT=recorder.  Its
+    cancellations become the spans that AIOAUDIT=otel would have sent, with the same ids
+    each time. AIOAUDIT_OTEL_TASKS, AIOAUDIT_OTEL_STATUS and the OTEL_* variables hold as
+    they do there.  For Perfetto all tasks are drawn.
 
     Exit status: 0 if all spans are there, 1 if the log has none, 2 for a bad
     call or an unreadable log, 3 if the collector did not take all of them.
@@ -174,7 +175,7 @@ def _draw(logs: tuple[str, ...], name: str) -> int:
         picture = Picture(file.draw)
         try:
             with readable(logs) as files, progress() as report:
-                found = read_in_order(files, picture.take, progress=report)
+                found = read_in_order(files, picture.take_all, progress=report)
             picture.finish()
             report_problems(found)
             if not found.events:
@@ -278,7 +279,7 @@ def _nothing(found: EventSink, logs: tuple[str, ...]) -> int:
         say(f"no event of aioaudit in {named(logs)}: there is nothing to export")
         return BAD
     say(
-        f"no task to show in this log ({found.events:,} {plural('event', found.events)}): none was "
+        f"no task to show in this log ({counted(found)}): none was "
         f"touched by a cancellation or an error; {OTEL_TASKS_VARIABLE}=all shows the others too"
     )
     return NOTHING

@@ -18,6 +18,7 @@ from aioaudit.cli.processes import readable
 from aioaudit.cli.report_model import draw
 from aioaudit.cli.terminal import (
     OutputClosed,
+    counted,
     is_one_of,
     named,
     plural,
@@ -28,7 +29,7 @@ from aioaudit.cli.terminal import (
     say,
 )
 from aioaudit.live.client import LiveError
-from aioaudit.log import load
+from aioaudit.log.answering import load_to_answer
 from aioaudit.opening import PlantedError, open_to_write
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ OUTPUT = "aioaudit-report.html"
 def command(logs: tuple[str, ...], output: str) -> int:
     """Draw a log: one HTML file for any browser.
 
-    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
-    number of a process that runs with AIOAUDIT=recorder.
-    The report needs no network, and is readable by you alone, as the log is. An
-    older one of that name is replaced.
+    LOG is a file, a folder (all *.jsonl files in it, also rotated and compressed), - for
+    standard input, or the number of a process that runs with AIOAUDIT=recorder. The
+    report needs no network, and is readable by you alone, as the log is. An older one of
+    that name is replaced.
 
     Exit status: 0 if it was written, 1 where no cancellation and no finding is
     in the log, 2 for a bad call, an unreadable log or a file that cannot be
@@ -69,7 +70,7 @@ def command(logs: tuple[str, ...], output: str) -> int:
         raise click.UsageError(f"{output} is one of the logs; name another file to write")
     try:
         with readable(logs) as files, progress() as report:
-            log = load(files, progress=report)
+            log = load_to_answer(files, progress=report)
     except LiveError as error:
         say(str(error))
         return BAD
@@ -86,7 +87,7 @@ def command(logs: tuple[str, ...], output: str) -> int:
         runs = len(log.runs)
         say(
             f"no task was cancelled in this log, and nothing was found "
-            f"({log.events:,} {plural('event', log.events)} of {runs:,} {plural('run', runs)})"
+            f"({counted(log)} of {runs:,} {plural('run', runs)})"
         )
         return NOTHING
     return _write(drawn, output)

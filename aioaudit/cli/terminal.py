@@ -14,18 +14,20 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aioaudit import text
+from aioaudit.log.sources import is_log
 from aioaudit.text import escape_unprintable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from aioaudit.log.reading import Progress
+    from aioaudit.log.portions import Progress
     from aioaudit.log.store import EventSink, Log
 
 MOST_PROBLEMS_SHOWN = 10
@@ -152,13 +154,26 @@ def report_problems(log: EventSink) -> None:
 
 
 def problems(log: EventSink) -> Generator[str]:
-    """What of *log* could not be read, at most ten times, then how much more; a line each."""
+    """What of *log* could not be read, at most ten times, then how much more; a line each.
+
+    After that, of at most ten runs each, what was there twice and whose times do not compare.
+    """
     shown = log.problems[:MOST_PROBLEMS_SHOWN]
     for problem in shown:
         yield f"{problem}{'; skipped' if problem.skipped else ''}"
     rest = log.damaged - sum(problem.skipped for problem in shown)
     if rest:
         yield f"{rest:,} more damaged {plural('line', rest)} skipped"
+    for run, count in islice(log.repeats.items(), MOST_PROBLEMS_SHOWN):
+        yield (
+            f"{count:,} {plural('event', count)} of run {run} came more than once: "
+            f"{'it is' if count == 1 else 'each is'} counted once"
+        )
+    for run, (before, after) in islice(log.set_back.items(), MOST_PROBLEMS_SHOWN):
+        yield (
+            f"the clock of run {run} was set back from {clock(before, date=True)} to "
+            f"{clock(after, date=True)} UTC: times before and after that do not compare"
+        )
 
 
 def report_gaps(log: Log, what: str) -> None:
@@ -190,6 +205,12 @@ def gaps(log: Log, what: str) -> Generator[str]:
         yield f"{rest:,} more {plural('run', rest)} may lack events"
 
 
+def counted(log: EventSink) -> str:
+    """How many events are in *log*, in words."""
+    events = log.events - sum(log.repeats.values())
+    return f"{events:,} {plural('event', events)}"
+
+
 def named(logs: Sequence[str]) -> str:
     """What *logs* on the command line are called in a sentence."""
     return ", ".join("standard input" if log == "-" else log for log in logs)
@@ -199,9 +220,7 @@ def is_one_of(log: str, file: Path) -> bool:
     """Whether *file* is the *log*, or one of those in it."""
     if log == "-" or not file.exists() or not Path(log).exists():
         return False
-    return file.samefile(log) or (
-        Path(log).is_dir() and file.suffix == ".jsonl" and file.parent.samefile(log)
-    )
+    return file.samefile(log) or (Path(log).is_dir() and is_log(file) and file.parent.samefile(log))
 
 
 def plural(noun: str, count: int) -> str:

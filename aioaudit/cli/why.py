@@ -19,6 +19,7 @@ from aioaudit.cli.processes import readable
 from aioaudit.cli.terminal import (
     RelativePath,
     as_json,
+    counted,
     named,
     plural,
     print_line,
@@ -28,7 +29,8 @@ from aioaudit.cli.terminal import (
     say,
 )
 from aioaudit.live.client import LiveError
-from aioaudit.log import Case, Log, load
+from aioaudit.log import Case, Log
+from aioaudit.log.answering import load_to_answer
 from aioaudit.log.incidents import housekeeping
 from aioaudit.log.senders import Sent, sender_of
 from aioaudit.settings import suggestion
@@ -63,10 +65,10 @@ def command(
 ) -> int:
     """Say who cancelled a task, and why.
 
-    LOG is a file, a folder (all *.jsonl files in it), - for standard input, or the
-    number of a process that runs with AIOAUDIT=recorder.
-    Without --task, the root causes of all cancellations are listed, worst first;
-    those that a program is none the worse for are counted in one last line.
+    LOG is a file, a folder (all *.jsonl files in it, also rotated and compressed), - for
+    standard input, or the number of a process that runs with AIOAUDIT=recorder. Without
+    --task, the root causes of all cancellations are listed, worst first; those that a
+    program is none the worse for are counted in one last line.
 
     Exit status: 0 with an answer, 1 where no such task or no cancellation is in
     the log, 2 for a bad call or an unreadable log.
@@ -75,7 +77,7 @@ def command(
         return lacking("rich", "text for people (--json does without)")
     try:
         with readable(logs) as files, progress() as report:
-            log = load(files, progress=report)
+            log = load_to_answer(files, task, progress=report)
     except LiveError as error:
         say(str(error))
         return BAD
@@ -126,8 +128,7 @@ def _nothing(log: Log, task: str | None) -> str:
     if task is None:
         runs = len(log.runs)
         return (
-            f"no task was cancelled in this log "
-            f"({log.events:,} {plural('event', log.events)} of {runs:,} {plural('run', runs)})"
+            f"no task was cancelled in this log ({counted(log)} of {runs:,} {plural('run', runs)})"
         )
     known = log.find(task)
     if not known:

@@ -385,7 +385,7 @@ def _settled(
 def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
     """Whether these tasks, all of one incident, ended because who had made them wanted it so."""
     asker = _asker(cases)
-    if asker is None or asker not in run.returned or run.requests_to(asker):
+    if asker is None or not run.has_returned(asker) or run.requests_to(asker):
         return False
     tasks = {case.task for case in cases}
     for case in cases:
@@ -415,7 +415,10 @@ def _made_by_who_ends_it(run: LoggedRun, request: TaskCancel, function: str | No
     owner, method = _method(request.source)
     if not owner or owner != _method(function)[0]:
         return False
-    return method in CLOSE or run.last_made.get(request.by or 0, 0) < request.seq
+    if method in CLOSE:
+        return True
+    # What it made later may have been forgotten where lines are in disorder.
+    return not run.missed and run.last_made.get(request.by or 0, 0) < request.seq
 
 
 def _package(name: str | None) -> str | None:

@@ -11,34 +11,45 @@ so is standard input, which cannot be read twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
-from aioaudit.events import Event, ProcessStart
-from aioaudit.log.reading import Paths, Progress, read
+from aioaudit.events import Event, ProcessDropped, ProcessStart
+from aioaudit.log.portions import Progress, portions_of
+from aioaudit.log.reading import read
+from aioaudit.log.sources import STDIN, Paths, sources_of
 from aioaudit.log.store import EventSink
+from aioaudit.log.thinning import RunPart
+from aioaudit.log.workers import cores, thinned
 
 
 def read_in_order(
-    path: Paths, take: Callable[[Event], None], *, progress: Progress | None = None
+    path: Paths,
+    take: Callable[[Sequence[Event]], None],
+    *,
+    progress: Progress | None = None,
+    workers: int | None = None,
 ) -> EventSink:
     """Give every event of a log to *take*; the events of one run come in order, each once.
 
-    *path* and *progress* are as in `aioaudit.log.load`.  What could not be read
-    is in the result.
+    *path*, *progress* and *workers* are as for `aioaudit.log.answering.load_to_answer`.  What could not be
+    read is in the result.
 
     Raises:
         OSError: a file cannot be opened, or a folder holds no log.
     """
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    once = any(os.fspath(each) == "-" for each in paths)
+    once = any(os.fspath(each) == STDIN for each in paths)
     look = _Look()
     if not once:
-        read(paths, look, progress=_half(progress, 0))
-    found = _Ordered(take, None if once else look.disordered)
-    read(paths, found, progress=progress if once else _half(progress, 1))
-    found.finish()
-    return found
+        portions = portions_of(sources_of(paths), _half(progress, 0))
+        for _, found, _ in thinned(portions, None, cores() if workers is None else workers):
+            look.take(found.runs)
+    ordered = _Ordered(take, None if once else look.disordered)
+    read(paths, ordered, progress=progress if once else _half(progress, 1))
+    ordered.finish()
+    ordered.set_back = look.set_back
+    return ordered
 
 
 def _half(progress: Progress | None, half: int) -> Progress | None:
@@ -55,49 +66,70 @@ def _half(progress: Progress | None, half: int) -> Progress | None:
     return report
 
 
-class _Look(EventSink):
-    """Finds the runs whose events do not come in order."""
+class _Look:
+    """Finds the runs whose events do not come in order, and those whose clock was set back."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.disordered: set[str] = set()
-        self._last: dict[str, int] = {}
+        self.set_back: dict[str, tuple[str, str]] = {}
+        self._runs: dict[str, RunPart] = {}
 
-    def add(self, event: Event) -> None:
-        super().add(event)
-        last = self._last.get(event.run, -1)
-        if event.seq > last:
-            self._last[event.run] = event.seq
-        elif not isinstance(event, ProcessStart):  # a rotated file repeats its header
-            self.disordered.add(event.run)
+    def take(self, parts: Iterable[RunPart]) -> None:
+        """The next part of the log."""
+        for part in parts:
+            before = self._runs.setdefault(part.run, part)
+            if before is not part:
+                if part.begin is not None and part.begin <= before.end:
+                    self.disordered.add(part.run)
+                else:
+                    before.clock.follow(part.clock)
+                before.end = max(before.end, part.end)
+            if not part.in_order:
+                self.disordered.add(part.run)
+            if before.clock.back is not None:
+                self.set_back[part.run] = before.clock.back
 
 
 class _Ordered(EventSink):
     """Passes events on; keeps those of the *disordered* runs (None: of all) to the end."""
 
-    def __init__(self, take: Callable[[Event], None], disordered: set[str] | None) -> None:
+    def __init__(
+        self, take: Callable[[Sequence[Event]], None], disordered: set[str] | None
+    ) -> None:
         super().__init__()
         self._take = take
         self._disordered = disordered
         self._last: dict[str, int] = {}
         self._kept: dict[str, list[Event]] = {}
 
-    def add(self, event: Event) -> None:
-        super().add(event)
-        if self._disordered is None or event.run in self._disordered:
-            self._kept.setdefault(event.run, []).append(event)
-        else:
-            self._pass_on(event)
+    def add_all(self, events: Sequence[Event]) -> None:
+        """Pass *events* on, or keep them."""
+        self.events += len(events)
+        if self._disordered is None or self._disordered:
+            at_once: list[Event] = []
+            for event in events:
+                if self._disordered is None or event.run in self._disordered:
+                    self._kept.setdefault(event.run, []).append(event)
+                else:
+                    at_once.append(event)
+            events = at_once
+        self._pass_on(events)
 
-    def _pass_on(self, event: Event) -> None:
-        if event.seq > self._last.get(event.run, -1):
-            self._last[event.run] = event.seq
-            self._take(event)
+    def _pass_on(self, events: Sequence[Event]) -> None:
+        new: list[Event] = []
+        last = self._last
+        for event in events:
+            if event.seq > last.get(event.run, -1):
+                last[event.run] = event.seq
+                new.append(event)
+            elif not isinstance(event, ProcessStart | ProcessDropped):
+                self.repeats[event.run] = self.repeats.get(event.run, 0) + 1
+        if new:
+            self._take(new)
 
     def finish(self) -> None:
         """Pass on what was kept, sorted."""
         for events in self._kept.values():
             events.sort(key=attrgetter("seq"))
-            for event in events:
-                self._pass_on(event)
+            self._pass_on(events)
         self._kept.clear()

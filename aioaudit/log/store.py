@@ -2,17 +2,17 @@
 
 Only what an answer needs is kept: every request, every end that a cancellation
 had to do with, and names.  Of a task that was made and returned, most of a
-production log, one name is left.
+production log, one name is left, or a bit where the log ``forgets`` (`LoggedRun`).
 
 ``seq`` and task ids are unique within a run only, so everything is kept by
 run.  Lines may come in any order and more than once (a rotated file repeats
-its header): nothing here depends on the order of arrival.
+its header): nothing here depends on the order of arrival, as long as nothing is forgotten.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -47,18 +47,21 @@ from aioaudit.events import (
 )
 from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.log.joining import Close, Host, Joined, Loss, Match, join
+from aioaudit.log.numbers import Numbers, pairs
+from aioaudit.log.parsing import MOST_PROBLEMS
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
+from aioaudit.log.thinning import RunPart, just_returned
+from aioaudit.log.times import Clock
 from aioaudit.log.tracing import Asked, Left, Span
 from aioaudit.log.tracing import join as join_by_trace
 from aioaudit.timestamps import nanoseconds
 
-MOST_PROBLEMS = 100
-"""At most this many problems are kept word for word; `Log.damaged` counts them all."""
-
-
 MOST_DROPPED = 2**63
 """More were never lost at once: only a log that was tampered with says so."""
 
+
+MOST_TEXTS = 100_000
+"""At most this many texts are looked up to be kept once."""
 
 PER_REQUEST = frozenset({"aiohttp.web_protocol:RequestHandler.start"})
 """What serves a connection, and awaits a task for each request that comes over it."""
@@ -92,11 +95,31 @@ class Parent(msgspec.Struct, frozen=True):
 
 
 class LoggedRun:
-    """The events of one run of one process, as far as answers need them."""
+    """The events of one run of one process, as far as answers need them.
 
-    def __init__(self, run: str, pid: int) -> None:
+    Args:
+        run: Its id.
+        pid: The process.
+        forgets: Whether of tasks that returned, and that nothing happened to, only that is kept.
+            That gives the same answers if the lines are in order; if not, ``missed`` says so.
+        asked: The name of a task that is not forgotten.
+    """
+
+    def __init__(  # noqa: PLR0915 - it says of each attribute what it is
+        self, run: str, pid: int, *, forgets: bool = False, asked: str | None = None
+    ) -> None:
         self.id = run
         self.pid = pid
+        self._forgets = forgets
+        self._asked = asked
+        self._forgotten = Numbers()
+        self._touched: set[int] = set()
+        self._lines = Numbers()
+        self._end = -1
+        self.clock: Clock | None = None
+        """The times of its lines, where they were followed."""
+        self.missed = False
+        """Whether a line has to do with a task that was forgotten before."""
         self.start: ProcessStart | None = None
         self.ended = ""
         self.requests: dict[int, RequestEvent] = {}
@@ -288,7 +311,7 @@ class LoggedRun:
         elif end is not None and end.cancel_outcome is not None:
             pass  # it was cancelled and nobody saw by what
         else:
-            lives = end is None and task not in self.returned
+            lives = end is None and not self.has_returned(task)
             waited = self._waited(task) if lives else []
             absorbed = self.taken_back(task)
             request = to_obey(accepted, absorbed, waited, full=self.uncancels_told)
@@ -299,7 +322,7 @@ class LoggedRun:
         outcome: AnswerOutcome = "pending"
         if end is not None and end.outcome != "destroyed":
             outcome = end.outcome
-        elif end is None and task in self.returned:
+        elif end is None and self.has_returned(task):
             outcome = "returned"
         elif end is None and request is not None and request.seq in self.taken_back(task):
             cancel_outcome = "absorbed"
@@ -328,7 +351,11 @@ class LoggedRun:
 
     def knows(self, task: int) -> bool:
         """Whether any line is about *task*."""
-        return task in self.returned or any(task in known for known in self._others())
+        return self.has_returned(task) or any(task in known for known in self._others())
+
+    def has_returned(self, task: int) -> bool:
+        """Whether *task* returned, and did not end because of a request."""
+        return task in self.returned or task in self._forgotten
 
     def tasks_named(self, name: str) -> Iterator[int]:
         """The tasks whose last name is *name*, each at least once."""
@@ -380,20 +407,59 @@ class LoggedRun:
 
     def add_making(self, made: TaskCreate | TaskFound) -> None:
         """Keep who made a task, if that is known, until it is known that it just returned."""
-        if made.task not in self.returned and made.task not in self.ends:
+        lives = not self.has_returned(made.task) and made.task not in self.ends
+        if lives:
             self.born[made.task] = made.ts
         if isinstance(made, TaskFound):
-            if made.task not in self.returned and made.task not in self.ends:
+            if lives:
                 self.living[made.task] = (made.name, made.coro)
             return
         if made.parent is not None:
-            self.last_made[made.parent] = max(self.last_made.get(made.parent, 0), made.seq)
-        if made.task in self.returned:
+            self._add_made(made.parent, made.seq)
+        if self.has_returned(made.task):
             return
         self.main[made.task] = made.parent is None and made.at is None
         self.makers[made.task] = (made.parent, made.source)
         if made.task not in self.ends:
             self.living[made.task] = (made.name, made.coro)
+
+    def _add_made(self, parent: int, seq: int) -> None:
+        self.last_made[parent] = max(self.last_made.get(parent, 0), seq)
+
+    def add_done(self, done: TaskDone) -> None:
+        """Keep how a task ended, or that it just returned."""
+        task = done.task
+        self.living.pop(task, None)
+        self.born.pop(task, None)
+        if not just_returned(done):
+            self.ends[task] = done
+            return
+        self.main.pop(task, None)
+        self.makers.pop(task, None)
+        if self._forgets and task not in self._touched and done.name != self._asked:
+            self.last_made.pop(task, None)
+            self._forgotten.add(task)
+        else:
+            self.returned[task] = done.name
+
+    def add_part(self, part: RunPart) -> int:
+        """Keep what answers need of the lines that are not there one by one.
+
+        Returns:
+            How many of all lines of the part were there before.
+        """
+        for first, last in pairs(part.returned):
+            self._forgotten.add_stretch(first, last)
+        for parent, seq in part.made.items():
+            self._add_made(parent, seq)
+        if self.clock is None:
+            self.clock = part.clock
+        elif part.in_order and part.begin is not None and part.begin > self._end:
+            self.clock.follow(part.clock)
+        self._end = max(self._end, part.end)
+        found = list(pairs(part.seqs))
+        new = sum(self._lines.add_stretch(first, last) for first, last in found)
+        return sum(last - first + 1 for first, last in found) - new
 
     def is_new(self, event: Event) -> bool:
         """Whether *event* was not there before: two dumps of a recorder have much in common."""
@@ -426,6 +492,8 @@ class LoggedRun:
 
     def add_request(self, request: RequestEvent) -> None:
         """Keep *request*."""
+        if self._forgets:
+            self._touch(request)
         if request.peer is not None and request.seq not in self.requests:
             self.lost_peers.append(request)
         if (
@@ -437,6 +505,18 @@ class LoggedRun:
         self.requests[request.seq] = request
         self._index = None
         self.chains.clear()
+
+    def _touch(self, request: RequestEvent) -> None:
+        """Have nobody forgotten who has to do with *request*."""
+        touched: list[int] = []
+        if isinstance(request, FutureCancel):
+            touched += request.waiters
+        elif request.accepted:  # else the task has ended, and may be forgotten
+            touched.append(request.task)
+        if request.by is not None:
+            touched.append(request.by)
+        self._touched.update(touched)
+        self.missed = self.missed or any(task in self._forgotten for task in touched)
 
 
 class Further(msgspec.Struct, frozen=True):
@@ -638,17 +718,26 @@ class EventSink:
     """What a log is read into.
 
     ``problems`` are the first `MOST_PROBLEMS` things that could not be read,
-    ``damaged`` counts all lines that were skipped, ``events`` all that were read.
+    ``damaged`` counts all lines that were skipped, ``events`` all that were read.  Run by run,
+    ``repeats`` counts those that had been read before, and ``set_back`` has the times before and
+    after the clock was set back.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.damaged = 0
         self.events = 0
+        self.repeats: dict[str, int] = {}
+        self.set_back: dict[str, tuple[str, str]] = {}
 
     def add(self, event: Event) -> None:  # noqa: ARG002 - for those who look at it
         """Take *event*."""
         self.events += 1
+
+    def add_all(self, events: Sequence[Event]) -> None:
+        """Take each of *events*."""
+        for event in events:
+            self.add(event)
 
     def problem(self, file: str, line: int, what: str, *, skipped: bool = True) -> None:
         """Note that *line* (from 1) of *file* could not be read, or not in full."""
@@ -656,20 +745,37 @@ class EventSink:
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(Problem(file, line, what, skipped))
 
-    def skip_unknown(self) -> None:
-        """Count an event of a later version, which has nothing to say here."""
-        self.events += 1
+    def skip_unknown(self, count: int = 1) -> None:
+        """Count events of a later version, which have nothing to say here."""
+        self.events += count
+
+    def zoned(self, file: str, line: int, ts: str) -> None:
+        """Note that *line* had the time *ts* of another zone, and is told in UTC."""
 
 
 class Store(EventSink):
-    """The events of any number of runs, and the cases among them."""
+    """The events of any number of runs, and the cases among them.
 
-    def __init__(self) -> None:
+    Args:
+        forgets: As for `LoggedRun`.
+        asked: As for `LoggedRun`.
+    """
+
+    def __init__(self, *, forgets: bool = False, asked: str | None = None) -> None:
         super().__init__()
         self.runs: dict[str, LoggedRun] = {}
+        self._forgets = forgets
+        self._asked = asked
+        self._texts: dict[str, str] = {}
+        self._processes: _Started | None = None
         self._joined: Joined | None = None
         self._signals: dict[int, dict[tuple[str, int], SignalSent]] = {}
         self._by_pid: dict[int, list[LoggedRun]] = {}
+
+    @property
+    def missed(self) -> bool:
+        """Whether a line has to do with a task that was forgotten before."""
+        return any(run.missed for run in self.runs.values())
 
     def signals_to(self, pid: int) -> list[tuple[LoggedRun, SignalSent]]:
         """The signals that were sent to the process with this number, and those sent to groups."""
@@ -737,24 +843,28 @@ class Store(EventSink):
             return None
         if start.parent_run in self.runs:
             return Parent(self.runs[start.parent_run], "observed")
-        before = [
-            each
-            for each in self.runs.values()
-            if each is not run and each.start is not None and each.start.ts <= start.ts
-        ]
         if start.process is not None:
             for ancestor in start.ancestors or ():
-                found = [each for each in before if each.start and each.start.process == ancestor]
-                if found:
-                    return Parent(max(found, key=_started), "inferred")
+                before = self._before(run, self._started().by_process.get(ancestor, ()))
+                if before:
+                    return Parent(max(before, key=_began), "inferred")
             return None
         # Where the system does not tell processes apart, the number and the time must do.
-        found = [
+        before = [
             each
-            for each in before
-            if each.pid == start.ppid and (not each.ended or each.ended >= start.ts)
+            for each in self._before(run, self._started().by_pid.get(start.ppid, ()))
+            if not each.ended or each.ended >= start.ts
         ]
-        return Parent(max(found, key=_started), "inferred") if found else None
+        return Parent(max(before, key=_began), "inferred") if before else None
+
+    def _before(self, run: LoggedRun, among: Iterable[LoggedRun]) -> list[LoggedRun]:
+        """Those of *among* that had begun when *run* did."""
+        return [each for each in among if each is not run and _began(each) <= _began(run)]
+
+    def _started(self) -> _Started:
+        if self._processes is None:
+            self._processes = _Started(self.runs.values())
+        return self._processes
 
     def find(self, task: str | int) -> list[tuple[LoggedRun, int]]:
         """The tasks of this name, id or ``RUN:ID``, whether cancelled or not."""
@@ -773,25 +883,58 @@ class Store(EventSink):
     def add(self, event: Event) -> None:
         """Keep what answers need of *event*."""
         super().add(event)
-        run = self.runs.get(event.run)
-        if run is None:
-            run = self.runs[event.run] = LoggedRun(event.run, event.pid)
-            self._by_pid.setdefault(event.pid, []).append(run)
-        run.housekeeping = None
+        self._keep(self._run(event.run, event.pid), event)
+
+    def take(self, parts: Iterable[RunPart], events: Iterable[Event], count: int) -> None:
+        """Keep what answers need of a part of a log (`aioaudit.log.thinning.thin`).
+
+        Args:
+            parts: What is told of it run by run.
+            events: Those of its events that answers need.
+            count: How many there were in all.
+        """
+        for part in parts:
+            run = self._run(part.run, part.pid)
+            again = run.add_part(part)
+            if again:
+                self.repeats[part.run] = self.repeats.get(part.run, 0) + again
+            if run.clock is not None and run.clock.back is not None:
+                self.set_back[part.run] = run.clock.back
+        self.events += count
+        for event in events:
+            if not (
+                isinstance(event, TaskCreate)
+                or (isinstance(event, TaskDone) and just_returned(event))
+            ):
+                self._share_texts(event)
+            self._keep(self.runs[event.run], event)
+
+    def _share_texts(self, event: Event) -> None:
+        """Keep what is the same in many events once: names, coroutines, lines."""
+        texts = self._texts
+        if len(texts) > MOST_TEXTS:
+            texts.clear()
+        for field in event.__struct_fields__:
+            value = getattr(event, field)
+            if type(value) is str and field != "ts":
+                setattr(event, field, texts.setdefault(value, value))
+
+    def _run(self, run: str, pid: int) -> LoggedRun:
+        found = self.runs.get(run)
+        if found is None:
+            found = LoggedRun(run, pid, forgets=self._forgets, asked=self._asked)
+            self.runs[run] = found
+            self._by_pid.setdefault(pid, []).append(found)
+        found.housekeeping = None
         self._joined = None
+        return found
+
+    def _keep(self, run: LoggedRun, event: Event) -> None:
         kind = type(event)
         if kind is TaskCreate or kind is TaskFound:
             run.add_making(cast("TaskCreate | TaskFound", event))
         elif kind is TaskDone:
-            done = cast(TaskDone, event)
-            run.living.pop(done.task, None)
-            run.born.pop(done.task, None)
-            if done.outcome == "returned" and done.cancel is None and done.cancel_outcome is None:
-                run.returned[done.task] = done.name
-                run.main.pop(done.task, None)
-                run.makers.pop(done.task, None)
-            else:
-                run.ends[done.task] = done
+            run.add_done(cast(TaskDone, event))
         elif kind is TaskCancel or kind is FutureCancel:
             run.add_request(cast(RequestEvent, event))
         elif kind is TaskUncancel:
@@ -806,6 +949,7 @@ class Store(EventSink):
                 run.findings.append(found)
                 run.found.setdefault(found.task, []).append(found)
         elif kind is ProcessStart:
+            self._processes = None
             run.add_start(cast(ProcessStart, event))
         elif kind is ProcessDropped:
             run.add_loss(cast(ProcessDropped, event))
@@ -820,7 +964,20 @@ class Store(EventSink):
             self._signals.setdefault(max(event.to, 0), {})[event.run, event.seq] = event
 
 
-def _started(run: LoggedRun) -> str:
+class _Started:
+    """The runs of which it is known how they began, by what tells their processes."""
+
+    def __init__(self, runs: Iterable[LoggedRun]) -> None:
+        self.by_process: dict[str, list[LoggedRun]] = {}
+        self.by_pid: dict[int, list[LoggedRun]] = {}
+        for run in runs:
+            if run.start is not None:
+                self.by_pid.setdefault(run.pid, []).append(run)
+                if run.start.process is not None:
+                    self.by_process.setdefault(run.start.process, []).append(run)
+
+
+def _began(run: LoggedRun) -> str:
     return run.start.ts if run.start is not None else ""
 
 

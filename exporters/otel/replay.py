@@ -10,6 +10,8 @@ aioaudit's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from aioaudit.events import Event, ProcessEnd, ProcessStart
 from aioaudit.exporters.otel.facts import SpanFacts
@@ -35,20 +37,25 @@ class LogReplay:
         self._tell = tell
         self._runs: dict[str, tuple[Spans, Event]] = {}
 
-    def take(self, event: Event) -> None:
-        """Take note of *event*, and tell of what ended with it."""
-        known = self._runs.get(event.run)
-        if known is not None:
-            spans = known[0]
-        else:
-            spans = Spans(self._tasks, self._status, lambda _seq: None)
-            if not isinstance(event, ProcessStart):  # a log whose head is gone
-                spans.begin(event.run)
-        self._give(event.pid, spans.take((event,)))
-        if isinstance(event, ProcessEnd):
-            self._runs.pop(event.run, None)  # its last event
-        else:
-            self._runs[event.run] = (spans, event)
+    def take(self, events: Sequence[Event]) -> None:
+        """Take note of *events*, and tell of what ended with each of them."""
+        for run, together in groupby(events, attrgetter("run")):
+            known = self._runs.get(run)
+            spans = None if known is None else known[0]
+            event: Event | None = None
+            for event in together:
+                if spans is None:
+                    spans = Spans(self._tasks, self._status, lambda _seq: None)
+                    if not isinstance(event, ProcessStart):  # a log whose head is gone
+                        spans.begin(run)
+                told = spans.see(event)
+                if told:
+                    self._tell(event.pid, told)
+                if type(event) is ProcessEnd:
+                    self._runs.pop(run, None)  # its last event
+                    spans = None
+            if spans is not None and event is not None:
+                self._runs[run] = (spans, event)
 
     def finish(self) -> None:
         """Tell of the tasks whose end is in no log: their process ended before they did."""

@@ -115,6 +115,14 @@ class Spans:
         out, self._out = self._out, []
         return out
 
+    def see(self, event: Event) -> list[SpanFacts]:
+        """The spans that are finished with one *event* of a log."""
+        self._see(event)
+        out = self._out
+        if out:
+            self._out = []
+        return out
+
     def request(self, seq: int) -> TaskCancel | FutureCancel | None:
         """The request with this number, None if it is not among the last ones."""
         return self._recent.get(seq)
@@ -125,16 +133,19 @@ class Spans:
         return self._now
 
     def _see(self, event: Event) -> None:
-        self._recent.add(event)
+        # Nearly all of a log is the one or the other.
         if isinstance(event, TaskCreate):
             ns = self._time(event.ts)
             self.lives.make(event.task, event, event.parent, ns, self._outside(event.seq))
-        elif isinstance(event, TaskDone):
+            return
+        if isinstance(event, TaskDone):
             life = self.lives.living.pop(event.task, None) or self._synthesise(event)
             if event.outcome != "returned" or event.cancel_outcome is not None:
                 self._mark_relevant(life)
             self._finish(life, event)
-        elif isinstance(event, TaskCancel | FutureCancel):
+            return
+        self._recent.add(event)
+        if isinstance(event, TaskCancel | FutureCancel):
             self._asked(event)
         elif isinstance(event, ProcessStart):
             self.begin(event.run)

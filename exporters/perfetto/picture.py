@@ -17,7 +17,7 @@ A life is given out when it ends.  What an arrow may still begin at is kept: the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 import msgspec
@@ -104,6 +104,11 @@ class Picture:
         """How many lives were drawn."""
         self.requests = 0
         """How many requests to cancel were drawn."""
+
+    def take_all(self, events: Iterable[Event]) -> None:
+        """Take note of *events*, and draw what ended with them."""
+        for event in events:
+            self.take(event)
 
     def take(self, event: Event) -> None:
         """Take note of *event*, and draw what ended with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from aioaudit.identity import Run
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
 from aioaudit.log.store import PER_REQUEST
-from tests.story import Story
+from tests.story import NOON, Story
 
 pytestmark = pytest.mark.any_python
 
@@ -30,6 +31,8 @@ class Service(Story):
         self.second = ahead
         [start] = self.events
         known = {"service": name, "process": f"{machine}-1-{self.pid}-1", "network": f"{machine}-1"}
+        begin = NOON + timedelta(seconds=ahead)
+        known["ts"] = f"{begin.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
         self.events = [msgspec.structs.replace(start, pid=self.pid, argv=["x.py"], **known)]
 
     def loses(self, task: int, local: str, peer: str, **more: Any) -> int:

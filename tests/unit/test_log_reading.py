@@ -26,7 +26,7 @@ from aioaudit.events import (
     json_schema,
 )
 from aioaudit.log import Log, Problem, load
-from aioaudit.log.reading import LONGEST
+from aioaudit.log.portions import LONGEST
 from tests.conftest import ROOT
 
 BASE: dict[str, Any] = {

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from aioaudit.cli.processes import is_process
 from aioaudit.errors import AioauditError
 from aioaudit.live.client import connect
-from aioaudit.log.reading import LONGEST, take_line
+from aioaudit.log.parsing import take_line
+from aioaudit.log.portions import LONGEST
 from aioaudit.log.store import EventSink
 
 if TYPE_CHECKING:
