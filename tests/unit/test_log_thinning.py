@@ -100,7 +100,7 @@ def test_only_lives_that_nothing_has_to_do_with_are_left_out() -> None:
         TaskFound(**base(20), **about(8)),
     ]
     kept, [part] = thin(events, "T3")
-    tasks = [getattr(events[place], "task", None) for place in kept]
+    tasks: list[int] = [getattr(events[place], "task") for place in kept]  # noqa: B009 - all have it
     assert sorted(set(tasks)) == [3, 4, 5, 6, 7, 8]
     assert (part.returned, part.made, part.seqs) == ([2, 2], {1: 7}, [2, 7, 9, 9, 12, 16, 20, 20])
     assert (part.begin, part.end, part.in_order) == (2, 20, True)
