@@ -8,13 +8,11 @@ from pathlib import Path
 import click
 
 from aioaudit.cli.terminal import print_line, say
+from aioaudit.log.sources import sources_of
 from aioaudit.sql import DIALECTS, Dialect, script
 
 DONE, BAD = 0, 2
 """Exit statuses: the statements are there, or a bad call."""
-
-_LOG = re.compile(r"\.jsonl([.-][\d-]+)?(\.(gz|zst|xz))?$")
-"""How the files of a folder are called that are logs, or what became of them when they were rotated."""
 
 _UNREAD: dict[Dialect, str] = {"duckdb": ".xz"}
 """How a file ends that an engine does not read."""
@@ -37,7 +35,7 @@ def command(logs: tuple[str, ...], dialect: Dialect) -> int:
     also read it; without, ship lines into the table aioaudit_events.
     """
     try:
-        files = [file for log in logs for file in _files(log)]
+        files = _files(logs)
     except OSError as error:
         say(f"cannot read {error.filename}: {error.strerror}")
         return BAD
@@ -52,14 +50,13 @@ def command(logs: tuple[str, ...], dialect: Dialect) -> int:
     return DONE
 
 
-def _files(log: str) -> list[str]:
-    """The files of *log*, in the order of their names."""
-    path = Path(log)
-    if not path.is_dir():
-        path.stat()  # raises where it is not there
-        return [log]
-    inside = [file for file in path.iterdir() if file.is_file()]
-    found = sorted(str(file) for file in inside if _LOG.search(file.name))
-    if not found:
-        raise FileNotFoundError(2, "no *.jsonl file in this folder", log)
-    return found
+def _files(logs: tuple[str, ...]) -> list[str]:
+    """The files of *logs*, of one log the oldest first.
+
+    Raises:
+        OSError: one is not there, or a folder holds no log.
+    """
+    files = [source.name for source in sources_of(logs)]
+    for file in files:
+        Path(file).stat()
+    return files

@@ -544,13 +544,13 @@ def command(*args: str, cwd: Path) -> tuple[int, str, str]:
 
 
 def test_a_folder_is_all_logs_in_it_and_what_became_of_them(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl.2.gz", "a.jsonl-20261122.zst", "x.json", "b.jsonl.tmp"):
+    logs = ("a.jsonl-20261122.zst", "a.jsonl.10.gz", "a.jsonl.2.gz", "a.jsonl", "b.jsonl")
+    for name in (*logs, "x.json", "b.jsonl.tmp"):
         (tmp_path / name).touch()
     (tmp_path / "c.jsonl").mkdir()
     status, out, err = command("--dialect", "duckdb", ".", cwd=tmp_path)
     assert (status, err) == (0, "")
-    names = re.findall(r"^    '([^':]*)',?$", out, re.MULTILINE)
-    assert names == ["a.jsonl-20261122.zst", "a.jsonl.2.gz", "b.jsonl"]
+    assert re.findall(r"^    '([^':]*)',?$", out, re.MULTILINE) == [*logs]
     assert not re.search(r"\{[a-z_]+\}", out)
 
 
