@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -10,55 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from aioaudit.cli.why import command
-from aioaudit.events import ConnectionClose, Event, TaskCancel, TaskDone
+from aioaudit.events import Event, TaskCancel, TaskDone
 from aioaudit.exporter import encode_events
-from aioaudit.identity import Run
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
 from aioaudit.log.store import PER_REQUEST
-from tests.story import NOON, Story
+from tests.services import OF_SHOP, OF_WEB, SHOP, WEB, Service, chain, runs_out, traced
 
 pytestmark = pytest.mark.any_python
-
-WEB, SHOP, STOCK = "10.0.0.1:50000", "10.0.0.2:80", "10.0.0.3:80"
-
-
-class Service(Story):
-    """A run with a name, on a machine of its own, whose clock is so many seconds ahead."""
-
-    def __init__(self, name: str, machine: str, ahead: float = 0.0) -> None:
-        super().__init__(Run(), pid=len(name))
-        self.second = ahead
-        [start] = self.events
-        known = {"service": name, "process": f"{machine}-1-{self.pid}-1", "network": f"{machine}-1"}
-        begin = NOON + timedelta(seconds=ahead)
-        known["ts"] = f"{begin.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-        self.events = [msgspec.structs.replace(start, pid=self.pid, argv=["x.py"], **known)]
-
-    def loses(self, task: int, local: str, peer: str, **more: Any) -> int:
-        asked = self.cancel(
-            task, reason="disconnect", origin_reason="disconnect", local=local, peer=peer, **more
-        )
-        self.end(task, "cancelled", cancel=asked, cancel_outcome="obeyed", lifetime=0.005)
-        return asked
-
-    def closes(self, task: int, cancel: int, local: str, peer: str) -> int:
-        return self.tell(
-            ConnectionClose,
-            task=task,
-            name=f"t{task}",
-            coro="web:fetch",
-            cancel=cancel,
-            local=local,
-            peer=peer,
-            at="web.py:33",
-        )
-
-
-def runs_out(service: Service, task: int = 2) -> int:
-    service.make(task)
-    deadline = {"origin": "deadline", "origin_seconds": 0.5, "origin_at": "web.py:20"}
-    return service.cancel(task, reason="timeout", **deadline)
 
 
 def read(*services: Service) -> Log:
@@ -67,20 +25,6 @@ def read(*services: Service) -> Log:
         for event in service.events:
             log.add(event)
     return log
-
-
-def chain() -> tuple[Service, Service, Service]:
-    """A service whose timeout runs out, one that it asks, and one that this one asks."""
-    web, shop, stock = Service("shop-web", "m"), Service("shop", "m"), Service("stock", "m")
-    web.closes(2, runs_out(web), WEB, SHOP)
-    shop.make(7)
-    shop.second = web.second
-    own = shop.cancel(7, reason="disconnect", origin_reason="disconnect", local=SHOP, peer=WEB)
-    shop.closes(7, own, "10.0.0.2:50000", STOCK)
-    shop.end(7, "cancelled", cancel=own, cancel_outcome="obeyed", lifetime=0.004)
-    stock.second = shop.second
-    stock.loses(5, STOCK, "10.0.0.2:50000")
-    return web, shop, stock
 
 
 def test_it_goes_on_through_all_the_logs() -> None:
@@ -181,24 +125,6 @@ def test_a_task_that_lives_still_is_known_by_its_making() -> None:
 
 
 # -- by the trace -----------------------------------------------------------------------------
-
-OF_WEB = {"trace_id": "c" * 32, "span_id": "a" * 16, "span_kind": "client"}
-OF_SHOP = {"trace_id": "c" * 32, "span_id": "b" * 16, "parent_span_id": "a" * 16}
-OF_STOCK = {"trace_id": "c" * 32, "span_id": "d" * 16, "parent_span_id": "b" * 16}
-
-
-def traced(shop_sends: bool = True) -> tuple[Service, Service, Service]:
-    """The same three, each behind a proxy: no connection is known to two of them."""
-    web, shop, stock = Service("shop-web", "m"), Service("shop", "n"), Service("stock", "o")
-    web.make(2)
-    deadline = {"origin": "deadline", "origin_seconds": 0.5, "origin_at": "web.py:20"}
-    web.cancel(2, reason="timeout", **deadline, **OF_WEB)
-    known = OF_SHOP | ({"span_kind": "client"} if shop_sends else {})
-    own = shop.cancel(7, reason="disconnect", origin_reason="disconnect", **known)
-    shop.obey(7, own)
-    last = stock.cancel(5, reason="disconnect", origin_reason="disconnect", **OF_STOCK)
-    stock.obey(5, last)
-    return web, shop, stock
 
 
 def test_a_trace_joins_what_proxies_keep_apart() -> None:
