@@ -10,6 +10,7 @@ import msgspec
 from aioaudit.events import AnyEvent, Event, Finding
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
+from aioaudit.log.senders import Sent, sender_of
 
 
 def read(path: Path) -> list[Event]:
@@ -38,9 +39,39 @@ def made(kind: str, seq: int = 1, **more: Any) -> Finding:
 
 def told(log: Log) -> object:
     """All that anybody is told of *log*."""
+    return _answers(log), _across(log), list(map(str, log.problems)), log.damaged, log.events
+
+
+def _answers(log: Log) -> object:
     cases = [
-        (msgspec.to_builtins(case.answer()), housekeeping(case), case.run.id)
+        (
+            msgspec.to_builtins(case.answer()),
+            housekeeping(case),
+            case.run.id,
+            [each.line.seq for each in case.further()],
+            None if (sent := sender_of(log, case)) is None else _sent(sent),
+        )
         for case in log.cases()
     ]
-    findings = [each.seq for run in log.runs.values() for each in run.findings]
-    return cases, findings, list(map(str, log.problems)), log.damaged, log.events
+    return cases, [each.seq for run in log.runs.values() for each in run.findings]
+
+
+def _sent(sent: Sent) -> object:
+    return sent.run.id, sent.event, sent.relation, sent.because
+
+
+def _across(log: Log) -> object:
+    """What is told of each run, and what others are joined to it by."""
+    runs = [
+        (
+            (run.id, run.pid, run.service, run.host, run.ended, run.dropped, run.faults),
+            (parent.run.id, parent.evidence) if (parent := log.parent(run)) is not None else None,
+            sorted(run.losses()),
+            sorted(run.clients_left()),
+            run.closes,
+            run.born,
+            [event for _, event in log.signals_to(run.pid)],
+        )
+        for run in log.runs.values()
+    ]
+    return runs, log.joined()

@@ -429,18 +429,22 @@ class LoggedRun:
     def add_done(self, done: TaskDone) -> None:
         """Keep how a task ended, or that it just returned."""
         task = done.task
-        self.living.pop(task, None)
-        self.born.pop(task, None)
         if not just_returned(done):
+            self.living.pop(task, None)
+            self.born.pop(task, None)
             self.ends[task] = done
             return
-        self.main.pop(task, None)
-        self.makers.pop(task, None)
+        self._unmake(task)
         if self._forgets and task not in self._touched and done.name != self._asked:
             self.last_made.pop(task, None)
             self._forgotten.add(task)
         else:
             self.returned[task] = done.name
+
+    def _unmake(self, task: int) -> None:
+        """Keep no more of the making of *task*, which just returned."""
+        for known in (self.living, self.born, self.main, self.makers):
+            known.pop(task, None)
 
     def add_part(self, part: RunPart) -> int:
         """Keep what answers need of the lines that are not there one by one.
@@ -450,6 +454,11 @@ class LoggedRun:
         """
         for first, last in pairs(part.returned):
             self._forgotten.add_stretch(first, last)
+            tasks = range(first, last + 1)
+            if not self.living.keys().isdisjoint(tasks):
+                # Their making was told in a part before, too: lines that come more than once.
+                for task in tasks:
+                    self._unmake(task)
         for parent, seq in part.made.items():
             self._add_made(parent, seq)
         if self.clock is None:

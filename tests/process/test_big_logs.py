@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from aioaudit.log.workers import ALONE, cores
 from tests.busy_logs import busy
 from tests.conftest import clean_environ
 from tests.logs import told
+from tests.services import Busy, fleet, written
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.any_python
@@ -43,6 +45,14 @@ def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     expected = told(load(tmp_path))
     assert told(load_to_answer(tmp_path, workers=2)) == expected
     assert len(list(tmp_path.iterdir())) == 3  # nobody was audited
+
+
+@pytest.mark.usefixtures("at_once")
+def test_other_processes_find_the_same_in_logs_of_several_services(tmp_path: Path) -> None:
+    written(tmp_path, fleet(Busy), random.Random(14))
+    log = load_to_answer(tmp_path, workers=2)
+    assert told(log) == told(load(tmp_path))
+    assert sum(len(run.further) for run in log.runs.values()) == 10
 
 
 @pytest.mark.usefixtures("at_once")

@@ -18,6 +18,7 @@ from aioaudit.log.numbers import Numbers, pairs, stretches
 from aioaudit.log.thinning import thin
 from tests.busy_logs import busy
 from tests.logs import told
+from tests.services import Busy, fleet, written
 
 BUSY = b"".join(busy(1500, 5))
 
@@ -61,6 +62,44 @@ def test_a_log_in_disorder_is_read_again_and_gives_the_same_answers(tmp_path: Pa
     random.Random(3).shuffle(order)
     file.write_bytes(b"".join(order))
     assert told(load_to_answer(file, workers=0)) == told(load(file))
+
+
+@pytest.mark.any_python
+@pytest.mark.parametrize("seed", range(6))
+def test_logs_of_several_services_give_the_same_answers_however_they_are_divided(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    services = fleet(Busy)
+    written(tmp_path, services, chance)
+    expected = load(tmp_path)
+    monkeypatch.setattr(sources, "PIECE", chance.randrange(300, 20_000))
+    log = load_to_answer(tmp_path, workers=0)
+    assert told(log) == told(expected)
+    assert sum(len(run.further) for run in log.runs.values()) == 10
+    kept, all_kept = (
+        sum(len(run.returned) for run in each.runs.values()) for each in (log, expected)
+    )
+    assert kept < all_kept  # so it was thinned
+
+
+@pytest.mark.any_python
+@pytest.mark.parametrize("seed", range(6))
+def test_logs_of_several_services_whose_lines_are_in_disorder_give_the_same_answers(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    services = fleet(Busy)
+    for service in services:
+        if seed % 2:
+            near = {id(each): each.seq + chance.randrange(9) for each in service.events}
+            service.events.sort(key=lambda each, near=near: near[id(each)])  # type: ignore[misc]
+        else:
+            chance.shuffle(service.events)
+        service.events += chance.sample(service.events, 5)
+    written(tmp_path, services, chance)
+    monkeypatch.setattr(sources, "PIECE", chance.randrange(300, 20_000))
+    assert told(load_to_answer(tmp_path, workers=0)) == told(load(tmp_path))
 
 
 def test_a_name_that_was_forgotten_too_early_is_found_again(tmp_path: Path) -> None:
