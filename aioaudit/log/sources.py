@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -186,7 +186,7 @@ class Bytes:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[Bytes]:
+def opened(name: str) -> Generator[Bytes]:
     """The file called *name*, or standard input.
 
     Raises:
@@ -220,6 +220,9 @@ def _format_of(name: str, head: bytes) -> _Format | None:
 def is_there(module: str) -> bool:
     """Whether *module* can be imported."""
     try:
-        return find_spec(module) is not None and import_module(module) is not None
+        if find_spec(module) is None:
+            return False
+        import_module(module)
     except ImportError:  # the package around it, or a library that it was built without
         return False
+    return True
