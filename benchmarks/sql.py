@@ -230,7 +230,7 @@ def timed(what: str, do: Callable[[], object]) -> object:
 
 def main() -> None:
     """Write the log, ask the engine."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--engine", choices=["duckdb", "clickhouse"], default="duckdb")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--check", action="store_true", help="compare with aioaudit why")
