@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -43,7 +43,7 @@ class Engine:
     """An engine that runs."""
 
     def __init__(self, dialect: Dialect, program: subprocess.Popen[str]) -> None:
-        self.dialect = dialect
+        self.dialect: Dialect = dialect
         self._program = program
 
     def ask(self, script: str, queries: Sequence[str]) -> list[list[Row]]:
@@ -61,7 +61,7 @@ class Engine:
 
 
 @contextmanager
-def started(dialect: Dialect) -> Iterator[Engine]:
+def started(dialect: Dialect) -> Generator[Engine]:
     """An engine of *dialect*; it is ended afterwards."""
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "errors").open("w+") as errors:
         program = subprocess.Popen(

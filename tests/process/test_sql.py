@@ -371,9 +371,9 @@ def obeyed(seq: int, task: int, cancel: int, run: str = "a") -> TaskDone:
 
 def slow() -> list[Event]:
     """A task that took long to end, and what was found of it."""
-    keys = {"task": 1, "name": "t1", "coro": "app:work", "cancel": 1, "reason": "awaiter"}
-    found = {"kind": "slow", "severity": "finding", "seconds": 2.5, "waits_at": "/a.py:9"}
-    return [cancelled(1, 1), Finding(**base(2, "a"), **keys, **found), obeyed(3, 1, 1)]
+    found: dict[str, Any] = {"task": 1, "name": "t1", "coro": "app:work", "cancel": 1}
+    found |= {"kind": "slow", "severity": "finding", "seconds": 2.5, "waits_at": "/a.py:9"}
+    return [cancelled(1, 1), Finding(**base(2, "a"), **found, reason="awaiter"), obeyed(3, 1, 1)]
 
 
 def asked(engine: Engine, *queries: str, logs: Iterable[Path | str]) -> list[list[Row]]:
@@ -473,17 +473,18 @@ def test_who_cleans_up_twice_and_made_what_failed_did_no_housekeeping(
 
     def made(seq: int, task: int, parent: int | None = None) -> TaskCreate:
         at = None if parent is None else "/app.py:2"
-        told = {"task": task, "name": f"t{task}", "coro": "app:work", "source": "app:main"}
+        told: dict[str, Any] = {"task": task, "name": f"t{task}", "coro": "app:work"}
+        told["source"] = "app:main"
         return TaskCreate(**base(seq, "a"), **told, parent=parent, at=at)
 
     def ended(seq: int, task: int, error: str | None) -> TaskDone:
-        told = {"task": task, "name": f"t{task}", "coro": "app:work", "error": error}
-        outcome = "returned" if error is None else "raised"
-        return TaskDone(**base(seq, "a"), **told, outcome=outcome)
+        told: dict[str, Any] = {"task": task, "name": f"t{task}", "coro": "app:work"}
+        told |= {"outcome": "returned" if error is None else "raised", "error": error}
+        return TaskDone(**base(seq, "a"), **told)
 
     def cleaned_up(seq: int, task: int, at: str) -> list[Event]:
-        line = {"source": "app:main", "at": at}
-        keys = {"reason": "explicit", "origin": "called", "by": 1, "cleanup": True, **line}
+        keys: dict[str, Any] = {"reason": "explicit", "origin": "called", "by": 1, "cleanup": True}
+        keys |= {"source": "app:main", "at": at}
         return [cancelled(seq, task, suspended_at="/app.py:9", **keys), obeyed(seq + 1, task, seq)]
 
     for error, kind in ((None, "cleanup"), ("ValueError", None)):
