@@ -101,7 +101,8 @@ def _make_careful_init(
         if coro is _MISSING:
             return original(self)
         keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-        return slow(self, coro, keywords, calling_frame())
+        # As `calling_frame`, without the time of a call; a name for our frame would keep it.
+        return slow(self, coro, keywords, getframe(0).f_back or getframe(0))
 
     return __init__
 
@@ -120,7 +121,8 @@ def _make_plain_init(creation: _TaskCreation, original: Callable[..., None]) -> 
     ) -> None:
         if coro is _MISSING:
             return original(self)
-        return slow(self, coro, {"loop": loop, "name": name, "context": context}, calling_frame())
+        given = {"loop": loop, "name": name, "context": context}
+        return slow(self, coro, given, getframe(0).f_back or getframe(0))
 
     return __init__
 
