@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from aioaudit import lifecycle
@@ -31,7 +32,7 @@ def make_kill(
         try:
             if len(args) == 2 and not keywords:
                 # Nobody calls it where the interpreter does: at exit, or as what a thread runs.
-                event = recorder.on_sending(getframe(0).f_back, *args, group=group)
+                event = recorder.on_sending(_caller(), *args, group=group)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a signal back
             recorder.report_fault(error)
         if event is not None and _ends_us(event.to, args[1]):
@@ -51,6 +52,14 @@ def make_kill(
             recorder.sender.emit_final(event)
 
     return kill
+
+
+def _caller() -> FrameType | None:
+    """Who called ``kill``, which names no frames itself: it may be what a signal interrupts.
+
+    A handler is known by the frame that it was given (`aioaudit.stack.frames.signal_of`).
+    """
+    return getframe(1).f_back
 
 
 def _was_sent(error: BaseException) -> bool:
