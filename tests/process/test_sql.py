@@ -398,7 +398,7 @@ def test_numbers_of_one_run_mean_nothing_in_another(engine: Engine, tmp_path: Pa
 
 def test_what_another_service_did_is_for_why_alone(engine: Engine, tmp_path: Path) -> None:
     """Neither by the connection nor by the trace: a chain ends where its process does."""
-    from tests.unit.test_log_joined import chain, traced
+    from tests.services import chain, traced
 
     for services in (chain(), traced()):
         logs = [write(tmp_path / f"{at}.jsonl", *each.events) for at, each in enumerate(services)]
