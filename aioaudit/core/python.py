@@ -1081,7 +1081,9 @@ def odd_names(records: list[Any]) -> list[int]:
     not ASCII, or has 16 letters, digits and ``_`` in a row: without that it is no secret.
     """
     found: list[int] = []
-    tells, created, returned = _TELLING.search, Created, Returned
+    places: list[int] = []
+    names: list[Any] = []
+    created, returned = Created, Returned
     for index, item in enumerate(records):
         of = type(item)
         if of is created:
@@ -1091,9 +1093,20 @@ def odd_names(records: list[Any]) -> list[int]:
         else:
             found.append(index)
             continue
-        if type(name) is not str or not name.isascii() or tells(name) is not None:
-            found.append(index)
-    return found
+        places.append(index)
+        names.append(name)
+    # Nearly all are plain, which one search tells of all at once.
+    if not names or (set(map(type, names)) == {str} and not _is_odd("\n".join(names))):
+        return found
+    odd = [
+        at for at, name in zip(places, names, strict=True) if type(name) is not str or _is_odd(name)
+    ]
+    return sorted(found + odd)
+
+
+def _is_odd(text: str) -> bool:
+    """Whether *text* is no plain name, or no row of them with line ends between."""
+    return not text.isascii() or _TELLING.search(text) is not None
 
 
 def _line_of(event: type[Event], *given: str) -> Callable[..., Any]:
