@@ -12,14 +12,22 @@ getframe: Callable[[int], FrameType] = sys._getframe
 """The frame so far outwards; 0 is the caller's own."""
 
 
-def calling_frame(depth: int = 1) -> FrameType:
+def caller_of(depth: int = 1) -> FrameType | None:
     """The frame that called the one so far outwards, 1 for the caller's own.
 
-    That one itself where no Python code calls it: a thread of C, or one that `_thread` has begun with
-    it, or the interpreter at its end.
+    None where no Python code calls it: a thread of C, or one that `_thread` has begun with it, or
+    the interpreter at its end.  Not by ``f_back``, which without memory is None and an exception
+    at once (``frame_getback`` in Objects/frameobject.c).
     """
-    frame = getframe(depth)
-    return frame.f_back or frame
+    try:
+        return getframe(depth + 1)
+    except ValueError:
+        return None
+
+
+def calling_frame(depth: int = 1) -> FrameType:
+    """As `caller_of`, but the frame so far outwards itself where no Python code calls it."""
+    return caller_of(depth + 1) or getframe(depth)
 
 
 current_frames: Callable[[], dict[int, FrameType]] = getattr(

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.addresses import Connection, of_transport
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import caller_of
 from aioaudit.cpython.tasks import current_task
 from aioaudit.events import ConnectionClose
 from aioaudit.recorder.recorder import Recorder
@@ -46,7 +46,7 @@ class Closing:
             error = sys.exception()
             if error is not None:
                 try:
-                    self._look(self_, error, getframe(0).f_back)
+                    self._look(self_, error, caller_of())
                 except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
                     self._recorder.report_fault(fault)
             return original(self_)

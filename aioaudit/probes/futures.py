@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from aioaudit.core import Passed
-from aioaudit.cpython.frames import calling_frame, getframe
+from aioaudit.cpython.frames import caller_of, calling_frame
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import running_loop
 from aioaudit.cpython.tasks import current_task, is_begun, own_callbacks_of
@@ -45,11 +45,11 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
                         waiters = waiters_of(self)
                         if chained.is_followed(callbacks):
                             recorder.remember_cause(
-                                self, recorder.explain_cancel(self, getframe(0).f_back, msg)
+                                self, recorder.explain_cancel(self, caller_of(), msg)
                             )
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a future from being cancelled
             recorder.report_fault(error)
-        if not waiters or recorder.on_future_cancel(self, msg, getframe(0).f_back, waiters) is None:
+        if not waiters or recorder.on_future_cancel(self, msg, caller_of(), waiters) is None:
             return original(self, msg)
         try:
             return original(self, msg)

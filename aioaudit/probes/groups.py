@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import caller_of
 from aioaudit.cpython.groups import is_untouched
 from aioaudit.recorder.recorder import Recorder
 
@@ -20,7 +20,7 @@ def make_cancel(recorder: Recorder, original: Callable[[Any], None]) -> Callable
     def cancel(self: Any) -> None:
         try:
             if is_untouched(self) and not recorder.muted():
-                cause = recorder.explain_cancel(self, getframe(0).f_back)
+                cause = recorder.explain_cancel(self, caller_of())
                 cause.reason = "task_group"
                 recorder.remember_cause(self, cause)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a group from ending

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import caller_of
 from aioaudit.cpython.tasks import current_task
 from aioaudit.recorder.notes import NOTES
 from aioaudit.recorder.recorder import Recorder
@@ -28,7 +28,7 @@ def make_remove_done_callback(
     def remove_done_callback(self: Any, fn: Any, /) -> int:
         removed = original(self, fn)
         try:
-            inner = getframe(0).f_back
+            inner = caller_of()
             if inner is not None and inner.f_code.co_name == _LETS_GO:
                 frame = inner.f_back
                 if frame is not None and frame.f_code is _WAIT_FOR:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from aioaudit import lifecycle
-from aioaudit.cpython.frames import getframe
+from aioaudit.cpython.frames import caller_of
 from aioaudit.events import SignalSent
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import signal_of
@@ -32,7 +31,7 @@ def make_kill(
         try:
             if len(args) == 2 and not keywords:
                 # Nobody calls it where the interpreter does: at exit, or as what a thread runs.
-                event = recorder.on_sending(_caller(), *args, group=group)
+                event = recorder.on_sending(caller_of(), *args, group=group)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a signal back
             recorder.report_fault(error)
         if event is not None and _ends_us(event.to, args[1]):
@@ -52,14 +51,6 @@ def make_kill(
             recorder.sender.emit_final(event)
 
     return kill
-
-
-def _caller() -> FrameType | None:
-    """Who called ``kill``, which names no frames itself: it may be what a signal interrupts.
-
-    A handler is known by the frame that it was given (`aioaudit.stack.frames.signal_of`).
-    """
-    return getframe(1).f_back
 
 
 def _was_sent(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from aioaudit import bus, core
 from aioaudit.core import Created, Making, python
 from aioaudit.cpython.behaviour import HAS_EAGER_TASKS
-from aioaudit.cpython.frames import calling_frame, getframe
+from aioaudit.cpython.frames import caller_of, calling_frame, getframe
 from aioaudit.cpython.tasks import (
     ORIGIN_IS_SHOWN,
     PYTHON_TASKS,
@@ -101,8 +101,11 @@ def _make_careful_init(
         if coro is _MISSING:
             return original(self)
         keywords = {"loop": loop, "name": name, "context": context, "eager_start": eager_start}
-        # As `calling_frame`, without the time of a call; a name for our frame would keep it.
-        return slow(self, coro, keywords, getframe(0).f_back or getframe(0))
+        try:  # as in `calling_frame`, without the time of a call
+            frame = getframe(1)
+        except ValueError:
+            frame = None
+        return slow(self, coro, keywords, frame or getframe(0))
 
     return __init__
 
@@ -122,7 +125,11 @@ def _make_plain_init(creation: _TaskCreation, original: Callable[..., None]) -> 
         if coro is _MISSING:
             return original(self)
         given = {"loop": loop, "name": name, "context": context}
-        return slow(self, coro, given, getframe(0).f_back or getframe(0))
+        try:  # as in `calling_frame`, without the time of a call
+            frame = getframe(1)
+        except ValueError:
+            frame = None
+        return slow(self, coro, given, frame or getframe(0))
 
     return __init__
 
@@ -246,7 +253,7 @@ def make_cancel(recorder: Recorder, cls: Any, original: Callable[..., bool]) -> 
         # What is no task, or was never begun, the original is to speak about.
         if not isinstance(self, cls) or is_begun(self) is None or deaf(self):
             return original(self, msg)
-        if recorder.on_cancel(self, msg, getframe(0).f_back) is None:
+        if recorder.on_cancel(self, msg, caller_of()) is None:
             return original(self, msg)
         try:
             return original(self, msg)

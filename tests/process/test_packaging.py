@@ -311,6 +311,7 @@ def test_the_metadata_names_what_users_ask_for(built: tuple[Path, Path]) -> None
         "report",
         "structlog",
         "top",
+        "zstd",
     }
     assert [each for each in required if "extra ==" not in each] == ["msgspec>=0.19"]
     assert entry_points == (
