@@ -86,7 +86,8 @@ def get(port: int, path: str) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:  # it is the answer itself
+            return error.code
     except (urllib.error.URLError, ConnectionError):
         return 0
 
