@@ -114,6 +114,7 @@ class Session:
         self._open: list[Journal] = []
         self._undo_bridge: Callable[[], None] | None = None
         self._start: ProcessStart | None = None
+        self._applied = False
         self._signals = Signals(self.ask_for_dumps)
         self.installation: Installation = Installation(
             self.recorder, when_anew or _warn_reimported, stays=when_anew is not None
@@ -232,7 +233,10 @@ class Session:
             wanted = self.wanted.bus_events.value
             self._start = None  # the next log may be of other events
         self.recorder.rules.slow_after = self.wanted.slow_cancel.value
-        self.recorder.redaction.follow(self.wanted.redact.value, self.run.drawn())
+        # Before the first call there is nothing but the event that opens its log, which goes by it.
+        drawn = self.run.drawn() if self._applied else 0
+        self.recorder.redaction.follow(self.wanted.redact.value, drawn)
+        self._applied = True
         # Where it is no more, it tells what it has seen to those that are there still.
         self.recorder.watcher.watch(self.wanted.blocked.value)
         if self.wanted.notes.value:

@@ -561,6 +561,16 @@ def test_the_end_of_a_call_lets_nothing_out_that_waits() -> None:
     assert "customer-2" in names
 
 
+def test_off_holds_for_the_line_that_opens_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--token", SECRET])
+    for redact, told in ("off", SECRET), ("secrets", MASK):
+        memory = MemoryExporter()
+        with aioaudit.enable(memory, redact=redact):
+            run_named("a")()
+        [start] = [each for each in memory.events if isinstance(each, events.ProcessStart)]
+        assert start.argv == ["app.py", "--token", told]
+
+
 def test_a_recording_leaves_what_the_environment_asks_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
