@@ -567,10 +567,9 @@ class Further(msgspec.Struct, frozen=True):
         text = f"it closed the connection from {line.local} to {line.peer}{place}"
         if not match.connections:
             return text
-        return (
-            f"{text}; the clock at the other end is {match.ahead / 1e9:+.3f} s ahead,"
-            f" as {match.connections:,} connections show"
-        )
+        off = f"{abs(match.ahead) / 1e9:.3f} s {'behind' if match.ahead < 0 else 'ahead'}"
+        shown = f"as {match.connections:,} connections show"
+        return f"{text}; the clock at the other end is {off}, {shown}"
 
 
 class _Index:

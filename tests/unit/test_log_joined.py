@@ -93,13 +93,13 @@ def closing(service: Service, local: str, peer: str) -> Event:
 
 
 def test_clocks_that_do_not_fit_are_told_and_one_that_is_measured_is_used(tmp_path: Any) -> None:
-    def told(connections: int) -> tuple[int, str, str]:
-        web, shop = Service("shop-web", "m1"), Service("shop", "m2", ahead=77.0)
+    def told(connections: int, ahead: float = 77.0) -> tuple[int, str, str]:
+        web, shop = Service("shop-web", "m1"), Service("shop", "m2", ahead=ahead)
         for number in range(connections):
             client = f"10.0.0.1:{50_000 + number}"
             web.closes(2, runs_out(web), client, SHOP)
             web.second += 10
-            shop.second = web.second + 67.001
+            shop.second = web.second + ahead - 9.999
             shop.loses(5 + number, SHOP, client)
         files = [tmp_path / f"{service.run.id}.jsonl" for service in (web, shop)]
         for file, service in zip(files, (web, shop), strict=True):
@@ -113,8 +113,10 @@ def test_clocks_that_do_not_fit_are_told_and_one_that_is_measured_is_used(tmp_pa
     assert "their clocks do not fit: not joined" in err
     _, out, err = told(3)
     assert '"service":"shop-web"' in out
-    assert "the clock at the other end is +77.002 s ahead, as 3 connections show" in out
+    assert "the clock at the other end is 77.002 s ahead, as 3 connections show" in out
     assert err == ""
+    _, out, _ = told(3, -30.0)
+    assert "the clock at the other end is 29.998 s behind, as 3 connections show" in out
 
 
 def test_a_task_that_lives_still_is_known_by_its_making() -> None:
