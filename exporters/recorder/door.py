@@ -131,8 +131,10 @@ class Door:
         try:
             self._open()
         except Exception as error:  # noqa: BLE001 - the recorder goes on without a socket
-            self._given_up = True
             self.close()
+            if isinstance(error, OSError) and error.errno == errno.EBADF:
+                return  # somebody has closed all descriptors meanwhile; it is made at the next look
+            self._given_up = True
             text = (
                 error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
             )
@@ -146,6 +148,7 @@ class Door:
             self._given_up = True  # not on this platform
             return
         place, fd = folder.make_one()
+        identity = _identity(fd)
         try:
             name = f"{_getpid()}-{_urandom(4).hex()}{folder.SUFFIX}"
             hidden = folder.HIDDEN + name
@@ -169,7 +172,8 @@ class Door:
             self._sweep(fd)
             self.is_open = True
         finally:
-            _close(fd)
+            if _is(fd, identity):
+                _close(fd)
 
     def _sweep(self, fd: int) -> None:
         """Remove the sockets of processes that have died."""

@@ -539,6 +539,33 @@ def test_descriptors_that_became_the_programs_own_are_left_alone(start: Start) -
     assert sockets()[1] == []
 
 
+def test_descriptors_that_are_closed_while_the_socket_is_made(start: Start) -> None:
+    service = start(
+        """
+        import asyncio, os, signal, sys, time, aioaudit
+        from waiting import until_told
+        closed = []
+        def close_all(event, _):
+            if event == "socket.bind" and not closed:
+                closed.append(True)
+                os.closerange(3, 100)
+        sys.addaudithook(close_all)
+        async def main():
+            await until_told()
+            print(closed)
+        with aioaudit.enable("recorder"):
+            os.kill(os.getpid(), signal.SIGCONT)  # something to tell, and no descriptor
+            while not closed:
+                time.sleep(0.01)
+            asyncio.run(main())
+        """,
+        AIOAUDIT="off",
+    )
+    service.ready()
+    assert service.end() == ("[True]\n", "", 0)
+    assert sockets()[1] == []
+
+
 def _answers(pid: int) -> bool:
     try:
         return connect(pid).facts(1.0).pid == pid
