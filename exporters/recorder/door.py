@@ -46,6 +46,7 @@ from aioaudit.version import __version__
 
 _MOST_HERE = 16  # connections at once
 _BACKLOG = 64  # more may wait until they are let in
+_ATTEMPTS = 3  # to open: the program may close all descriptors in the middle of one
 _PATIENCE = 2.0  # seconds that a question may take to come
 _LEAST_REST = 0.002  # seconds between two rounds of answers...
 _MOST_REST = 0.5
@@ -128,20 +129,22 @@ class Door:
         """Let clients come; where that cannot be, one line on stderr says why, once."""
         if self.is_open or self._given_up:
             return
-        try:
-            self._open()
-        except Exception as error:  # noqa: BLE001 - the recorder goes on without a socket
-            self.close()
-            if isinstance(error, OSError) and error.errno == errno.EBADF:
-                return  # somebody has closed all descriptors meanwhile; it is made at the next look
-            self._given_up = True
-            text = (
-                error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
-            )
-            say(
-                f"recorder: nobody can ask this process, no socket could be made: {text};"
-                " AIOAUDIT_RECORDER_SOCKET=off does without"
-            )
+        for more in reversed(range(_ATTEMPTS)):
+            try:
+                self._open()
+                return
+            except Exception as error:  # noqa: BLE001 - the recorder goes on without a socket
+                self.close()
+                if not more:
+                    self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._given_up = True
+        text = error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
+        say(
+            f"recorder: nobody can ask this process, no socket could be made: {text};"
+            " AIOAUDIT_RECORDER_SOCKET=off does without"
+        )
 
     def _open(self) -> None:
         if _poll is None or not hasattr(socket, "AF_UNIX"):
