@@ -24,6 +24,16 @@ MOST_ANCESTORS = 8
 """At most this many processes above this one are told."""
 
 
+def _boot() -> str:
+    """Which boot of the system this is, in eight digits.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes its time to import
+        return file.read(8).decode()
+
+
 def processes() -> list[str]:
     """This process and those above it, the nearest first; empty where the system does not say.
 
@@ -32,12 +42,11 @@ def processes() -> list[str]:
     """
     found: list[str] = []
     try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes its time to import
-            boot = file.read(8).decode()
-        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - the same
+        boot = _boot()
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - as in `_boot`
         pid = os.getpid()
         while pid and len(found) <= MOST_ANCESTORS:
-            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - the same
+            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - as in `_boot`
                 fields = stat.read().rpartition(b")")[2].split()
             found.append(f"{boot}-{namespace}-{pid}-{int(fields[19])}")
             pid = int(fields[1])
@@ -52,9 +61,7 @@ def network() -> str | None:
     Only within one does an address such as 127.0.0.1 mean the same to everybody.
     """
     try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - as above
-            boot = file.read(8).decode()
-        return f"{boot}-{os.stat('/proc/self/ns/net').st_ino}"  # noqa: PTH116 - the same
+        return f"{_boot()}-{os.stat('/proc/self/ns/net').st_ino}"  # noqa: PTH116 - as in `_boot`
     except (OSError, ValueError):
         return None
 

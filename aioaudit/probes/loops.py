@@ -22,7 +22,7 @@ import msgspec
 
 from aioaudit.core import Passed
 from aioaudit.cpython.callbacks import context_of
-from aioaudit.cpython.frames import calling_frame, getframe
+from aioaudit.cpython.frames import caller_of, calling_frame, getframe
 from aioaudit.cpython.internals import SOURCE_TRACEBACK
 from aioaudit.cpython.tasks import all_tasks, current_task, origin_of, own_origin_of
 from aioaudit.events import LoopClose, LoopStart, LoopStop
@@ -336,7 +336,7 @@ def make_call_soon_threadsafe(
         handle = original(self, callback, *args, **keywords)
         try:
             # Threads of others call this with no frame of Python's around it.
-            _note_given(recorder, self, handle, callback, getframe(0).f_back)
+            _note_given(recorder, self, handle, callback, caller_of())
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
             recorder.report_fault(error)
         if origin_of(handle):
