@@ -230,22 +230,30 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
 
     ``call_later`` of asyncio's own loops ends here too, and is told apart by its code.
     """
-    note = _make_note_timer(recorder, relative=how == "call_later", how=how)
+    note = _make_note_timer(recorder, how)
     if getattr(original, "__code__", None) is _CALL_AT:
         return _make_asyncio_call_at(recorder, original, note)
     handoffs = recorder.state.handoffs
+    relative = how == "call_later"
 
     # Loops of others have other names for the first argument, and some know no context.
     def call_at(self: Any, *args: Any, **keywords: Any) -> Any:
+        when, callback = args[:2] if len(args) > 1 else (None, None)
+        kind = type(callback)
+        noted = kind in BOUND or kind is partial
+        due = None
+        if noted:
+            # Before it, or where this thread has to wait for the processor behind it the timer
+            # would run out before it is due.  The original will say what is wrong here.
+            with contextlib.suppress(Exception):
+                due = self.time() + when if relative else when
         handle = original(self, *args, **keywords)
         # After it: uvloop's call_at calls call_later, and the outer one is the caller's.
         try:
-            when, callback = args[:2] if len(args) > 1 else (None, None)
             if handoffs.hidden_signals:
                 handoffs.forget_signal(self, callback)
-            kind = type(callback)
-            if kind in BOUND or kind is partial:
-                note(self, when, callback, args[2:])
+            if noted:
+                note(self, due, callback, args[2:])
             if origin_of(handle):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
@@ -297,17 +305,17 @@ def _make_asyncio_call_at(
     return passed.take_calls_of(call_at)
 
 
-def _make_note_timer(recorder: Recorder, *, relative: bool, how: str) -> Callable[..., None]:
-    """Notes who arms a timer, in the frame that calls the one that calls this, with a bound ``cancel``."""
+def _make_note_timer(recorder: Recorder, how: str) -> Callable[..., None]:
+    """Notes who arms a timer, in the frame that calls the one that calls this, with a bound ``cancel``.
+
+    It is told the time of the loop at which that is due.
+    """
     call_later_code = BaseEventLoop.call_later.__code__
 
-    def note_timer(loop: Any, when: Any, callback: Any, args: tuple[Any, ...]) -> None:
+    def note_timer(loop: Any, due: Any, callback: Any, args: tuple[Any, ...]) -> None:
         bound = bound_cancel(callback, args)
         if bound is None:
             return
-        due = None
-        with contextlib.suppress(TypeError):  # the original will say what is wrong with it
-            due = loop.time() + when if relative else when
         frame = calling_frame(2)
         name = "call_later" if frame.f_code is call_later_code else how
         given, direct = f"given to {name}()", bound is callback

@@ -7,10 +7,12 @@ import importlib.util
 import operator
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from aioaudit.events import Finding, FutureCancel, TaskCancel
 from aioaudit.exporters.lines import Lines
 from aioaudit.exporters.otel.attributes import of_request
 from aioaudit.findings.words import particulars
+from aioaudit.probes import loops
 from aioaudit.text import in_package
 from tests.loops import every_loop
 
@@ -306,6 +309,37 @@ def test_a_timer_that_a_library_set_has_its_line_and_that_of_who_wanted_it(
     assert answer is not None
     assert answer.root.at == here("WANTED")
     assert through(answer.root) == ("saqish.worker:Worker.end_after", line("LATER"))
+
+
+@every_loop
+def test_a_timer_is_known_where_its_thread_had_to_wait_while_it_was_set(run: Run) -> None:
+    waited: list[str] = []
+
+    def wait(frame: FrameType, event: str, _argument: object) -> Any:
+        if frame.f_code.co_name != "note_timer":
+            return None
+        if event == "line" and not waited:
+            waited.append(frame.f_code.co_filename)
+            time.sleep(0.1)
+        return wait
+
+    async def main() -> None:
+        (task,) = await started("job")
+        loop = asyncio.get_running_loop()
+        before = sys.gettrace()
+        sys.settrace(wait)
+        try:
+            loop.call_later(0.2, task.cancel)  # WAITED
+        finally:
+            sys.settrace(before)
+        await ended(task)
+
+    with aioaudit.recording() as trail:
+        run(main())
+        answer = trail.why("job")
+    assert waited == [loops.__file__]
+    assert answer is not None
+    assert answer.root.at == here("WAITED")
 
 
 @every_loop
