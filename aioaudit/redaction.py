@@ -16,7 +16,9 @@ whose notes have to be there at once.
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -223,6 +225,26 @@ def family_of(key: str) -> str | None:
     )
 
 
+class _Fields(NamedTuple):
+    """Those of a kind of records that may be changed: each with its family, and what gets their values."""
+
+    named: tuple[tuple[str, str], ...]
+    values_of: Callable[[Any], tuple[Any, ...]]
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gets the values of *names*, all at once."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    if not names:
+        return lambda _: ()
+    value_of = attrgetter(names[0])
+    return lambda what: (value_of(what),)
+
+
+_NOT_TELLING = TELLING.isdisjoint
+
+
 class Redaction:
     """What becomes of texts on their way out.
 
@@ -248,11 +270,12 @@ class Redaction:
         if quoted:
             self._patterns["detail"] = [*self._patterns.get("detail", ()), *quoted]
         self._known: dict[tuple[str, str], str] = {}
-        self._fields: dict[type[Any], tuple[tuple[str, str], ...]] = {}
+        self._fields: dict[type[Any], _Fields] = {}
         self.looks_at_all = any(
             each in self._hidden or each in self._patterns for each in _EVERYWHERE
         )
         """Whether any event may be changed, however plain it is."""
+        self._plain_stays = not self._hidden and not self._patterns
 
     @property
     def is_off(self) -> bool:
@@ -296,9 +319,18 @@ class Redaction:
         fields = self._fields.get(kind)
         if fields is None:
             fields = self._fields[kind] = self._fields_of(kind)
+        values = fields.values_of(what)
+        if self._plain_stays:
+            # Most have nothing else, and there are many: no call for each of their texts.
+            for value in values:
+                if value is not None and (
+                    type(value) is not str or len(value) >= PLAIN or not _NOT_TELLING(value)
+                ):
+                    break
+            else:
+                return what
         changed: dict[str, Any] = {}
-        for name, family in fields:
-            value = getattr(what, name)
+        for (name, family), value in zip(fields.named, values, strict=True):
             if value is None:
                 continue
             if type(value) is str:
@@ -311,8 +343,9 @@ class Redaction:
                 changed[name] = hidden
         return replace(what, **changed) if changed else what
 
-    def _fields_of(self, kind: type[Any]) -> tuple[tuple[str, str], ...]:
-        """The fields of *kind* that may be changed, each with its family."""
+    def _fields_of(self, kind: type[Any]) -> _Fields:
+        """The fields of *kind* that may be changed."""
         looked_at = self._hidden.union(self._patterns, WITH_SECRETS if self._secrets else ())
-        named = ((each, family_of(each)) for each in kind.__struct_fields__)
-        return tuple((each, family) for each, family in named if family in looked_at and family)
+        families = ((each, family_of(each)) for each in kind.__struct_fields__)
+        named = tuple((each, family) for each, family in families if family in looked_at and family)
+        return _Fields(named, _getter([name for name, _ in named]))
