@@ -340,6 +340,7 @@ def answer_of(
     *requests* are all that were made to the task, where there were several.
     """
     chain = [step.link for step in steps]
+    concluded = inferred(steps)
     return Answer(
         task=task,
         name=name,
@@ -354,9 +355,10 @@ def answer_of(
             outcome=outcome,
             cancel_outcome="swallowed" if kept else cancel_outcome,
             chain=chain,
-            inferred=inferred(steps),
+            inferred=concluded,
             swallowed_at=swallowed_at,
         ),
+        inferred=concluded,
         requests=requests or [],
     )
 

@@ -275,6 +275,7 @@ def test_an_answer_holds_chain_root_and_summary() -> None:
         root=root,
         summary="fetch (T1) was asked to cancel, probably because the timeout of 1.5 s ran out; "
         "it swallowed the cancellation at /a.py:9",
+        inferred=True,
     )
 
 

@@ -186,9 +186,9 @@ def test_a_trace_and_a_connection_that_say_otherwise_join_nothing() -> None:
     third.make(3)
     third.cancel(3, reason="timeout", origin="deadline", **OF_WEB)
     [answer] = [each.answer() for each in read(web, shop).cases("t7")]
-    assert answer.root.what == "deadline"
+    assert (answer.root.what, answer.inferred) == ("deadline", True)
     [answer] = [each.answer() for each in read(web, shop, third).cases("t7")]
-    assert answer.root.reason == "disconnect"
+    assert (answer.root.reason, answer.inferred) == ("disconnect", False)
 
 
 def test_what_a_library_ends_for_itself_is_not_why_a_client_left() -> None:
