@@ -69,7 +69,8 @@ def _across(log: Log) -> object:
             sorted(run.losses()),
             sorted(run.clients_left()),
             run.closes,
-            run.born,
+            run.living,
+            sorted(run.all_makers(), key=lambda each: each[0]),
             [event for _, event in log.signals_to(run.pid)],
         )
         for run in log.runs.values()

@@ -196,7 +196,8 @@ def _cause_alone(root: Link) -> str | None:
 def _ended_well(run: LoggedRun) -> bool:
     """Whether none of the tasks failed that ``asyncio.run`` made: nobody's, at no line."""
     return not any(
-        end.outcome != "returned" and run.main.get(task, False) for task, end in run.ends.items()
+        end.outcome != "returned" and (maker := run.maker_of(task)) is not None and maker.main
+        for task, end in run.ends.items()
     )
 
 
@@ -214,7 +215,7 @@ def _went_on(case: Case) -> bool:
 def _left_over(run: LoggedRun, case: Case, request: RequestEvent) -> bool:
     """Whether the task had begun, and ended as it was told to; that needs its making in the log."""
     begun = isinstance(request, FutureCancel) or request.suspended_at is not None
-    return begun and case.cancel_outcome == "obeyed" and case.task in run.main
+    return begun and case.cancel_outcome == "obeyed" and run.maker_of(case.task) is not None
 
 
 def _is_idle(case: Case, request: RequestEvent) -> bool:
@@ -361,9 +362,9 @@ def _settled(
     if not cleanups:
         return []
     made: dict[int, list[int]] = {}
-    for task, (maker, _) in run.makers.items():
-        if maker is not None:
-            made.setdefault(maker, []).append(task)
+    for task, maker in run.all_makers():
+        if maker.task is not None:
+            made.setdefault(maker.task, []).append(task)
     good = [each for each in cleanups if _ended_as_told(run, each)]
     while True:
         ended = {case.task for cases in good for case in cases}
@@ -390,7 +391,7 @@ def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
     tasks = {case.task for case in cases}
     for case in cases:
         request = case.request
-        maker, function = run.makers.get(case.task, (None, None))
+        maker = run.maker_of(case.task)
         if not isinstance(request, TaskCancel) or request.task != case.task:
             return False
         if request.suspended_at is None or not (_is_seen(case, request) and _is_over(run, case)):
@@ -401,9 +402,13 @@ def _ended_as_told(run: LoggedRun, cases: Sequence[Case]) -> bool:
         ):
             return False
         if request.cause is not None:
-            if maker not in tasks:
+            if maker is None or maker.task not in tasks:
                 return False
-        elif maker != asker or not _made_by_who_ends_it(run, request, function):
+        elif (
+            maker is None
+            or maker.task != asker
+            or not _made_by_who_ends_it(run, request, maker.function)
+        ):
             return False
     return True
 

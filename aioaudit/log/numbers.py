@@ -19,7 +19,8 @@ class Numbers:
         self._pages: dict[int, int] = {}
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._pages.get(number >> _BITS, 0) >> (number & (_PAGE - 1)) & 1)
+        page = self._pages.get(number >> _BITS)
+        return page is not None and page >> (number & (_PAGE - 1)) & 1 == 1
 
     def __len__(self) -> int:
         return sum(page.bit_count() for page in self._pages.values())

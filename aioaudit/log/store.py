@@ -50,7 +50,7 @@ from aioaudit.log.joining import Close, Host, Joined, Loss, Match, join
 from aioaudit.log.numbers import Numbers, pairs
 from aioaudit.log.parsing import MOST_PROBLEMS
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
-from aioaudit.log.thinning import RunPart, just_returned
+from aioaudit.log.thinning import Making, RunPart, just_returned, making_of
 from aioaudit.log.times import Clock
 from aioaudit.log.tracing import Asked, Left, Span
 from aioaudit.log.tracing import join as join_by_trace
@@ -94,6 +94,14 @@ class Parent(msgspec.Struct, frozen=True):
     evidence: Evidence
 
 
+class Maker(msgspec.Struct, gc=False):
+    """Who made a task, and in which function; ``main`` as of `Making`."""
+
+    task: int | None
+    function: str | None
+    main: bool
+
+
 class LoggedRun:
     """The events of one run of one process, as far as answers need them.
 
@@ -131,8 +139,6 @@ class LoggedRun:
         """The requests that were made because a peer went away, where both addresses are told."""
         self.sent_from: list[TaskCancel] = []
         """The requests to tasks that worked for a request which a span of another process had sent."""
-        self.born: dict[int, str] = {}
-        """When living tasks were made, or found."""
         self.findings: list[Finding] = []
         self.found: dict[int, list[Finding]] = {}
         """The same, by task."""
@@ -149,12 +155,10 @@ class LoggedRun:
         self.faults: dict[str, None] = {}
         """Internal errors that the log tells, by kind: what they concerned may be missing."""
         self.returned: dict[int, str] = {}
-        self.living: dict[int, tuple[str, str]] = {}
-        self.main: dict[int, bool] = {}
-        """Of those whose making is told and that did not just return: did nobody make them, at no
-        line, as with what ``asyncio.run`` is given?"""
-        self.makers: dict[int, tuple[int | None, str | None]] = {}
-        """Of the same: the task that made it, and the function."""
+        self.living: dict[int, Making] = {}
+        """The tasks that were made or found, and of whose end no line tells."""
+        self.makers: dict[int, Maker] = {}
+        """Who made those that ended otherwise than by just returning, where that is told."""
         self.last_made: dict[int, int] = {}
         """The ``seq`` of the last making of a task, by who made it."""
         self.chains = Chains[RequestEvent](LogReading(self.resolve))
@@ -272,7 +276,8 @@ class LoggedRun:
         """When *task* was made, or surely there, in nanoseconds; 0 where no line says so."""
         end = self.ends.get(task)
         if end is None:
-            return nanoseconds(self.born.get(task, ""))
+            made = self.living.get(task)
+            return 0 if made is None else nanoseconds(made.ts)
         if end.lifetime is None:
             return 0
         return max(nanoseconds(end.ts) - int(end.lifetime * 1e9), 0)
@@ -386,7 +391,7 @@ class LoggedRun:
             last = max(named, key=lambda event: event.seq)
             return self.returned.get(task, last.name), last.coro
         if task in self.living:
-            return self.living[task]
+            return self.living[task].name, self.living[task].coro
         for event in self._waited(task):
             names = dict(zip(event.waiters, event.waiter_names, strict=False))
             if task in names:
@@ -407,21 +412,34 @@ class LoggedRun:
 
     def add_making(self, made: TaskCreate | TaskFound) -> None:
         """Keep who made a task, if that is known, until it is known that it just returned."""
-        lives = not self.has_returned(made.task) and made.task not in self.ends
-        if lives:
-            self.born[made.task] = made.ts
-        if isinstance(made, TaskFound):
-            if lives:
-                self.living[made.task] = (made.name, made.coro)
-            return
-        if made.parent is not None:
+        if isinstance(made, TaskCreate) and made.parent is not None:
             self._add_made(made.parent, made.seq)
-        if self.has_returned(made.task):
+        self.add_born(making_of(made))
+
+    def add_born(self, made: Making) -> None:
+        """The same, but for when its maker last made a task."""
+        task = made.task
+        if self.has_returned(task):
             return
-        self.main[made.task] = made.parent is None and made.at is None
-        self.makers[made.task] = (made.parent, made.source)
-        if made.task not in self.ends:
-            self.living[made.task] = (made.name, made.coro)
+        if task in self.ends:
+            if not made.found:
+                self.makers[task] = _maker_of(made)
+            return
+        if made.found and task in self.living:  # who made it is told elsewhere
+            known = self.living[task]
+            made = msgspec.structs.replace(known, ts=made.ts, name=made.name, coro=made.coro)
+        self.living[task] = made
+
+    def maker_of(self, task: int) -> Maker | None:
+        """Who made *task*, unless it just returned; None where no line says so."""
+        maker = self.makers.get(task)
+        made = self.living.get(task) if maker is None else None
+        return maker if made is None or made.found else _maker_of(made)
+
+    def all_makers(self) -> Iterator[tuple[int, Maker]]:
+        """The same, of all tasks of which it is known."""
+        yield from ((each.task, _maker_of(each)) for each in self.living.values() if not each.found)
+        yield from self.makers.items()
 
     def _add_made(self, parent: int, seq: int) -> None:
         self.last_made[parent] = max(self.last_made.get(parent, 0), seq)
@@ -430,8 +448,9 @@ class LoggedRun:
         """Keep how a task ended, or that it just returned."""
         task = done.task
         if not just_returned(done):
-            self.living.pop(task, None)
-            self.born.pop(task, None)
+            made = self.living.pop(task, None)
+            if made is not None and not made.found:
+                self.makers[task] = _maker_of(made)
             self.ends[task] = done
             return
         self._unmake(task)
@@ -443,8 +462,8 @@ class LoggedRun:
 
     def _unmake(self, task: int) -> None:
         """Keep no more of the making of *task*, which just returned."""
-        for known in (self.living, self.born, self.main, self.makers):
-            known.pop(task, None)
+        self.living.pop(task, None)
+        self.makers.pop(task, None)
 
     def add_part(self, part: RunPart) -> int:
         """Keep what answers need of the lines that are not there one by one.
@@ -526,6 +545,10 @@ class LoggedRun:
             touched.append(request.by)
         self._touched.update(touched)
         self.missed = self.missed or any(task in self._forgotten for task in touched)
+
+
+def _maker_of(made: Making) -> Maker:
+    return Maker(made.maker, made.function, made.main)
 
 
 class Further(msgspec.Struct, frozen=True):
@@ -893,7 +916,7 @@ class Store(EventSink):
         super().add(event)
         self._keep(self._run(event.run, event.pid), event)
 
-    def take(self, parts: Iterable[RunPart], events: Iterable[Event], count: int) -> None:
+    def take(self, parts: Sequence[RunPart], events: Iterable[Event], count: int) -> None:
         """Keep what answers need of a part of a log (`aioaudit.log.thinning.thin`).
 
         Args:
@@ -916,12 +939,24 @@ class Store(EventSink):
             ):
                 self._share_texts(event)
             self._keep(self.runs[event.run], event)
+        texts = self._known_texts()
+        for part in parts:
+            add = self.runs[part.run].add_born
+            for made in part.born:
+                made.coro = texts.setdefault(made.coro, made.coro)
+                if made.function is not None:
+                    made.function = texts.setdefault(made.function, made.function)
+                add(made)
+
+    def _known_texts(self) -> dict[str, str]:
+        """What is the same in many events, to be kept once."""
+        if len(self._texts) > MOST_TEXTS:
+            self._texts.clear()
+        return self._texts
 
     def _share_texts(self, event: Event) -> None:
         """Keep what is the same in many events once: names, coroutines, lines."""
-        texts = self._texts
-        if len(texts) > MOST_TEXTS:
-            texts.clear()
+        texts = self._known_texts()
         for field in event.__struct_fields__:
             value = getattr(event, field)
             if type(value) is str and field != "ts":

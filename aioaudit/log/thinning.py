@@ -2,7 +2,8 @@
 
 Of a production log that is nearly all.  A task is one of these if all of its life is in the same
 part of the log and no other line there has to do with it.  What answers need of it even so is
-little: that it returned, and when a task last made another one.
+little: that it returned, and when a task last made another one.  Of a task of which the part tells
+no more than its making, it is who made it, when, and what it is called.
 
 This is pure, and done for one part at a time, so that several processes can do it at once.
 """
@@ -15,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.events import Event, ProcessDropped, ProcessStart, TaskCreate, TaskDone
+from aioaudit.events import Event, ProcessDropped, ProcessStart, TaskCreate, TaskDone, TaskFound
 from aioaudit.log.numbers import stretches
 from aioaudit.log.times import Clock
 
@@ -26,12 +27,30 @@ _AGAIN = (ProcessStart, ProcessDropped)
 """What comes again in each file or dump: its number does not count."""
 
 
+class Making(msgspec.Struct, array_like=True, gc=False):
+    """When a task was made, how it was called then, and who made it, in which function.
+
+    ``main`` says that nobody did, at no line, as with what ``asyncio.run`` is given; ``found`` that
+    the task was there already, and nobody knows who made it.
+    """
+
+    task: int
+    ts: str
+    name: str
+    coro: str
+    maker: int | None = None
+    function: str | None = None
+    main: bool = False
+    found: bool = False
+
+
 class RunPart(msgspec.Struct):
     """What a part of a log has of one run, apart from the lines that are kept.
 
     ``seqs`` and ``returned`` are numbers as `aioaudit.log.numbers.stretches` gives them: of the lines,
-    and of the tasks whose lives were left out.  ``made`` has the ``seq`` of the last task that a
-    task made.  ``begin`` and ``end`` are the numbers of the first line and of the last one, and
+    and of the tasks whose lives were left out.  ``born`` are the tasks of which no line is kept,
+    since the last one that is about them tells that they were made.  ``made`` has the ``seq`` of the
+    last task that a task made.  ``begin`` and ``end`` are the numbers of the first line and of the last one, and
     ``in_order`` says that none has a lower number than the one before; a ``process.start`` counts
     for none of these where it is told again, as in a file that was rotated.
     """
@@ -41,6 +60,7 @@ class RunPart(msgspec.Struct):
     clock: Clock
     seqs: list[int] = []
     returned: list[int] = []
+    born: list[Making] = []
     made: dict[int, int] = {}
     begin: int | None = None
     end: int = -1
@@ -75,7 +95,7 @@ class _Run:
         self.begin: int | None = None
         self.in_order = True
         self.born: dict[int | None, int] = {}
-        """Where in the part the making of a task is that may be left out."""
+        """Where in the part the making of a task is, if no line after it is about the task."""
         self.returned: list[int] = []
         self.made: dict[int, int] = {}
 
@@ -97,9 +117,12 @@ class _Run:
         for task in getattr(event, "waiters", ()):
             self.born.pop(task, None)
 
-    def finished(self) -> RunPart:
-        """What is told of it."""
+    def finished(self, events: Sequence[Event], kept: bytearray) -> RunPart:
+        """What is told of it; *events* are those of the part, and *kept* is set for those to keep."""
         part = self.part
+        for place in self.born.values():
+            part.born.append(making_of(cast(TaskCreate, events[place])))
+            kept[place] = 0
         part.clock.last = self.ts
         part.begin, part.end, part.in_order = self.begin, self.last, self.in_order
         part.seqs = self.seqs
@@ -116,6 +139,21 @@ class _Run:
 def just_returned(event: TaskDone) -> bool:
     """Whether a task ended without having had to do with a cancellation or an error."""
     return event.outcome == "returned" and event.cancel is None and event.cancel_outcome is None
+
+
+def making_of(event: TaskCreate | TaskFound) -> Making:
+    """What *event* tells of the task that was made, or found."""
+    if isinstance(event, TaskFound):
+        return Making(event.task, event.ts, event.name, event.coro, found=True)
+    return Making(
+        event.task,
+        event.ts,
+        event.name,
+        event.coro,
+        event.parent,
+        event.source,
+        event.parent is None and event.at is None,
+    )
 
 
 def thin(events: Sequence[Event], asked: str | None = None) -> tuple[list[int], list[RunPart]]:
@@ -168,4 +206,5 @@ def thin(events: Sequence[Event], asked: str | None = None) -> tuple[list[int], 
                 run.returned.append(done.task)
         else:
             run.see_other(event)
-    return list(compress(range(len(events)), kept)), [each.finished() for each in runs.values()]
+    parts = [each.finished(events, kept) for each in runs.values()]
+    return list(compress(range(len(events)), kept)), parts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from hashlib import blake2b
-from pathlib import Path
 
 from aioaudit.log.parsing import is_event
-from aioaudit.log.sources import STDIN, CutOffError, opened
+from aioaudit.log.sources import STDIN, CutOffError, opened, stat_of_file
 
 _BEGINNING = 4096
 """Files that have so many first bytes in common are looked at closely."""
@@ -22,9 +22,9 @@ class Twins:
 
     def is_same_file(self, name: str) -> str | None:
         """What is to be said if *name* is a file that was read; None if it is to be read."""
-        if name == STDIN or not Path(name).is_file():
+        stat = _stat_of(name)
+        if stat is None:
             return None
-        stat = Path(name).stat()
         file = stat.st_dev, stat.st_ino
         before = self._files.get(file)
         if before is None:
@@ -36,7 +36,7 @@ class Twins:
 
     def is_copy(self, name: str, first: bytes) -> str | None:
         """The same, if the file *name* whose *first* bytes are these holds what another one does."""
-        if name == STDIN or not is_event(first.partition(b"\n")[0]) or not Path(name).is_file():
+        if not is_event(first.partition(b"\n")[0]) or _stat_of(name) is None:
             return None
         key = blake2b(first[:_BEGINNING], digest_size=16).digest()
         alike = self._beginnings.setdefault(key, [])
@@ -47,6 +47,11 @@ class Twins:
                 return f"{other} {same}, and was read: nothing is counted twice"
         alike.append(name)
         return None
+
+
+def _stat_of(name: str) -> os.stat_result | None:
+    """What the system says of the file *name*; None if it is none that can be read twice."""
+    return None if name == STDIN else stat_of_file(name)
 
 
 def _is_beginning(name: str, other: str) -> bool | None:

@@ -38,7 +38,7 @@ from aioaudit.events import (
 )
 from aioaudit.log import Case, Log
 from aioaudit.log.incidents import housekeeping, incident_of_root, may_be_housekeeping
-from aioaudit.log.store import LoggedRun
+from aioaudit.log.store import LoggedRun, Maker
 
 LIMIT = 32 << 20
 """Bytes that the lines of incidents may take, about."""
@@ -519,10 +519,9 @@ class Model(Sink):
         logged.faults.update(run.faults)
         for each in about:
             for task, made in each.makers.items():
-                logged.main[task] = made.main
-                logged.makers[task] = made.parent, made.source
+                logged.makers[task] = Maker(made.parent, made.source, made.main)
         if run.main_failed is not None:
-            logged.main[run.main_failed.task] = True
+            logged.makers[run.main_failed.task] = Maker(None, None, True)
             logged.ends.setdefault(run.main_failed.task, run.main_failed)
         if asker is None:
             return
@@ -530,7 +529,7 @@ class Model(Sink):
         if asker.returned is not None and not asker.asked and not asker.more_failed:
             logged.returned[asker.task] = asker.returned
         for end in asker.failed:
-            logged.makers.setdefault(end.task, (asker.task, None))
+            logged.makers.setdefault(end.task, Maker(asker.task, None, False))
             logged.ends.setdefault(end.task, end)
 
     def waiting(self) -> list[Asked]:
