@@ -27,6 +27,7 @@ from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.collectors import Receiver
+    from tests.sql_engines import Engine
 
 pytest.register_assert_rewrite("tests.random_trees")  # whose asserts are those of the judges
 
@@ -230,3 +231,14 @@ def collector(request: pytest.FixtureRequest) -> dict[str, str]:
     """Variables that name a collector, once for each protocol."""
     found: dict[str, str] = request.getfixturevalue(f"over_{request.param}")
     return found
+
+
+@pytest.fixture(scope="module", params=["duckdb", "clickhouse"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An SQL engine that is there."""
+    from tests import sql_engines
+
+    if sql_engines.lacking(request.param):
+        pytest.skip(f"there is no {sql_engines.MODULES[request.param]}")
+    with sql_engines.started(request.param) as there:
+        yield there

@@ -20,8 +20,7 @@ import pytest
 pytest.importorskip("click")
 
 import aioaudit
-from aioaudit.sql import DIALECTS, Dialect, columns, script
-from tests import sql_engines
+from aioaudit.sql import columns, script
 from tests.conftest import ROOT, clean_environ
 from tests.report_logs import shop, write
 from tests.sql_engines import Engine, Row
@@ -32,16 +31,6 @@ pytestmark = pytest.mark.any_python
 FLEET = ROOT / "examples" / "fleet"
 PAGE = (ROOT / "docs" / "fleet.md").read_text()
 DASHBOARD = json.loads((ROOT / "examples" / "grafana" / "aioaudit.json").read_text())
-
-
-@pytest.fixture(scope="module", params=DIALECTS)
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine that is there."""
-    wanted: Dialect = request.param
-    if sql_engines.lacking(wanted):
-        pytest.skip(f"there is no {sql_engines.MODULES[wanted]}")
-    with sql_engines.started(wanted) as there:
-        yield there
 
 
 only_clickhouse = pytest.mark.parametrize("engine", ["clickhouse"], indirect=True)

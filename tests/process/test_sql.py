@@ -12,7 +12,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,8 +30,7 @@ from aioaudit.cli.why_words import by_cause, cause_in_words, kind_of
 from aioaudit.events import Event, Finding, TaskCancel, TaskCreate, TaskDone, TaskFound
 from aioaudit.log import Case, Log, load
 from aioaudit.log.incidents import housekeeping, incident_of
-from aioaudit.sql import DIALECTS, MOST_STEPS, Dialect, columns, script
-from tests import sql_engines
+from aioaudit.sql import DIALECTS, MOST_STEPS, columns, script
 from tests.conftest import ROOT, clean_environ
 from tests.report_logs import base
 from tests.sql_engines import Engine, Row
@@ -54,16 +53,6 @@ HAND_MADE = (
 
 UNCLEAR = "the log does not say which request was taken back"
 """What is told of a log that no version has written: there `aioaudit why` goes by the lines."""
-
-
-@pytest.fixture(scope="module", params=DIALECTS)
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine that is there."""
-    wanted: Dialect = request.param
-    if sql_engines.lacking(wanted):
-        pytest.skip(f"there is no {sql_engines.MODULES[wanted]}")
-    with sql_engines.started(wanted) as there:
-        yield there
 
 
 def scenarios(python: str, folder: Path) -> list[Path]:
