@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from aioaudit.cli.processes import is_process
 from aioaudit.cli.terminal import print_line, say
-from aioaudit.log.sources import sources_of
+from aioaudit.log.sources import STDIN, sources_of
 from aioaudit.sql import DIALECTS, Dialect, script
 
 DONE, BAD = 0, 2
@@ -34,6 +35,13 @@ def command(logs: tuple[str, ...], dialect: Dialect) -> int:
     cause, incidents, findings, slow cancellations.  With LOG (a file, or a folder) they
     also read it; without, ship lines into the table aioaudit_events.
     """
+    for log in logs:
+        if log == STDIN:
+            say("cannot read standard input: the engine itself reads the log; name a file")
+            return BAD
+        if is_process(log):
+            say(f"{log}: the engine itself reads the log; aioaudit dump {log} writes it to a file")
+            return BAD
     try:
         files = _files(logs)
     except OSError as error:

@@ -69,11 +69,12 @@ def sources_of(paths: Paths) -> list[Source]:
     """The files of *paths*, folders replaced by what is in them; of one log the oldest first.
 
     Raises:
-        OSError: a folder holds no log.
+        OSError: a folder holds no log, or a name is empty.
     """
     found: dict[str, list[Source]] = {}
     for each in [paths] if isinstance(paths, str | os.PathLike) else paths:
         name = os.fspath(each)
+        refuse_empty(name)
         if name != STDIN and Path(name).is_dir():
             inside = _logs_in(Path(name))
             if not inside:
@@ -99,6 +100,16 @@ def _logs_in(folder: Path) -> list[str]:
             if _NAME.fullmatch(each.name)
             and (stat_of_file(each.path) is not None if each.is_symlink() else each.is_file())
         ]
+
+
+def refuse_empty(name: str) -> None:
+    """Raise where *name* is empty: a shell's variable that is not set does not mean this folder.
+
+    Raises:
+        OSError: it is.
+    """
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, "an empty name is no file", "''")
 
 
 def is_log(file: Path) -> bool:

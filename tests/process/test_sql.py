@@ -547,6 +547,15 @@ def test_a_folder_is_all_logs_in_it_and_what_became_of_them(tmp_path: Path) -> N
     [
         (["--dialect", "duckdb", "none"], "cannot read none: No such file or directory"),
         (["--dialect", "duckdb", "."], "cannot read .: no *.jsonl file in this folder"),
+        (["--dialect", "duckdb", ""], "cannot read '': an empty name is no file"),
+        (
+            ["--dialect", "duckdb", "-"],
+            "cannot read standard input: the engine itself reads the log; name a file",
+        ),
+        (
+            ["--dialect", "clickhouse", "4711"],
+            "4711: the engine itself reads the log; aioaudit dump 4711 writes it to a file",
+        ),
         (["--dialect", "duckdb", "a.xz"], "a.xz: duckdb does not read .xz; gzip and zstd it does"),
         (
             ["--dialect", "clickhouse", "{a}"],

@@ -800,6 +800,7 @@ def test_a_newer_schema_is_told_and_what_is_known_of_it_used(tmp_path: Path) -> 
         ),
         (["none.jsonl"], 2, "cannot read none.jsonl: No such file or directory"),
         (["empty"], 2, "cannot read empty: no *.jsonl file in this folder"),
+        ([""], 2, "cannot read '': an empty name is no file"),
     ],
 )
 @pytest.mark.parametrize("json_too", [[], ["--json"]])

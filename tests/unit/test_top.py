@@ -496,6 +496,11 @@ def test_new_files_of_a_folder_are_found(tmp_path: Path, monkeypatch: pytest.Mon
     source.close()
 
 
+def test_an_empty_name_is_not_this_folder() -> None:
+    with pytest.raises(FileNotFoundError, match="an empty name is no file"):
+        source_of("")
+
+
 def test_files_of_one_run_are_read_one_after_the_other(tmp_path: Path) -> None:
     events = [asked(seq, seq, at=f"/{'x' * 900}.py:3") for seq in range(1, 401)]
     for name, some in (("a", events[:200]), ("b", events[200:])):

@@ -22,6 +22,7 @@ from aioaudit.errors import AioauditError
 from aioaudit.live.client import connect
 from aioaudit.log.parsing import take_line
 from aioaudit.log.portions import LONGEST
+from aioaudit.log.sources import refuse_empty
 from aioaudit.log.store import EventSink
 
 if TYPE_CHECKING:
@@ -455,6 +456,7 @@ def source_of(log: str) -> Source:
         return Stream(0, "standard input")
     if is_process(log):
         return Asked(connect(int(log)))
+    refuse_empty(log)
     mode = Path(log).stat().st_mode
     if stat.S_ISDIR(mode):
         return Folder(log)
