@@ -44,7 +44,8 @@ WITH
     ),
     every AS (
         SELECT run, max(pid) AS pid, min(ts) AS first_ts, max(ts) AS last_ts, count(*) AS n
-        FROM aioaudit_events WHERE event IS NOT NULL AND run IS NOT NULL GROUP BY run
+        -- What ClickHouse was sent without them it has as empty text.
+        FROM aioaudit_events WHERE event <> '' AND run <> '' GROUP BY run
     )
 SELECT every.run AS run,
        every.pid AS pid,
@@ -168,30 +169,56 @@ LEFT JOIN aioaudit_requests AS causes
 WHERE causes.seq IS NULL OR causes.seq >= requests.seq;
 
 
+-- The step from each request to the one that led to it, and whether anything is concluded there: not
+-- where the origin of the request tells the step better.
+CREATE OR REPLACE TABLE _aioaudit_steps AS
+SELECT requests.run AS run, requests.seq AS seq, causes.seq AS cause,
+       requests.evidence = 'inferred' AS concluded,
+       CASE WHEN causes.seq IS NULL THEN requests.evidence = 'inferred'
+            ELSE causes.evidence = 'inferred'
+                 AND (requests.origin IS NULL OR causes.origin IS NOT NULL) END AS guessed
+FROM aioaudit_requests AS requests
+LEFT JOIN aioaudit_requests AS causes
+  ON causes.run = requests.run AND causes.seq = requests.cause AND causes.seq < requests.seq;
+
+
+-- {stride} of these steps at once, or as many as there are. Engines are slow in rounds of a recursion,
+-- and with strides of so many steps {most_steps} steps are {stride} rounds.
+CREATE OR REPLACE TABLE _aioaudit_strides AS
+WITH RECURSIVE
+    strides AS (
+        SELECT run, seq, seq AS last_seq, cause AS ahead, [seq] AS path, guessed
+        FROM _aioaudit_steps
+        UNION ALL
+        SELECT strides.run, strides.seq, steps.seq, steps.cause,
+               arrayConcat(strides.path, [steps.seq]), strides.guessed OR steps.guessed
+        FROM _aioaudit_steps AS steps
+        JOIN strides ON strides.run = steps.run AND strides.ahead = steps.seq
+        WHERE length(strides.path) < {stride}
+    )
+SELECT run, seq, last_seq, ahead, path, guessed
+FROM strides
+WHERE ahead IS NULL OR length(path) = {stride};
+
+
 -- From each request back to the last one that is known, over at most {most_steps} steps.
 CREATE OR REPLACE TABLE _aioaudit_walk AS
 WITH RECURSIVE
     walk AS (
-        SELECT run, seq, seq AS root_seq,
-               -- Whether anything was concluded: with this request's own link, and without it,
-               -- as where the origin of the next one tells the step better.
-               evidence = 'inferred' AS guessed, evidence = 'inferred' AS guessed_behind,
-               1 AS steps
-        FROM _aioaudit_last
+        SELECT run, seq, last_seq AS root_seq, path, guessed
+        FROM _aioaudit_strides
+        WHERE ahead IS NULL
         UNION ALL
-        SELECT requests.run, requests.seq, walk.root_seq,
-               requests.evidence = 'inferred'
-                   OR CASE WHEN requests.origin IS NULL THEN walk.guessed
-                           ELSE walk.guessed_behind END,
-               (requests.evidence = 'inferred' AND requests.origin IS NOT NULL)
-                   OR CASE WHEN requests.origin IS NULL THEN walk.guessed
-                           ELSE walk.guessed_behind END,
-               walk.steps + 1
-        FROM aioaudit_requests AS requests
-        JOIN walk ON walk.run = requests.run AND walk.seq = requests.cause
-        WHERE requests.seq > walk.seq AND walk.steps < {most_steps}
+        SELECT strides.run, strides.seq, walk.root_seq, arrayConcat(strides.path, walk.path),
+               strides.guessed OR walk.guessed
+        FROM _aioaudit_strides AS strides
+        JOIN walk ON walk.run = strides.run AND walk.seq = strides.ahead
+        WHERE length(strides.path) + length(walk.path) <= {most_steps}
     )
-SELECT run, seq, root_seq, guessed FROM walk;
+SELECT walk.run AS run, walk.seq AS seq, walk.root_seq AS root_seq, walk.path AS path,
+       steps.concluded OR walk.guessed AS guessed
+FROM walk
+JOIN _aioaudit_steps AS steps ON steps.run = walk.run AND steps.seq = walk.seq;
 
 
 -- What each request says: the link that it is itself (place 1), what led to it where that was no
@@ -857,53 +884,56 @@ LEFT JOIN _aioaudit_housekeeping AS housekeeping
 
 -- One row a link: from each cancelled task (position 1) back to its root cause (the highest position).
 CREATE OR REPLACE TABLE aioaudit_chain AS
-WITH RECURSIVE
-    steps AS (
-        -- The task itself.
-        SELECT run, task AS of_task, 0 AS depth, CAST(NULL AS {integer}) AS seq,
-               CASE WHEN root_seq IS NOT NULL THEN cancel END AS cause,
-               false AS told, true AS shown, requested AS ts, CAST(NULL AS {text}) AS evidence,
-               name, root_seq IS NULL OR NOT own AS alone, root_detail
-        FROM _aioaudit_answers
-        UNION ALL
-        SELECT steps.run, steps.of_task, steps.depth + 1, requests.seq, requests.cause,
-               requests.origin IS NOT NULL,
-               -- Whether the request's own link is told: not where an origin tells the step better.
-               NOT steps.told, requests.ts, requests.evidence, NULL, false, NULL
-        FROM aioaudit_requests AS requests
-        JOIN steps ON steps.run = requests.run AND steps.cause = requests.seq
-        WHERE steps.seq IS NULL OR requests.seq < steps.seq
+WITH
+    trails AS (
+        SELECT answers.run AS run, answers.task AS of_task, answers.root_seq AS root_seq,
+               arrayJoin(walk.path) AS seq
+        FROM _aioaudit_answers AS answers
+        JOIN _aioaudit_walk AS walk ON walk.run = answers.run AND walk.seq = answers.cancel
     ),
-    ordered AS (
-        SELECT *, depth = max(depth) OVER (PARTITION BY run, of_task) AS is_last FROM steps
+    steps AS (
+        SELECT trails.run AS run, trails.of_task AS of_task, requests.seq AS seq,
+               requests.cause AS cause, requests.ts AS ts, requests.evidence AS evidence,
+               requests.origin IS NOT NULL AS told, trails.seq = trails.root_seq AS is_last,
+               -- Whether the request's own link is told: not where an origin tells the step better.
+               coalesce(max(CASE WHEN requests.origin IS NULL THEN 0 ELSE 1 END) OVER (
+                   PARTITION BY trails.run, trails.of_task ORDER BY requests.seq DESC
+                   ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING
+               ), 0) = 0 AS shown
+        FROM trails
+        JOIN aioaudit_requests AS requests ON requests.run = trails.run AND requests.seq = trails.seq
     ),
     links AS (
-        SELECT steps.run AS run, steps.of_task AS of_task, steps.depth AS depth,
-               coalesce(links.place, 0) AS place, steps.seq AS seq, steps.ts AS ts,
-               CASE WHEN links.place < 3 THEN steps.evidence END AS evidence,
-               coalesce(links.what, 'cancelled') AS what,
-               CASE WHEN steps.seq IS NULL THEN steps.of_task ELSE links.task END AS task,
-               CASE WHEN steps.seq IS NULL THEN steps.name ELSE links.name END AS name,
-               CASE WHEN steps.seq IS NULL AND steps.cause IS NULL THEN 'unknown'
-                    ELSE links.reason END AS reason,
+        SELECT steps.run AS run, steps.of_task AS of_task, links.place AS place,
+               links.what AS what, links.task AS task, links.name AS name, links.reason AS reason,
                links.source AS source, links."at" AS "at", links.by_name AS by_name,
                links.error AS error, links.signal AS signal, links.seconds AS seconds,
                links.message AS message, links.library AS library, links.library_at AS library_at,
-               CASE WHEN steps.seq IS NULL THEN CASE WHEN steps.cause IS NULL THEN steps.root_detail END
-                    WHEN links.place = 1 AND steps.is_last AND NOT steps.told
+               CASE WHEN links.place = 1 AND steps.is_last AND NOT steps.told
                          AND steps.cause IS NOT NULL
                         THEN coalesce(links.detail || '; ', '') || 'the line with seq '
                              || toString(steps.cause) || ', which would say why, is missing'
-                    ELSE links.detail END AS detail
-        FROM ordered AS steps
-        LEFT JOIN _aioaudit_links AS links ON links.run = steps.run AND links.seq = steps.seq
-        WHERE steps.alone
-           OR links.place = 2
+                    ELSE links.detail END AS detail,
+               CASE WHEN links.place < 3 THEN steps.evidence END AS evidence,
+               steps.seq AS seq, steps.ts AS ts
+        FROM steps
+        JOIN _aioaudit_links AS links ON links.run = steps.run AND links.seq = steps.seq
+        WHERE links.place = 2
            OR (links.place = 1 AND (steps.shown OR (steps.is_last AND NOT steps.told)))
            OR (links.place = 3 AND steps.is_last)
+        UNION ALL
+        -- The task itself, where no request of its own is told.
+        SELECT run, task, 0, 'cancelled', task, name,
+               CASE WHEN root_seq IS NULL THEN 'unknown' END, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+               NULL, NULL, CASE WHEN root_seq IS NULL THEN root_detail END, NULL, NULL, requested
+        FROM _aioaudit_answers
+        WHERE root_seq IS NULL OR NOT own
     )
 SELECT run, of_task,
-       row_number() OVER (PARTITION BY run, of_task ORDER BY depth, place) AS position,
+       row_number() OVER (
+           PARTITION BY run, of_task
+           ORDER BY CASE WHEN seq IS NULL THEN 0 ELSE 1 END, seq DESC, place
+       ) AS position,
        what, task, name, reason, source, "at", by_name, error, signal, seconds, message, library,
        library_at, detail, evidence, seq, ts
 FROM links;

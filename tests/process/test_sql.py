@@ -411,12 +411,20 @@ def test_a_chain_that_is_too_long_has_no_root(engine: Engine, tmp_path: Path) ->
     deep = MOST_STEPS + 3
     first = cancelled(1, 1, reason="explicit", origin="called", at="/a.py:1")
     write(log, first, *(cancelled(seq, seq, cause=seq - 1) for seq in range(2, deep)))
-    query = "SELECT task, cause FROM aioaudit_cancelled WHERE known = false ORDER BY task"
-    [rows] = asked(engine, query, logs=[log])
+    rows, links = asked(
+        engine,
+        "SELECT task, cause FROM aioaudit_cancelled WHERE known = false ORDER BY task",
+        f"SELECT of_task, count(*) AS links FROM aioaudit_chain WHERE of_task >= {MOST_STEPS - 1}"
+        " GROUP BY of_task ORDER BY of_task",
+        logs=[log],
+    )
     assert [row["task"] for row in rows] == list(range(MOST_STEPS + 1, deep))
     assert {row["cause"] for row in rows} == {
         f"unknown: the chain has more than {MOST_STEPS} steps"
     }
+    # The last one is the call; of who has no root there is the task alone.
+    lengths = [MOST_STEPS, MOST_STEPS + 1, 1, 1]
+    assert [row["links"] for row in links] == lengths
 
 
 def test_causes_in_a_circle_lead_nowhere(engine: Engine, tmp_path: Path) -> None:
