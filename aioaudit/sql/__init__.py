@@ -74,6 +74,8 @@ _READING = (
 )
 """With which ClickHouse reads lines: as ``aioaudit why`` does, it passes over damaged ones."""
 
+_ADDED = "-- What a table of an older version lacks."
+
 _TABLE = re.compile(r"CREATE OR REPLACE TABLE (\w+) AS")
 
 
@@ -170,10 +172,13 @@ def _filling(dialect: Dialect) -> Callable[[str], str]:
 def _duckdb_lines(logs: Sequence[str]) -> str:
     kinds = columns("duckdb")
     if not logs:
+        kinds["file"] = "VARCHAR"
         body = ",\n".join(f'    "{name}" {kind}' for name, kind in kinds.items())
+        added = "\n".join(f"ALTER TABLE aioaudit_events {each};" for each in _added(kinds))
         return (
             "-- The lines; put them in here.\n"
-            f"CREATE TABLE IF NOT EXISTS aioaudit_events\n(\n{body},\n    file VARCHAR\n);"
+            f"CREATE TABLE IF NOT EXISTS aioaudit_events\n(\n{body}\n);"
+            f"\n\n{_ADDED}\n{added}"
         )
     names = ",\n    ".join(quoted("duckdb", _as_it_is(log)) for log in logs)
     types_ = ",\n    ".join(
@@ -196,13 +201,19 @@ WHERE event IS NULL OR run IS NULL OR seq IS NULL
 GROUP BY file;"""  # noqa: S608 - the names of files are quoted
 
 
+def _added(kinds: dict[str, str]) -> list[str]:
+    """What brings a table that an older version made up to date."""
+    return [f'ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in kinds.items()]
+
+
 def _as_it_is(path: str) -> str:
     """*path* for who takes ``*``, ``?`` and ``[`` for patterns."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def _clickhouse_lines(logs: Sequence[str]) -> str:
-    body = ",\n".join(f'    "{name}" {kind}' for name, kind in columns("clickhouse").items())
+    kinds = columns("clickhouse")
+    body = ",\n".join(f'    "{name}" {kind}' for name, kind in kinds.items())
     create = "CREATE TABLE IF NOT EXISTS" if not logs else "CREATE OR REPLACE TABLE"
     told = [
         f"""-- The lines. The order lets a question about cancellations pass over all the rest.
@@ -214,7 +225,10 @@ ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(ts)
 ORDER BY (event, run, seq);"""
     ]
-    if logs:
+    if not logs:
+        added = ",\n    ".join(_added(kinds))
+        told.append(f"{_ADDED}\nALTER TABLE aioaudit_events\n    {added};")
+    else:
         told.append(
             """-- How many lines of each file could not be read.
 CREATE OR REPLACE TABLE aioaudit_damaged (file String, lines UInt64)

@@ -451,12 +451,14 @@ def test_damaged_lines_are_counted_and_the_rest_is_used(engine: Engine, tmp_path
     more = msgspec.json.encode(TaskFound(**base(3, "a"), task=9, name="n", coro="c")).decode()
     log.write_text(f'no JSON\n\n{whole}\n{{"other": 1}}\n{log.read_text()}{more[:40]}')
     (tmp_path / "empty.jsonl").touch()
-    [rows, damaged] = asked(
+    [rows, damaged, runs] = asked(
         engine,
         "SELECT task, root_at FROM aioaudit_cancelled",
         "SELECT file, lines FROM aioaudit_damaged",
+        "SELECT run FROM aioaudit_runs",
         logs=[log, tmp_path / "empty.jsonl"],
     )
+    assert runs == [{"run": "a"}]
     assert rows == [{"task": 1, "root_at": "/a.py:1"}]
     assert [(Path(row["file"]).name, row["lines"]) for row in damaged] == [(log.name, 3)]
 
@@ -518,6 +520,54 @@ def test_shipped_lines_are_answered_from_as_they_come(engine: Engine, tmp_path: 
     )
     assert rows == [{"task": 1, "cause": "plain code called cancel() at /a.py:1"}]
     assert causes == [{"tasks": 1, "cause": "plain code called cancel() at /a.py:1"}]
+
+
+@pytest.mark.parametrize("engine", ["clickhouse"], indirect=True)
+def test_tables_that_are_made_anew_answer_as_those_made_once(
+    engine: Engine, corpus: Corpus, told: dict[str, list[Row]]
+) -> None:
+    lines, head, views = script(engine.dialect).partition("\n-- What a log")
+    of_files = script(engine.dialect, corpus.files)
+    inserts = re.findall(r"^INSERT INTO aioaudit_events[^;]*;$", of_files, re.MULTILINE)
+    assert len(inserts) == len(corpus.files)
+    [*rows] = engine.ask("\n".join([lines, *inserts, head + views]), list(QUERIES.values()))
+
+    def in_order(some: list[Row]) -> list[str]:
+        return sorted(json.dumps(row, sort_keys=True) for row in some)
+
+    for name, found in zip(QUERIES, rows, strict=True):
+        assert in_order(found) == in_order(told[name]), name
+
+
+def test_a_table_of_an_older_version_is_brought_up_to_date(engine: Engine) -> None:
+    """Lines that it has stay there, and shippers may send the new keys."""
+    lines, head, views = script(engine.dialect).partition("\n-- What a log")
+    table, _, _ = lines.partition("\n-- What a table")
+    older = re.sub(r'^    "(?:origin\w*|peer|waiters|faults)" .*\n', "", table, flags=re.MULTILINE)
+    assert table.count("\n") > older.count("\n") + 10
+    ts = {
+        "clickhouse": "toDateTime64('2026-11-22 14:00:00', 6, 'UTC')",
+        "duckdb": "TIMESTAMP '2026-11-22 14:00:00'",
+    }[engine.dialect]
+
+    def insert(task: int, **more: str) -> str:
+        keys = "".join(f", {key}" for key in more)
+        values = "".join(f", '{value}'" for value in more.values())
+        return (
+            f"INSERT INTO aioaudit_events (event, ts, run, seq, pid, task, name, accepted{keys})"
+            f" VALUES ('task.cancel', {ts}, 'r', {task}, 7, {task}, 't', true{values});\n"
+        )
+
+    new = insert(2, origin="called", origin_at="/a.py:1")
+    rows, told = engine.ask(
+        f"{older}\n{insert(1)}{lines}\n{new}{head}{views}",
+        [
+            "SELECT task, root_at FROM aioaudit_cancelled ORDER BY task",
+            "SELECT * FROM aioaudit_events",
+        ],
+    )
+    assert rows == [{"task": 1, "root_at": None}, {"task": 2, "root_at": "/a.py:1"}]
+    assert set(told[0]) >= set(columns(engine.dialect))
 
 
 def test_every_key_of_an_event_is_a_column() -> None:
