@@ -11,12 +11,14 @@ are copies with another run, so what `aioaudit why` says of the first, so many t
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -191,32 +193,85 @@ def statements(text: str) -> list[str]:
     return [each for each in re.split(r";\s*\n", bare + "\n") if each.strip()]
 
 
-def engine(name: Dialect) -> Callable[[str], object]:
+def engine(name: Dialect) -> Callable[[str], list[list[Any]]]:
     """What runs a statement, and gives rows."""
     if name == "duckdb":
         duckdb: Any = import_module("duckdb")
 
         database = duckdb.connect()
-        return lambda statement: database.execute(statement).fetchall()
+        return lambda statement: [list(row) for row in database.execute(statement).fetchall()]
     session: Any = import_module("chdb.session")
 
     house = session.Session()
-    return lambda statement: str(house.query(statement, "TSV")).splitlines()
+    house.query("SET output_format_json_quote_64bit_integers = 0")
+
+    def rows(statement: str) -> list[list[Any]]:
+        return [
+            json.loads(row)
+            for row in str(house.query(statement, "JSONCompactEachRow")).splitlines()
+        ]
+
+    return rows
 
 
-def check(ask: Callable[[str], object], name: Dialect, files: list[str]) -> None:
-    """Compare root causes and housekeeping with what ``aioaudit why`` says of the first of *files*."""
-    cases = load(files[0]).cases()
-    rows = by_cause([case for case in cases if housekeeping(case) is None])
-    told = [(len(cases) * len(files), "")]
-    told += [(row.tasks * len(files), cause_in_words(row.root, str)) for row in rows]
-    asked = "SELECT count(*) AS tasks, '' AS cause FROM aioaudit_cancelled UNION ALL "
-    asked += "SELECT tasks, cause FROM aioaudit_root_causes"
-    found: Any = ask(asked)
-    if name == "clickhouse":  # rows of text
-        found = [each.split("\t") for each in found]
-    same = sorted((int(tasks), cause) for tasks, cause in found) == sorted(told)
-    print("the same as why" if same else f"NOT the same as why:\n{told}\n{found}")
+def check(ask: Callable[[str], list[list[Any]]], files: list[str]) -> None:
+    """Compare row by row with what ``aioaudit why`` says of the first of *files*: all others are its copies."""
+    copies = len(files)
+    told = [(case, case.answer(), housekeeping(case)) for case in load(files[0]).cases()]
+    causes = by_cause([case for case, _, kind in told if kind is None])
+    compare(
+        ask,
+        "aioaudit_root_causes",
+        "tasks, runs, cause",
+        [(each.tasks * copies, copies, cause_in_words(each.root, str)) for each in causes],
+    )
+    keys = "name, coro, outcome, cancel_outcome"
+    compare(
+        ask,
+        "aioaudit_cancelled",
+        f"task, housekeeping, cause, {keys}",
+        [
+            (case.task, kind, cause_in_words(answer.root, str), *values(answer, keys))
+            for case, answer, kind in told
+        ],
+        copies,
+    )
+    keys = "what, task, name, reason, source, at, error"
+    compare(
+        ask,
+        "aioaudit_chain",
+        f"of_task, position, {keys}",
+        [
+            (case.task, position, *values(link, keys))
+            for case, answer, _ in told
+            for position, link in enumerate(answer.chain, 1)
+        ],
+        copies,
+    )
+
+
+def values(of: object, keys: str) -> list[Any]:
+    """What *of* has of each of *keys*."""
+    return [getattr(of, key) for key in keys.split(", ")]
+
+
+def compare(
+    ask: Callable[[str], list[list[Any]]],
+    view: str,
+    keys: str,
+    wanted: list[tuple[Any, ...]],
+    copies: int = 1,
+) -> None:
+    """Say whether the rows of *view* are those that are *wanted*, each so many times."""
+    columns = ", ".join(f'"{key}"' for key in keys.split(", "))  # "at" is a word of SQL, too
+    found = Counter({
+        tuple(row[:-1]): row[-1]
+        for row in ask(f"SELECT {columns}, count(*) FROM {view} GROUP BY {columns}")
+    })  # fmt: skip
+    found.subtract({row: times * copies for row, times in Counter(wanted).items()})
+    wrong = [row for row, times in found.items() if times]
+    said = f"NOT the same as why: {wrong[:4]}" if wrong else "the same as why"
+    print(f"{len(wanted) * copies:,} rows of {view}: {said}")
 
 
 def timed(what: str, do: Callable[[], object]) -> object:
@@ -252,7 +307,7 @@ def main() -> None:
                 print(f"{'':24}{row}")
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if wanted.check:
-            check(ask, wanted.engine, files)
+            check(ask, files)
     print(f"{most:8.0f} MiB of memory at most")
 
 
