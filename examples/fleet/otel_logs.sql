@@ -1,8 +1,9 @@
--- From the table of the collector's ClickHouse exporter into that of `aioaudit sql`, as lines come in.
-CREATE MATERIALIZED VIEW aioaudit_from_otel_logs TO aioaudit_events AS
+-- From the table of the collector's ClickHouse exporter into that of `aioaudit sql`, as lines come in. An
+-- error here would keep the collector from writing anything, so lines of others are passed over.
+CREATE OR REPLACE MATERIALIZED VIEW aioaudit_from_otel_logs TO aioaudit_events AS
 SELECT
     JSONExtractString(Body, 'event') AS event,
-    parseDateTime64BestEffort(JSONExtractString(Body, 'ts'), 6, 'UTC') AS ts,
+    parseDateTime64BestEffortOrZero(JSONExtractString(Body, 'ts'), 6, 'UTC') AS ts,
     JSONExtract(Body, 'seq', 'Int64') AS "seq",
     JSONExtract(Body, 'run', 'String') AS "run",
     JSONExtract(Body, 'pid', 'Int64') AS "pid",
@@ -100,4 +101,5 @@ SELECT
     JSONExtract(Body, 'to', 'Nullable(Int64)') AS "to",
     JSONExtract(Body, 'callers', 'Array(String)') AS "callers"
 FROM otel_logs
-WHERE JSONHas(Body, 'event') AND JSONHas(Body, 'run') AND JSONHas(Body, 'seq');
+WHERE JSONHas(Body, 'event') AND JSONHas(Body, 'run') AND JSONHas(Body, 'seq')
+  AND parseDateTime64BestEffortOrNull(JSONExtractString(Body, 'ts'), 6, 'UTC') IS NOT NULL;

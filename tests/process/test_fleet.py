@@ -108,7 +108,14 @@ def test_fluent_bit_is_told_the_format_of_a_time() -> None:
     [parser] = told["parsers"]
     [source] = told["pipeline"]["inputs"]
     assert source["parser"] == parser["name"]
-    assert {each["match"] for each in told["pipeline"]["outputs"]} == {source["tag"]}
+    [filtered] = told["pipeline"]["filters"]
+    key, _, damaged, keep = filtered["rule"].split()
+    assert filtered["match"] == source["tag"]
+    assert keep == "false"
+    assert key.removeprefix("$") not in columns("clickhouse")
+    console, *others = told["pipeline"]["outputs"]
+    assert (console["name"], console["match"]) == ("stdout", damaged)
+    assert {each["match"] for each in others} == {source["tag"]}
     assert parser["time_format"].replace("%L", "%f") == "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -120,6 +127,21 @@ def test_the_collector_is_told_a_pipeline_that_is_whole() -> None:
     assert told["service"]["extensions"] == list(told["extensions"])
     [parser] = told["receivers"]["filelog"]["operators"]
     assert parser["timestamp"]["parse_from"] == "attributes.ts"
+
+
+def test_each_shipper_reads_what_was_rotated_and_tells_it_from_the_new_file() -> None:
+    """By more than the first line: that of a new file is that of the old one again."""
+    vector = tomllib.loads((FLEET / "vector.toml").read_text())["sources"]["files"]
+    fluent = yaml().safe_load((FLEET / "fluent-bit.yaml").read_text())["pipeline"]["inputs"][0]
+    collector = yaml().safe_load((FLEET / "otel-collector.yaml").read_text())["receivers"][
+        "filelog"
+    ]
+    log = "/var/log/shop/aioaudit-*.jsonl"
+    for read in (vector["include"], fluent["path"].split(","), collector["include"]):
+        assert read == [log, f"{log}.1"]
+    assert vector["fingerprint"]["lines"] == 2
+    assert collector["fingerprint_size"] == "16KiB"  # of itself it takes 1,000 bytes
+    assert "db" in fluent  # it goes by inodes
 
 
 def ship(statement: str, log: Path) -> str:
@@ -157,7 +179,7 @@ def test_lines_come_out_of_the_collectors_table_as_they_were(engine: Engine, log
     moved = (FLEET / "otel_logs.sql").read_text()
     own = {
         "event": "JSONExtractString(Body, 'event') AS event",
-        "ts": "parseDateTime64BestEffort(JSONExtractString(Body, 'ts'), 6, 'UTC') AS ts",
+        "ts": "parseDateTime64BestEffortOrZero(JSONExtractString(Body, 'ts'), 6, 'UTC') AS ts",
     }
     keys = [
         own.get(name) or f"JSONExtract(Body, '{name}', '{kind}') AS \"{name}\""
@@ -166,10 +188,13 @@ def test_lines_come_out_of_the_collectors_table_as_they_were(engine: Engine, log
     assert re.findall(r"^    (.*?),?$", moved, re.MULTILINE) == keys, "a key was added"
     table, _ = tables()
     theirs = table.replace("aioaudit_events", "other")
+    others = ["no JSON", '{"event":"task.ca', '{"event":"paid","run":1,"seq":1,"ts":"noon"}', "[1]"]
     text = f"""{table}
 CREATE TABLE otel_logs (Timestamp DateTime64(9), Body String) ENGINE = MergeTree ORDER BY Timestamp;
 {moved}
+{moved}
 INSERT INTO otel_logs SELECT now64(9), line FROM file('{log}', LineAsString);
+INSERT INTO otel_logs SELECT now64(9), arrayJoin({others});
 {theirs}
 INSERT INTO other SELECT * FROM file('{log}', JSONEachRow)
 SETTINGS date_time_input_format = 'best_effort';
