@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import islice
@@ -152,10 +152,12 @@ def _write(logs: tuple[str, ...], settings: Settings, name: str) -> int:
     with ExitStack() as closing:
         file = _SpanFile(name, closing)
         try:
-            found = _read(logs, settings, file.take)
-            if file.writer is None:
-                return _nothing(found, logs)
+            found = _read(
+                logs, settings, file.take, file.begin_again if file.can_begin_again else None
+            )
             written = file.finish()
+            if not written:
+                return _nothing(found, logs)
         except _NotWrittenError as error:
             say(f"cannot write {name}: {error}")
             return BAD
@@ -228,6 +230,18 @@ class _SpanFile(_File):
 
     writer: JsonWriter | None = None
 
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether what was written can be taken back."""
+        path = Path(self._name)
+        return self._name != "-" and (path.is_file() or not path.exists())
+
+    def begin_again(self) -> None:
+        """Take back what was written."""
+        if self.writer is not None:
+            with self._failing():
+                self.writer.begin_again()
+
     def take(self, pid: int, spans: Sequence[SpanFacts]) -> None:
         """Write *spans*."""
         with self._failing():
@@ -237,7 +251,8 @@ class _SpanFile(_File):
 
     def finish(self) -> int:
         """Write the end; how many spans were written."""
-        assert self.writer is not None
+        if self.writer is None:
+            return 0
         with self._failing():
             self.writer.finish()
             self._closing.close()
@@ -264,11 +279,28 @@ class _TraceFile(_File):
             self._closing.close()
 
 
-def _read(logs: tuple[str, ...], settings: Settings, tell: Tell) -> EventSink:
-    """Give the spans of *logs* to *tell*."""
+def _read(
+    logs: tuple[str, ...],
+    settings: Settings,
+    tell: Tell,
+    take_back: Callable[[], None] | None = None,
+) -> EventSink:
+    """Give the spans of *logs* to *tell*; after *take_back*, all of them once more."""
     spans = LogReplay(settings.otel_tasks, settings.otel_status, tell)
+
+    def again() -> None:
+        spans.forget()
+        if take_back is not None:
+            take_back()
+
     with readable(logs) as files, progress() as report:
-        found = read_in_order(files, spans.take, progress=report)
+        found = read_in_order(
+            files,
+            spans.take,
+            take_brief=spans.take_brief if spans.plain else None,
+            again=None if take_back is None else again,
+            progress=report,
+        )
     spans.finish()
     report_problems(found)
     return found

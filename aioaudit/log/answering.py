@@ -6,7 +6,7 @@ from aioaudit.log.portions import Progress, portions_of
 from aioaudit.log.reading import Place, load
 from aioaudit.log.sources import STDIN, Paths, sources_of
 from aioaudit.log.store import Log
-from aioaudit.log.workers import cores, thinned
+from aioaudit.log.workers import Wanted, cores, thinned
 
 
 def load_to_answer(
@@ -29,7 +29,9 @@ def load_to_answer(
     log = Log(forgets=True, asked=asked)
     place = Place(log)
     helpers = cores() if workers is None else workers
-    for portion, found, events in thinned(portions_of(sources, progress), asked, helpers):
+    for portion, found, events in thinned(
+        portions_of(sources, progress), Wanted("answers", asked), helpers
+    ):
         place.told(portion, found.count, found.damaged, found.problems, found.zone)
         log.take(found.runs, events, found.events)
         log.skip_unknown(found.unknown)

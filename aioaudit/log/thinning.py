@@ -20,7 +20,7 @@ from aioaudit.events import Event, ProcessDropped, ProcessStart, TaskCreate, Tas
 from aioaudit.log.numbers import stretches
 from aioaudit.log.times import Clock
 
-_NAMING = ("task", "by", "origin_task", "other_task")
+NAMING = ("task", "by", "origin_task", "other_task")
 """Keys of events that name a task, beside ``waiters``."""
 
 _AGAIN = (ProcessStart, ProcessDropped)
@@ -112,7 +112,7 @@ class _Run:
             if self.first < self.last:
                 self.seqs += (self.first, self.last - 1)
             self.first = self.last + 1
-        for key in _NAMING:
+        for key in NAMING:
             self.born.pop(getattr(event, key, None), None)
         for task in getattr(event, "waiters", ()):
             self.born.pop(task, None)

@@ -14,15 +14,16 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import IO, NamedTuple, cast
+from typing import IO, Literal, NamedTuple, cast
 
 import msgspec
 
 from aioaudit.events import Event
+from aioaudit.log.brief import Brief, shorten
 from aioaudit.log.parsing import Trouble, decode_again, parse
 from aioaudit.log.portions import Portion
 from aioaudit.log.thinning import RunPart, thin
@@ -45,7 +46,7 @@ _START = (
 
 
 class Found(msgspec.Struct):
-    """What a portion holds: ``kept`` are the lines of the events that answers need.
+    """What a portion holds: ``kept`` are the lines of the events that are needed.
 
     ``events`` counts all that were read, the others as in `aioaudit.log.parsing.Parsed`.
     """
@@ -57,13 +58,22 @@ class Found(msgspec.Struct):
     problems: list[Trouble]
     zone: tuple[int, str] | None
     runs: list[RunPart]
+    brief: Brief
     kept: list[bytes] = []
+
+
+class Wanted(msgspec.Struct):
+    """What is looked for: what is needed for ``answers``, and of the task called *asked* in any case;
+    in which ``order`` the lines are, and none of them; or what is needed for ``spans``."""
+
+    what: Literal["answers", "order", "spans"]
+    asked: str | None = None
 
 
 class _Job(msgspec.Struct):
     """What a process is asked."""
 
-    asked: str | None
+    wanted: Wanted
     portions: list[tuple[str, bytes, bool]]
 
 
@@ -76,25 +86,25 @@ def cores() -> int:
 
 
 def thinned(
-    portions: Iterable[Portion], asked: str | None, workers: int
-) -> Iterator[tuple[Portion, Found, list[Event]]]:
-    """What is in each of *portions*, in their order, with the events that answers need.
+    portions: Iterable[Portion], wanted: Wanted, workers: int
+) -> Generator[tuple[Portion, Found, list[Event]]]:
+    """What is in each of *portions*, in their order, with the events that are needed.
 
     Args:
         portions: Some lines of a log each.
-        asked: The name of a task that is kept in any case.
+        wanted: What is looked for.
         workers: So many other processes help; they are started where there is enough to do.
     """
     ahead = ALONE
     each = iter(portions)
     for portion in each:
-        yield (portion, *_here(portion, asked))
+        yield (portion, *_here(portion, wanted))
         ahead -= len(portion.data)
         if workers and ahead < 0:
             break
     else:
         return
-    crew = _Crew(workers, asked)
+    crew = _Crew(workers, wanted)
     waiting: deque[_Asked] = deque()
     try:
         for batch in _batches(each):
@@ -134,11 +144,18 @@ def _batches(portions: Iterator[Portion]) -> Iterator[list[Portion]]:
 
 
 def _look(
-    file: str, data: bytes, cut: bool, asked: str | None
+    file: str, data: bytes, cut: bool, wanted: Wanted
 ) -> tuple[Found, list[Event], list[bytes]]:
-    """What is in *data*, lines of *file*; the events that answers need, and their lines."""
+    """What is in *data*, lines of *file*; the events that are needed, and their lines."""
     parsed = parse(file, data, cut=cut)
-    places, runs = thin(parsed.events, asked)
+    brief = Brief([], [])
+    runs: list[RunPart] = []
+    if wanted.what == "spans":
+        places, brief = shorten(parsed.events)
+    else:
+        places, runs = thin(parsed.events, wanted.asked)
+        if wanted.what == "order":
+            places = []
     found = Found(
         events=len(parsed.events),
         count=parsed.count,
@@ -147,21 +164,22 @@ def _look(
         problems=parsed.problems,
         zone=parsed.zone,
         runs=runs,
+        brief=brief,
     )
     events, lines = parsed.events, parsed.lines
     return found, [events[place] for place in places], [lines[place] for place in places]
 
 
-def _here(portion: Portion, asked: str | None) -> tuple[Found, list[Event]]:
+def _here(portion: Portion, wanted: Wanted) -> tuple[Found, list[Event]]:
     """What is in *portion*; looked through by this process."""
-    return _look(portion.file, portion.data, portion.cut, asked)[:2]
+    return _look(portion.file, portion.data, portion.cut, wanted)[:2]
 
 
 class _Crew:
     """Some processes, and a thread for each that asks it."""
 
-    def __init__(self, size: int, asked: str | None) -> None:
-        self._asked = asked
+    def __init__(self, size: int, wanted: Wanted) -> None:
+        self._wanted = wanted
         self._idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
         self._all: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(size)
@@ -200,7 +218,7 @@ class _Crew:
         if answers is None and self._dismissed:
             return []  # nobody waits for it
         if answers is None:
-            return [_here(each, self._asked) for each in batch]
+            return [_here(each, self._wanted) for each in batch]
         return [(found, decode_again(found.kept)) for found in answers]
 
     def _asked_of(
@@ -208,7 +226,7 @@ class _Crew:
     ) -> list[Found] | None:
         """What *process* says; None if it cannot."""
         portions = [(each.file, each.data, each.cut) for each in batch]
-        _send(cast("IO[bytes]", process.stdin), _Job(self._asked, portions))
+        _send(cast("IO[bytes]", process.stdin), _Job(self._wanted, portions))
         data = _receive(cast("IO[bytes]", process.stdout))
         return _decode_answer(data) if data else None
 
@@ -261,7 +279,7 @@ def serve() -> None:
             return
         answers: list[Found] = []
         for file, data, cut in job.portions:
-            found, _, lines = _look(file, data, cut, job.asked)
+            found, _, lines = _look(file, data, cut, job.wanted)
             found.kept = lines
             answers.append(found)
         try:

@@ -55,6 +55,10 @@ class Life(msgspec.Struct, gc=False, eq=False):
     requests: list[int] | None = None
     ended: Returned | TaskDone | None = None
 
+    def is_far(self, ns: int) -> bool:
+        """Whether what it makes at *ns* begins a trace of its own."""
+        return ns - self.ns > AGE or self.depth >= DEPTH or self.trace.tasks >= MOST_TASKS
+
     def add_request(self, seq: int) -> None:
         """It was asked to end, by the request with this number."""
         if self.requests is None:
@@ -104,9 +108,7 @@ class Lives:
             creator = creator.creator
         shown = not self.chosen or self._matches(made.coro)
         cut = None
-        if creator is not None and (
-            ns - creator.ns > AGE or creator.depth >= DEPTH or creator.trace.tasks >= MOST_TASKS
-        ):
+        if creator is not None and creator.is_far(ns):
             cut, creator = creator.number, None
         depth = 0 if creator is None else creator.depth + 1
         if outside is not None:
@@ -121,6 +123,12 @@ class Lives:
                 self._abandon(self.living.pop(old), ns)
         under = None if outside is None else outside.span_id
         self.living[number] = Life(number, made, ns, trace, creator, depth, shown, cut, under)
+
+    def pass_over(self, number: int, ns: int) -> None:
+        """The task *number* made one at *ns* that ended, and had to do with nothing: it is counted."""
+        creator = self.living.get(number)
+        if creator is not None and not creator.is_far(ns):
+            creator.trace.tasks += 1
 
     def unmade(self, event: TaskCancel | TaskDone, ns: int) -> Life:
         """A task whose creation was not told, and which lived at *ns* at the latest."""

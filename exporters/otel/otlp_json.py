@@ -23,6 +23,8 @@ _ERROR = 2
 _KNOWN_TO_BE_LOCAL = 0x100
 """Flags of a span whose parent is in the same process."""
 
+_BEGIN = b'{"resourceSpans":[\n'
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,13 +50,18 @@ class JsonWriter:
                 }
             ],
         }
-        before = b",\n" if self.written else b'{"resourceSpans":[\n'
-        self._stream.write(before + _encode(piece))
+        self._stream.write((b",\n" if self.written else _BEGIN) + _encode(piece))
         self.written += len(spans)
+
+    def begin_again(self) -> None:
+        """Take back what was written."""
+        self._stream.seek(0)
+        self._stream.truncate()
+        self.written = 0
 
     def finish(self) -> None:
         """Write the end."""
-        self._stream.write(b"\n]}\n")
+        self._stream.write(b"\n]}\n" if self.written else _BEGIN + b"]}\n")
 
 
 def span_json(facts: SpanFacts) -> dict[str, Any]:

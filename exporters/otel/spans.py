@@ -17,7 +17,7 @@ is alive, because that one may still be touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from aioaudit.chain.recent_requests import RecentRequests, answer, request_sentence
@@ -51,6 +51,7 @@ from aioaudit.exporters.otel.facts import (
     span_of,
 )
 from aioaudit.exporters.otel.lives import Life, Lives, remember, without_short_lives
+from aioaudit.log.brief import CHILDLESS, ENDED, Step
 from aioaudit.timestamps import nanoseconds
 
 MOST_ABANDONED = 1_000
@@ -61,6 +62,10 @@ LONGEST = 1e12
 
 MOST_LINKS = 32
 """Links of one kind on one span; backends drop what is over 128 in all."""
+
+
+_IN_BRIEF = cast(TaskCreate, None)
+"""Stands for the making of a task of which no span is made, so nobody looks at it."""
 
 
 class Spans:
@@ -122,6 +127,20 @@ class Spans:
         if out:
             self._out = []
         return out
+
+    def pass_over(self, steps: Iterable[Step]) -> None:
+        """Take note of lives to which nothing happened, as a log tells them in brief."""
+        lives = self.lives
+        living = lives.living
+        for number, creator, ns in steps:
+            if creator == ENDED:
+                living.pop(number, None)
+                continue
+            self._now = ns
+            if number == CHILDLESS:
+                lives.pass_over(creator, ns)
+            else:
+                lives.make(number, _IN_BRIEF, creator or None, ns, None)
 
     def request(self, seq: int) -> TaskCancel | FutureCancel | None:
         """The request with this number, None if it is not among the last ones."""

@@ -18,6 +18,7 @@ from aioaudit.log.workers import ALONE, cores
 from tests.busy_logs import busy
 from tests.conftest import clean_environ
 from tests.logs import told
+from tests.replaying import Way, spans
 from tests.services import Busy, fleet, written
 from tests.waiting import PATIENCE, wait_until
 
@@ -53,6 +54,17 @@ def test_other_processes_find_the_same_in_logs_of_several_services(tmp_path: Pat
     log = load_to_answer(tmp_path, workers=2)
     assert told(log) == told(load(tmp_path))
     assert sum(len(run.further) for run in log.runs.values()) == 10
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("begins_again", [True, False])
+def test_other_processes_find_the_same_spans(tmp_path: Path, begins_again: bool) -> None:
+    (tmp_path / "a.jsonl").write_bytes(BUSY + b"oops\n")
+    (tmp_path / "b.jsonl").write_bytes(b"".join(busy(900, 7)))
+    expected = spans(tmp_path, Way.WHOLE, workers=0)
+    assert expected.count(b"asyncio.cancel") == 18
+    way = Way.AT_ONCE if begins_again else Way.BRIEF
+    assert spans(tmp_path, way, workers=2) == expected
 
 
 @pytest.mark.usefixtures("at_once")

@@ -272,6 +272,28 @@ def test_lines_in_disorder_and_lines_twice_give_the_same_spans(
     assert (tmp_path / "mixed.json").read_text() == (tmp_path / "trace.json").read_text()
 
 
+def test_what_was_written_before_a_line_came_late_is_taken_back(
+    log: Path, export: Export, tmp_path: Path
+) -> None:
+    head = {"ts": "2026-11-22T14:02:11.000000Z", "run": "r", "pid": 1, "thread": ""}
+    task = {"task": 7, "name": "T", "coro": "m:f"}
+    lines = [
+        {"event": "task.create", "seq": 1, **head, **task},
+        {"event": "process.end", "seq": 3, **head, "written": 3, "dropped": 0},
+        {"event": "task.done", "seq": 2, **head, **task, "outcome": "returned"},
+    ]
+    made, end, ended = (f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "a.jsonl").write_text(made + end)  # as far as here, the task was abandoned
+    (tmp_path / "b.jsonl").write_text(ended)
+    done = export("a.jsonl", "b.jsonl", "--to", "otlp-json", "x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert json.loads((tmp_path / "x").read_text()) == {"resourceSpans": []}
+    done = export("a.jsonl", "b.jsonl", log.name, "--to", "otlp-json", "x")
+    assert (done.returncode, done.stdout) == (0, f"{SPANS} spans written to x\n")
+    export(log.name, "--to", "otlp-json", "y")
+    assert (tmp_path / "x").read_text() == (tmp_path / "y").read_text()
+
+
 def test_standard_input_and_output(log: Path, export: Export, tmp_path: Path) -> None:
     export("log.jsonl", "--to", "otlp-json", "trace.json")
     done = subprocess.run(
@@ -330,6 +352,7 @@ def test_which_tasks_are_written_can_be_set(log: Path, export: Export, tmp_path:
         ([".", "--to", "otlp-json", "log.jsonl"], "log.jsonl is one of the logs"),
         (["log.jsonl", "--to", "otlp-json", "no/x"], "cannot write no/x: No such file"),
         (["no.jsonl", "--to", "otlp-json", "x"], "cannot read no.jsonl: No such file"),
+        (["log.jsonl", "no.jsonl", "--to", "otlp-json", "x"], "cannot read no.jsonl: No such"),
         (["app.py", "--to", "otlp-json", "x"], "no event of aioaudit in app.py"),
         (
             ["log.jsonl", "--to", "otlp-json", "x", "--endpoint", "http://x"],
