@@ -30,6 +30,7 @@ from aioaudit.cpython.loops import RUNS_HANDLE, called_by, running_loop
 from aioaudit.cpython.tasks import coro_of, exception_of, fut_waiter
 from aioaudit.findings.cleanup import leaves_block
 from aioaudit.recognisers.call import Call
+from aioaudit.recognisers.losses import lost_in
 from aioaudit.recognisers.registry import ask, find_compiled
 from aioaudit.stack.code import (
     APPLICATION,
@@ -62,6 +63,7 @@ from aioaudit.text import describe
 from aioaudit.threads import get_ident
 
 if TYPE_CHECKING:
+    from aioaudit.addresses import Connection
     from aioaudit.events import Evidence, TaskCancel
     from aioaudit.place import Place
     from aioaudit.state.handoffs import Handoff
@@ -380,6 +382,10 @@ def _by_caller(
     thread = call.state.places.foreign_thread(call.victim)
     through = None if found.site is None else found.acting
     if request is None and detail is None and thread is None:
+        if call.current is None:
+            lost = lost_in(frame)
+            if lost is not None:
+                return _by_lost(call, site, through, lost)
         return (
             _by_signalled(call, site, through)
             or _by_wait(call, site, through)
@@ -411,6 +417,14 @@ def _by_caller(
         library_at=library_at,
         thread=thread,
     )
+
+
+def _by_lost(call: Call, site: Spot, through: Spot | None, lost: Connection) -> Cause:
+    """A protocol was told that its connection is *lost*, and a line of it calls."""
+    cause = _by_plain_call(call, site, through)
+    cause.connection = lost
+    call.lines = None  # they say what this line says each time
+    return cause
 
 
 def _by_signalled(call: Call, site: Spot, through: Spot | None) -> Cause | None:

@@ -11,6 +11,7 @@ the reader shall see; text for people shortens paths with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 from aioaudit.chain.links import LEFT_OUT, Link
@@ -81,7 +82,7 @@ def summarise(
     died = outcome == "cancelled"
     text = who(name, coro) + (" was cancelled" if died else " was asked to cancel")
     if others:
-        text += f", probably because {_in_other_processes(others, show)}"
+        text += f", probably because {_in_other_processes(own, others, show)}"
     elif not is_known(root):
         text += f", nobody knows why: {unknown(root, show)}"
     elif inferred:
@@ -111,12 +112,14 @@ def process(link: Link) -> str:
     return escape_unprintable(f" in {clean(name)}")
 
 
-def _in_other_processes(parts: Sequence[Sequence[Link]], show: Show) -> str:
-    """What led to it in the processes whose links are *parts*, each the client of the one before."""
+def _in_other_processes(own: Sequence[Link], parts: Sequence[Sequence[Link]], show: Show) -> str:
+    """What led to it in the processes whose links are *parts*, each the peer of the one before."""
     text = ""
-    for links in parts:
+    for before, links in pairwise([own, *parts]):
         first = links[0]
-        text += f"its client left: {who(first.name or '', first.coro or '')}{process(first)}"
+        # A server says that it lost a client; else it is only known that it was the other end.
+        peer = "client" if before[-1].reason == "disconnect" else "peer"
+        text += f"its {peer} left: {who(first.name or '', first.coro or '')}{process(first)}"
         text += " was cancelled, "
         if links is not parts[-1]:
             text += "since "

@@ -464,6 +464,24 @@ SSL_TRANSPORT = Internal(
     "the same of one with TLS",
     "connection.close with TLS",
 )
+CALLS_CONNECTION_LOST = Internal(
+    "_call_connection_lost",
+    "asyncio.selector_events:_SelectorTransport",
+    "a protocol is told that its connection is lost",
+    "the addresses of a connection whose peer went away, where a protocol cancels because of that",
+)
+READS_EOF = Internal(
+    "_read_ready__on_eof",
+    "asyncio.selector_events:_SelectorSocketTransport",
+    "a connection is closed because its peer has closed it",
+    "the same, where the peer did not reset it",
+)
+STREAM_TRANSPORT = Internal(
+    "_transport",
+    "asyncio:StreamReader",
+    "which connection a stream reads from",
+    "the addresses of a connection whose peer went away, where a task group ends by that",
+)
 READY = Internal(
     "_ready",
     "asyncio:BaseEventLoop",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from aioaudit.cpython import internals
+from aioaudit.cpython.internals import reader
 
 CLOSERS = ("close", "abort")
 """The methods that close one (`asyncio.BaseTransport`, `asyncio.WriteTransport`)."""
@@ -14,6 +17,22 @@ _OURS = (internals.SELECTOR_TRANSPORT, internals.SSL_TRANSPORT, *internals.OF_WI
 
 _FOREIGN = ("UVBaseTransport", internals.SSL_TRANSPORT.name)
 """What uvloop calls its own, in the module of its loop."""
+
+
+TELLS_LOSS = f"{internals.SELECTOR_TRANSPORT.name}.{internals.CALLS_CONNECTION_LOST.name}"
+"""The qualified name of the method that tells a protocol that its connection is lost..."""
+
+LOSS = "exc"
+"""... and a variable of its: the error that ended it, None where it was closed, by either end."""
+
+READS_EOF = f"_SelectorSocketTransport.{internals.READS_EOF.name}"
+"""The qualified name of the method that closes a connection because its peer has."""
+
+OVERRIDES_CLOSE = "_SelectorSocketTransport.close"
+"""What is called in its place since 3.12, and then calls the method of `CLOSERS`."""
+
+transport_of: Callable[[Any], Any] = reader(internals.STREAM_TRANSPORT, asyncio.StreamReader)
+"""The transport that a stream reads from, None where it has none, or `UNKNOWN`."""
 
 
 def transport_classes() -> list[type[Any]]:

@@ -699,7 +699,9 @@ class Case:
         while request is not None:
             chain = run.chains.of(request)
             last = chain.last_request
-            if last is None or (run.id, last.seq) in seen or chain.root.link.what != "called":
+            if last is None or (run.id, last.seq) in seen:
+                break
+            if chain.root.link.what not in ("called", "failed"):
                 break
             seen.add((run.id, last.seq))
             further = run.further.get(last.seq)

@@ -3,8 +3,11 @@
 Whoever is at the other end may be cancelled because of that, in a process of its own, where nothing
 says why.  So one line tells the two addresses, by which the logs of both can be tied together.
 
+And one that asyncio closes since its peer has is noted: who then cancels has lost that peer
+(`aioaudit.recognisers.losses`).
+
 No data passes through here.  Where no exception is being handled, which is how most connections
-are closed, that is the only thing that is looked at.
+are closed, that and who calls is all that is looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from typing import Any
 from aioaudit.addresses import Connection, of_transport
 from aioaudit.cpython.frames import caller_of
 from aioaudit.cpython.tasks import current_task
+from aioaudit.cpython.transports import OVERRIDES_CLOSE, READS_EOF
 from aioaudit.events import ConnectionClose
+from aioaudit.recognisers.losses import closed_by_peer
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import caller, frame_handling
 from aioaudit.state.requests import Request
@@ -43,19 +48,25 @@ class Closing:
         """What stands for ``close`` or ``abort`` of a transport."""
 
         def close(self_: Any) -> Any:
-            error = sys.exception()
-            if error is not None:
-                try:
-                    self._look(self_, error, caller_of())
-                except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
-                    self._recorder.report_fault(fault)
+            try:
+                error, frame = sys.exception(), caller_of()
+                if frame is not None and frame.f_code.co_qualname == OVERRIDES_CLOSE:
+                    frame = caller_of(2)
+                if frame is not None and frame.f_code.co_qualname == READS_EOF:
+                    closed_by_peer[self_] = True
+                elif error is not None:
+                    self.look(self_, error, frame)
+            except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
+                self._recorder.report_fault(fault)
             return original(self_)
 
         return close
 
-    def _look(self, transport: Any, error: BaseException, frame: FrameType | None) -> None:
+    def look(self, transport: Any, error: BaseException, frame: FrameType | None) -> None:
         """*transport* is closed by *frame*, while *error* is being handled."""
         recorder = self._recorder
+        if "connection.close" not in recorder.sender.active_events:
+            return
         task = current_task()
         if task is None or recorder.muted() or not _is_handled(error, frame, root_frame(task)):
             return

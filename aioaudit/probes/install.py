@@ -283,7 +283,8 @@ class Installation:
         def probe(module: ModuleType) -> None:
             try:
                 recogniser = import_module(registry.module_of(library))
-                recogniser.install(module, LibraryProbes(self.recorder, self._put_outside))
+                probes = LibraryProbes(self.recorder, self._put_outside, self._closing.look)
+                recogniser.install(module, probes)
                 self._versions.settle()
             except Exception as error:  # noqa: BLE001 - an internal error must not break an import
                 self.recorder.report_fault(error)

@@ -15,12 +15,18 @@ from aioaudit.stack.frames import caller
 class LibraryProbes:
     """Puts the probes of one recorder into libraries, with *put*."""
 
-    def __init__(self, recorder: Recorder, put: Callable[[Any, str, Any], None]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        put: Callable[[Any, str, Any], None],
+        look_at_close: Callable[[Any, BaseException, FrameType | None], None],
+    ) -> None:
         self._recorder = recorder
         self._known = recorder.state
         self.put = put
         self.report_fault = recorder.report_fault
         self.muted = recorder.muted
+        self.look_at_close = look_at_close
         self.explain_scheduled = recorder.explain_scheduled
 
     def put_task(self, cls: Any) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from aioaudit.chain.links import Link
 from aioaudit.cpython.tasks import coro_of
+from aioaudit.recognisers.losses import lost_with
 from aioaudit.stack.frames import caller, callers, local, signal_name, suspended_in
 from aioaudit.state.cause import Cause
 
@@ -286,4 +287,5 @@ class Call(msgspec.Struct, eq=False):
             origin=origin,
             request=request,
             owner=None if owner is None else id(owner),
+            connection=lost_with(error) if request is None else None,
         )

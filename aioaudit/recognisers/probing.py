@@ -13,11 +13,13 @@ class Probing(Protocol):
     """Puts probes into a library, and answers what they ask.
 
     ``report_fault`` takes an internal error, which must not reach the library; ``muted`` says whether
-    what happens in this thread is heard by nobody.
+    what happens in this thread is heard by nobody; ``look_at_close`` is told that a connection is
+    about to be closed while an error is being handled: its transport, the error, the frame that does.
     """
 
     report_fault: Callable[[BaseException], None]
     muted: Callable[[], bool]
+    look_at_close: Callable[[Any, BaseException, FrameType | None], None]
 
     def put(self, owner: Any, name: str, probe: Any) -> None:
         """Put *probe* where ``owner.name`` is, looking like it."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,7 @@ from aioaudit.text import describe, say
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from aioaudit.addresses import Connection
     from aioaudit.stack.code import Explain
 
 GROUP = "aioaudit.recognisers"
@@ -102,6 +103,7 @@ PROBED = {
     "aiotools.taskscope": "aiotools",
     "aiotools.timeouts": "aiotools",
     "anyio._backends._asyncio": "anyio",
+    "websockets.protocol": "websockets",
 }
 """Modules that our tables need a probe in, with the library whose table it is."""
 
@@ -183,6 +185,15 @@ def is_left(module: str, qualname: str) -> bool:
     if library not in _tables:
         return False
     return (module, qualname) in getattr(sys.modules.get(module_of(library)), "LEFT", ())
+
+
+def find_loss(module: str, qualname: str) -> Callable[[BaseException], Connection | None] | None:
+    """What says of which connection an error of this class tells that its peer went away."""
+    library = module.partition(".")[0]
+    if library not in _tables:
+        return None
+    table: Table = getattr(sys.modules.get(module_of(library)), "LOSSES", {})
+    return table.get((module, qualname))
 
 
 @functools.lru_cache(maxsize=1000)

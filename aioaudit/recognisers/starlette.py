@@ -11,11 +11,12 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
-from aioaudit.addresses import of_scope
+from aioaudit.addresses import Connection, of_scope
 from aioaudit.cpython.internals import Internal
 from aioaudit.cpython.tasks import coro_of
 from aioaudit.recognisers.call import Call
 from aioaudit.recognisers.common import has_ended
+from aioaudit.recognisers.losses import raised_in
 from aioaudit.stack.frames import local
 from aioaudit.state.cause import Cause
 
@@ -107,6 +108,22 @@ def polled(frame: FrameType, call: Call) -> Cause:
     return call.by_caller("starlette.poll", frame, "is_disconnected() looks without waiting")
 
 
+_OF_CLIENTS = frozenset({1000, 1001, 1005, 1006, 1011})
+"""How websockets end whose client leaves (RFC 6455, 7.4.1): with these codes, or with none, or at once.
+With others a server closes: 1012 where it stops, 1009 where a message was too long."""
+
+
+def websocket_left(error: BaseException) -> Connection | None:
+    """``WebSocketDisconnect``: the client is gone, unless the application has closed the websocket."""
+    said: Any = error
+    if said.code not in _OF_CLIENTS:
+        return None
+    for _, websocket in raised_in(error, "starlette.websockets"):
+        open_still = websocket.application_state.name == "CONNECTED"
+        return of_scope(websocket.scope) if open_still else None
+    return None
+
+
 _RESPONSES = "starlette.responses"
 _MIDDLEWARE = "BaseHTTPMiddleware.__call__.<locals>.call_next.<locals>"
 
@@ -122,6 +139,9 @@ CALL_SITES = {
     ("starlette.requests", "Request.is_disconnected"): polled,
 }
 """Call sites by module and qualified name."""
+
+LOSSES = {("starlette.websockets", "WebSocketDisconnect"): websocket_left}
+"""The error by which a task hears that its client went away, by module and name."""
 
 VERSIONS = {(_RESPONSES, "FileResponse.__call__.<locals>.stream_file"): ">=1.8"}
 """The versions that have a call site, where not all do: older ones do not watch who gets a file."""

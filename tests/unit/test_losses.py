@@ -1,0 +1,284 @@
+"""Servers written on asyncio that lose their client: whose doing it was, where that is sure."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioaudit
+from aioaudit.chain.summary import by_process
+from aioaudit.events import TaskCancel
+from aioaudit.recognisers.losses import lost_with
+from aioaudit.trail import Trail
+from tests.loops import every_loop
+from tests.recognising import hang
+from tests.waiting import PATIENCE
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """One connection, and what serves it: ``serving`` is set while it works."""
+
+    def __init__(self) -> None:
+        self.serving = asyncio.Event()
+        self.over = asyncio.Event()
+
+    async def work(self) -> None:
+        self.serving.set()
+        await hang()
+
+
+class ByStreams(Server):
+    """Works beside the one that reads: the group ends with that."""
+
+    def __init__(self, meanwhile: Handle | None = None) -> None:
+        super().__init__()
+        self._meanwhile = meanwhile
+
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self.handle, "127.0.0.1", 0)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.work(), name="work")
+                group.create_task(self.read(reader), name="read")
+                if self._meanwhile is not None:
+                    await self.serving.wait()
+                    await self._meanwhile(reader, writer)
+        except* (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+            self.over.set()
+
+    async def read(self, reader: asyncio.StreamReader) -> None:
+        await reader.readexactly(1000)
+
+
+class ByProtocol(Server):
+    """Cancels the work when it is told that the connection is lost."""
+
+    transport: asyncio.Transport
+
+    async def listen(self) -> asyncio.Server:
+        server = self
+
+        class Connection(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                server.transport = transport
+                self.task = asyncio.create_task(server.work(), name="work")
+                self.task.add_done_callback(lambda _: server.over.set())
+
+            def connection_lost(self, _error: Exception | None) -> None:
+                self.task.cancel()
+
+        return await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+
+
+def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close it so that the other end hears of an error."""
+    end = writer.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def ask(server: Any, leave: Callable[[asyncio.StreamWriter], None]) -> set[tuple[Any, Any]]:
+    """Connect to *server*, and *leave* when the time is up; the addresses as the server has them."""
+    async with await server.listen() as listening:
+        _, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        ends = [writer.get_extra_info(name) for name in ("peername", "sockname")]
+
+        async def client() -> None:
+            await server.serving.wait()
+            try:
+                async with asyncio.timeout(0.01):
+                    await hang()
+            except TimeoutError:
+                leave(writer)
+
+        await asyncio.create_task(client(), name="client")
+        await asyncio.wait_for(server.over.wait(), PATIENCE)
+        writer.close()
+        await asyncio.sleep(0.01)
+    local, peer = (f"{host}:{port}" for host, port in ends)
+    return {(local, peer)}
+
+
+def told(trail: Trail) -> set[tuple[Any, Any]]:
+    """The addresses that the requests to ``work`` have."""
+    return {
+        (each.local, each.peer)
+        for each in trail.events
+        if isinstance(each, TaskCancel) and each.name == "work"
+    }
+
+
+def kind_of_loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
+@every_loop
+@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("make", [ByStreams, ByProtocol])
+def test_a_task_that_its_servers_loss_of_a_client_ends_leads_to_what_cancelled_the_client(
+    run: Any, tmp_path: Path, make: Any, leave: Any
+) -> None:
+    async def main() -> str:
+        await ask(make(), leave)
+        return kind_of_loop()
+
+    log = tmp_path / "log.jsonl"
+    with aioaudit.enable("jsonl", jsonl_path=log):
+        loop = run(main())
+    [answer] = aioaudit.load(log).why("work")
+    if make is ByProtocol and loop == "uvloop":  # whose protocols are called by no frame that tells
+        assert (answer.root.what, answer.root.reason) == ("called", "explicit")
+        return
+    assert (answer.root.what, answer.root.seconds) == ("deadline", 0.01)
+    assert " was cancelled, probably because its peer left: " in answer.summary
+    assert "since the timeout of 0.01 s at " in answer.summary
+    own, _ = by_process(answer.chain)
+    assert own[-1].what == ("failed" if make is ByStreams else "called")
+
+
+def test_an_error_that_whoever_runs_the_loop_handles_changes_nothing() -> None:
+    async def main() -> tuple[Trail, Any]:
+        with aioaudit.recording() as trail:
+            expected = await ask(ByProtocol(), close)
+        return trail, expected
+
+    try:
+        raise ValueError("before")
+    except ValueError:
+        trail, expected = asyncio.run(main())
+    assert told(trail) == expected
+
+
+@every_loop
+@pytest.mark.parametrize("leave", [close, reset])
+def test_the_request_has_both_addresses_and_its_own_reason(run: Any, leave: Any) -> None:
+    async def main() -> tuple[Trail, Any]:
+        with aioaudit.recording() as trail:
+            expected = await ask(ByStreams(), leave)
+        return trail, expected
+
+    trail, expected = run(main())
+    assert told(trail) == expected
+    [reason] = {
+        each.reason
+        for each in trail.events
+        if getattr(each, "name", None) == "work" and isinstance(each, TaskCancel)
+    }
+    assert reason == "task_group"
+
+
+# -- where this end has closed it --------------------------------------------------------------
+
+
+@every_loop
+def test_who_closes_the_connection_itself_has_lost_nobody(run: Any) -> None:
+    async def closes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        await hang()
+
+    async def aborts(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        await hang()
+
+    class Closing(ByProtocol):
+        async def work(self) -> None:
+            asyncio.get_running_loop().call_later(0.02, self.transport.close)
+            await super().work()
+
+    class Aborting(ByProtocol):
+        async def work(self) -> None:
+            asyncio.get_running_loop().call_later(0.02, self.transport.abort)
+            await super().work()
+
+    async def main() -> list[set[tuple[Any, Any]]]:
+        found = []
+        for server in (ByStreams(closes), ByStreams(aborts), Closing(), Aborting()):
+            with aioaudit.recording() as trail:
+                await ask(server, lambda _: None)
+            found.append(told(trail))
+        return found
+
+    assert run(main()) == [{(None, None)}] * 4
+
+
+def test_who_closes_first_has_lost_nobody_though_the_peer_closes_a_moment_later() -> None:
+    """Both ran out of time: the server is told of a loss that it has made itself."""
+
+    class Closing(ByProtocol):
+        def leave(self, writer: asyncio.StreamWriter) -> None:
+            self.transport.close()
+            writer.transport.abort()
+
+    async def main() -> Trail:
+        server = Closing()
+        with aioaudit.recording() as trail:
+            await ask(server, server.leave)
+        return trail
+
+    assert told(asyncio.run(main())) == {(None, None)}
+
+
+def test_the_end_of_data_in_a_clean_up_is_no_reason() -> None:
+    """What ends the group is the cancellation that its task was handling."""
+
+    class CleaningUp(ByStreams):
+        async def read(self, reader: asyncio.StreamReader) -> None:
+            try:
+                async with asyncio.timeout(0):
+                    await hang()
+            finally:
+                await reader.readexactly(1000)
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            await ask(CleaningUp(), close)
+        return trail
+
+    assert told(asyncio.run(main())) == {(None, None)}
+
+
+# -- errors that say nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        ConnectionResetError("raised by hand"),
+        asyncio.IncompleteReadError(b"", 1),
+        ExceptionGroup("two", [asyncio.IncompleteReadError(b"", 1), ValueError("bad")]),
+        ExceptionGroup("one", [asyncio.IncompleteReadError(b"", 1)]),
+    ],
+    ids=repr,
+)
+def test_an_error_that_no_stream_has_raised_tells_of_no_connection(error: Exception) -> None:
+    assert lost_with(error) is None
+
+
+def test_a_stream_without_a_connection_tells_of_none() -> None:
+    async def main() -> asyncio.IncompleteReadError:
+        reader = asyncio.StreamReader()
+        reader.feed_eof()
+        with pytest.raises(asyncio.IncompleteReadError) as caught:
+            await reader.readexactly(1)
+        return caught.value
+
+    assert lost_with(asyncio.run(main())) is None
