@@ -503,6 +503,7 @@ def _by_wait(call: Call, site: Spot, through: Spot | None) -> Cause | None:
         source=source,
         library=library,
         library_at=library_at,
+        connection=wait.connection,
     )
 
 

@@ -28,7 +28,7 @@ from aioaudit.delivery.redacting import Redacting
 from aioaudit.events import Outcome, SignalSent, TaskCancel, TaskDone, TaskUncancel
 from aioaudit.findings.rules import Rules
 from aioaudit.identity import Run
-from aioaudit.recognisers import loops, registry, stdlib
+from aioaudit.recognisers import loops, losses, registry, stdlib
 from aioaudit.recognisers.uncancels import OWN_ONLY, SCOPES, asked_since
 from aioaudit.recorder.inquiry import Inquiry
 from aioaudit.recorder.notes import Notes
@@ -87,6 +87,7 @@ class Recorder:
         self._made_by_signal: dict[int, tuple[int, Handoff]] = {}
         """By thread: the number of the task that a signal's handler is just making in it."""
         self.state.creation_sites.find_signal = self._find_signal
+        self.state.waits.find_lost = losses.lost_with
         self.look_for_libraries: Callable[[], None] = lambda: None
         self.watcher = Watcher(self.state, self.sender, self.rules)
         self.catch_up: Callable[[Any], None] = lambda _loop: None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from aioaudit.state.places import reference
 from aioaudit.weak import WeakIdMap, dropping
 
 if TYPE_CHECKING:
+    from aioaudit.addresses import Connection
     from aioaudit.chain.links import Link
     from aioaudit.state.cancellations import Cancellations
     from aioaudit.state.failures import Failures
@@ -35,13 +36,13 @@ _NEXT = 1.0
 class Wait:
     """An ``asyncio.wait()`` that comes back because of how one of its tasks ended.
 
-    ``name`` is that task's, ``how`` what became of it in words, ``origin`` and ``request`` as in
-    `Cause`.  The task itself is not kept: the program may let it go at once.
+    ``name`` is that task's, ``how`` what became of it in words, ``origin``, ``request`` and
+    ``connection`` as in `Cause`.  The task itself is not kept: the program may let it go at once.
     """
 
     __slots__ = (
         *("_clear", "_first", "_members", "asked", "how", "name"),
-        *("origin", "request", "waiter", "waits"),
+        *("connection", "origin", "request", "waiter", "waits"),
     )
 
     def __init__(self, waits: Any, members: Iterable[Any], *, first: bool) -> None:
@@ -52,6 +53,7 @@ class Wait:
         self.name = self.how = ""
         self.origin: Link | None = None
         self.request: Request | None = None
+        self.connection: Connection | None = None
         self._members = {id(each): reference(each) for each in members}
         self._first = first
         self._clear: bool | None = None
@@ -87,6 +89,8 @@ class Waits:
         self._failures = failures
         self._cancellations = cancellations
         self._doubts: dict[int, Wait] = cancellations.doubts
+        self.find_lost: Callable[[BaseException], Connection | None] = lambda _error: None
+        """Says of which connection, whose peer went away, an error tells."""
         self._asked: WeakIdMap[Wait] = WeakIdMap()
         """By the task that waited: because of which it has cancelled others last."""
 
@@ -118,6 +122,7 @@ class Waits:
             else:
                 note.how = "had failed"
                 note.origin, note.request = self._failures.of(task, error)
+                note.connection = self.find_lost(error) if note.request is None else None
             note.waiter = dropping(waiter, self._doubts, id(waiter))
             self._doubts[id(waiter)] = note
 

@@ -169,3 +169,24 @@ def test_a_call_that_its_channel_ends_names_the_line_that_closes_it(
         {"what": "cancelled", "name": "closed call", **said},
         {"what": "called", **said},
     ]
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+def test_a_client_in_the_span_that_sent_the_call_is_joined_by_it(
+    audited_python: str, tmp_path: Path, kind: str
+) -> None:
+    """By the connection it is not: that belongs to grpc, and stays open."""
+    pytest.importorskip("opentelemetry.sdk.trace")
+    program, log = PROGRAM.with_name("grpc_traced.py"), tmp_path / "log.jsonl"
+    done = subprocess.run(
+        [audited_python, str(program), kind],
+        env=clean_environ(AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH=str(log), GRPC_VERBOSITY="NONE"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"connection.close"' not in log.read_text()
+    [answer] = aioaudit.load(str(log)).why("handler")
+    assert "probably because its client left: " in answer.summary
+    assert links(answer, program)[-1].items() >= {"what": "called", "at": "cancels"}.items()

@@ -18,6 +18,7 @@ from aioaudit.recognisers.losses import lost_with
 from aioaudit.trail import Trail
 from tests.loops import every_loop
 from tests.recognising import hang
+from tests.referee import DELIVERIES_ARE_SEEN
 from tests.waiting import PATIENCE
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -62,6 +63,23 @@ class ByStreams(Server):
 
     async def read(self, reader: asyncio.StreamReader) -> None:
         await reader.readexactly(1000)
+
+
+class ByWaiting(ByStreams):
+    """The same without a group: what is left of two tasks is cancelled."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks = [
+            asyncio.create_task(self.work(), name="work"),
+            asyncio.create_task(self.read(reader), name="read"),
+        ]
+        _, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in left:
+            each.cancel()
+        await asyncio.wait(tasks)
+        tasks[1].exception()
+        writer.close()
+        self.over.set()
 
 
 class ByProtocol(Server):
@@ -132,7 +150,7 @@ def kind_of_loop() -> str:
 
 @every_loop
 @pytest.mark.parametrize("leave", [close, reset])
-@pytest.mark.parametrize("make", [ByStreams, ByProtocol])
+@pytest.mark.parametrize("make", [ByStreams, ByWaiting, ByProtocol])
 def test_a_task_that_its_servers_loss_of_a_client_ends_leads_to_what_cancelled_the_client(
     run: Any, tmp_path: Path, make: Any, leave: Any
 ) -> None:
@@ -144,14 +162,16 @@ def test_a_task_that_its_servers_loss_of_a_client_ends_leads_to_what_cancelled_t
     with aioaudit.enable("jsonl", jsonl_path=log):
         loop = run(main())
     [answer] = aioaudit.load(log).why("work")
-    if make is ByProtocol and loop == "uvloop":  # whose protocols are called by no frame that tells
+    # Its protocols are called by no frame that tells, and before 3.12 it does not show who woke up.
+    unseen = (ByProtocol,) if DELIVERIES_ARE_SEEN else (ByProtocol, ByWaiting)
+    if loop == "uvloop" and make in unseen:
         assert (answer.root.what, answer.root.reason) == ("called", "explicit")
         return
     assert (answer.root.what, answer.root.seconds) == ("deadline", 0.01)
     assert " was cancelled, probably because its peer left: " in answer.summary
     assert "since the timeout of 0.01 s at " in answer.summary
     own, _ = by_process(answer.chain)
-    assert own[-1].what == ("failed" if make is ByStreams else "called")
+    assert own[-1].what == ("called" if make is ByProtocol else "failed")
 
 
 def test_an_error_that_whoever_runs_the_loop_handles_changes_nothing() -> None:
