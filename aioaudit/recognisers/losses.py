@@ -17,9 +17,10 @@ from typing import Any
 from aioaudit.addresses import Connection, of_transport
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.transports import LOSS, TELLS_LOSS, transport_of
-from aioaudit.recognisers.registry import find_loss
+from aioaudit.recognisers.registry import find_loss, say_failed
 from aioaudit.stack.frames import local
 from aioaudit.state.verdict import leading_to
+from aioaudit.text import describe
 from aioaudit.weak import WeakIdMap
 
 _RESETS = (ConnectionResetError, BrokenPipeError)
@@ -48,19 +49,21 @@ def lost_with(error: BaseException) -> Connection | None:
 
     Never raises: what is looked at is the program's.
     """
-    while isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) != 1:
-            return None
-        error = error.exceptions[0]
     kind = type(error)
     try:
+        while isinstance(error, BaseExceptionGroup):
+            if len(error.exceptions) != 1:
+                return None
+            error = error.exceptions[0]
+            kind = type(error)
         explain = find_loss(kind.__module__, kind.__qualname__)
         if explain is None and kind is not IncompleteReadError and kind not in _RESETS:
             return None
         if any(isinstance(each, CancelledError) for each in leading_to(error)):
             return None  # it came of the cancellation that the task was handling
         return _of_stream(error) if explain is None else explain(error)
-    except Exception:  # noqa: BLE001 - attributes of another version, or of a stranger's class, may be any
+    except Exception as fault:  # noqa: BLE001 - attributes of another version, or of a stranger's class, may be any
+        say_failed(f"{kind!r}", f"its connection is not told: {describe(fault)}")
         return None
 
 

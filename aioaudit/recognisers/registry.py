@@ -283,7 +283,7 @@ def loaded(point: EntryPoint) -> Tables:
 
 
 _failed: set[str] = set()
-"""The functions whose recogniser has failed, and was named for it."""
+"""The functions, and classes of errors, whose recogniser has failed, and was named for it."""
 
 
 def ask(explain: Explain, site: str, frame: FrameType, call: Any) -> Cause | None:
@@ -294,7 +294,12 @@ def ask(explain: Explain, site: str, frame: FrameType, call: Any) -> Cause | Non
             return cause
         raise TypeError(f"a Cause or None was expected, not {cause!r}")
     except Exception as error:  # noqa: BLE001 - the locals of another version may be any
-        if site not in _failed:
-            _failed.add(site)
-            say(f"the recogniser of {site} failed, its call is told unexplained: {describe(error)}")
+        say_failed(site, f"its call is told unexplained: {describe(error)}")
         return None
+
+
+def say_failed(site: str, words: str) -> None:
+    """Say once that what we have for *site* has failed, and in *words* what that means."""
+    if site not in _failed:
+        _failed.add(site)
+        say(f"the recogniser of {site} failed, {words}")

@@ -843,7 +843,7 @@ with aioaudit.recording() as trail:
     asyncio.run(main())
     import aiotools.taskscope, aiotools.timeouts  # the others that are waited for
     import PySide6.QtAsyncio.tasks
-    import aiohttp.web_protocol, opentelemetry.context
+    import aiohttp.web_protocol, opentelemetry.context, websockets.protocol
     # An old OpenTelemetry imports importlib_metadata, which has one of its own.
     more = [type(each).__module__ for each in sys.meta_path if each not in finders]
     assert more in ([], ["importlib_metadata"])
@@ -868,6 +868,7 @@ def test_anyio_may_be_imported_after_auditing_began(
     run_python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     pytest.importorskip("aiohttp")
+    pytest.importorskip("websockets")
     # As much of Qt's as is waited for: the real thing is large.
     package = tmp_path / "PySide6" / "QtAsyncio"
     package.mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 import aioaudit
 from aioaudit.chain.summary import by_process
 from aioaudit.events import TaskCancel
+from aioaudit.recognisers import losses
 from aioaudit.recognisers.losses import lost_with
 from aioaudit.trail import Trail
 from tests.loops import every_loop
@@ -302,3 +303,22 @@ def test_a_stream_without_a_connection_tells_of_none() -> None:
         return caught.value
 
     assert lost_with(asyncio.run(main())) is None
+
+
+def test_a_recogniser_that_fails_is_said_once_and_tells_of_no_connection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class LostError(Exception):
+        pass
+
+    def fails(_error: BaseException) -> None:
+        raise LookupError("no such attribute")
+
+    monkeypatch.setattr(losses, "find_loss", lambda *_: fails)
+    assert (
+        losses.lost_with(LostError())
+        is losses.lost_with(ExceptionGroup("one", [LostError()]))
+        is None
+    )
+    said = capsys.readouterr().err
+    assert said.count("its connection is not told: LookupError: no such attribute") == 1
