@@ -177,16 +177,24 @@ def back(request: R, cause: Callable[[R], R | None]) -> Iterator[R]:
         step = cause(step)
 
 
+SHORT = 16
+"""Steps of a chain that is made again at little cost."""
+
+MOST_NEAR = 1_000
+"""Short chains that are at hand."""
+
+
 class Chain:
     """A chain that shares its end with all those that lead into it.
 
-    ``length`` counts its steps, ``root`` is the last of them, ``last_request`` the last request
+    ``number`` is the same if it is made again.  ``length`` counts its steps, ``root`` is the last of them, ``last_request`` the last request
     that is known; ``inferred_request`` is one that was concluded rather than seen, if there is any.
     """
 
-    __slots__ = ("inferred_request", "last_request", "length", "rest", "root", "step")
+    __slots__ = ("inferred_request", "last_request", "length", "number", "rest", "root", "step")
 
-    def __init__(self, step: Step, rest: Chain | None) -> None:
+    def __init__(self, number: int, step: Step, rest: Chain | None) -> None:
+        self.number = number
         self.step = step
         self.rest = rest
         here = step.request
@@ -218,9 +226,9 @@ class Chain:
 
 
 class Chains(Generic[R]):
-    """The chains of many requests, each step made once for all of them.
+    """The chains of many requests, each step of a long one made once for all of them.
 
-    This is the walk from a request to its root: of a log and of what is in memory alike.
+    A million may be short, and lie far apart: of those some are at hand.  This is the walk from a request to its root: of a log and of what is in memory alike.
 
     Args:
         reading: How the requests are read.
@@ -229,32 +237,41 @@ class Chains(Generic[R]):
     def __init__(self, reading: Reading[R]) -> None:
         self._reading = reading
         self._known: dict[tuple[int, bool], Chain] = {}
+        self._near: dict[tuple[int, bool], Chain] = {}
 
     def clear(self) -> None:
         """Forget them: the requests have changed."""
         self._known.clear()
+        self._near.clear()
 
     def of(self, request: R) -> Chain:
         """The chain from *request* to its root cause."""
         reading = self._reading
-        known = self._known
+        known, near = self._known, self._near
         path: dict[int, tuple[R, Link | None, bool]] = {}
         shown = True  # whether the step's own link is to be told
         rest: Chain | None = None
+        circle = False
         # Forth, as far as nothing is known yet.
         for step in back(request, reading.cause):
             key = reading.key(step)
-            rest = known.get((key, shown))
-            if rest is not None or key in path:  # a circle: it ends as if this was missing
+            rest = known.get((key, shown)) or near.get((key, shown))
+            circle = rest is None and key in path  # it ends as if this was missing
+            if circle or rest is not None:
                 break
             origin = reading.origin(step)
             path[key] = step, origin, shown
             # The origin tells the step to the cause better than the cause's own link.
             shown = origin is None
         # And back: each step is put before what follows it.
+        made: dict[tuple[int, bool], Chain] = {}
         for key, (each, origin, own) in reversed(path.items()):
-            rest = known[key, own] = self._before(rest, each, origin, own)
+            rest = made[key, own] = self._before(rest, each, origin, own)
         assert rest is not None
+        if len(near) > MOST_NEAR:
+            near.clear()
+        # Where a circle ends depends on where it was entered: that is said once for all.
+        (known if circle or rest.length > SHORT else near).update(made)
         return rest
 
     def _before(self, rest: Chain | None, request: R, origin: Link | None, shown: bool) -> Chain:
@@ -262,17 +279,18 @@ class Chains(Generic[R]):
         event = self._reading.event(request)
         lost = self._reading.missing(request) if rest is None else None
         own = Step(own_link(event), event, True)
+        number = 6 * self._reading.key(request) + 3 * shown
         if origin is not None:
             if lost is not None:
                 gap = Link(what="cancelled", reason="unknown", detail=missing(lost))
-                rest = Chain(Step(gap, None, False), None)
-            rest = Chain(Step(origin, event, False), rest)
-            return Chain(own, rest) if shown else rest
+                rest = Chain(number + 2, Step(gap, None, False), None)
+            rest = Chain(number + 1, Step(origin, event, False), rest)
+            return Chain(number, own, rest) if shown else rest
         if rest is None:  # knowledge ends at this request, so it has to be seen
             if lost is not None:
                 own = Step(_ends(own.link, lost), event, True)
-            return Chain(own, None)
-        return Chain(own, rest) if shown else rest
+            return Chain(number, own, None)
+        return Chain(number, own, rest) if shown else rest
 
 
 def missing(seq: int) -> str:

@@ -553,7 +553,8 @@ class _Folding:
         self._show = show
         self._folds: list[_Fold] = []
         self._by_key: dict[tuple[int, _Key], _Fold] = {}
-        self._of: dict[Chain, _Fold] = {}
+        self._of: dict[int, _Fold] = {}
+        """By the number of the chain that begins there."""
         self._concluded = {
             case.request.seq
             for case in cases
@@ -582,14 +583,14 @@ class _Folding:
         """The box of the first step of *chain*, and those of all steps behind it."""
         way: list[Chain] = []
         here: Chain | None = chain
-        while here is not None and here not in self._of:
+        while here is not None and here.number not in self._of:
             way.append(here)
             here = here.rest
-        fold = None if here is None else self._of[here]
+        fold = None if here is None else self._of[here.number]
         for each in reversed(way):
             if fold is None and each.step.link.what == "cancelled":
                 fold = self._unknown(each.step, case)
-            fold = self._of[each] = self._below(fold, each.step, case)
+            fold = self._of[each.number] = self._below(fold, each.step, case)
         assert fold is not None
         return fold
 
@@ -760,21 +761,6 @@ class _Folding:
                 message=request.message if alike["message"] else None,
             )
         else:
-            case = _renamed(case)
+            case = case.unnamed()
             link = msgspec.structs.replace(link, task=case.task)
         return Step(link, request, step.own, step.concluded), case
-
-
-def _renamed(case: Case) -> Case:
-    """*case* without the task's own name: what is said of several."""
-    return Case(
-        run=case.run,
-        task=case.task,
-        name="",
-        coro=case.coro,
-        outcome=case.outcome,
-        cancel_outcome=case.cancel_outcome,
-        request=case.request,
-        lost=case.lost,
-        end=case.end,
-    )

@@ -183,13 +183,13 @@ class Text:
         rest: list[Case] = []
         for case in cases:
             (incidents if housekeeping(case) is None else rest).append(case)
-        names = Counter(case.name for case in cases)
-        shown = by_cause(incidents)
+        shown, hidden = by_cause(incidents), by_cause(rest)
+        named = {row.first.name for rows in (shown, hidden) for row in rows[:MOST_ROWS]}
+        names = Counter(name for case in cases if (name := case.name) in named)
         self._line(headline(incidents, shown), "bold")
         if shown:
             print_line()
             self._rows(shown, names)
-        hidden = by_cause(rest)
         if hidden:
             print_line()
             self._line(housekeeping_line(rest) + ("" if show_all else "; --all shows it"))

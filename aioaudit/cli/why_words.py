@@ -282,7 +282,7 @@ def ending(case: Case, show: Show) -> list[str]:
 
 def _absorbed_at(case: Case, show: Show) -> str:
     after = -1 if case.request is None else case.request.seq
-    for event in sorted(case.run.uncancels.get(case.task, []), key=lambda event: event.seq):
+    for event in sorted(case.run.uncancels_of(case.task), key=lambda event: event.seq):
         if event.seq > after and event.remaining == 0 and event.at is not None:
             return f" with uncancel() at {escape_unprintable(show(event.at))}"
     return " with uncancel()"

@@ -95,7 +95,7 @@ def may_be_housekeeping(root: Link, last: RequestEvent) -> bool:
     return root.what == "called" and last.reason == "explicit" and _cleans_up(last)
 
 
-def _closely(case: Case) -> tuple[object, ...]:
+def _closely(case: Case) -> tuple[Link, *tuple[int | None, ...]]:
     """The same, where a loop's callback that called counts for each of its calls.
 
     Ten peers leave at the same line of the same library, and only one was waited for.
@@ -123,8 +123,11 @@ def _housekeeping_of(run: LoggedRun) -> dict[int, str]:
         each.task for each in run.findings if each.severity == "finding" and each.kind != "slow"
     }
     incidents: dict[tuple[object, ...], list[Case]] = {}
+    roots: dict[Link, Link] = {}
     for case in run.cases():
-        incidents.setdefault(_closely(case), []).append(case)
+        root, *more = _closely(case)
+        # A million may have the same root: it is kept once.
+        incidents.setdefault((roots.setdefault(root, root), *more), []).append(case)
     kinds: dict[int, str] = {}
     cleanups: list[list[Case]] = []
     for cases in incidents.values():
@@ -268,9 +271,8 @@ def _is_over(run: LoggedRun, case: Case) -> bool:
 
     The answer is about one of them; what another one did must not be hidden with it.
     """
-    others = [
-        each for each in run.requests_to(case.task) if each.accepted and each is not case.request
-    ]
+    seq = None if case.request is None else case.request.seq
+    others = [each for each in run.requests_to(case.task) if each.accepted and each.seq != seq]
     back = run.taken_back(case.task) if others else {}
     for request in others:
         if request.seq not in back and request.behind is None:

@@ -48,6 +48,7 @@ from aioaudit.events import (
 from aioaudit.findings.catalogue import SWALLOWED
 from aioaudit.log.joining import Close, Host, Joined, Loss, Match, join
 from aioaudit.log.numbers import Numbers, pairs
+from aioaudit.log.packing import Kept, Packed, Shapes
 from aioaudit.log.parsing import MOST_PROBLEMS
 from aioaudit.log.requests import summarise_requests, taken_back, to_obey
 from aioaudit.log.thinning import Making, RunPart, just_returned, making_of
@@ -111,17 +112,24 @@ class LoggedRun:
         forgets: Whether of tasks that returned, and that nothing happened to, only that is kept.
             That gives the same answers if the lines are in order; if not, ``missed`` says so.
         asked: The name of a task that is not forgotten.
+        shapes: What its events have in common with those of other runs.
     """
 
     def __init__(  # noqa: PLR0915 - it says of each attribute what it is
-        self, run: str, pid: int, *, forgets: bool = False, asked: str | None = None
+        self,
+        run: str,
+        pid: int,
+        *,
+        forgets: bool = False,
+        asked: str | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.id = run
         self.pid = pid
         self._forgets = forgets
         self._asked = asked
         self._forgotten = Numbers()
-        self._touched: set[int] = set()
+        self._touched = Numbers()
         self._lines = Numbers()
         self._end = -1
         self.clock: Clock | None = None
@@ -130,15 +138,16 @@ class LoggedRun:
         """Whether a line has to do with a task that was forgotten before."""
         self.start: ProcessStart | None = None
         self.ended = ""
-        self.requests: dict[int, RequestEvent] = {}
-        self.uncancels: dict[int, list[TaskUncancel]] = {}
-        self.ends: dict[int, TaskDone] = {}
+        self._shapes = Shapes() if shapes is None else shapes
+        self.requests = Packed[RequestEvent](self._shapes, run)
+        self._uncancels: dict[int, list[Kept[TaskUncancel]]] = {}
+        self.ends = Packed[TaskDone](self._shapes, run)
         self.closes: dict[int, ConnectionClose] = {}
         """The connections that were closed because of a request, by ``seq``."""
-        self.lost_peers: list[RequestEvent] = []
-        """The requests that were made because a peer went away, where both addresses are told."""
-        self.sent_from: list[TaskCancel] = []
-        """The requests to tasks that worked for a request which a span of another process had sent."""
+        self.lost_peers: list[int] = []
+        """By ``seq``: those that were made because a peer went away, where both addresses are told."""
+        self.sent_from: list[int] = []
+        """The same: to tasks that worked for a request which a span of another process had sent."""
         self.findings: list[Finding] = []
         self.found: dict[int, list[Finding]] = {}
         """The same, by task."""
@@ -158,7 +167,7 @@ class LoggedRun:
         self.living: dict[int, Making] = {}
         """The tasks that were made or found, and of whose end no line tells."""
         self.makers: dict[int, Maker] = {}
-        """Who made those that ended otherwise than by just returning, where that is told."""
+        """Who made those that ended otherwise than by just returning, if ``ends`` does not tell it."""
         self.last_made: dict[int, int] = {}
         """The ``seq`` of the last making of a task, by who made it."""
         self.chains = Chains[RequestEvent](LogReading(self.resolve))
@@ -200,8 +209,8 @@ class LoggedRun:
 
     def losses(self) -> Iterator[Loss]:
         """The peers that went away, each as a task that was asked to cancel tells it."""
-        awaited = self._awaited_by(self.lost_peers)
-        for request in self.lost_peers:
+        awaited = self._awaited_by(self.requests[seq] for seq in self.lost_peers)
+        for request in (self.requests[seq] for seq in self.lost_peers):
             since = self._all_there(request, awaited)
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
@@ -230,7 +239,7 @@ class LoggedRun:
     def clients_left(self) -> Iterator[Left]:
         """The clients that left, where it is told in which trace they were, and in which span."""
         senders: dict[int, set[Span]] = {}
-        for request in self.sent_from:
+        for request in (self.requests[seq] for seq in self.sent_from):
             last = self.chains.of(request).last_request
             if last is not None and last.reason == "disconnect":
                 sender = request.trace_id or "", request.parent_span_id or ""
@@ -288,7 +297,7 @@ class LoggedRun:
 
     def requests_to(self, task: int) -> list[TaskCancel]:
         """The requests made to *task*, accepted or not, in order."""
-        return self._indexed().by_task.get(task, [])
+        return [cast(TaskCancel, self.requests[seq]) for seq in self._indexed().asked(task)]
 
     def cancelled_tasks(self) -> Iterator[int]:
         """The tasks that ended cancelled or accepted a request, each once."""
@@ -306,41 +315,39 @@ class LoggedRun:
     def case(self, task: int) -> Case | None:
         """What is known of *task*'s cancellation; None if it had none."""
         end = self.ends.get(task)
-        asked = self.requests_to(task)
-        accepted = [request for request in asked if request.accepted]
-        request: RequestEvent | None = None
+        request: int | None = None
         lost: int | None = None
         if end is not None and end.cancel is not None:
-            request = self.requests.get(end.cancel)
-            lost = end.cancel if request is None else None
+            if end.cancel in self.requests:
+                request = end.cancel
+            else:
+                lost = end.cancel
         elif end is not None and end.cancel_outcome is not None:
             pass  # it was cancelled and nobody saw by what
         else:
             lives = end is None and not self.has_returned(task)
             waited = self._waited(task) if lives else []
             absorbed = self.taken_back(task)
-            request = to_obey(accepted, absorbed, waited, full=self.uncancels_told)
-            if request is None:
+            accepted = [request for request in self.requests_to(task) if request.accepted]
+            obeyed = to_obey(accepted, absorbed, waited, full=self.uncancels_told)
+            if obeyed is None:
                 return None
-        name, coro = self._names(task, asked)
+            request = obeyed.seq
         cancel_outcome: str | None = end.cancel_outcome if end is not None else None
         outcome: AnswerOutcome = "pending"
         if end is not None and end.outcome != "destroyed":
             outcome = end.outcome
         elif end is None and self.has_returned(task):
             outcome = "returned"
-        elif end is None and request is not None and request.seq in self.taken_back(task):
+        elif end is None and request is not None and request in self.taken_back(task):
             cancel_outcome = "absorbed"
         return Case(
             run=self,
             task=task,
-            name=name,
-            coro=coro,
             outcome=outcome,
             cancel_outcome=cancel_outcome,
             request=request,
             lost=lost,
-            end=end,
         )
 
     def findings_of(self, task: int) -> list[Finding]:
@@ -351,7 +358,7 @@ class LoggedRun:
         """The last known name of *task*, None if no line is about it."""
         if task in self.returned:
             return self.returned[task]
-        name = self._names(task, self.requests_to(task))[0]
+        name = self.names_of(task)[0]
         return name if name or self.knows(task) else None
 
     def knows(self, task: int) -> bool:
@@ -371,22 +378,29 @@ class LoggedRun:
     def _others(self) -> tuple[Collection[int], ...]:
         """Every collection of task ids but the one of the tasks that just returned."""
         index = self._indexed()
-        return self.living, self.ends, index.by_task, index.by_waiter, self.uncancels
+        return self.living, self.ends, index.by_task, index.by_waiter, self._uncancels
 
     def _waited(self, task: int) -> list[FutureCancel]:
         """The cancelled futures that *task* was waiting for, in order."""
-        return self._indexed().by_waiter.get(task, [])
+        return [cast(FutureCancel, self.requests[seq]) for seq in self._indexed().awaited(task)]
 
     def taken_back(self, task: int) -> dict[int, str | None]:
         """By ``seq``, the requests to *task* that were taken back, in order."""
-        return taken_back(self.requests_to(task), self.uncancels.get(task, []))
+        return taken_back(self.requests_to(task), self.uncancels_of(task))
 
-    def _names(self, task: int, asked: list[TaskCancel]) -> tuple[str, str]:
+    def uncancels_of(self, task: int) -> list[TaskUncancel]:
+        """The calls of ``uncancel()`` of *task*, as they came."""
+        return [self._shapes.unpack(each, self.id) for each in self._uncancels.get(task, ())]
+
+    def names_of(self, task: int) -> tuple[str, str]:
         """The last name of *task* and its coroutine, empty where no line says."""
         end = self.ends.get(task)
         if end is not None:
             return end.name, end.coro
-        named: list[TaskCancel | TaskUncancel] = [*asked, *self.uncancels.get(task, [])]
+        named: list[TaskCancel | TaskUncancel] = [
+            *self.requests_to(task),
+            *self.uncancels_of(task),
+        ]
         if named:
             last = max(named, key=lambda event: event.seq)
             return self.returned.get(task, last.name), last.coro
@@ -404,10 +418,10 @@ class LoggedRun:
             for seq in sorted(self.requests):
                 request = self.requests[seq]
                 if isinstance(request, TaskCancel):
-                    self._index.by_task.setdefault(request.task, []).append(request)
+                    _add(self._index.by_task, request.task, seq)
                 else:
                     for waiter in request.waiters:
-                        self._index.by_waiter.setdefault(waiter, []).append(request)
+                        _add(self._index.by_waiter, waiter, seq)
         return self._index
 
     def add_making(self, made: TaskCreate | TaskFound) -> None:
@@ -433,13 +447,17 @@ class LoggedRun:
     def maker_of(self, task: int) -> Maker | None:
         """Who made *task*, unless it just returned; None where no line says so."""
         maker = self.makers.get(task)
+        if maker is None and (told := self.ends.told_with(task)):
+            maker = Maker(*told)
         made = self.living.get(task) if maker is None else None
         return maker if made is None or made.found else _maker_of(made)
 
     def all_makers(self) -> Iterator[tuple[int, Maker]]:
         """The same, of all tasks of which it is known."""
-        yield from ((each.task, _maker_of(each)) for each in self.living.values() if not each.found)
-        yield from self.makers.items()
+        for task in {**self.living, **self.makers, **dict.fromkeys(self.ends)}:
+            maker = self.maker_of(task)
+            if maker is not None:
+                yield task, maker
 
     def _add_made(self, parent: int, seq: int) -> None:
         self.last_made[parent] = max(self.last_made.get(parent, 0), seq)
@@ -448,10 +466,7 @@ class LoggedRun:
         """Keep how a task ended, or that it just returned."""
         task = done.task
         if not just_returned(done):
-            made = self.living.pop(task, None)
-            if made is not None and not made.found:
-                self.makers[task] = _maker_of(made)
-            self.ends[task] = done
+            self._end_of(done)
             return
         self._unmake(task)
         if self._forgets and task not in self._touched and done.name != self._asked:
@@ -460,10 +475,25 @@ class LoggedRun:
         else:
             self.returned[task] = done.name
 
+    def _end_of(self, done: TaskDone) -> None:
+        """Keep how a task ended that did not just return, and who had made it."""
+        task = done.task
+        maker = self.maker_of(task)
+        self.living.pop(task, None)
+        self.last_made.pop(task, None)  # is asked for of those that just returned
+        if maker is None:
+            self.ends[task] = done
+        elif self.ends.put(task, done, (maker.function, maker.main), (maker.task,)):
+            self.makers.pop(task, None)
+        else:
+            self.makers[task] = maker
+
     def _unmake(self, task: int) -> None:
         """Keep no more of the making of *task*, which just returned."""
         self.living.pop(task, None)
         self.makers.pop(task, None)
+        if task in self.ends:  # of a log that was tampered with
+            self.ends[task] = self.ends[task]
 
     def add_part(self, part: RunPart) -> int:
         """Keep what answers need of the lines that are not there one by one.
@@ -495,6 +525,11 @@ class LoggedRun:
         self._seen.add(event.seq)
         return not seen
 
+    def add_uncancel(self, absorbed: TaskUncancel) -> None:
+        """Keep a call of ``uncancel()``, which was not there before."""
+        packed = self._shapes.pack(absorbed)
+        self._uncancels.setdefault(absorbed.task, []).append(packed)
+
     def add_start(self, start: ProcessStart) -> None:
         """Keep what frames the log; a rotated file repeats it."""
         self.pid = start.pid
@@ -523,13 +558,13 @@ class LoggedRun:
         if self._forgets:
             self._touch(request)
         if request.peer is not None and request.seq not in self.requests:
-            self.lost_peers.append(request)
+            self.lost_peers.append(request.seq)
         if (
             isinstance(request, TaskCancel)
             and request.parent_span_id is not None
             and request.seq not in self.requests
         ):
-            self.sent_from.append(request)
+            self.sent_from.append(request.seq)
         self.requests[request.seq] = request
         self._index = None
         self.chains.clear()
@@ -543,7 +578,8 @@ class LoggedRun:
             touched.append(request.task)
         if request.by is not None:
             touched.append(request.by)
-        self._touched.update(touched)
+        for task in touched:
+            self._touched.add(task)
         self.missed = self.missed or any(task in self._forgotten for task in touched)
 
 
@@ -596,54 +632,100 @@ class Further(msgspec.Struct, frozen=True):
 
 
 class _Index:
-    """Requests in order by the task they were made to, or that waited for their future."""
+    """Requests in order by the task they were made to, or that waited for their future.
+
+    Each by its ``seq``: most tasks have one, which takes no list.
+    """
 
     def __init__(self) -> None:
-        self.by_task: dict[int, list[TaskCancel]] = {}
-        self.by_waiter: dict[int, list[FutureCancel]] = {}
+        self.by_task: dict[int, int | list[int]] = {}
+        self.by_waiter: dict[int, int | list[int]] = {}
+
+    def asked(self, task: int) -> list[int]:
+        """The requests made to *task*."""
+        return _listed(self.by_task.get(task))
+
+    def awaited(self, task: int) -> list[int]:
+        """The requests made to futures that *task* awaited."""
+        return _listed(self.by_waiter.get(task))
+
+
+def _add(index: dict[int, int | list[int]], task: int, seq: int) -> None:
+    known = index.get(task)
+    if known is None:
+        index[task] = seq
+    elif isinstance(known, int):
+        index[task] = [known, seq]
+    else:
+        known.append(seq)
+
+
+def _listed(found: int | list[int] | None) -> list[int]:
+    if found is None:
+        return []
+    return [found] if isinstance(found, int) else found
 
 
 class Case:
     """One cancelled task of one run: the answer, and the events it was made from.
 
-    ``request`` is the request that the task obeyed (None if its line is not
-    there; ``lost`` is its ``seq`` then, if known), ``end`` the event of its end.
+    There may be a million of them, so that of the events it has the numbers.  ``request`` is the ``seq``
+    of the request that the task obeyed (None if its line is not there; ``lost`` is its ``seq`` then,
+    if known), ``name`` is what it is called if not as the log says.
     """
 
-    __slots__ = (
-        "cancel_outcome",
-        "coro",
-        "end",
-        "lost",
-        "name",
-        "outcome",
-        "request",
-        "run",
-        "task",
-    )
+    __slots__ = ("_name", "_request", "cancel_outcome", "lost", "outcome", "run", "task")
 
     def __init__(
         self,
         *,
         run: LoggedRun,
         task: int,
-        name: str,
-        coro: str,
         outcome: AnswerOutcome,
         cancel_outcome: str | None,
-        request: RequestEvent | None,
+        request: int | None,
         lost: int | None,
-        end: TaskDone | None,
+        name: str | None = None,
     ) -> None:
         self.run = run
         self.task = task
-        self.name = name
-        self.coro = coro
         self.outcome: AnswerOutcome = outcome
         self.cancel_outcome = cancel_outcome
-        self.request = request
         self.lost = lost
-        self.end = end
+        self._request = request
+        self._name = name
+
+    def unnamed(self) -> Case:
+        """The same without the task's own name: what is said of several."""
+        return Case(
+            run=self.run,
+            task=self.task,
+            outcome=self.outcome,
+            cancel_outcome=self.cancel_outcome,
+            request=self._request,
+            lost=self.lost,
+            name="",
+        )
+
+    @property
+    def name(self) -> str:
+        """The task's last name, empty where no line says."""
+        return self.run.names_of(self.task)[0] if self._name is None else self._name
+
+    @property
+    def coro(self) -> str:
+        """Its coroutine, empty where no line says."""
+        return self.run.names_of(self.task)[1]
+
+    @property
+    def request(self) -> RequestEvent | None:
+        """The request that the task obeyed."""
+        return None if self._request is None else self.run.requests[self._request]
+
+    @property
+    def end(self) -> TaskDone | None:
+        """The event of its end."""
+        return self.run.ends.get(self.task)
 
     @property
     def key(self) -> str:
@@ -718,7 +800,7 @@ class Case:
         if not any(request.seq != answered for request in made):
             return []
         became = cast(RequestFate, self.cancel_outcome or "pending")
-        return summarise_requests(made, self.run.uncancels.get(self.task, []), answered, became)
+        return summarise_requests(made, self.run.uncancels_of(self.task), answered, became)
 
     def root(self) -> Link:
         """The last link of the chain."""
@@ -786,6 +868,10 @@ class EventSink:
         """Note that *line* had the time *ts* of another zone, and is told in UTC."""
 
 
+_KEPT_WHOLE = frozenset({ConnectionClose, Finding, SignalSent})
+"""Kinds of events of which there may be many, and that are kept as they are."""
+
+
 class Store(EventSink):
     """The events of any number of runs, and the cases among them.
 
@@ -800,6 +886,7 @@ class Store(EventSink):
         self._forgets = forgets
         self._asked = asked
         self._texts: dict[str, str] = {}
+        self._shapes = Shapes()
         self._processes: _Started | None = None
         self._joined: Joined | None = None
         self._signals: dict[int, dict[tuple[str, int], SignalSent]] = {}
@@ -935,10 +1022,7 @@ class Store(EventSink):
                 self.set_back[part.run] = run.clock.back
         self.events += count
         for event in events:
-            if not (
-                isinstance(event, TaskCreate)
-                or (isinstance(event, TaskDone) and just_returned(event))
-            ):
+            if type(event) in _KEPT_WHOLE:
                 self._share_texts(event)
             self._keep(self.runs[event.run], event)
         texts = self._known_texts()
@@ -967,7 +1051,9 @@ class Store(EventSink):
     def _run(self, run: str, pid: int) -> LoggedRun:
         found = self.runs.get(run)
         if found is None:
-            found = LoggedRun(run, pid, forgets=self._forgets, asked=self._asked)
+            found = LoggedRun(
+                run, pid, forgets=self._forgets, asked=self._asked, shapes=self._shapes
+            )
             self.runs[run] = found
             self._by_pid.setdefault(pid, []).append(found)
         found.housekeeping = None
@@ -985,7 +1071,7 @@ class Store(EventSink):
         elif kind is TaskUncancel:
             absorbed = cast(TaskUncancel, event)
             if run.is_new(absorbed):
-                run.uncancels.setdefault(absorbed.task, []).append(absorbed)
+                run.add_uncancel(absorbed)
         elif kind is ConnectionClose:
             run.closes[event.seq] = cast(ConnectionClose, event)
         elif kind is Finding:
