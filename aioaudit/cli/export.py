@@ -234,7 +234,8 @@ class _SpanFile(_File):
     def can_begin_again(self) -> bool:
         """Whether what was written can be taken back."""
         path = Path(self._name)
-        return self._name != "-" and (path.is_file() or not path.exists())
+        with self._failing():
+            return self._name != "-" and (path.is_file() or not path.exists())
 
     def begin_again(self) -> None:
         """Take back what was written."""
