@@ -476,6 +476,12 @@ READS_EOF = Internal(
     "a connection is closed because its peer has closed it",
     "the same, where the peer did not reset it",
 )
+WROTE_EOF = Internal(
+    "_eof",
+    "asyncio.selector_events:_SelectorSocketTransport",
+    "this end has said that it sends nothing more",
+    "that a peer has not gone away by itself",
+)
 STREAM_TRANSPORT = Internal(
     "_transport",
     "asyncio:StreamReader",

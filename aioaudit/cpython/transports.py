@@ -22,6 +22,9 @@ _FOREIGN = ("UVBaseTransport", internals.SSL_TRANSPORT.name)
 TELLS_LOSS = f"{internals.SELECTOR_TRANSPORT.name}.{internals.CALLS_CONNECTION_LOST.name}"
 """The qualified name of the method that tells a protocol that its connection is lost..."""
 
+TELLING = internals.CALLS_CONNECTION_LOST.where.partition(":")[0]
+"""... its module..."""
+
 LOSS = "exc"
 """... and a variable of its: the error that ended it, None where it was closed, by either end."""
 
@@ -33,6 +36,11 @@ OVERRIDES_CLOSE = "_SelectorSocketTransport.close"
 
 transport_of: Callable[[Any], Any] = reader(internals.STREAM_TRANSPORT, asyncio.StreamReader)
 """The transport that a stream reads from, None where it has none, or `UNKNOWN`."""
+
+
+def wrote_eof(transport: Any) -> bool:
+    """Whether this end has said that it sends nothing more, as far as asyncio's transports tell."""
+    return bool(getattr(transport, internals.WROTE_EOF.name, False))
 
 
 def transport_classes() -> list[type[Any]]:

@@ -24,7 +24,7 @@ from aioaudit.cpython.frames import caller_of
 from aioaudit.cpython.tasks import current_task
 from aioaudit.cpython.transports import OVERRIDES_CLOSE, READS_EOF
 from aioaudit.events import ConnectionClose
-from aioaudit.recognisers.losses import closed_by_peer
+from aioaudit.recognisers import losses
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.frames import caller, frame_handling
 from aioaudit.state.requests import Request
@@ -52,9 +52,9 @@ class Closing:
                 error, frame = sys.exception(), caller_of()
                 if frame is not None and frame.f_code.co_qualname == OVERRIDES_CLOSE:
                     frame = caller_of(2)
-                if frame is not None and frame.f_code.co_qualname == READS_EOF:
-                    closed_by_peer[self_] = True
-                elif error is not None:
+                by_peer = frame is not None and frame.f_code.co_qualname == READS_EOF
+                losses.note_close(self_, by_peer=by_peer)
+                if error is not None and not by_peer:
                     self.look(self_, error, frame)
             except Exception as fault:  # noqa: BLE001 - an internal error must not keep a connection open
                 self._recorder.report_fault(fault)

@@ -9,14 +9,15 @@ Nothing is said where this end may have closed it: it hears of that by the same 
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import CancelledError, IncompleteReadError
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from aioaudit.addresses import Connection, of_transport
 from aioaudit.cpython.internals import UNKNOWN
-from aioaudit.cpython.transports import LOSS, TELLS_LOSS, transport_of
+from aioaudit.cpython.loops import RUNS_HANDLE
+from aioaudit.cpython.transports import LOSS, TELLING, TELLS_LOSS, transport_of, wrote_eof
 from aioaudit.recognisers.registry import find_loss, say_failed
 from aioaudit.stack.frames import local
 from aioaudit.state.verdict import leading_to
@@ -27,19 +28,32 @@ _RESETS = (ConnectionResetError, BrokenPipeError)
 _DEEP = 20
 """So many frames away from whoever calls ``cancel()`` it is looked for what told a protocol."""
 
-closed_by_peer: WeakIdMap[bool] = WeakIdMap()
-"""The transports that were closed because their peer had said that nothing more comes."""
+_closed_by_peer: WeakIdMap[bool] = WeakIdMap()
+"""Of transports that were closed: whether because their peer had said that nothing more comes."""
+
+
+def note_close(transport: Any, *, by_peer: bool) -> None:
+    """*transport* is about to be closed: what counts is who was the first."""
+    if transport not in _closed_by_peer and (by_peer or not transport.is_closing()):
+        with contextlib.suppress(TypeError):  # one that takes no weak references
+            _closed_by_peer[transport] = by_peer
+
+
+def _closed_here(transport: Any) -> bool:
+    """Whether this end closed it first, or said that it sends nothing more."""
+    return _closed_by_peer.get(transport) is False or wrote_eof(transport)
 
 
 def lost_in(frame: FrameType | None) -> Connection | None:
     """The connection whose peer went away, of which its protocol is just being told further out."""
     for _ in range(_DEEP):
-        if frame is None:
+        # What a loop runs inside of that call is not done because of it.
+        if frame is None or frame.f_code.co_qualname == RUNS_HANDLE:
             return None
-        if frame.f_code.co_qualname == TELLS_LOSS:
+        if frame.f_code.co_qualname == TELLS_LOSS and _is_in(frame, TELLING):
             transport, error = local(frame, "self"), local(frame, LOSS)
-            theirs = transport in closed_by_peer if error is None else type(error) in _RESETS
-            return of_transport(transport) if theirs else None
+            theirs = _closed_by_peer.get(transport) if error is None else type(error) in _RESETS
+            return of_transport(transport) if theirs and not _closed_here(transport) else None
         frame = frame.f_back
     return None
 
@@ -67,13 +81,23 @@ def lost_with(error: BaseException) -> Connection | None:
         return None
 
 
-def raised_in(error: BaseException, module: str) -> Iterator[tuple[FrameType, Any]]:
-    """The frames of functions in *module* that *error* went through, outwards in, each with its ``self``."""
+def _is_in(frame: FrameType, module: str) -> bool:
+    return bool(frame.f_globals.get("__name__") == module)
+
+
+def raised_in(error: BaseException, module: str) -> list[tuple[FrameType, Any]]:
+    """The frames of functions in *module* that *error* went through, each with its ``self``.
+
+    The innermost first, which is where it was raised: it may then have gone through another connection,
+    that sent what came by this one, or was given the error of it.
+    """
+    found: list[tuple[FrameType, Any]] = []
     step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_globals.get("__name__") == module:
-            yield step.tb_frame, local(step.tb_frame, "self")
+        if _is_in(step.tb_frame, module):
+            found.append((step.tb_frame, local(step.tb_frame, "self")))
         step = step.tb_next
+    return found[::-1]
 
 
 def _of_stream(error: BaseException) -> Connection | None:
@@ -82,10 +106,11 @@ def _of_stream(error: BaseException) -> Connection | None:
         name = frame.f_code.co_qualname
         if name.startswith("StreamReader."):
             transport = transport_of(stream)
-            # The end of data comes of a ``close()`` at this end, too; another error never does.
-            if transport in (None, UNKNOWN) or (
-                isinstance(error, IncompleteReadError) and transport.is_closing()
-            ):
+            if transport is None or transport is UNKNOWN or _closed_here(transport):
+                return None
+            # The end of data comes of a ``close()`` at this end, too.  What has been reset is closed at
+            # once: else the error was given to the stream by hand.
+            if transport.is_closing() is isinstance(error, IncompleteReadError):
                 return None
             return of_transport(transport)
     return None

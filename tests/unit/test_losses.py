@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ import pytest
 
 import aioaudit
 from aioaudit.chain.summary import by_process
+from aioaudit.cpython.transports import TELLS_LOSS
 from aioaudit.events import TaskCancel
 from aioaudit.recognisers import losses
 from aioaudit.recognisers.losses import lost_with
@@ -252,6 +254,147 @@ def test_who_closes_first_has_lost_nobody_though_the_peer_closes_a_moment_later(
         server = Closing()
         with aioaudit.recording() as trail:
             await ask(server, server.leave)
+        return trail
+
+    assert told(asyncio.run(main())) == {(None, None)}
+
+
+@every_loop
+def test_who_closes_before_all_is_sent_has_lost_nobody_though_the_peer_resets_it(run: Any) -> None:
+    async def closes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(20_000_000))
+        writer.close()
+        await hang()
+
+    class Closing(ByProtocol):
+        async def work(self) -> None:
+            self.transport.write(bytes(20_000_000))
+            self.transport.close()
+            await super().work()
+
+    async def main() -> list[set[tuple[Any, Any]]]:
+        found = []
+        for server in (ByStreams(closes), Closing()):
+            with aioaudit.recording() as trail:
+                await ask(server, reset)
+            found.append(told(trail))
+        return found
+
+    assert run(main()) == [{(None, None)}] * 2
+
+
+@pytest.mark.parametrize("leave", [close, reset])
+def test_who_says_first_that_nothing_more_comes_has_lost_nobody(leave: Any) -> None:
+    """The peer may have left because of that."""
+
+    async def says(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await hang()
+
+    class Saying(ByProtocol):
+        async def work(self) -> None:
+            self.transport.write_eof()
+            await super().work()
+
+    async def main() -> list[set[tuple[Any, Any]]]:
+        found = []
+        for server in (ByStreams(says), Saying()):
+            with aioaudit.recording() as trail:
+                await ask(server, leave)
+            found.append(told(trail))
+        return found
+
+    assert asyncio.run(main()) == [{(None, None)}] * 2
+
+
+@every_loop
+def test_an_error_that_a_stream_is_given_by_hand_tells_of_no_connection(run: Any) -> None:
+    async def gives(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        reader.set_exception(ConnectionResetError("by hand"))
+        await hang()
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            await ask(ByStreams(gives), lambda _: None)
+        return trail
+
+    assert told(run(main())) == {(None, None)}
+
+
+@every_loop
+def test_an_error_that_another_stream_is_given_tells_of_the_one_that_raised_it(run: Any) -> None:
+    async def main() -> tuple[Trail, Any]:
+        accepted: asyncio.Queue[Streams] = asyncio.Queue()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accepted.put((reader, writer))
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as listening:
+            address = listening.sockets[0].getsockname()
+            _, first = await asyncio.open_connection(*address)
+            reader, writer = await accepted.get()
+            _, second = await asyncio.open_connection(*address)
+            other, beside = await accepted.get()
+            names = [writer.get_extra_info(name) for name in ("sockname", "peername")]
+            first.close()
+            with pytest.raises(asyncio.IncompleteReadError) as caught:
+                await reader.readexactly(1)
+            other.set_exception(caught.value)
+            with aioaudit.recording() as trail, contextlib.suppress(ExceptionGroup):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(hang(), name="work")
+                    group.create_task(other.readexactly(1))
+            for each in (writer, second, beside):
+                each.close()
+        return trail, {tuple(f"{host}:{port}" for host, port in names)}
+
+    trail, expected = run(main())
+    assert told(trail) == expected
+
+
+def test_what_a_loop_runs_while_a_protocol_is_told_is_not_done_because_of_that() -> None:
+    """As with nest_asyncio, which lets a loop run inside of a call that it makes."""
+
+    class Nesting(ByProtocol):
+        async def listen(self) -> asyncio.Server:
+            server = self
+
+            class Connection(asyncio.Protocol):
+                def connection_made(self, _transport: Any) -> None:
+                    self.task = asyncio.create_task(server.work(), name="work")
+                    self.task.add_done_callback(lambda _: server.over.set())
+
+                def connection_lost(self, _error: Exception | None) -> None:
+                    run_inside(self.task.cancel)
+
+            def run_inside(cancel: Callable[[], object]) -> None:
+                loop = asyncio.get_running_loop()
+                asyncio.Handle(lambda: cancel(), (), loop)._run()  # noqa: PLW0108, SLF001 - a line of the application
+
+            return await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            await ask(Nesting(), close)
+        return trail
+
+    assert told(asyncio.run(main())) == {(None, None)}
+
+
+def test_a_method_that_is_called_as_asyncios_own_tells_of_no_connection() -> None:
+    class Transport:
+        def tell(self, exc: Exception, task: Any) -> None:  # noqa: ARG002 - a variable of asyncio's
+            task.cancel()
+
+    told_lost = Transport.tell
+    told_lost.__code__ = told_lost.__code__.replace(co_qualname=TELLS_LOSS)
+
+    async def main() -> Trail:
+        with aioaudit.recording() as trail:
+            task = asyncio.create_task(hang(), name="work")
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(Transport().tell, ConnectionResetError(), task)
+            await asyncio.wait([task])
         return trail
 
     assert told(asyncio.run(main())) == {(None, None)}
