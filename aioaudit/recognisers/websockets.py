@@ -30,7 +30,8 @@ def connection_lost(frame: FrameType, call: Call) -> Cause:
 def peer_closed(error: BaseException) -> Connection | None:
     """``ConnectionClosed``: the peer said first that it closes, or reset the connection."""
     said: Any = error
-    if not said.rcvd_then_sent and not isinstance(error.__cause__, ConnectionError):
+    reset = said.sent is None and isinstance(error.__cause__, ConnectionError)
+    if not said.rcvd_then_sent and not reset:
         return None
     for _, connection in raised_in(error, "websockets.asyncio.connection"):
         return of_transport(connection.transport)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -274,6 +275,77 @@ def test_a_server_that_closes_first_has_lost_nobody(run: Any, serving: str) -> N
         return trail
 
     assert _own(run(main())) == {(None, None)}
+
+
+@every_loop
+def test_a_server_that_says_goodbye_has_lost_nobody_though_the_peer_resets_it(run: Any) -> None:
+    client: Any = pytest.importorskip("websockets.asyncio.client")
+    server: Any = pytest.importorskip("websockets.asyncio.server")
+
+    async def main() -> Trail:
+        service = Service()
+
+        async def handler(websocket: Any) -> None:
+            closing = asyncio.create_task(websocket.close())
+            with contextlib.suppress(ExceptionGroup):
+                await service.beside(websocket.recv())
+            await closing
+
+        with aioaudit.recording() as trail:
+            async with server.serve(handler, "127.0.0.1", 0) as listening:
+                port = next(iter(listening.sockets)).getsockname()[1]
+                left = await client.connect(f"ws://127.0.0.1:{port}/")
+                left.transport.pause_reading()
+                end = left.transport.get_extra_info("socket")
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await service.begun.wait()
+                left.transport.abort()
+                await asyncio.wait_for(service.over.wait(), PATIENCE)
+        return trail
+
+    assert _own(run(main())) == {(None, None)}
+
+
+@every_loop
+def test_of_two_websockets_the_one_that_is_lost_is_told(run: Any) -> None:
+    """What the one sends comes by the other, whose peer closes it."""
+    client: Any = pytest.importorskip("websockets.asyncio.client")
+    server: Any = pytest.importorskip("websockets.asyncio.server")
+
+    async def main() -> tuple[Trail, Any]:
+        service = Service()
+        names = []
+
+        async def upstream(websocket: Any) -> None:
+            await websocket.send("piece")
+
+        async def proxy(websocket: Any) -> None:
+            other = await client.connect(f"ws://127.0.0.1:{port_of(listening)}/")
+            names.extend(
+                other.transport.get_extra_info(each) for each in ("sockname", "peername")
+            )
+
+            async def pieces() -> AsyncIterator[Any]:
+                while True:
+                    yield await other.recv()
+
+            with contextlib.suppress(ExceptionGroup):
+                await service.beside(websocket.send(pieces()))
+
+        def port_of(listening: Any) -> Any:
+            return next(iter(listening.sockets)).getsockname()[1]
+
+        with aioaudit.recording() as trail:
+            async with (
+                server.serve(upstream, "127.0.0.1", 0) as listening,
+                server.serve(proxy, "127.0.0.1", 0) as before,
+                client.connect(f"ws://127.0.0.1:{port_of(before)}/"),
+            ):
+                await asyncio.wait_for(service.over.wait(), PATIENCE)
+        return trail, {tuple(f"{host}:{port}" for host, port in names)}
+
+    trail, expected = run(main())
+    assert _own(trail) == expected
 
 
 # -- redis and asyncpg, with servers that know as much of the protocol as these clients need ----
