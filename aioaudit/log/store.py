@@ -212,6 +212,10 @@ class LoggedRun:
         awaited = self._awaited_by(self.requests[seq] for seq in self.lost_peers)
         for request in (self.requests[seq] for seq in self.lost_peers):
             since = self._all_there(request, awaited)
+            if since and request.origin == "failed" and request.origin_task is not None:
+                # It had the connection; who is cancelled with it may have been there for many of them.
+                # (Of the owner of a group, which may just return, that is not kept: it was there before.)
+                since = max(since, self._since(request.origin_task))
             at = nanoseconds(request.ts)
             if since and at and request.local is not None and request.peer is not None:
                 yield Loss(self.id, request.seq, since, at, request.local, request.peer)

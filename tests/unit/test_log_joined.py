@@ -85,6 +85,25 @@ def test_peers_that_left_each_other_in_a_circle_end_somewhere() -> None:
     assert len(read(one, two).why("t5")) == 2
 
 
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_what_failed_was_there_when_its_peer_left(made: str) -> None:
+    """Who is cancelled with it serves many connections, one after the other, maybe from one port."""
+    web, shop = Service("shop-web", "m"), Service("shop", "m")
+    shop.make(5)
+    if made == "before":
+        shop.make(7)
+    web.second = shop.second
+    web.closes(2, runs_out(web), WEB, SHOP)
+    shop.second = web.second
+    if made == "after":
+        shop.make(7)
+    failed = {"origin": "failed", "origin_task": 7, "origin_error": "IncompleteReadError"}
+    asked = shop.cancel(5, reason="task_group", local=SHOP, peer=WEB, **failed)
+    shop.end(5, "cancelled", cancel=asked, cancel_outcome="obeyed", lifetime=0.1)
+    [answer] = read(web, shop).why("t5")
+    assert answer.root.service == ("shop-web" if made == "before" else None)
+
+
 def closing(service: Service, local: str, peer: str) -> Event:
     service.closes(5, 1, local, peer)
     service.seq = 0
