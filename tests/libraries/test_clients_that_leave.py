@@ -314,16 +314,14 @@ def test_of_two_websockets_the_one_that_is_lost_is_told(run: Any) -> None:
 
     async def main() -> tuple[Trail, Any]:
         service = Service()
-        names = []
+        names: list[Any] = []
 
         async def upstream(websocket: Any) -> None:
             await websocket.send("piece")
 
         async def proxy(websocket: Any) -> None:
             other = await client.connect(f"ws://127.0.0.1:{port_of(listening)}/")
-            names.extend(
-                other.transport.get_extra_info(each) for each in ("sockname", "peername")
-            )
+            names.extend(other.transport.get_extra_info(each) for each in ("sockname", "peername"))
 
             async def pieces() -> AsyncIterator[Any]:
                 while True:

@@ -369,7 +369,7 @@ def test_what_a_loop_runs_while_a_protocol_is_told_is_not_done_because_of_that()
 
             def run_inside(cancel: Callable[[], object]) -> None:
                 loop = asyncio.get_running_loop()
-                asyncio.Handle(lambda: cancel(), (), loop)._run()  # noqa: PLW0108, SLF001 - a line of the application
+                asyncio.Handle(lambda: cancel(), (), loop)._run()  # noqa: PLW0108 - a line of the application
 
             return await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
 
