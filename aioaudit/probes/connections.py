@@ -3,11 +3,11 @@
 Whoever is at the other end may be cancelled because of that, in a process of its own, where nothing
 says why.  So one line tells the two addresses, by which the logs of both can be tied together.
 
-And one that asyncio closes since its peer has is noted: who then cancels has lost that peer
-(`aioaudit.recognisers.losses`).
+And which end was the first is noted: who cancels when asyncio closes a connection since its peer has
+has lost that peer (`aioaudit.recognisers.losses`).
 
 No data passes through here.  Where no exception is being handled, which is how most connections
-are closed, that and who calls is all that is looked at.
+are closed, that, who calls, and whether it is closed already is all that is looked at.
 """
 
 from __future__ import annotations

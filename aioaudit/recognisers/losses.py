@@ -9,7 +9,6 @@ Nothing is said where this end may have closed it: it hears of that by the same 
 
 from __future__ import annotations
 
-import contextlib
 from asyncio import CancelledError, IncompleteReadError
 from types import FrameType
 from typing import Any
@@ -34,9 +33,11 @@ _closed_by_peer: WeakIdMap[bool] = WeakIdMap()
 
 def note_close(transport: Any, *, by_peer: bool) -> None:
     """*transport* is about to be closed: what counts is who was the first."""
-    if transport not in _closed_by_peer and (by_peer or not transport.is_closing()):
-        with contextlib.suppress(TypeError):  # one that takes no weak references
+    if by_peer or not transport.is_closing():
+        try:
             _closed_by_peer[transport] = by_peer
+        except TypeError:  # it takes no weak references: of such a one nothing is known
+            return
 
 
 def _closed_here(transport: Any) -> bool:
