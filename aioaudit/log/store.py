@@ -201,9 +201,15 @@ class LoggedRun:
         return Host(start.network, None if known is None else known.partition("-")[0])
 
     def closed(self) -> Iterator[Close]:
-        """The connections that were closed because of a request."""
+        """The connections that were closed because of a request.
+
+        Without those that the other end had closed before: what this end was asked for was that loss.
+        """
         for line in self.closes.values():
             at, request = nanoseconds(line.ts), self.requests.get(line.cancel)
+            root = None if request is None else self.chains.of(request).last_request
+            if root is not None and (root.local, root.peer) == (line.local, line.peer):
+                continue
             asked = at if request is None else nanoseconds(request.ts)
             yield Close(self.id, line.seq, line.cancel, asked, at, line.local, line.peer)
 

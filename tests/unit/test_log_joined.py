@@ -104,6 +104,23 @@ def test_what_failed_was_there_when_its_peer_left(made: str) -> None:
     assert answer.root.service == ("shop-web" if made == "before" else None)
 
 
+@pytest.mark.parametrize("machine", ["m", "m2"])
+def test_who_closes_since_its_peer_had_is_not_why(machine: str) -> None:
+    """One end says that nothing more comes, the other one closes, and so does the first then: of two machines
+    it does not show which was the first."""
+    web, shop = Service("shop-web", "m"), Service("shop", machine)
+    shop.make(5)
+    web.make(2)
+    failed = {"reason": "task_group", "origin": "failed", "origin_error": "IncompleteReadError"}
+    web.second = shop.second
+    web.closes(2, web.cancel(2, local=WEB, peer=SHOP, origin_task=3, **failed), WEB, SHOP)
+    shop.second = web.second
+    asked = shop.cancel(5, local=SHOP, peer=WEB, origin_task=7, **failed)
+    shop.end(5, "cancelled", cancel=asked, cancel_outcome="obeyed", lifetime=0.1)
+    [answer] = read(web, shop).why("t5")
+    assert answer.root.service is None
+
+
 def closing(service: Service, local: str, peer: str) -> Event:
     service.closes(5, 1, local, peer)
     service.seq = 0
