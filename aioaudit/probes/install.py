@@ -53,7 +53,7 @@ from aioaudit.probes import (
     wakes,
 )
 from aioaudit.probes.libraries import LibraryProbes
-from aioaudit.recognisers import opentelemetry, registry
+from aioaudit.recognisers import losses, opentelemetry, registry
 from aioaudit.recorder.inquiry import line_in
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.stack.handlers import HANDLER_CACHE, swallowing_clause
@@ -131,6 +131,7 @@ class Installation:
         self.recorder.state.cancellations.asks.end()
         if self._libraries is not None:
             self._libraries.remove()
+        losses.note_closes(False)
         self._hot.restore()
         self._births.clear()
         self._patches.restore()
@@ -305,6 +306,7 @@ class Installation:
         self._hot.restore()
         self._births.clear()
         recorder.state.cancellations.asks.end()
+        losses.note_closes(self._tells_closes)
         for cls in self._transport_classes:
             self._put_closers(cls)
         known = recorder.state.tasks
@@ -339,9 +341,14 @@ class Installation:
         self._take_asks()
         self._versions.settle()
 
+    @property
+    def _tells_closes(self) -> bool:
+        """Whether anybody wants to hear which connections are closed."""
+        return "connection.close" in self.recorder.sender.active_events
+
     def _put_closers(self, cls: type[Any]) -> None:
         """Have told which connections of *cls* cancellations close, if anybody wants to hear of it."""
-        if "connection.close" in self.recorder.sender.active_events:
+        if self._tells_closes:
             for name in CLOSERS:
                 self._put(cls, name, self._closing.make(vars(cls)[name]), hot=True)
 

@@ -5,6 +5,7 @@ A task group that ends by an error of a connection cancels what is left in it, a
 line.  But whoever closed the connection at its other end may be why.
 
 Nothing is said where this end may have closed it: it hears of that by the same errors and calls.
+So who closes is noted, and where nobody wants to hear of that, nothing is said at all.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ _closed_by_peer: WeakIdMap[bool] = WeakIdMap()
 """Of transports that were closed: whether because their peer had said that nothing more comes."""
 
 
+_noting = False
+
+
+def note_closes(on: bool) -> None:
+    """Whether from now on `note_close` is told of those of asyncio's and uvloop's loops."""
+    global _noting
+    _noting = on
+
+
 def note_close(transport: Any, *, by_peer: bool) -> None:
     """*transport* is about to be closed: what counts is who was the first."""
     if by_peer or not transport.is_closing():
@@ -47,6 +57,8 @@ def _closed_here(transport: Any) -> bool:
 
 def lost_in(frame: FrameType | None) -> Connection | None:
     """The connection whose peer went away, of which its protocol is just being told further out."""
+    if not _noting:
+        return None
     for _ in range(_DEEP):
         # What a loop runs inside of that call is not done because of it.
         if frame is None or frame.f_code.co_qualname == RUNS_HANDLE:
@@ -64,9 +76,13 @@ def lost_with(error: BaseException) -> Connection | None:
 
     Never raises: what is looked at is the program's.
     """
+    if not _noting:
+        return None
     kind = type(error)
     try:
-        while isinstance(error, BaseExceptionGroup):
+        for _ in range(_DEEP):
+            if not isinstance(error, BaseExceptionGroup):
+                break
             if len(error.exceptions) != 1:
                 return None
             error = error.exceptions[0]

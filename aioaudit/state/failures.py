@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from aioaudit.state.requests import CancelState, Request
     from aioaudit.state.tasks import Tasks
 
+_DEEPEST = 100
+"""Groups within groups, at most: a subclass may say anything of what it holds, itself too."""
+
 _Failed = tuple[Callable[[], Any], int, int, tuple[Link, "Request | None"]]
 """A task, the `id` of its error, when that was asked, and what the answer was."""
 
@@ -70,8 +73,9 @@ class Failures:
         detail = None
         if request is None:
             first = error
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
+            for _ in range(_DEEPEST):
+                if isinstance(first, BaseExceptionGroup):
+                    first = first.exceptions[0]
             other = None if first is error else self._raiser(first)
             if other is not None and other is not task:
                 # A group that had nobody left to cancel: no request tells whose error it is.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import aioaudit
 from aioaudit.chain.summary import by_process
 from aioaudit.cpython.transports import TELLS_LOSS
 from aioaudit.events import TaskCancel
+from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.recognisers import losses
 from aioaudit.recognisers.losses import lost_with
 from aioaudit.trail import Trail
@@ -23,6 +24,15 @@ from tests.loops import every_loop
 from tests.recognising import hang
 from tests.referee import DELIVERIES_ARE_SEEN
 from tests.waiting import PATIENCE
+
+
+@pytest.fixture
+def noting() -> Iterator[None]:
+    """As while auditing is on: who closes a connection is noted."""
+    losses.note_closes(True)
+    yield
+    losses.note_closes(False)
+
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -138,7 +148,7 @@ async def ask(server: Any, leave: Callable[[asyncio.StreamWriter], None]) -> set
     return {(local, peer)}
 
 
-def told(trail: Trail) -> set[tuple[Any, Any]]:
+def told(trail: Trail | MemoryExporter) -> set[tuple[Any, Any]]:
     """The addresses that the requests to ``work`` have."""
     return {
         (each.local, each.peer)
@@ -283,6 +293,42 @@ def test_who_closes_before_all_is_sent_has_lost_nobody_though_the_peer_resets_it
     assert run(main()) == [{(None, None)}] * 2
 
 
+@pytest.mark.parametrize("leaves_first", [True, False])
+def test_where_nobody_hears_of_closes_no_loss_is_told(leaves_first: bool) -> None:
+    async def closes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(20_000_000))
+        writer.close()
+        await hang()
+
+    exporter = MemoryExporter()
+    with aioaudit.enable(exporter, events="task.cancel"):
+        asyncio.run(ask(ByStreams(closes if leaves_first else None), reset))
+    assert told(exporter) == {(None, None)}
+
+
+def test_a_group_that_holds_itself_tells_of_no_connection() -> None:
+    class Odd(ExceptionGroup[Exception]):
+        @property
+        def exceptions(self) -> tuple[Exception, ...]:
+            return (self,)
+
+    async def fail() -> None:
+        raise Odd("odd", [ValueError()])
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hang(), name="work")
+            group.create_task(fail())
+
+    with aioaudit.recording() as trail:
+        with pytest.raises(ExceptionGroup):
+            asyncio.run(main())
+        answer = trail.why("work")
+        assert lost_with(Odd("odd", [ValueError()])) is None
+    assert answer is not None
+    assert (answer.root.what, answer.inferred) == ("failed", False)
+
+
 @pytest.mark.parametrize("leave", [close, reset])
 def test_who_says_first_that_nothing_more_comes_has_lost_nobody(leave: Any) -> None:
     """The peer may have left because of that."""
@@ -422,6 +468,7 @@ def test_the_end_of_data_in_a_clean_up_is_no_reason() -> None:
 # -- errors that say nothing -------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("noting")
 @pytest.mark.parametrize(
     "error",
     [
@@ -437,6 +484,7 @@ def test_an_error_that_no_stream_has_raised_tells_of_no_connection(error: Except
     assert lost_with(error) is None
 
 
+@pytest.mark.usefixtures("noting")
 def test_a_stream_without_a_connection_tells_of_none() -> None:
     async def main() -> asyncio.IncompleteReadError:
         reader = asyncio.StreamReader()
@@ -448,6 +496,7 @@ def test_a_stream_without_a_connection_tells_of_none() -> None:
     assert lost_with(asyncio.run(main())) is None
 
 
+@pytest.mark.usefixtures("noting")
 def test_a_recogniser_that_fails_is_said_once_and_tells_of_no_connection(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
