@@ -128,8 +128,8 @@ def talk(server: subprocess.Popen[str], folder: Path) -> None:
 
 
 def requests(log: Path, name: str) -> list[dict[str, Any]]:
-    """The requests to cancel the task called *name*."""
-    lines = log.read_text().splitlines()
+    """The requests to cancel the task called *name* that are written by now."""
+    lines = log.read_text().rpartition("\n")[0].splitlines()  # the last may be half there
     events = [json.loads(line) for line in lines if '"event":"task.cancel"' in line]
     return [event for event in events if event["name"] == name]
 
