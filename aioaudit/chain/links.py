@@ -145,8 +145,8 @@ class RequestSummary(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=Tr
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """Why one task was cancelled: ``chain`` from the task itself to ``root``.
 
-    ``inferred`` says that a link of it was concluded rather than seen; then the ``summary`` says
-    "probably".  ``requests`` are all that were made to the task, in order, where there were several.
+    ``inferred`` says that a link of it was concluded rather than seen.  ``requests`` are all that
+    were made to the task, in order, where there were several.
     """
 
     task: int

@@ -187,8 +187,9 @@ MOST_NEAR = 1_000
 class Chain:
     """A chain that shares its end with all those that lead into it.
 
-    ``number`` is the same if it is made again.  ``length`` counts its steps, ``root`` is the last of them, ``last_request`` the last request
-    that is known; ``inferred_request`` is one that was concluded rather than seen, if there is any.
+    ``number`` is the same if it is made again.  ``length`` counts its steps, ``root`` is the last of
+    them, ``last_request`` the last request that is known; ``inferred_request`` is one that was
+    concluded rather than seen, if there is any.
     """
 
     __slots__ = ("inferred_request", "last_request", "length", "number", "rest", "root", "step")
@@ -228,7 +229,8 @@ class Chain:
 class Chains(Generic[R]):
     """The chains of many requests, each step of a long one made once for all of them.
 
-    A million may be short, and lie far apart: of those some are at hand.  This is the walk from a request to its root: of a log and of what is in memory alike.
+    A million may be short, and lie far apart: of those some are at hand.  This is the walk from a
+    request to its root: of a log and of what is in memory alike.
 
     Args:
         reading: How the requests are read.

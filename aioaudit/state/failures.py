@@ -74,8 +74,9 @@ class Failures:
         if request is None:
             first = error
             for _ in range(_DEEPEST):
-                if isinstance(first, BaseExceptionGroup):
-                    first = first.exceptions[0]
+                if not isinstance(first, BaseExceptionGroup):
+                    break
+                first = first.exceptions[0]
             other = None if first is error else self._raiser(first)
             if other is not None and other is not task:
                 # A group that had nobody left to cancel: no request tells whose error it is.

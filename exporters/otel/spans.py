@@ -18,7 +18,7 @@ is alive, because that one may still be touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from aioaudit.chain.recent_requests import RecentRequests, answer, request_sentence
 from aioaudit.chain.summary import cause
@@ -51,8 +51,10 @@ from aioaudit.exporters.otel.facts import (
     span_of,
 )
 from aioaudit.exporters.otel.lives import Life, Lives, remember, without_short_lives
-from aioaudit.log.brief import CHILDLESS, ENDED, Step
 from aioaudit.timestamps import nanoseconds
+
+if TYPE_CHECKING:
+    from aioaudit.log.brief import Step
 
 MOST_ABANDONED = 1_000
 """Tasks without incident that are told when the process ends before them."""
@@ -130,6 +132,9 @@ class Spans:
 
     def pass_over(self, steps: Iterable[Step]) -> None:
         """Take note of lives to which nothing happened, as a log tells them in brief."""
+        # Here: a program that sends spans reads no log, and does not begin with all that can.
+        from aioaudit.log.brief import CHILDLESS, ENDED
+
         lives = self.lives
         living = lives.living
         for number, creator, ns in steps:

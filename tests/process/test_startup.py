@@ -489,6 +489,17 @@ def test_auditing_brings_no_module_that_takes_long_to_import_and_is_not_needed(
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def test_what_tells_of_events_brings_nothing_that_reads_logs(run_python: Runner) -> None:
+    program = (
+        "import sys\n"
+        "import aioaudit.exporters.jsonl, aioaudit.exporters.recorder.exporter\n"
+        "import aioaudit.exporters.otel.spans\n"
+        "print(sorted(each for each in sys.modules if each.startswith('aioaudit.log')))"
+    )
+    done = run_python("-c", program)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 @pytest.mark.parametrize("collecting", ["enable", "disable"])
 def test_the_collector_stays_as_the_program_has_it(run_python: Runner, collecting: str) -> None:
     program = f"import gc; gc.{collecting}(); import asyncio; print(gc.isenabled())"
