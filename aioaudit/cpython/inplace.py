@@ -37,7 +37,7 @@ import functools
 import inspect
 import sys
 from importlib import import_module
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final
 
 from aioaudit.cpython.behaviour import (
@@ -295,6 +295,40 @@ def disguise(new: Any, original: Any) -> Any:
         new.__annotations__ = original.__annotations__
     new.__signature__ = _signature_of(original)
     return new
+
+
+class _Home:
+    """The module that a function is from, as far as one looks; a module cannot be pickled."""
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def __repr__(self) -> str:
+        return repr(sys.modules[self.module])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules[self.module], name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.module,)
+
+
+def as_builtin(new: Any, original: Any) -> Any:
+    """*new*, looking like the function *original* of `os`, and no method of a class that has it.
+
+    A function in Python that is made an attribute of a class is a method there, and called with the
+    object; one in C is not, nor is one that is bound already.  So *new* is bound, to what says where
+    it is from, and is called with that before all other arguments.
+    """
+    disguise(new, original)
+    signature = vars(new).get("__signature__")
+    if signature is not None:
+        home = inspect.Parameter("module", inspect.Parameter.POSITIONAL_ONLY)
+        new.__signature__ = signature.replace(parameters=[home, *signature.parameters.values()])
+    in_c = isinstance(original, BuiltinFunctionType)
+    return MethodType(new, _Home(original.__module__ if in_c else "os"))
 
 
 def _signature_of(function: Any) -> inspect.Signature:

@@ -199,9 +199,11 @@ class Installation:
         """
         original = getattr(os, name)
         probe = signals.make_kill(self.recorder, original, group=name == "killpg")
+        self._kept[id(probe.__code__)] = probe.__code__
+        put = inplace.as_builtin(probe, original)
         for module in (os, sys.modules.get("posix"), sys.modules.get("nt")):
             if getattr(module, name, None) is original:
-                self._put_outside(module, name, probe)
+                self._patches.replace(module, name, put)
 
     def _install_on_tasks(self) -> None:
         recorder = self.recorder

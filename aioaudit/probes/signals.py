@@ -23,10 +23,10 @@ def make_kill(
 ) -> Callable[..., None]:
     """`os.kill`, or `os.killpg` for a *group*, that tells what it sent, once it is sent.
 
-    What this process ends by is told first.
+    It is called with the module that the original is from, which every function in C has, too.  What this process ends by is told first.
     """
 
-    def kill(*args: Any, **keywords: Any) -> None:
+    def kill(_module: object, /, *args: Any, **keywords: Any) -> None:
         event: SignalSent | None = None
         try:
             if len(args) == 2 and not keywords:

@@ -101,9 +101,10 @@ def test_each_signal_that_was_sent_is_told_once_with_who_sent_it(
 
 
 RAISING = """\
-import _thread, asyncio, atexit, os, pickle, signal, subprocess, sys
+import _thread, asyncio, atexit, copy, inspect, os, pickle, signal, subprocess, sys
 import aioaudit
 
+shown = inspect.signature(os.kill), os.kill.__qualname__, os.kill.__self__.__name__
 
 def refuse(event, _):
     if event == "os.kill" and refusing:
@@ -134,6 +135,16 @@ print(tried(signal.SIGUSR2), tried(0))
 refusing = False
 assert pickle.loads(pickle.dumps(os.kill)) is os.kill
 assert pickle.loads(pickle.dumps(os.killpg)) is os.killpg
+assert copy.copy(os.kill) is os.kill
+copy.deepcopy(os.kill)(os.getpid(), 0)
+assert (inspect.signature(os.kill), os.kill.__qualname__, os.kill.__self__.__name__) == shown
+
+
+class Sender:
+    kill = os.kill
+
+
+Sender().kill(os.getpid(), 0)
 child = subprocess.Popen(["sleep", "60"])
 _thread.start_new_thread(os.kill, (child.pid, signal.SIGTERM))
 print(child.wait())
