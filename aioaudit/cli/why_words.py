@@ -190,25 +190,25 @@ def told(step: Step, case: Case, show: Show) -> list[str]:
     if request.by_name is not None:
         by = "thread" if request.reason == "thread" else "task"
         text += f", by {by} {escape_unprintable(request.by_name)}"
-    root = case.root()
-    known = root.message if root.what == "called" else None
-    return [text, *_particulars(link, request, known, show)]
+    return [text, *_particulars(link, request, case.root(), show)]
 
 
 def _particulars(
-    link: Link, request: TaskCancel | FutureCancel, known: str | None, show: Show
+    link: Link, request: TaskCancel | FutureCancel, root: Link, show: Show
 ) -> list[str]:
-    """Lines below that of *request*; *known* is the message that the root cause has told."""
+    """Lines below that of *request*, without what the *root* cause tells."""
     lines: list[str] = []
     if isinstance(request, TaskCancel):
         if request.suspended_at is not None:
             lines.append(f"it was suspended at {show(request.suspended_at)}")
+        if request.peer is not None and root.run == link.run:  # else its other end tells of it
+            lines.append(f"the peer was {request.peer}, this end {request.local}")
     else:
         names = request.waiter_names or [f"task {task}" for task in request.waiters]
         if names:
             lines.append(f"awaited by {listed(names)}")
     message = said(request.message)
-    if message is not None and message != known:
+    if message is not None and (root.what != "called" or message != root.message):
         lines.append(f"message: {clean(message)}")
     if link.library is not None and request.origin != "called":  # else the root says it
         lines.append(f"{summary.library(link.library, link.library_at)} called cancel()")

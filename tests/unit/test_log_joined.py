@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from aioaudit.exporter import encode_events
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
 from aioaudit.log.store import PER_REQUEST
-from tests.services import OF_SHOP, OF_WEB, SHOP, WEB, Service, chain, runs_out, traced
+from tests.services import OF_SHOP, OF_WEB, SHOP, STOCK, WEB, Service, chain, runs_out, traced
 
 pytestmark = pytest.mark.any_python
 
@@ -153,6 +154,19 @@ def test_clocks_that_do_not_fit_are_told_and_one_that_is_measured_is_used(tmp_pa
     assert err == ""
     _, out, _ = told(3, -30.0)
     assert "the clock at the other end is 29.998 s behind, as 3 connections show" in out
+
+
+def test_who_left_is_told_by_its_address_where_no_log_tells_more(tmp_path: Any) -> None:
+    def told(*services: Service) -> list[str]:
+        file = tmp_path / "all.jsonl"
+        file.write_bytes(b"".join(encode_events(each.events) for each in services))
+        result = CliRunner().invoke(command, [str(file), "--task", "t5"])
+        return re.findall("the peer was .*", result.stdout)
+
+    web, shop, stock = chain()
+    assert told(stock) == [f"the peer was 10.0.0.2:50000, this end {STOCK}"]
+    assert told(stock, shop) == [f"the peer was {WEB}, this end {SHOP}"]
+    assert told(stock, shop, web) == []
 
 
 def test_a_task_that_lives_still_is_known_by_its_making() -> None:
