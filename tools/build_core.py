@@ -12,6 +12,7 @@ The compiler is what ``CC`` names, or else the one that Python was built with, o
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -159,7 +160,9 @@ def _for_windows(compiler: list[str], headers: list[str], made: Path) -> list[st
 def _first_error(output: str) -> str:
     """`` : ...`` with the line of *output* that says most, on one line; empty where it says none."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+    # As a word: the functions that a compiler names first may have it in their names.
+    error = re.compile(r"\berror\b", re.IGNORECASE)
+    said = next(filter(error.search, lines), lines[-1] if lines else "")
     return f": {said}" if said else ""
 
 

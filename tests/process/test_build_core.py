@@ -91,6 +91,17 @@ def test_a_compiler_that_fails_is_one_line_with_what_it_said(
     assert text.endswith("; let CC name one that compiles C11")
 
 
+def test_of_all_that_a_compiler_said_the_error_is_told(compiler: Callable[[str], Path]) -> None:
+    said = (
+        "In file included from aioaudit/core/_core.c:36:",
+        "aioaudit/core/c/asks_object.h: In function asks_of_error:",
+        "aioaudit/core/c/asks_object.h:21:5: error: no such thing",
+        "compilation terminated due to -Werror.",
+    )
+    text = refusal(compiler("\n".join(f"echo '{line}'" for line in said) + "\nexit 1"))
+    assert "(status 1: aioaudit/core/c/asks_object.h:21:5: error: no such thing)" in text
+
+
 def test_a_compiler_that_makes_nothing_has_failed(compiler: Callable[[str], Path]) -> None:
     assert "failed (status 0)" in refusal(compiler("exit 0"))
 
