@@ -1,5 +1,7 @@
 """Compiles the native core, ``aioaudit/core/_core.c``, with nothing but Python and a C compiler.
 
+That file includes its parts, ``aioaudit/core/c/*.h``: all of it is one unit of compilation.
+
 Run as a program it puts the extension beside its source, for the Python that runs it, so that
 the tree can be worked with: ``python tools/build_core.py``.  Git and the builders of packages
 pass over it there.  ``tools/hatch_build.py`` uses it for wheels.

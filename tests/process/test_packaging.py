@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 
 from aioaudit.version import __version__
 from tests.conftest import ROOT
+from tools import build_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +90,8 @@ OF_BUILDS = ("AIOAUDIT_BUILD_CORE", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS")
 def cores(wheel: Path) -> list[str]:
     """What *wheel* holds of the native core."""
     with zipfile.ZipFile(wheel) as archive:
-        return [name for name in archive.namelist() if name.startswith("aioaudit/core/_core")]
+        of_core = ("aioaudit/core/_core", "aioaudit/core/c/")
+        return [name for name in archive.namelist() if name.startswith(of_core)]
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +191,7 @@ def test_the_source_distribution_holds_what_the_core_is_built_with_and_none_that
 ) -> None:
     for needed in ("tools/hatch_build.py", "tools/build_core.py"):
         assert (tree / needed).exists()
+    assert set(parts(tree)) == {path.name for path in tree.glob("aioaudit/core/c/*")}
     assert {path.name for path in tree.glob("aioaudit/core/_core*")} == {"_core.c", "_core.pyi"}
     # One that tools/build_core.py left is passed over, in both.
     copy = Path(shutil.copytree(tree, tmp_path / "source"))
@@ -203,6 +207,49 @@ def test_the_source_distribution_holds_what_the_core_is_built_with_and_none_that
     with tarfile.open(sdist) as archive:
         assert [name for name in archive.getnames() if name.endswith(names)] == []
     assert cores(build_wheel(copy, tmp_path, CC="/nonexistent")[0]) == []
+
+
+def parts(tree: Path) -> list[str]:
+    """The files that the source of the native core is made of, in their order."""
+    top = (tree / "aioaudit/core/_core.c").read_text()
+    return re.findall(r'^#include "c/(\w+\.h)"', top, re.MULTILINE)
+
+
+@pytest.mark.any_python
+@pytest.mark.usefixtures("_with_compiler")
+def test_each_part_of_the_core_includes_what_it_builds_on(tree: Path, tmp_path: Path) -> None:
+    alone: list[Path] = []
+    for name in parts(tree):
+        alone.append(tmp_path / f"{name}.c")
+        alone[-1].write_text(f'#include "{name}"\n')
+    include = ("-I", str(tree / "aioaudit/core/c"), "-isystem", sysconfig.get_path("include"))
+    done = subprocess.run(
+        [*build_core._compiler(), "-std=c11", "-fsyntax-only", *include, *alone],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.any_python
+@pytest.mark.usefixtures("_with_compiler")
+def test_of_a_mistake_in_a_part_of_the_core_the_place_is_told(tree: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tree, tmp_path / "source"))
+    part = source / "aioaudit/core/c/asks_object.h"
+    # In a function whose name, which a compiler says first, looks like what is looked for.
+    head, tail = part.read_text().split("\nasks_of_error(PyObject *op, PyObject *error)\n{\n")
+    part.write_text(f"{head}\nasks_of_error(PyObject *op, PyObject *error)\n{{\n    oh;\n{tail}")
+    line = head.count("\n") + 4
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", str(source / "tools/build_core.py")],
+        env=os.environ | {"LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    [said] = done.stderr.splitlines()
+    assert f" failed (status 1: aioaudit/core/c/asks_object.h:{line}:" in said
+    assert re.search(r": error: .*\boh\b", said)
 
 
 @pytest.mark.usefixtures("_with_compiler")
