@@ -10,6 +10,7 @@ import msgspec
 from aioaudit.events import AnyEvent, Event, Finding
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
+from aioaudit.log.peers import clients_left, losses
 from aioaudit.log.senders import Sent, sender_of
 
 
@@ -66,8 +67,8 @@ def _across(log: Log) -> object:
         (
             (run.id, run.pid, run.service, run.host, run.ended, run.dropped, run.faults),
             (parent.run.id, parent.evidence) if (parent := log.parent(run)) is not None else None,
-            sorted(run.losses()),
-            sorted(run.clients_left()),
+            sorted(losses(run)),
+            sorted(clients_left(run)),
             run.closes,
             run.living,
             sorted(run.all_makers(), key=lambda each: each[0]),

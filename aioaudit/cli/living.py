@@ -8,7 +8,7 @@ import msgspec
 
 from aioaudit.live.protocol import LivingTask, ProcessFacts
 from aioaudit.log import Case
-from aioaudit.log.store import LoggedRun
+from aioaudit.log.runs import LoggedRun
 
 MOST_LINKS = 10
 """A chain shows at most this many links to a program."""

@@ -38,7 +38,7 @@ from aioaudit.findings.groups import Group, grouped
 from aioaudit.findings.words import particulars, sentence
 from aioaudit.log import Case, Log
 from aioaudit.log.incidents import housekeeping, incident_of
-from aioaudit.log.store import LoggedRun
+from aioaudit.log.runs import LoggedRun
 from aioaudit.text import escape_unprintable
 
 MOST_CAUSES = 1_000

@@ -5,6 +5,7 @@
 """
 
 from aioaudit.log.reading import load
-from aioaudit.log.store import Case, Log, Problem
+from aioaudit.log.runs import Case
+from aioaudit.log.store import Log, Problem
 
 __all__ = ["Case", "Log", "Problem", "load"]

@@ -32,7 +32,7 @@ from aioaudit.chain.links import Link
 from aioaudit.chain.summary import RUN_OTHERS, is_known
 from aioaudit.chain.walk import RequestEvent
 from aioaudit.events import FutureCancel, TaskCancel
-from aioaudit.log.store import Case, LoggedRun
+from aioaudit.log.runs import Case, LoggedRun
 from aioaudit.recognisers.registry import OWN
 
 TIMEOUT = "timeout"

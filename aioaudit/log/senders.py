@@ -16,7 +16,8 @@ from aioaudit.events import Evidence, ProcessStart, SignalSent
 from aioaudit.timestamps import nanoseconds
 
 if TYPE_CHECKING:
-    from aioaudit.log.store import Case, LoggedRun, Store
+    from aioaudit.log.runs import Case, LoggedRun
+    from aioaudit.log.store import Store
 
 ENDING = frozenset({"SIGABRT", "SIGINT", "SIGQUIT", "SIGTERM"})
 """The signals that ask a process to end, so that what it has left is cancelled."""

@@ -14,7 +14,7 @@ from aioaudit.events import Event, TaskCancel, TaskDone
 from aioaudit.exporter import encode_events
 from aioaudit.log import Log
 from aioaudit.log.incidents import housekeeping
-from aioaudit.log.store import PER_REQUEST
+from aioaudit.log.peers import PER_REQUEST
 from tests.services import OF_SHOP, OF_WEB, SHOP, STOCK, WEB, Service, chain, runs_out, traced
 
 pytestmark = pytest.mark.any_python

@@ -18,7 +18,7 @@ from aioaudit.events import Event, FutureCancel, TaskCancel, TaskDone, TaskUncan
 from aioaudit.log import Log, load, packing
 from aioaudit.log.answering import load_to_answer
 from aioaudit.log.packing import LONGEST, Packed, Shapes
-from aioaudit.log.store import Maker
+from aioaudit.log.runs import Maker
 from tests.busy_logs import busy
 from tests.logs import told
 from tests.services import Busy, fleet, written

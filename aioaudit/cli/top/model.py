@@ -38,7 +38,7 @@ from aioaudit.events import (
 )
 from aioaudit.log import Case, Log
 from aioaudit.log.incidents import housekeeping, incident_of_root, may_be_housekeeping
-from aioaudit.log.store import LoggedRun, Maker
+from aioaudit.log.runs import LoggedRun, Maker
 
 LIMIT = 32 << 20
 """Bytes that the lines of incidents may take, about."""
