@@ -213,8 +213,8 @@ def boss(tasks):
 async def main():
     asked = [asyncio.create_task(each(), name=each.__name__) for each in (kept, taken, raised)]
     timed = [asyncio.create_task(each(), name=each.__name__) for each in (outer_first, inner_first)]
-    asyncio.get_running_loop().call_later(0.001, boss, asked)
     await asyncio.sleep(0)
+    asyncio.get_running_loop().call_at(0, boss, asked)
     time.sleep(0.1)  # all that is due is due in one turn, in the order of its time
     await asyncio.gather(*asked, *timed, return_exceptions=True)
 
