@@ -134,17 +134,34 @@ def kept():
         kept.take(RECORDS[1:], 0)
         assert b"".join(kept.lines([])) == native.lines(RECORDS[1:])
 
+def stories():
+    kept = native.new_kept(30_000)
+    try:
+        kept.made(4, 1, LINE)
+        kept.asked(4, 2, LINE, 0, 0, True, 0)
+        kept.took_back(4, 3, LINE, True)
+        kept.asked(4, 4, LINE, 0, 0, True, 0)  # which begins another story
+    finally:
+        _testcapi.remove_mem_hooks()
+        kept.make_room(0)
+        try:
+            kept.returned(4, 5, LINE)
+        except MemoryError:
+            raise SystemError("there is memory again") from None
+        assert b"".join(kept.lines([])) == LINE
+
 LINE = b'{"event":"x"}\\n'
 LIVED = {n: _core.Created(7 * n, n, 1, SITE, "x" if n % 2 else "\\xe9", None) for n in range(1, 4)}
 COUNTER = _core.Counter()
-for part in (lines, table, queue, records, asks, kept):
+for part in (lines, table, queue, records, asks, kept, stories):
     print(part.__name__, refused(part) > 0)
 """
 )
 
 
 def test_each_part_of_the_core_without_memory(run_python: Runner) -> None:
-    done = run_python("-c", PARTS)
+    # What is freed is overwritten, so that nobody finds it as it was.
+    done = run_python("-c", PARTS, PYTHONMALLOC="debug")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [
         "lines",
@@ -158,6 +175,8 @@ def test_each_part_of_the_core_without_memory(run_python: Runner) -> None:
         "asks",
         "True",
         "kept",
+        "True",
+        "stories",
         "True",
     ]
 

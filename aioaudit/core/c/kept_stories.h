@@ -206,8 +206,12 @@ story_belong(Kept *self, int64_t task, Story *story)
     if (row_add(self, story, &story->tasks, &task, sizeof(task)) < 0) {
         return -1;
     }
+    if (map_set(&self->of_task, task, story) < 0) {
+        story->tasks.used--;
+        return -1;
+    }
     grow(self, story, OF_NUMBER);
-    return map_set(&self->of_task, task, story);
+    return 0;
 }
 
 /* Room for a cell of SIZE in STORY. */
@@ -386,6 +390,10 @@ story_next(Kept *self, int64_t task, Story *story)
         return NULL;
     }
     story->refs++;
+    /* First: whose last story it is, each story has to know, or that is looked for after it went. */
+    if (story_belong(self, task, new) < 0) {
+        return NULL;
+    }
     int64_t *tasks = items_of(&story->tasks);
     for (size_t at = 0; at < story->tasks.used; at++) {
         if (tasks[at] == task) {
@@ -408,7 +416,7 @@ story_next(Kept *self, int64_t task, Story *story)
         }
         at += size;
     }
-    return story_belong(self, task, new) < 0 ? NULL : new;
+    return new;
 }
 
 /* STORY is one of both from now on: their tasks waited for the same. */
