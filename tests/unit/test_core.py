@@ -385,6 +385,21 @@ def test_what_a_line_is_made_of_stays_until_it_is_written() -> None:
     assert written == meant + b"other\n"
 
 
+def test_a_name_may_be_another_while_pieces_are_made() -> None:
+    """Any thread may call ``set_name()``; pieces are made in that of the exporter."""
+    made = _core.Created(1, 1, NS, make_site(native, PLAIN), "".join(["n"] * 40), None)
+
+    def make_pieces(site: Any) -> object:
+        made.name = "another"
+        waste.extend(f"{number:040}" for number in range(200))
+        return native._pieces_of(site)
+
+    waste: list[str] = []
+    kept = _core.Kept(30_000, make_pieces, native._quoted, native.encode_event, 200)
+    assert kept.take([made, _core.Returned(2, NS, made, 16)], 0) == 2
+    assert b"".join(kept.lines([])).count(b'"name":"another"') == 2
+
+
 @pytest.mark.parametrize(
     "pieces",
     [None, (), (b"",) * 3, (b"",) * 5, [b""] * 4, ("",) * 4, (b"", b"", b"", None)],

@@ -103,9 +103,15 @@ static int
 keep_returned(Kept *self, Returned *record)
 {
     Created *born = record->born;
+    /* First: Python makes them, and the name may be another after it. */
+    PyObject *pieces = pieces_of(born->site, self->ways.make_pieces);
+    if (pieces == NULL) {
+        return -1;
+    }
     PyObject *name = born->name_or_task;
     void *made = map_get(&self->living, born->task);
     if ((PyObject *)born != made || !is_plain(name, self->ways.limit)) {
+        Py_DECREF(pieces);
         Line line;
         int done = line_from(self, &line, (PyObject *)record);
         if (done == 0) {
@@ -114,9 +120,8 @@ keep_returned(Kept *self, Returned *record)
         line_done(&line);
         return done;
     }
-    PyObject *pieces = pieces_of(born->site, self->ways.make_pieces);
-    Shape *shape = pieces == NULL ? NULL : shape_of(self, pieces);
-    Py_XDECREF(pieces);
+    Shape *shape = shape_of(self, pieces);
+    Py_DECREF(pieces);
     if (shape == NULL) {
         return -1;
     }
