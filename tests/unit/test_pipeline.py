@@ -273,7 +273,7 @@ def test_a_task_made_just_now_is_exported_though_nothing_else_comes(bench: Bench
 
 def test_what_comes_out_of_order_goes_out_in_order(bench: Bench) -> None:
     exporter = Recorder()
-    pipeline = bench.pipeline(exporter)
+    pipeline = bench.pipeline(exporter, hold=PATIENCE)
     for seq in (4, 2, 3, 5):
         pipeline.put(bench.event(seq))
     assert pipeline.flush()
@@ -296,10 +296,12 @@ def test_what_follows_a_gap_waits_for_the_missing_event(bench: Bench) -> None:
 def test_a_gap_that_nobody_fills_is_passed_and_counted(bench: Bench) -> None:
     exporter = Recorder()
     pipeline = bench.pipeline(exporter)
+    pipeline.set_idle(False)  # nothing starts the thread before all of them are there
     for _ in range(8):
         bench.run.next_seq()  # numbers 2 to 9
     for seq in (3, 5, 9):
         pipeline.put(bench.event(seq))
+    pipeline.open_now()
     wait_until(lambda: len(exporter.events) == 5)
     assert seqs(exporter.events) == [1, 3, 5, 9, 10]
     assert pipeline.dropped == 5
@@ -327,7 +329,7 @@ def test_nothing_waits_for_a_number_that_was_skipped(bench: Bench) -> None:
 
 def test_an_event_that_comes_too_late_is_counted_as_lost(bench: Bench) -> None:
     exporter = Recorder()
-    pipeline = bench.pipeline(exporter)
+    pipeline = bench.pipeline(exporter, hold=PATIENCE)
     for _ in range(4):
         bench.run.next_seq()  # numbers 2 to 5
     pipeline.put(bench.event(4))
@@ -475,7 +477,7 @@ def test_a_full_queue_loses_what_comes_counts_it_and_says_so(bench: Bench) -> No
 
 def test_four_threads_lose_nothing_and_keep_the_order(bench: Bench) -> None:
     exporter = Recorder()
-    pipeline = bench.pipeline(exporter)
+    pipeline = bench.pipeline(exporter, hold=PATIENCE)
 
     def produce() -> None:
         for _ in range(20_000):
@@ -492,7 +494,7 @@ def test_four_threads_lose_nothing_and_keep_the_order(bench: Bench) -> None:
 
 def test_with_a_tiny_queue_four_threads_lose_exactly_what_is_counted(bench: Bench) -> None:
     exporter = Recorder()
-    pipeline = bench.pipeline(exporter, capacity=50)
+    pipeline = bench.pipeline(exporter, capacity=50, hold=PATIENCE)
 
     def produce() -> None:
         for _ in range(20_000):
@@ -799,13 +801,24 @@ def test_a_signal_handler_may_put_and_flush_whatever_it_interrupts(bench: Bench)
     exporter = Recorder()
     pipeline = bench.pipeline(exporter)
     answers: list[bool] = []
+    depth = 0
+    over = False
+
+    def ring_again() -> None:
+        if not over and depth < 5:  # more of them would only wait for a thread that is late
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
 
     def on_signal(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        ring_again()
         pipeline.put(bench.event())
         answers.append(pipeline.flush(timeout=PATIENCE))
+        depth -= 1
+        ring_again()
 
     before = signal.signal(signal.SIGALRM, on_signal)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    ring_again()
     try:
         deadline = time.monotonic() + 0.7
         puts = 0
@@ -815,6 +828,7 @@ def test_a_signal_handler_may_put_and_flush_whatever_it_interrupts(bench: Bench)
             if puts % 10 == 0:
                 answers.append(pipeline.flush(timeout=PATIENCE))
     finally:
+        over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert pipeline.shutdown()
