@@ -214,7 +214,7 @@ async def main():
     asked = [asyncio.create_task(each(), name=each.__name__) for each in (kept, taken, raised)]
     timed = [asyncio.create_task(each(), name=each.__name__) for each in (outer_first, inner_first)]
     await asyncio.sleep(0)
-    asyncio.get_running_loop().call_at(0, boss, asked)
+    asyncio.get_running_loop().call_at(0, boss, asked)  # before all others
     time.sleep(0.1)  # all that is due is due in one turn, in the order of its time
     await asyncio.gather(*asked, *timed, return_exceptions=True)
 

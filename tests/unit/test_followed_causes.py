@@ -171,6 +171,15 @@ def late(answer: Told) -> str:
     return f" ({before.rpartition('(')[2]}{found}" if found else ""
 
 
+async def wins(go: asyncio.Event) -> None:
+    await go.wait()
+
+
+async def loses(go: asyncio.Event) -> None:
+    await go.wait()  # with the one that wins, in one turn of the loop
+    raise RuntimeError("boom")
+
+
 @every_loop
 @pytest.mark.parametrize("first", [returns, fails])
 @pytest.mark.parametrize(
@@ -181,8 +190,10 @@ def test_a_race_that_was_won_or_that_time_ended_is_nobodys_failure(
 ) -> None:
     async def main() -> None:
         asyncio.current_task().set_name("main")  # type: ignore[union-attr]  # one runs
-        loser = task(fails(), "loser")
-        winner = task(returns(), "winner")
+        go = asyncio.Event()
+        loser = task(loses(go), "loser")
+        winner = task(wins(go), "winner")
+        asyncio.get_running_loop().call_later(0.01, go.set)
         both = [loser, winner] if first is fails else [winner]
         job = task(waits(), "job")
         if first is fails and when != asyncio.FIRST_COMPLETED:
