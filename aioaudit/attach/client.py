@@ -254,6 +254,9 @@ def _wait(
         waited = time.monotonic() - begin
         if not target.is_there():
             raise AttachError(f"{target.pid} has ended meanwhile")
+        if waiting is not None and waited >= 1.0:
+            waiting()
+            waiting = None
         if waited >= timeout and name != "here":
             raise AttachError(f"{target} has begun, and has not ended it within {timeout:g} s")
         if waited >= timeout:
@@ -262,9 +265,6 @@ def _wait(
                 " in the system or in C code: have it do something (a request), or wait longer"
                 " (--timeout)"
             )
-        if waiting is not None and waited >= 1.0:
-            waiting()
-            waiting = None
         time.sleep(_LOOK)
 
 

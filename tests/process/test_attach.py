@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from aioaudit.attach import client
 from aioaudit.attach.client import SCRIPT, Answer, Letters, ask
 from aioaudit.attach.target import AttachError, Target
 from aioaudit.log import load
@@ -380,9 +381,11 @@ def test_other_exporters_go_on_and_are_left_in_place(started: Any) -> None:
     assert program.end() == ""
 
 
+@pytest.mark.parametrize("look", [0.01, 1.3], ids=["often", "late"])
 def test_a_process_that_runs_nothing_is_given_up_and_takes_the_lines_away_itself(
-    started: Any, runtime: Path
+    started: Any, runtime: Path, look: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "_LOOK", look)
     program = started("asleep", text=ASLEEP)
     assert program.line() == "ready"
     wait_until(asleep(program.process.pid))
