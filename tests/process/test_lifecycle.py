@@ -76,11 +76,13 @@ def run_program(run_python: RunPython, tmp_path: Path) -> RunPython:
     return run
 
 
-def logs(folder: Path) -> list[list[Event]]:
-    """The events of each file; every line of each is whole."""
+def logs(folder: Path, *, killed: bool = False) -> list[list[Event]]:
+    """The events of each file; every line of each is whole, where nobody was *killed* writing it."""
     found: list[list[Event]] = []
     for path in sorted(folder.glob("log-*.jsonl")):
         data = path.read_bytes()
+        if killed:
+            data = data[: data.rindex(b"\n") + 1]
         assert data.endswith(b"\n")
         events: list[Event] = [
             msgspec.json.decode(line, type=AnyEvent) for line in data.splitlines()
@@ -168,7 +170,7 @@ def test_at_os_exit_only_the_last_moment_is_lost(run_program: RunPython, tmp_pat
         os._exit(5)
     """)
     assert (done.returncode, done.stderr) == (5, "")
-    [events] = logs(tmp_path)
+    [events] = logs(tmp_path, killed=True)
     assert names(events)[:4] == ["process.start", *["loop.start"] * 3]
     assert "process.end" not in names(events)
 
@@ -215,9 +217,14 @@ def test_everything_is_on_disk_at_the_default_action_of_sigterm(
     assert process.wait(PATIENCE) == -signal.SIGTERM
     assert read_and_close(process) == ""
     [events] = logs(tmp_path)
-    assert len(events) >= 502
     assert end_of(events).signal == "SIGTERM"
-    assert names(events) == whole(len(events) - 2)
+    kept = names(events)
+    if "while" in waiting:  # as many come as fit, where the exporter's thread is late
+        kept = [name for name in kept if name != "process.dropped"]
+    else:
+        assert end_of(events).dropped == 0
+    assert len(kept) >= 502
+    assert kept == whole(len(kept) - 2)
 
 
 def start(python: str, program: str, folder: Path) -> subprocess.Popen[str]:

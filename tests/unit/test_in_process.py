@@ -36,6 +36,7 @@ from aioaudit.events import (
 )
 from aioaudit.exporters.memory import MemoryExporter
 from tests.loops import BY_NAME, every_loop, uvloop
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -411,8 +412,9 @@ def test_enabled_from_a_thread_while_the_loop_runs(
     assert made.parent is not None
 
 
-def test_a_creation_is_told_by_the_name_that_was_given() -> None:
+def test_a_creation_is_told_by_the_name_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the first one, which wakes the exporter up before the name is set (until 3.13)."""
+    monkeypatch.setattr("aioaudit.delivery.pipeline._NAMING", PATIENCE)  # however late this thread
     exporter = MemoryExporter()
 
     async def main() -> None:
