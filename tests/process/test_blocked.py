@@ -24,12 +24,12 @@ async def main():
 
 
 def told(folder: Path) -> dict[int, list[dict[str, object]]]:
-    """The lines of blocked loops, by process."""
+    """The lines of loops that the program blocked, by process; the machine may hold up others."""
     found: dict[int, list[dict[str, object]]] = {}
     for path in folder.glob("*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
             lines = found.setdefault(line["pid"], [])
-            if line["event"] == "loop.blocked":
+            if line["event"] == "loop.blocked" and line["coro"] in {"__main__:main", "__main__:end"}:
                 lines.append(line)
     return found
 

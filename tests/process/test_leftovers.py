@@ -18,7 +18,7 @@ from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.identity import Run
 from aioaudit.delivery.pipeline import Pipeline
 
-leftovers.PATIENCE = 0.01  # what is left here stays
+patience = leftovers.PATIENCE
 
 
 def make():
@@ -39,10 +39,12 @@ def test_hook():
 
 
 def test_thread():
+    leftovers.PATIENCE = 0.01  # what is left here stays
     make().open_now()
 
 
 def test_auditing():
+    leftovers.PATIENCE = patience
     aioaudit.enable(MemoryExporter())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.collectors import Metric, Receiver, tasks
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -111,20 +112,29 @@ def test_every_task_and_every_request_is_counted(
 
 
 def test_they_are_sent_again_and_again_while_something_happens(
-    over_http: dict[str, str], receiver: Receiver, run_program: RunPython
+    over_http: dict[str, str], receiver: Receiver, run_program: RunPython, tmp_path: Path
 ) -> None:
     program = """
-    import asyncio
+    import asyncio, os
     async def main():
-        for _ in range(100):
+        count = 3  # this one, and the two with which asyncio.run() ends
+        while not os.path.exists("enough"):
             await asyncio.create_task(asyncio.sleep(0.01))
-        await asyncio.sleep(0.5)
+            count += 1
+        print(count)
     asyncio.run(main())
     """
+
+    def say_when_it_is_enough() -> None:
+        wait_until(lambda: receiver.metric_requests >= 3)
+        (tmp_path / "enough").touch()
+
+    thread = threading.Thread(target=say_when_it_is_enough)
+    thread.start()
     done = run_program(program, **over_http | {"OTEL_METRIC_EXPORT_INTERVAL": "100"})
+    thread.join()
     assert (done.returncode, done.stderr) == (0, "")
-    assert receiver.metric_requests >= 3
-    assert points(only(receiver)["aioaudit.task.created"]) == {(): 103}
+    assert points(only(receiver)["aioaudit.task.created"]) == {(): int(done.stdout)}
 
 
 def test_what_is_alive_is_told(
