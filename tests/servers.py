@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -23,11 +24,18 @@ from tests.waiting import PATIENCE
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that nobody has, and that the system gives to nobody until it is listened on.
+
+    It is none of those that it chooses from where somebody connects, or asks for any.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    below = int(limits.read_text().split()[0]) if limits.exists() else 32768
+    while True:
+        port = 10_000 + secrets.randbelow(below - 10_000) if below > 11_000 else 0
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found: int = probe.getsockname()[1]
+            return found
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

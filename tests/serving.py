@@ -15,6 +15,7 @@ import aioaudit
 from aioaudit.trail import Trail
 from tests.loops import RUNS
 from tests.recognising import ask
+from tests.servers import free_port
 
 Application = Any
 Talk = Callable[[int], Awaitable[None]]
@@ -53,8 +54,7 @@ async def by_hypercorn(app: Application) -> AsyncIterator[int]:
     import hypercorn
     import hypercorn.asyncio
 
-    with free_socket() as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     config = hypercorn.Config()
     config.bind = [f"127.0.0.1:{port}"]
     config.errorlog = None

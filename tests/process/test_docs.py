@@ -46,6 +46,7 @@ from aioaudit import events, settings
 from aioaudit.chain.links import Link
 from aioaudit.findings.catalogue import CATALOGUE
 from tests.conftest import ROOT, clean_environ
+from tests.servers import free_port
 from tests.waiting import PATIENCE
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -229,14 +230,6 @@ def commands(body: str) -> Iterator[tuple[str, str]]:
     for part in parts:
         command, _, shown = part.partition("\n")
         yield command, shown
-
-
-def free_port() -> int:
-    """A port of this machine that nobody uses."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
 
 
 def answers(port: int) -> bool:
