@@ -221,6 +221,7 @@ def test_who_is_slow_to_put_an_event_is_waited_for_as_long_as_it_takes(
     assert (kept.end.dropped, kept.missing) == (0, set())
 
 
+@pytest.mark.usefixtures("patience")
 def test_storms_while_exporters_come_and_go(turn_on: TurnOn) -> None:
     stays = Keeping()
     here = turn_on(stays)
