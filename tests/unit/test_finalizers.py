@@ -31,9 +31,10 @@ HERE = Path(__file__)
 
 @pytest.fixture(autouse=True)
 def _off() -> Iterator[None]:
-    """The collector runs as it does elsewhere after a test."""
-    threshold = gc.get_threshold()
+    """The collector runs as it does elsewhere after a test, and threads take turns."""
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
     yield
+    sys.setswitchinterval(interval)
     gc.enable()
     gc.set_threshold(*threshold)
 
@@ -285,6 +286,8 @@ async def watched(setup: Setup, work: Work) -> tuple[asyncio.Task[None], str | N
     label = make()
 
     async def innocent_task() -> None:
+        # The exporter's thread is not given the GIL meanwhile: else it may be the one that collects.
+        sys.setswitchinterval(1000)
         gc.set_threshold(500, 1, 1)
         if cyclic:
             gc.enable()
@@ -395,10 +398,9 @@ def test_what_is_finalized_in_the_thread_of_an_exporter_is_told_as_well(setup: S
     async def main() -> tuple[asyncio.Task[None], str | None]:
         victim = asyncio.create_task(forever(), name="victim")
         await asyncio.sleep(0)
-        holder = Holder()
-        label = setup(holder, victim)
-        exporter.items.append(holder)
-        del holder
+        holders = [Holder()]
+        label = setup(holders[0], victim)
+        exporter.items.append(holders.pop())  # by no name here, which might be the last to go
         while not victim.done():
             await asyncio.create_task(asyncio.sleep(0.001), name="innocent")
         KEPT.clear()
@@ -416,10 +418,9 @@ def test_a_loop_that_is_stopped_in_the_thread_of_an_exporter_says_so_too() -> No
 
     async def ticks() -> None:
         await asyncio.sleep(0)
-        holder = Holder()
-        weakref.finalize(holder, loop.stop)
-        exporter.items.append(holder)
-        del holder
+        holders = [Holder()]
+        weakref.finalize(holders[0], loop.stop)
+        exporter.items.append(holders.pop())
         while True:
             await asyncio.create_task(asyncio.sleep(0.001))
 
