@@ -344,7 +344,7 @@ def _check_value(link: dict[str, Any], key: str, how: str, value: str) -> None:
     actual = link.get("by_name" if key == "by" else key)
     if key == "seconds":
         if not isinstance(actual, int | float) or abs(actual - float(value)) > SECONDS:
-            late = isinstance(actual, int | float) and 0 < actual < float(value)
+            late = isinstance(actual, int | float) and 0 <= actual < float(value)
             raise MismatchError(
                 f"{LATE if late else ''}seconds is {actual!r}, not {value}, in {link}"
             )

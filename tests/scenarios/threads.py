@@ -121,7 +121,8 @@ async def threadsafe_function() -> None:
 #   called explicit @threadsafe_function
 
 
-async def held_for_a_thread() -> None:
+async def held_for_a_thread(begun: threading.Event) -> None:
+    begun.set()
     await forever()
 
 
@@ -129,12 +130,11 @@ async def concurrent_future() -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        future = asyncio.run_coroutine_threadsafe(held_for_a_thread(), loop)
-        ready.wait()
+        future = asyncio.run_coroutine_threadsafe(held_for_a_thread(begun), loop)
+        begun.wait()
         future.cancel()  # LINE concurrent_future
 
-    ready = threading.Event()
-    loop.call_later(0.05, ready.set)
+    begun = threading.Event()
     await in_thread("concurrent-thread", end)
     await steps(5)
 
