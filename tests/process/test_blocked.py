@@ -23,13 +23,16 @@ async def main():
 """
 
 
+CORO = {"__main__:main", "__main__:end"}
+
+
 def told(folder: Path) -> dict[int, list[dict[str, object]]]:
     """The lines of loops that the program blocked, by process; the machine may hold up others."""
     found: dict[int, list[dict[str, object]]] = {}
     for path in folder.glob("*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
             lines = found.setdefault(line["pid"], [])
-            if line["event"] == "loop.blocked" and line["coro"] in {"__main__:main", "__main__:end"}:
+            if line["event"] == "loop.blocked" and line["coro"] in CORO:
                 lines.append(line)
     return found
 
