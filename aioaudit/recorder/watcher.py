@@ -56,7 +56,8 @@ _SHORTEST = 0.002
 _ONGOING = 1.0
 """Seconds after which a block is told that goes on, unless more is allowed: ten times that then."""
 
-_END_WAIT = 0.2  # how long to wait for the thread to end
+_END_WAIT = 3.0  # how long to wait for the thread to end, which tells what it has seen...
+_FORK_WAIT = 0.2  # ... and before a fork, after which it tells that as well
 
 _MAIN = threading.main_thread()
 
@@ -128,7 +129,7 @@ class Watcher:
             return
         self._limit = limit
         if not limit:
-            self._stop()
+            self._stop(_END_WAIT)
             self._known.blocks.clear()
             return
         loop = running_loop()
@@ -158,7 +159,7 @@ class Watcher:
     def pause(self) -> None:
         """End the thread: a fork is about to come."""
         self._pausing = True
-        self._stop()
+        self._stop(_FORK_WAIT)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -200,13 +201,13 @@ class Watcher:
         with suppress(RuntimeError):  # not locked: somebody woke the thread already
             self._wake.release()
 
-    def _stop(self) -> None:
+    def _stop(self, wait: float) -> None:
         """End the thread, which tells what it has seen."""
         thread = self._thread
         if thread is not None:
             self._signal()
             if get_ident() != self._ident:
-                thread.join(_END_WAIT)
+                thread.join(wait)
 
     def _period(self) -> float:
         return max(self._limit / _LOOKS, _SHORTEST)

@@ -31,6 +31,7 @@ from aioaudit.exporters.lines import Lines
 from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.findings.groups import grouped, report_of
 from aioaudit.findings.words import particulars, sentence
+from aioaudit.recorder.watcher import Watcher
 from aioaudit.session import current
 from tests.logs import made
 from tests.loops import needs_uvloop, uvloop
@@ -446,6 +447,25 @@ def test_a_loop_that_ends_right_after_it_was_blocked_is_told_at_the_end() -> Non
 
     async def main() -> None:
         sleeps(asyncio.get_running_loop())
+
+    asyncio.run(main())
+    assert len(told.after_the_end("sleeps", "seen")) == 1
+
+
+def test_what_was_seen_is_told_also_where_the_thread_is_late_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = Told()
+    tell = Watcher._look_no_more
+
+    def late(self: Watcher) -> None:
+        time.sleep(0.5)
+        tell(self)
+
+    async def main() -> None:
+        sleeps(asyncio.get_running_loop())
+        monkeypatch.setattr(Watcher, "_look", lambda *_: True)  # it does not look once more
+        monkeypatch.setattr(Watcher, "_look_no_more", late)
 
     asyncio.run(main())
     assert len(told.after_the_end("sleeps", "seen")) == 1
