@@ -40,9 +40,10 @@ class Failed(Exception):  # noqa: N818 - said of a demonstration
 class Service:
     """A running `service.py`, seen from outside."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, log: Path) -> None:
         self.process = process
         self.port = port
+        self.log = log
 
     def ask(self, method: str, path: str) -> bytes:
         """The answer to a request."""
@@ -53,11 +54,15 @@ class Service:
         finally:
             connection.close()
 
-    def ask_and_leave(self, path: str) -> None:
-        """Send a request, and close the connection before there is an answer."""
+    def ask_and_leave(self, path: str, task: str) -> None:
+        """Send a request, and close the connection when *task* is at it, before there is an answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n".encode())
-            time.sleep(0.3)
+            deadline = time.monotonic() + PATIENCE
+            while not (self.log.exists() and f'"name":"{task}"' in self.log.read_text()):
+                if time.monotonic() > deadline:
+                    raise Failed(f"the service did not begin {task} within {PATIENCE:g} s")
+                time.sleep(0.02)
 
     def wait_until(self, what: str, count: int) -> None:
         """Wait until ``GET /status`` counts *count* times *what*."""
@@ -84,7 +89,7 @@ def hang(shop: Service) -> None:
 
 def leave(shop: Service) -> None:
     """Ask for a page, and go away."""
-    shop.ask_and_leave("/page/teapot")
+    shop.ask_and_leave("/page/teapot", "reviews of teapot")
     shop.drain()
 
 
@@ -265,7 +270,7 @@ def stage(incident: Incident, log: Path) -> str:
             env=environ(**settings),
         ) as (process, port),
     ):
-        incident.act(Service(process, port))
+        incident.act(Service(process, port, log))
         try:
             return process.communicate(timeout=PATIENCE)[1]
         except subprocess.TimeoutExpired:
