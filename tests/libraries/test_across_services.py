@@ -76,8 +76,10 @@ import httpx
 async def fetch():
     async with httpx.AsyncClient(timeout=300) as client:
         async with client.stream("GET", f"http://127.0.0.1:{sys.argv[1]}/") as response:
+            parts = response.aiter_raw()
+            assert await anext(parts) == b"begin"  # which comes from the last of them
             async with asyncio.timeout(0.1):
-                await response.aread()
+                await anext(parts)
 
 async def main():
     try:
@@ -297,30 +299,33 @@ def test_a_client_that_ran_out_of_time_elsewhere_did_not_leave_this_server_becau
     assert (answer.root.what, answer.root.reason) == ("called", "disconnect")
 
 
-async def _streaming() -> AsyncIterator[bytes]:
-    yield b"begin"
-    await hang()
+async def _streaming(lost: asyncio.Event) -> AsyncIterator[bytes]:
+    try:
+        yield b"begin"
+        await hang()
+    finally:
+        lost.set()
 
 
-def _starlette() -> tuple[Any, Any]:
+def _starlette(lost: asyncio.Event) -> tuple[Any, Any]:
     applications: Any = pytest.importorskip("starlette.applications")
     responses: Any = pytest.importorskip("starlette.responses")
     routing: Any = pytest.importorskip("starlette.routing")
 
     async def stream(_request: Any) -> Any:
-        return responses.StreamingResponse(_streaming())
+        return responses.StreamingResponse(_streaming(lost))
 
     return applications.Starlette(routes=[routing.Route("/", stream)]), by_uvicorn
 
 
-def _quart() -> tuple[Any, Any]:
+def _quart(lost: asyncio.Event) -> tuple[Any, Any]:
     quart: Any = pytest.importorskip("quart")
     pytest.importorskip("hypercorn")
     app = quart.Quart(__name__)
 
     @app.get("/")  # type: ignore[untyped-decorator, unused-ignore]  # not typed where it is not installed
     async def stream() -> Any:
-        return _streaming()
+        return _streaming(lost)
 
     return app, by_hypercorn
 
@@ -328,7 +333,8 @@ def _quart() -> tuple[Any, Any]:
 @every_loop
 @pytest.mark.parametrize("served", [_starlette, _quart])
 def test_the_line_of_a_disconnect_has_both_addresses(run: Any, served: Any) -> None:
-    app, server = served()
+    lost = asyncio.Event()
+    app, server = served(lost)
 
     async def main() -> tuple[Any, set[tuple[Any, Any]]]:
         with aioaudit.recording() as trail:
@@ -338,7 +344,7 @@ def test_the_line_of_a_disconnect_has_both_addresses(run: Any, served: Any) -> N
                 await reader.readuntil(b"begin")
                 ends = [writer.get_extra_info(name) for name in ("peername", "sockname")]
                 writer.close()
-                await asyncio.sleep(0.1)
+                await asyncio.wait_for(lost.wait(), PATIENCE)
             events = trail.events
         told = {
             (each.local, each.peer)

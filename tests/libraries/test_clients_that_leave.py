@@ -23,7 +23,8 @@ from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(network() is None, reason="the system does not tell its networks")
 
-Client = Callable[[int], Awaitable[None]]
+Client = Callable[[int, asyncio.Event], Awaitable[None]]
+"""Talks to a port, and says when it has only to wait for what the server sends."""
 
 
 class Service:
@@ -50,11 +51,16 @@ class Service:
 async def leaves(service: Service, client: Client, port: int) -> None:
     """*client* runs until the time is up, and the server has heard of it."""
 
+    waits = asyncio.Event()
+
+    async def both() -> None:
+        await service.begun.wait()
+        await waits.wait()
+
     async def limited() -> None:
-        inner = asyncio.ensure_future(client(port))
+        inner = asyncio.ensure_future(client(port, waits))
         await asyncio.wait(
-            [inner, asyncio.ensure_future(service.begun.wait())],
-            return_when=asyncio.FIRST_COMPLETED,
+            [inner, asyncio.ensure_future(both())], return_when=asyncio.FIRST_COMPLETED
         )
         async with asyncio.timeout(0.01):
             await inner
@@ -90,19 +96,21 @@ def assert_the_client_left(answer: aioaudit.Answer) -> None:
 # -- websockets ------------------------------------------------------------------------------
 
 
-async def by_websockets_client(port: int) -> None:
+async def by_websockets_client(port: int, waits: asyncio.Event) -> None:
     """Leaves with a handshake, which is what the end of the block waits for."""
     client: Any = pytest.importorskip("websockets.asyncio.client")
     async with client.connect(f"ws://127.0.0.1:{port}/") as websocket:
+        waits.set()
         await websocket.recv()
 
 
-async def by_aiohttps_client(port: int) -> None:
+async def by_aiohttps_client(port: int, waits: asyncio.Event) -> None:
     aiohttp: Any = pytest.importorskip("aiohttp")
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"ws://127.0.0.1:{port}/") as websocket,
     ):
+        waits.set()
         await websocket.receive()
 
 
@@ -383,18 +391,20 @@ async def talk_postgres(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     await receive()
 
 
-async def by_redis(port: int) -> None:
+async def by_redis(port: int, waits: asyncio.Event) -> None:
     redis: Any = pytest.importorskip("redis.asyncio")
     async with redis.Redis(host="127.0.0.1", port=port, protocol=2) as client:
+        waits.set()  # once the server has the command
         await client.blpop("never")
 
 
-async def by_asyncpg(port: int) -> None:
+async def by_asyncpg(port: int, waits: asyncio.Event) -> None:
     asyncpg: Any = pytest.importorskip("asyncpg")
     connection = await asyncpg.connect(
         host="127.0.0.1", port=port, user="x", database="x", password="x", ssl=False
     )
     try:
+        waits.set()  # once the server has the query
         await connection.execute("select pg_sleep(60)")
     finally:
         connection.terminate()
