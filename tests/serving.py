@@ -96,7 +96,7 @@ def records() -> Any:
                 for writer in staying:
                     writer.transport.abort()
                 staying.clear()
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # in which they close: nothing is recorded any more
                 return trail
 
             trail: Trail = request.param(body())
@@ -107,16 +107,37 @@ def records() -> Any:
     return record
 
 
+async def begun(name: str) -> None:
+    """Wait until a task is called *name*: the first thing that the applications of tests do."""
+    while not any(task.get_name() == name for task in asyncio.all_tasks()):  # noqa: ASYNC110 - nobody else tells
+        await asyncio.sleep(0.001)
+
+
+async def ended(before: set[asyncio.Task[Any]]) -> None:
+    """Wait until all tasks are over that were not there *before*.
+
+    But for what sse-starlette has look for the end of the server, as long as that runs.
+    """
+
+    def living() -> list[asyncio.Task[Any]]:
+        new = asyncio.all_tasks() - before
+        return [task for task in new if "_shutdown_watcher" not in repr(task.get_coro())]
+
+    while tasks := living():
+        await asyncio.wait(tasks)
+
+
 async def ask_and_leave(port: int) -> None:
     """Leave in the middle of a response."""
+    before = asyncio.all_tasks()
     reader, writer = await ask(port)
     await reader.readuntil(b"begin")
     writer.close()
-    await asyncio.sleep(0.1)
+    await ended(before)
 
 
 async def ask_and_read(port: int) -> None:
-    """Read a response to its end."""
+    """Read a response to its end; what a server still has to do it does before it ends itself."""
     reader, writer = await ask(port)
     await reader.readuntil(b"end")
     writer.close()

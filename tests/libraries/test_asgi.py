@@ -20,8 +20,10 @@ from tests.serving import (
     Record,
     ask_and_leave,
     ask_and_read,
+    begun,
     by_hypercorn,
     by_uvicorn,
+    ended,
     records,
     staying,
 )
@@ -212,7 +214,7 @@ async def hanging(_scope: Any, _receive: Any, _send: Any) -> None:
 
 async def ask_only(port: int) -> None:
     _, writer = await ask(port)
-    await asyncio.sleep(0.05)
+    await begun("request")
     staying.append(writer)
 
 
@@ -255,9 +257,14 @@ async def app(scope, receive, send):
     await receive()
     app.left = asyncio.create_task(asyncio.sleep(60), name="left")
     await send({"type": "lifespan.startup.complete"})
-    asyncio.get_running_loop().call_later(0.2, setattr, server, "should_exit", True)
+    asyncio.create_task(ends())
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
+
+async def ends():
+    while not server.started:
+        await asyncio.sleep(0.01)
+    server.should_exit = True
 
 server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
 server.run()
@@ -282,7 +289,7 @@ def test_what_uvicorn_leaves_behind_was_cancelled_by_its_end(
     assert (done.returncode, done.stderr) == (0, "")
     [answer] = aioaudit.load(str(log)).why("left")
     root = answer.root
-    assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:14")
+    assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:19")
 
 
 @pytest.mark.parametrize("server", [by_uvicorn, by_hypercorn])
@@ -296,10 +303,11 @@ def test_a_client_that_leaves_quart_is_a_disconnect(record: Any, server: Any) ->
         return "never"
 
     async def talk(port: int) -> None:
+        before = asyncio.all_tasks()
         _, writer = await ask(port)
-        await asyncio.sleep(0.1)
+        await begun("request")
         writer.close()
-        await asyncio.sleep(0.1)
+        await ended(before)
 
     trail = record(app, talk, server)
     told = links(trail.why("request"))

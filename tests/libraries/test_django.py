@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.recognising import accepted, ask, links, name_task
-from tests.serving import Record, ask_and_leave, ask_and_read, records
+from tests.serving import Record, ask_and_leave, ask_and_read, begun, ended, records
 
 pytest.importorskip("uvicorn")
 django = pytest.importorskip("django")
@@ -73,10 +73,11 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 async def leave_while_it_hangs(port: int) -> None:
+    before = asyncio.all_tasks()
     _, writer = await ask(port)
-    await asyncio.sleep(0.1)
+    await begun("view")
     writer.close()
-    await asyncio.sleep(0.1)
+    await ended(before)
 
 
 def is_told(answer: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 
 from tests.recognising import hang, links, name_task, trails
+from tests.serving import begun
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # its own, about what it is going to change
 trail_of = trails()
@@ -109,7 +110,7 @@ def test_a_node_that_takes_too_long_is_a_deadline_of_its_own(trail_of: Any, grap
 def test_what_is_cancelled_from_outside_leads_there(trail_of: Any, graph: Any) -> None:
     async def scenario() -> None:
         task = asyncio.create_task(graph(quick).ainvoke(START), name="invoker")
-        await asyncio.sleep(0.1)
+        await begun("inside")
         task.cancel()  # LINE cancels
         await asyncio.wait([task])
 

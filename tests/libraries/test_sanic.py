@@ -22,6 +22,7 @@ from tests.conftest import clean_environ
 from tests.loops import NAMES, RUNS
 from tests.recognising import about, accepted, acting, ask, links, name_task
 from tests.servers import free_port
+from tests.serving import ended
 from tests.waiting import PATIENCE
 
 sanic = pytest.importorskip("sanic")
@@ -69,11 +70,12 @@ def record(request: pytest.FixtureRequest) -> Callable[..., Trail]:
                 await server.startup()
                 await server.before_start()
                 await server.start_serving()
+                before = asyncio.all_tasks()
                 await talk(app, listener.getsockname()[1])
                 server.close()
                 for connection in list(server.connections):
                     connection.abort()
-                await asyncio.sleep(0.05)
+                await ended(before)
                 for client in app.ctx.staying:
                     client.close()
                 listener.close()
@@ -123,11 +125,11 @@ async def happened(event: asyncio.Event) -> None:
 
 def test_a_client_that_leaves_is_a_disconnect(record: Any) -> None:
     async def talk(app: Any, port: int) -> None:
+        before = asyncio.all_tasks()
         _, writer = await ask(port)
         await happened(app.ctx.begun)
         writer.close()
-        await happened(app.ctx.done)
-        await asyncio.sleep(0.05)
+        await ended(before)
 
     answer = record(talk).why("request")
     told = links(answer)
@@ -172,21 +174,29 @@ def test_a_request_that_takes_too_long_is_a_deadline(record: Any) -> None:
 def test_a_connection_without_requests_is_closed_after_its_time(record: Any) -> None:
     async def talk(_app: Any, port: int) -> None:
         reader, writer = await ask(port, "/short")
-        await reader.readuntil(b"end")
-        assert await reader.read() == b""
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = await reader.read()
+        answered.append(said.endswith(b"end"))
         writer.close()
 
-    chain = links(record(talk, KEEP_ALIVE_TIMEOUT=0.2).why("request"))
+    answered: list[bool] = []
+    for seconds in (0.2, 2, 20):
+        trail = record(talk, KEEP_ALIVE_TIMEOUT=seconds)
+        if answered[-1]:
+            break  # else a busy machine took all that time for the request
+    chain = links(trail.why("request"))
     assert [link["reason"] for link in chain] == ["sanic.keepalive", "sanic.keepalive"]
-    assert (chain[-1]["what"], chain[-1]["seconds"]) == ("deadline", 0.2)
+    assert (chain[-1]["what"], chain[-1]["seconds"]) == ("deadline", seconds)
 
 
 def test_a_connection_that_is_closed_between_requests_is_no_disconnect(record: Any) -> None:
     async def talk(_app: Any, port: int) -> None:
+        before = asyncio.all_tasks()
         reader, writer = await ask(port, "/short")
         await reader.readuntil(b"end")
         writer.close()
-        await asyncio.sleep(0.1)
+        await ended(before)
 
     assert {each.reason for each in accepted(record(talk))} <= {"sanic.closed"}
 
@@ -248,12 +258,12 @@ def test_a_client_that_leaves_a_whole_server_is_a_disconnect(answers: dict[str, 
 
 
 def test_what_watches_over_a_websocket_ends_with_it(record: Any) -> None:
-    async def talk(app: Any, port: int) -> None:
+    async def talk(_app: Any, port: int) -> None:
+        before = asyncio.all_tasks()
         async with websockets_client.connect(f"ws://127.0.0.1:{port}/socket") as connection:
             await connection.send("hello")
             assert await connection.recv() == "hello"
-        await happened(app.ctx.done)
-        await asyncio.sleep(0.1)
+        await ended(before)
 
     trail = record(talk)
     chain = links(trail.why("pings"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.recognising import accepted, links
-from tests.serving import records
+from tests.serving import ended, records
 
 pytest.importorskip("uvicorn")
 strawberry = pytest.importorskip("strawberry")
@@ -51,6 +51,7 @@ def test_an_operation_that_is_cancelled_says_whether_its_client_is_still_there(
     record: Any, protocol: str, leaves: bool
 ) -> None:
     async def talk(port: int) -> None:
+        before = asyncio.all_tasks()
         begin, end = PROTOCOLS[protocol]
         url = f"ws://127.0.0.1:{port}/"
         async with websockets.connect(url, subprotocols=[protocol]) as client:
@@ -61,8 +62,7 @@ def test_an_operation_that_is_cancelled_says_whether_its_client_is_still_there(
                 pass
             if not leaves:
                 await client.send(json.dumps({"type": end, "id": "1"}))
-                await asyncio.sleep(0.1)
-        await asyncio.sleep(0.1)
+        await ended(before)
 
     trail = record(site(), talk, ws="auto")
     tasks = [each for each in accepted(trail) if each.coro.startswith("strawberry.")]
