@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +24,7 @@ from aioaudit.trail import Trail
 from tests.conftest import clean_environ
 from tests.loops import every_loop
 from tests.recognising import about, acting, ask, done_by, links, name_task
+from tests.serving import ended
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
 from tests.waiting import PATIENCE
 
@@ -203,9 +203,11 @@ def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: An
         async with serving(keepalive_timeout=0.2) as service:
             before = asyncio.all_tasks()
             reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            while not (connections := asyncio.all_tasks() - before):  # noqa: ASYNC110 - aiohttp makes it
+                await asyncio.sleep(0.001)
+            [connection] = connections
             writer.write(b"GET /nothing-here HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
-            [connection] = asyncio.all_tasks() - before
             await asyncio.wait([connection], timeout=PATIENCE)
             writer.close()
             return connection
@@ -273,7 +275,7 @@ def test_the_total_time_of_a_request_is_a_deadline_at_the_line_that_waits(
 
 def test_a_failed_child_whose_request_timed_out_leads_to_the_deadline() -> None:
     async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.5)
+        await over.wait()
         writer.close()
 
     async def fetch(port: int) -> None:
@@ -281,7 +283,10 @@ def test_a_failed_child_whose_request_timed_out_leads_to_the_deadline() -> None:
         async with aiohttp.ClientSession(timeout=limit) as session:
             await session.get(f"http://127.0.0.1:{port}/")  # LINE fails
 
+    over = asyncio.Event()
+
     async def main() -> asyncio.Task[Any] | None:
+        before = asyncio.all_tasks()
         server = await asyncio.start_server(never, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
@@ -291,7 +296,8 @@ def test_a_failed_child_whose_request_timed_out_leads_to_the_deadline() -> None:
         except* TimeoutError:
             pass
         server.close()
-        await asyncio.sleep(0.5)
+        over.set()
+        await ended(before)
         return sibling
 
     answer, _ = explained(asyncio.run, main)
@@ -336,8 +342,10 @@ def test_the_time_to_connect_is_a_deadline_at_the_line_that_asked() -> None:
 
 
 def test_the_time_to_read_from_a_socket_cancels_nothing() -> None:
+    over = asyncio.Event()
+
     async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.4)
+        await over.wait()
         writer.close()
 
     async def fetch(port: int) -> None:
@@ -346,6 +354,7 @@ def test_the_time_to_read_from_a_socket_cancels_nothing() -> None:
             await session.get(f"http://127.0.0.1:{port}/")
 
     async def main() -> None:
+        before = asyncio.all_tasks()
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         with aioaudit.recording() as trail:
@@ -354,7 +363,8 @@ def test_the_time_to_read_from_a_socket_cancels_nothing() -> None:
             assert isinstance(task.exception(), aiohttp.SocketTimeoutError)
             assert trail.why(task) is None
         server.close()
-        await asyncio.sleep(0.4)
+        over.set()
+        await ended(before)
 
     asyncio.run(main())
 
@@ -373,13 +383,17 @@ def test_attempts_to_connect_end_when_one_won_or_nobody_waits_any_more(
         won = await happy.start_connection(known, happy_eyeballs_delay=0.02)  # LINE races
         won.close()
 
+    def under_way() -> list[asyncio.Task[Any]]:
+        return [each for each in asyncio.all_tasks() if "run_one_coro" in repr(each.get_coro())]
+
     async def main() -> Trail:
         name_task("main")
         with aioaudit.recording() as trail:
             async with host_with_two_addresses(second_answers=second_answers) as port:
                 connecting = asyncio.create_task(connect(port), name="connecting")
                 if not second_answers:
-                    await asyncio.sleep(0.1)
+                    while len(under_way()) < 2:  # noqa: ASYNC110 - the second begins by a timer
+                        await asyncio.sleep(0.001)
                     connecting.cancel()  # LINE gives_up
                 await asyncio.wait([connecting])
         return trail
@@ -445,9 +459,10 @@ def test_a_body_that_is_still_being_sent_ends_with_its_response() -> None:
     async def main() -> asyncio.Task[Any] | None:
         async def early(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nbegun")
-            await asyncio.sleep(0.3)
+            await over.wait()
             writer.close()
 
+        before, over = asyncio.all_tasks(), asyncio.Event()
         server = await asyncio.start_server(early, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with aiohttp.ClientSession() as session:
@@ -457,7 +472,8 @@ def test_a_body_that_is_still_being_sent_ends_with_its_response() -> None:
             answer.close()  # LINE response
             await asyncio.wait(writers)
         server.close()
-        await asyncio.sleep(0.3)
+        over.set()
+        await ended(before)
         return writers[0]
 
     writers: list[asyncio.Task[Any]] = []
@@ -509,13 +525,12 @@ async def background(app):
     task = asyncio.create_task(asyncio.sleep(60), name="background")
     yield
 
-async def say(app):
-    print("up", flush=True)
+def say(*_):
+    print("up", flush=True)  # run_app() only waits from here on
 
 app = web.Application()
 app.cleanup_ctx.append(background)
-app.on_startup.append(say)
-web.run_app(app, port=0, print=None)
+web.run_app(app, port=0, print=say)
 """
 
 
@@ -533,7 +548,6 @@ def test_what_run_app_leaves_behind_was_cancelled_by_its_end(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -542,6 +556,6 @@ def test_what_run_app_leaves_behind_was_cancelled_by_its_end(
     assert {line["reason"] for line in asked} == {"shutdown"}
     for answer in answers.values():
         root = answer.root
-        assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:14")
+        assert (root.what, root.reason, root.at) == ("shutdown", "shutdown", f"{program}:13")
     assert "background" in answers
     assert len(answers) == 2
