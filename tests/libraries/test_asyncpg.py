@@ -35,6 +35,16 @@ def deadline(trail: Trail, at: str, seconds: float, detail: str) -> None:
     assert root == {"what": "deadline", "seconds": about(seconds), **said}
 
 
+async def sleeps(address: str, connection: Any) -> None:
+    """Wait until the server has *connection* sleep."""
+    looking = await asyncpg.connect(address)
+    asks = "select wait_event from pg_stat_activity where pid = $1"
+    there = connection.get_server_pid()
+    while await looking.fetchval(asks, there) != "PgSleep":  # noqa: ASYNC110 - only the server knows
+        await asyncio.sleep(0.001)
+    await looking.close()
+
+
 def test_a_command_that_takes_too_long_fails_and_is_not_cancelled(
     trail_of: Any, address: str
 ) -> None:
@@ -56,7 +66,7 @@ def test_who_cancels_a_command_is_named_and_the_query_ends_in_the_server(
     async def scenario() -> None:
         connection = await asyncpg.connect(address)
         task = asyncio.create_task(connection.fetch("select pg_sleep(60)"), name="query")
-        await asyncio.sleep(0.1)
+        await sleeps(address, connection)
         task.cancel()  # LINE cancels
         await asyncio.wait([task])
         assert await connection.fetchval("select 1") == 1
@@ -165,7 +175,7 @@ def test_a_cancellation_on_its_way_to_the_server_ends_with_its_connection(
     async def scenario() -> None:
         connection = await asyncpg.connect(address)
         task = asyncio.create_task(connection.fetch("select pg_sleep(60)"), name="query")
-        await asyncio.sleep(0.1)
+        await sleeps(address, connection)
         task.cancel()
         await asyncio.wait([task])
         [sending] = connection._cancellations
