@@ -14,7 +14,7 @@ import pytest
 import aioaudit
 from aioaudit.trail import Trail
 from tests.loops import RUNS
-from tests.recognising import links, name_task
+from tests.recognising import about, links, name_task
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
 
@@ -68,7 +68,8 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
                 running = asyncio.create_task(worker.async_run(), name="worker")
                 worker.main_task = running
                 queued = await pool.enqueue_job("job")
-                await asyncio.wait_for(begun.wait(), PATIENCE)
+                while not (begun.is_set() or worker.jobs_failed):  # noqa: ASYNC110 - nothing tells the second
+                    await asyncio.sleep(0.005)
                 await act(worker, queued)
                 await asyncio.wait([running], timeout=0.5)
                 running.cancel()
@@ -85,20 +86,22 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
 
 
 async def job_ended(worker: Any) -> None:
-    await asyncio.wait(list(worker.tasks.values()), timeout=PATIENCE)
+    if worker.tasks:
+        await asyncio.wait(list(worker.tasks.values()), timeout=PATIENCE)
 
 
 def test_a_job_that_takes_too_long_meets_the_deadline_of_its_worker(record: Any) -> None:
     async def act(worker: Any, _queued: Any) -> None:
         await job_ended(worker)
 
-    trail = record(act, job_timeout=0.3, handle_signals=False)
-    root = links(trail.why("job"))[-1]
-    assert (root["what"], root["reason"], root["seconds"]) == (
-        "deadline",
-        "timeout",
-        pytest.approx(0.3, abs=0.0011),
-    )
+    for seconds in (0.3, 3.0, 30.0):
+        trail = record(act, job_timeout=seconds, handle_signals=False)
+        answer = trail.why("job")
+        if answer is not None:
+            break  # else a busy machine took all that time before it began
+    root = links(answer)[-1]
+    assert (root["what"], root["reason"]) == ("deadline", "timeout")
+    assert root["seconds"] == about(seconds)
     assert root["at"].startswith("arq/worker.py")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,12 +48,12 @@ class Broker(taskiq.AsyncBroker):  # type: ignore[misc]  # of no known type
 def test_a_task_that_takes_too_long_meets_its_timeout_and_a_receiver_ends_its_own(
     trail_of: Any,
 ) -> None:
-    async def scenario() -> None:
+    async def scenario(seconds: float) -> None:
         broker = Broker()
         broker.is_worker_process = True
         ended = asyncio.Event()
 
-        @broker.task(timeout=0.1)  # type: ignore[untyped-decorator]  # of no known type
+        @broker.task(timeout=seconds)  # type: ignore[untyped-decorator]  # of no known type
         async def job() -> None:
             name_task("job")
             try:
@@ -63,12 +65,17 @@ def test_a_task_that_takes_too_long_meets_its_timeout_and_a_receiver_ends_its_ow
         receiver = receivers.Receiver(broker, max_async_tasks=2)
         listening = asyncio.create_task(receiver.listen(stop), name="listener")
         await job.kiq()
-        await asyncio.wait_for(ended.wait(), PATIENCE)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), 20 * seconds)
         stop.set()
         await asyncio.wait([listening], timeout=PATIENCE)
 
-    trail = trail_of(scenario)
-    root = links(trail.why("job"))[-1]
-    assert (root["what"], root["seconds"]) == ("deadline", about(0.1))
+    for seconds in (0.1, 1.0, 10.0):
+        trail = trail_of(partial(scenario, seconds))
+        answer = trail.why("job")
+        if answer is not None:
+            break  # else a busy machine took all that time before it began
+    root = links(answer)[-1]
+    assert (root["what"], root["seconds"]) == ("deadline", about(seconds))
     ours = [each for each in trail.answers() if each.name != "job"]
     assert {links(each)[-1].get("reason") for each in ours} == {"taskiq.done"}
