@@ -7,7 +7,6 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from tests.servers import free_port, nginx
 from tests.waiting import PATIENCE, wait_until
 
 SERVICE = """
-import asyncio, signal, sys
+import asyncio, os, signal, sys
 from aiohttp import ClientSession, web
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -49,13 +48,14 @@ async def fetch(session):
 
 async def page(request):
     if upstream == "0":
+        open("asked", "w").close()
         await asyncio.sleep(600)
     async with ClientSession() as session:
         try:
             async with asyncio.timeout(float(patience) or None):
                 return web.Response(text=await fetch(session))
         except TimeoutError:
-            return web.Response(status=504)
+            return web.Response(status=504, text=str(os.path.exists("asked")))
 
 async def main():
     app = web.Application()
@@ -78,8 +78,10 @@ NAMES = ("shop-web", "shop-orders", "shop-stock")
 class Incident:
     """What happened: the folder has a log of each service, by its name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: int) -> None:
         self.folder = folder
+        self.patience = patience
+        """Seconds that the first service waits."""
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The log of the service *name*."""
@@ -92,46 +94,59 @@ class Incident:
         found = [line for line in self.lines(name) if line.get("reason") == "disconnect"]
         return found[0] if found else None
 
+    def happens(self, python: str, variables: dict[str, str]) -> bool:
+        """Let it happen; whether the request had reached the last service when its time ran out."""
+        (self.folder / "service.py").write_text(SERVICE)
+        with ExitStack() as stack:
+            ports = [free_port() for _ in NAMES]
+            proxies = stack.enter_context(nginx(*ports))
+            processes: list[subprocess.Popen[str]] = []
+            for name, port, upstream in zip(NAMES, ports, [*proxies[1:], 0], strict=True):
+                patience = str(self.patience) if name == NAMES[0] else "0"
+                process = subprocess.Popen(
+                    [python, "service.py", str(port), str(upstream), patience],
+                    cwd=self.folder,
+                    env=clean_environ(
+                        **variables,
+                        AIOAUDIT="otel,jsonl",
+                        AIOAUDIT_JSONL_PATH=f"{name}.jsonl",
+                        OTEL_SERVICE_NAME=name,
+                    ),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                stack.callback(process.kill)
+                processes.append(stack.enter_context(process))
+            for process in processes:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+            with pytest.raises(urllib.error.HTTPError, match="504") as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{proxies[0]}/", timeout=PATIENCE)
+            reached = refused.value.read() == b"True"
+            refused.value.close()
+            if reached:
+                wait_until(lambda: self.left(NAMES[2]), "that the last service hears of it")
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            for process in processes:
+                _, err = process.communicate(timeout=PATIENCE)
+                assert (err, process.returncode) == ("", 0)
+        return reached
+
 
 @pytest.fixture
-def incident(audited_python: str, tmp_path: Path, over_http: dict[str, str]) -> Iterator[Incident]:
+def incident(
+    audited_python: str, tmp_path: Path, over_http: dict[str, str], receiver: Receiver
+) -> Incident:
     """A request to the first of three services, each behind nginx, whose time runs out."""
-    (tmp_path / "service.py").write_text(SERVICE)
-    incident = Incident(tmp_path)
-    with ExitStack() as stack:
-        ports = [free_port() for _ in NAMES]
-        proxies = stack.enter_context(nginx(*ports))
-        processes: list[subprocess.Popen[str]] = []
-        for name, port, upstream in zip(NAMES, ports, [*proxies[1:], 0], strict=True):
-            patience = "1" if name == NAMES[0] else "0"
-            process = subprocess.Popen(
-                [audited_python, "service.py", str(port), str(upstream), patience],
-                cwd=tmp_path,
-                env=clean_environ(
-                    **over_http,
-                    AIOAUDIT="otel,jsonl",
-                    AIOAUDIT_JSONL_PATH=f"{name}.jsonl",
-                    OTEL_SERVICE_NAME=name,
-                ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(process.kill)
-            processes.append(stack.enter_context(process))
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        with pytest.raises(urllib.error.HTTPError, match="504") as refused:
-            urllib.request.urlopen(f"http://127.0.0.1:{proxies[0]}/", timeout=PATIENCE)
-        refused.value.close()
-        wait_until(lambda: incident.left(NAMES[2]), "that the last service hears of it")
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            _, err = process.communicate(timeout=PATIENCE)
-            assert (err, process.returncode) == ("", 0)
-        yield incident
+    for patience in (1, 10, 100):
+        (tmp_path / str(patience)).mkdir()
+        incident = Incident(tmp_path / str(patience), patience)
+        receiver.spans.clear()
+        if incident.happens(audited_python, over_http):
+            break  # else a busy machine took all that time for the way
+    return incident
 
 
 def test_a_deadline_is_found_from_what_died_of_it_behind_two_proxies(
@@ -139,7 +154,7 @@ def test_a_deadline_is_found_from_what_died_of_it_behind_two_proxies(
 ) -> None:
     """In one test, for an incident takes its time."""
     lines_name_the_span_that_sent_each_request(incident)
-    one_trace_shows_the_deadline_and_who_left_because_of_it(receiver)
+    one_trace_shows_the_deadline_and_who_left_because_of_it(receiver, incident.patience)
     the_logs_together_say_the_same(incident)
 
 
@@ -155,7 +170,7 @@ def the_logs_together_say_the_same(incident: Incident) -> None:
     assert "probably because" in parts[0]
     assert f" in {orders} (pid " in parts[1]
     assert f" in {web} (pid " in parts[2]
-    assert "the timeout of 1 s at" in parts[2]
+    assert f"the timeout of {incident.patience} s at" in parts[2]
     assert (answer.root.what, answer.root.service) == ("deadline", web)
 
 
@@ -173,7 +188,9 @@ def lines_name_the_span_that_sent_each_request(incident: Incident) -> None:
     assert ran_out["origin"] == "deadline"
 
 
-def one_trace_shows_the_deadline_and_who_left_because_of_it(receiver: Receiver) -> None:
+def one_trace_shows_the_deadline_and_who_left_because_of_it(
+    receiver: Receiver, patience: int
+) -> None:
     """The chain, read back from the collector."""
     web, orders, stock = NAMES
     spans = {(span.trace, span.id): span for span in receiver.spans}
@@ -196,7 +213,7 @@ def one_trace_shows_the_deadline_and_who_left_because_of_it(receiver: Receiver) 
             span for span in requests(name, "timeout") if span.trace == client.trace
         ]
     assert step.attributes["aioaudit.cancel.root.what"] == "deadline"
-    assert step.attributes["aioaudit.cancel.root.seconds"] == 1.0
+    assert step.attributes["aioaudit.cancel.root.seconds"] == patience
     # All of it in the trace of the request, and the deadline below the span of who had set it.
     assert len({client.trace, step.trace, requests(stock, "disconnect")[0].trace}) == 1
     assert spans[step.trace, step.parent].resource["service.name"] == web
