@@ -28,6 +28,9 @@ if sys.version_info < (3, 14):
 
 APP = """
     import asyncio, json, os, signal, sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    one = ThreadPoolExecutor(1)  # else it has a second thread where the first is not idle yet
 
     def snapshot():
         classes = (asyncio.Task, asyncio.Future, asyncio.Timeout, asyncio.TaskGroup,
@@ -40,6 +43,9 @@ APP = """
             "handlers": [str(signal.getsignal(each)) for each in signal.valid_signals()],
             "threads": len(os.listdir("/proc/self/task")),
         }
+
+    async def in_thread(function, *args):
+        return await asyncio.get_running_loop().run_in_executor(one, function, *args)
 
     async def upstream():
         await asyncio.sleep(3600)
@@ -55,11 +61,11 @@ APP = """
             except TimeoutError:
                 body = b"late"
         elif scope["path"] == "/snapshot":
-            await asyncio.to_thread(int)  # which has a thread of the executor begin
+            await in_thread(int)  # which has it begin
             body = json.dumps(snapshot()).encode()
         elif scope["path"] == "/dump":
             import aioaudit
-            body = (await asyncio.to_thread(aioaudit.dump, "dump.jsonl")).encode()
+            body = (await in_thread(aioaudit.dump, "dump.jsonl")).encode()
         else:
             await asyncio.create_task(asyncio.sleep(0), name="work")
         await send({"type": "http.response.start", "status": 200,
@@ -118,7 +124,11 @@ async def load_it(port: int, attach: Any) -> dict[str, Any]:
         dump = (await ask_it("/dump")).decode()
         off = await asyncio.to_thread(attach, "detach")
         await some()
-        after = json.loads(await ask_it("/snapshot"))
+        until = time.monotonic() + PATIENCE
+        while (after := json.loads(await ask_it("/snapshot"))) != before:
+            if time.monotonic() > until:  # the system shows a thread that has ended for a moment
+                break
+            await asyncio.sleep(0.01)
     finally:
         over = True
         await asyncio.gather(*clients)

@@ -45,6 +45,7 @@ def main(log: str, how: str) -> None:
     manager = client_of.KernelManager()
     words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     manager._kernel_spec = kernelspec.KernelSpec(argv=words, display_name="one", language="python")
+    manager.shutdown_wait_time = 250  # seconds; what does not end in time is killed
     manager.start_kernel(env={**os.environ, "AIOAUDIT": "jsonl", "AIOAUDIT_JSONL_PATH": log})
     client = manager.client()
     client.start_channels()
