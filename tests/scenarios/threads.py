@@ -121,8 +121,8 @@ async def threadsafe_function() -> None:
 #   called explicit @threadsafe_function
 
 
-async def held_for_a_thread(begun: threading.Event) -> None:
-    begun.set()
+async def held_for_a_thread(ready: threading.Event) -> None:
+    ready.set()
     await forever()
 
 
@@ -130,11 +130,11 @@ async def concurrent_future() -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        future = asyncio.run_coroutine_threadsafe(held_for_a_thread(begun), loop)
-        begun.wait()
+        future = asyncio.run_coroutine_threadsafe(held_for_a_thread(ready), loop)
+        ready.wait()
         future.cancel()  # LINE concurrent_future
 
-    begun = threading.Event()
+    ready = threading.Event()
     await in_thread("concurrent-thread", end)
     await steps(5)
 
