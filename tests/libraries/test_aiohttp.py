@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -207,7 +208,9 @@ def test_an_idle_connection_that_the_server_closes_ran_out_of_keep_alive(run: An
                 await asyncio.sleep(0.001)
             [connection] = connections
             writer.write(b"GET /nothing-here HTTP/1.1\r\nHost: x\r\n\r\n")
-            await reader.readuntil(b"\r\n\r\n")
+            # Since 3.14 the time runs from the begin: on a busy machine there is no answer.
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
             await asyncio.wait([connection], timeout=PATIENCE)
             writer.close()
             return connection
