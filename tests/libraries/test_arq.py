@@ -14,7 +14,7 @@ import pytest
 import aioaudit
 from aioaudit.trail import Trail
 from tests.loops import RUNS
-from tests.recognising import about, links, name_task
+from tests.recognising import about, hang, links, name_task
 from tests.servers import redis_server
 from tests.waiting import PATIENCE
 
@@ -44,9 +44,12 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(params=RUNS)
 def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
-    """Runs a worker with one job, acts on both in the task ``host``, gives what was recorded."""
+    """Runs a worker with one job, acts on both in the task ``host``, gives what was recorded.
 
-    def run(act: Act, **options: Any) -> Trail:
+    The worker looks for other jobs until then, and with *polls* until it has ended.
+    """
+
+    def run(act: Act, *, polls: bool = False, **options: Any) -> Trail:
         async def job(_context: Any) -> None:
             name_task("job")
             begun.set()
@@ -56,7 +59,9 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
             host = asyncio.current_task()
             assert host is not None
             host.set_name("host")
-            settings = arq_connections.RedisSettings(host="127.0.0.1", port=port)
+            settings = arq_connections.RedisSettings(
+                host="127.0.0.1", port=port, conn_timeout=int(PATIENCE)
+            )
             pool = await arq.create_pool(settings)
             with aioaudit.recording() as trail:
                 worker = arq_worker.Worker(
@@ -65,13 +70,17 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
                     poll_delay=0.05,
                     **options,
                 )
+                rest = rests(worker)
                 running = asyncio.create_task(worker.async_run(), name="worker")
                 worker.main_task = running
                 queued = await pool.enqueue_job("job")
                 while not (begun.is_set() or worker.jobs_failed):  # noqa: ASYNC110 - nothing tells the second
                     await asyncio.sleep(0.005)
+                if not polls:
+                    await rest()
                 await act(worker, queued)
-                await asyncio.wait([running], timeout=0.5)
+                if polls:
+                    await rest()
                 running.cancel()
                 await asyncio.wait([running])
                 _ = trail.events
@@ -83,6 +92,28 @@ def record(request: pytest.FixtureRequest, port: int) -> Callable[..., Trail]:
         return trail
 
     return run
+
+
+def rests(worker: Any) -> Callable[[], Awaitable[None]]:
+    """Have *worker* look for no more jobs, once it is asked to.
+
+    redis-py warns of what is cancelled while it talks to the server.
+    """
+    asked, resting = asyncio.Event(), asyncio.Event()
+    look = worker._poll_iteration
+
+    async def looks() -> None:
+        if asked.is_set():
+            resting.set()
+            await hang()
+        await look()
+
+    async def rest() -> None:
+        asked.set()
+        await asyncio.wait_for(resting.wait(), PATIENCE)
+
+    worker._poll_iteration = looks
+    return rest
 
 
 async def job_ended(worker: Any) -> None:
@@ -111,7 +142,7 @@ def test_a_job_that_is_aborted_says_that_somebody_aborted_it(record: Any) -> Non
         await job_ended(worker)
         assert await aborting
 
-    trail = record(act, allow_abort_jobs=True, handle_signals=False)
+    trail = record(act, polls=True, allow_abort_jobs=True, handle_signals=False)
     said = {"reason": "arq.aborted", "detail": "a process called Job.abort()"}
     assert links(trail.why("job")) == [
         {"what": "cancelled", "name": "job", **said},
