@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PROGRAMS = Path(__file__).parents[1] / "plain_requests.py"
 
+NEVER_SLOW = {"AIOAUDIT_SLOW_CANCEL": "1000"}
+"""Whatever else the machine does: what is slow is told, and is nothing plain."""
+
 OF_THE_RUN = {"ts", "run", "pid", "ppid", "lifetime", "process", "ancestors", "coverage"} | {
     "parent_run"
 }
@@ -32,7 +35,7 @@ def told(run_python: Runner, folder: Path, core: str) -> tuple[list[list[tuple[s
         AIOAUDIT="jsonl",
         AIOAUDIT_JSONL_PATH=str(log),
         AIOAUDIT_CORE=core,
-        AIOAUDIT_SLOW_CANCEL="1000",  # whatever else the machine does
+        **NEVER_SLOW,
     )
     assert (done.returncode, done.stderr) == (0, "")
     logs = [each.read_text().splitlines() for each in folder.glob(f"{core}-*.jsonl")]
@@ -86,7 +89,7 @@ asyncio.run(main())
 @pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
 def test_all_but_the_first_are_taken_in_until_somebody_asks(run_python: Runner) -> None:
     """One is needed to find out the line; then one is asked about."""
-    done = run_python("-c", TAKEN, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
+    done = run_python("-c", TAKEN, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log", **NEVER_SLOW)
     assert (done.returncode, done.stderr) == (0, "")
     taken = 99
     assert done.stdout.split() == [
@@ -126,7 +129,7 @@ asyncio.run(main())
 @pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
 def test_timeouts_that_run_out_are_taken_in_until_somebody_asks(run_python: Runner) -> None:
     """Two show the line and where it waits, one or two more where that is taken back."""
-    done = run_python("-c", EXPIRED, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
+    done = run_python("-c", EXPIRED, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log", **NEVER_SLOW)
     assert (done.returncode, done.stderr) == (0, "")
     taken, known, *answer, taken_then, known_then = done.stdout.split()
     assert int(taken) + int(known) == 100
@@ -313,7 +316,7 @@ print(len(asks.flying), len(asks.asked) < 3000, blocks() - before < 20_000)
 
 @pytest.mark.skipif(not HAS_MONITORING, reason="deliveries are not seen")
 def test_what_is_over_is_forgotten(run_python: Runner) -> None:
-    done = run_python("-c", MANY, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log")
+    done = run_python("-c", MANY, AIOAUDIT="jsonl", AIOAUDIT_JSONL_PATH="log", **NEVER_SLOW)
     assert (done.returncode, done.stderr) == (0, "")
     # Of lines nothing is known any more: their loop has gone.
     assert done.stdout.splitlines() == ["0 0 1 True", "0 True True"]
