@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,15 @@ REFUSING = """
 import _testcapi, gc, sys
 gc.disable()
 
-def refused(act, most=400):
-    '''Do ACT again and again, each time without memory for one allocation, the next one each time.'''
+def refused(act, most=400, before=0):
+    '''Do ACT again and again, each time without memory for one allocation, the next one each time.
+
+    BEFORE: so many times with memory, first.
+    '''
     failed = 0
-    for number in range(most):
-        _testcapi.set_nomemory(number, number + 1)
+    for number in range(-before, most):
+        if number >= 0:
+            _testcapi.set_nomemory(number, number + 1)
         try:
             act()
         except MemoryError:
@@ -233,3 +238,46 @@ def test_tasks_that_are_made_without_memory(run_python: Runner, tmp_path: Path) 
     faults = sum(int(re.sub(r".*, (\d+) times|.*", r"\1", each) or 1) for each in end["faults"])
     assert 0 <= end["seq"] - len(lines) <= end["dropped"] + faults + failed
     assert sum(line["event"] == "task.create" for line in lines) > 200
+
+
+CANCELS = (
+    REFUSING
+    + """
+import asyncio
+from aioaudit.session import current
+
+async def wait():
+    await asyncio.sleep(1000)
+
+async def main():
+    journal = current().sinks[0][0]
+    tasks = [asyncio.create_task(wait()) for _ in range(200)]
+    await asyncio.sleep(0)
+    left = iter(tasks)
+
+    def cancel():
+        next(left).cancel()
+
+    def between():  # of which there is no frame to be looked at yet, each time
+        cancel()
+
+    journal.before_fork()  # else it may be the exporter's thread that gets no memory
+    failed = refused(between, 150, before=5)  # so Python knows the line, and C asks it nothing
+    journal.after_fork_in_parent()
+    for _ in range(3):  # not for the tasks: whom asyncio had no memory to wake never ends
+        await asyncio.sleep(0)
+    print(failed)
+
+# Not `run`, which would wait for those.
+asyncio.new_event_loop().run_until_complete(main())
+"""
+)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there the core takes in no requests")
+def test_tasks_that_are_cancelled_without_memory(run_python: Runner) -> None:
+    """Nothing but a MemoryError reaches the program: a frame that cannot be had is no other error."""
+    done = run_python("-W", "ignore", "-c", CANCELS, AIOAUDIT="jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "SystemError" not in done.stderr
+    assert int(done.stdout) < 10

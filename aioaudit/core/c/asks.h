@@ -234,7 +234,8 @@ is_muted(Asks *self)
 #define UNSHARED 2 /* references to a frame that nobody was given: its own, and ours */
 
 /* Fill in PATH from FRAME out to the outermost frame of CORO; whether that was found, and no
- * frame on the way was given to anybody, as the handler of a signal is given one. */
+ * frame on the way was given to anybody, as the handler of a signal is given one.  -1 with an
+ * exception. */
 static int
 walk_out(PyFrameObject *frame, PyObject *coro, Path *path)
 {
@@ -256,7 +257,7 @@ walk_out(PyFrameObject *frame, PyObject *coro, Path *path)
         }
     }
     Py_XDECREF(frame);
-    return 0;
+    return PyErr_Occurred() ? -1 : 0; /* a frame that there is no memory for looks like none */
 }
 
 /* The same inwards, from the outermost frame of CORO, which is suspended, to where it waits;
@@ -560,7 +561,7 @@ ask_in_time(Asks *self, PyObject *task, Created *victim, PyThreadState *thread, 
     }
     back = PyFrame_GetBack(frame);
     if (back == NULL || !runs_alone(back, self->given[RUN])) {
-        result = 0;
+        result = PyErr_Occurred() ? -1 : 0;
         goto done;
     }
     timeout = PyFrame_GetVar(frame, str_self);
@@ -731,8 +732,9 @@ ask_once(Asks *self, PyTypeObject *cls, PyObject *task, PyObject **future, int *
     path.count = 0;
     path.hash = thread_id;
     mix(&path, (uintptr_t)asker->site->place);
-    if (!walk_out(frame, coro, &path)) {
-        result = 0;
+    right = walk_out(frame, coro, &path);
+    if (right <= 0) {
+        result = right;
         goto done;
     }
     line = said_of(self, self->lines, &path, thread_id, LEARN_LINE, (PyObject *)frame, current,
