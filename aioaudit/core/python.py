@@ -211,6 +211,8 @@ def name_of_new(task: Any) -> str:
     names it (``_asyncio_Task___init___impl`` in Modules/_asynciomodule.c).  Who asks
     in between, in the thread of an exporter, waits until the other thread is further.
     """
+    if isinstance(task, str):  # of a class of its own, as what the ``__str__`` of a name may give
+        return clean(task)
     from aioaudit.cpython.tasks import name_of  # who only reads a log needs no asyncio
 
     give_up: float | None = None

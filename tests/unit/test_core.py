@@ -359,6 +359,19 @@ def test_a_record_always_has_a_name(name: str) -> None:
     assert made.name == "n"
 
 
+@both
+def test_a_name_of_a_class_of_its_own_is_a_name(core: Any) -> None:
+    """As of Django's ``SafeString``, whose ``__str__`` gives itself: asyncio keeps what that gives."""
+
+    class Text(str):
+        __slots__ = ()
+
+    made = core.Created(1, 2, NS, make_site(core, PLAIN), Text("<b>" * 100), None)
+    name = made.name
+    assert (type(name), name) == (str, ("<b>" * 100)[:200] + "…")
+    assert b"<b>" in core.lines([made])
+
+
 def test_times_that_nobody_can_have_read_do_no_harm() -> None:
     for begin, end in ((-(2**63), 2**63 - 1), (2**63 - 1, -(2**63)), (-(2**63), -(2**63))):
         made = _core.Created(1, 1, begin, make_site(native, PLAIN), "n", None)
