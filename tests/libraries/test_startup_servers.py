@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environ
+from tests.servers import free_port
 from tests.waiting import PATIENCE
 
 ASGI = """
@@ -78,9 +78,7 @@ def test_each_worker_writes_a_whole_log_of_its_own(
 ) -> None:
     program, command = SERVERS[server]
     (tmp_path / "app.py").write_text(program)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [audited_python, "-m", *(word.format(port=port) for word in command)],
         cwd=tmp_path,
