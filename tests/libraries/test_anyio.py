@@ -24,6 +24,7 @@ from aioaudit.exporters.memory import MemoryExporter
 from aioaudit.log import Log
 from aioaudit.session import current
 from aioaudit.trail import Trail
+from tests import serving
 from tests.conftest import Runner
 from tests.recognising import about, hang, links, name_task, trails
 from tests.unit.test_recognisers_stdlib import host_with_two_addresses
@@ -629,7 +630,7 @@ def test_a_call_through_a_portal_ends_with_what_it_calls_into(trail_of: Any) -> 
         async with from_thread.BlockingPortal() as portal:
             with anyio.CancelScope(shield=True):
                 thread = asyncio.create_task(asyncio.to_thread(ask, portal), name="thread")
-                await asyncio.sleep(0.05)
+                await serving.begun("called")
                 await portal.stop(cancel_remaining=True)  # LINE portal_call
                 await asyncio.wait([thread])
 
