@@ -130,6 +130,7 @@ def clean_environ(**more: str) -> dict[str, str]:
     Nor what makes programs print other things than in a terminal: pytest, for one, does not
     shorten its lines where *CI* or *BUILD_NUMBER* is set (``_pytest.compat.running_on_ci``).
     pytest-asyncio, which loads itself into every pytest, is here for a test of its own.
+    And unless *more* says so, no clean-up is slow, whatever else the machine does.
     """
     ours = ("AIOAUDIT", "PYTHON", "PYTEST_", "COVERAGE", "OTEL_")
     printing = {"CI", "BUILD_NUMBER", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "PY_COLORS"}
@@ -138,7 +139,7 @@ def clean_environ(**more: str) -> dict[str, str]:
         for key, value in os.environ.items()
         if key == "AIOAUDIT_CORE" or (not key.startswith(ours) and key not in printing)
     }
-    return kept | {"PYTEST_ADDOPTS": "-p no:asyncio"} | more
+    return kept | {"PYTEST_ADDOPTS": "-p no:asyncio", "AIOAUDIT_SLOW_CANCEL": "1000"} | more
 
 
 def make_environment(folder: Path) -> Path:

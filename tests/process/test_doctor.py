@@ -442,6 +442,7 @@ def test_a_variable_of_a_foreign_exporter_is_left_to_it(world: World) -> None:
     assert states == {
         "AIOAUDIT": "none",
         "AIOAUDIT_CORE": "ok",
+        "AIOAUDIT_SLOW_CANCEL": "ok",  # of `clean_environ`
         "AIOAUDIT_STATSD": "none",
         "AIOAUDIT_STATSD_PREFIX": "none",
         "AIOAUDIT_STAT": "warning",
