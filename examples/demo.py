@@ -151,7 +151,7 @@ INCIDENTS = [
         story="The same page; the upstream resets the connection for the price while the\n"
         "reviews, with which nothing is wrong, are still on their way.",
         act=hang,
-        upstream=["--reset", "price", "--slow", "reviews=0.5"],
+        upstream=["--reset", "price", "--slow", "reviews=60"],
         task="reviews of teapot",
         root={"what": "failed", "name": "price of teapot", "error": "Client..."},
     ),
