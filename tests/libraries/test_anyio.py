@@ -209,19 +209,21 @@ def test_a_deadline_that_has_passed_on_entering_is_one(trail_of: Any) -> None:
 
 def test_an_outer_deadline_reaches_every_task_inside_as_one_request(trail_of: Any) -> None:
     async def child() -> None:
-        begun.append("child")
+        in_time.append(not scopes[-1].cancel_called)
         with anyio.CancelScope():
             await hang()
 
     async def scenario(seconds: float) -> None:
-        with anyio.move_on_after(seconds):  # LINE outer
+        with anyio.move_on_after(seconds) as scope:  # LINE outer
+            scopes.append(scope)
             async with anyio.create_task_group() as group:
                 group.start_soon(child, name="child")
 
-    begun: list[str] = []
+    scopes: list[Any] = []
+    in_time: list[bool] = []
     for seconds in (0.05, 0.5, 5.0):
         trail = trail_of(partial(scenario, seconds))
-        if begun:
+        if any(in_time):
             break  # else a busy machine took all that time before it began
     for name in ("child", "host"):
         assert told(trail.why(name)) == [
@@ -453,15 +455,18 @@ def test_who_ends_a_shield_is_not_who_cancelled(trail_of: Any) -> None:
 
     async def owner() -> None:
         async with anyio.create_task_group() as group:
+            groups.append(group)
             group.start_soon(worker, name="worker")
             group.start_soon(boom, name="boom")
 
     async def scenario() -> None:
         task = asyncio.create_task(owner(), name="owner")
-        await asyncio.sleep(0.05)
+        while not (scopes and groups[0].cancel_scope.cancel_called):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
         scopes[0].shield = False
         await asyncio.wait([task])
 
+    groups: list[Any] = []
     scopes: list[Any] = []
     assert told(trail_of(scenario).why("worker")) == [
         {"what": "cancelled", "name": "worker", "reason": "scope"},
@@ -730,7 +735,8 @@ def test_a_listener_that_closes_ends_what_accepts_from_it(trail_of: Any) -> None
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         [inner] = listener.listeners
         accepting = asyncio.create_task(inner.accept(), name="accepting")
-        await asyncio.sleep(0.01)
+        while inner._accept_scope is None:  # noqa: ASYNC110 - nothing tells when it accepts
+            await asyncio.sleep(0.001)
         await listener.aclose()  # LINE listener
         await asyncio.wait([accepting])
 
