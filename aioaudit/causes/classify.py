@@ -607,14 +607,15 @@ def _callback_detail(call: Call, ended: Any) -> str:
 
 def _by_handoff(call: Call, found: _StackWalk) -> Cause:
     """No line on the stack: a callback that the loop called, or C code."""
-    callback = None
+    callback = handle = None
+    arguments: tuple[Any, ...] = ()
     if found.boundary is not None and found.boundary.f_code.co_qualname == RUNS_HANDLE:
         handle = local(found.boundary, "self")
         given = called_by(handle)
         if given is not UNKNOWN:
-            callback = bound_cancel(*given) or given[0]
+            callback, arguments = bound_cancel(*given) or given[0], given[1]
     receiver = call.victim if found.receiver is None else found.receiver
-    note, evidence = call.state.handoffs.find(callback, receiver)
+    note, evidence = call.state.handoffs.find(callback, receiver, handle, arguments)
     if note is not None:
         if note.cause is not None:
             return msgspec.structs.replace(note.cause, evidence=evidence)

@@ -16,6 +16,7 @@ from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.signalled import signal_here
 from aioaudit.stack.frames import BOUND, bound_cancel, callers
+from aioaudit.stack.handles import handle_reference
 from aioaudit.state.awaiters import waiters_of
 from aioaudit.state.handoffs import Handoff
 from aioaudit.state.places import reference
@@ -107,20 +108,22 @@ def record_handoff(
     loop: Any = None,
     due: float | None = None,
     direct: bool = False,
+    handle: Any = None,
 ) -> None:
     """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*.
 
-    *direct* says that nothing is around it, such as a `functools.partial`.
+    *direct* says that nothing is around it, such as a `functools.partial`; *handle* is what the
+    loop has made of it, if it has.
     """
     codes = recorder.state.codes
     places = recorder.state.places
-    notes = recorder.state.handoffs.by_callback
+    handoffs = recorder.state.handoffs
     try:
         if loop is None and future is not None:
             loop = future.get_loop()
         if chained.is_chain_check(frame):
             cause = recorder.explain_cancel(callback.__self__, frame)
-            notes[callback] = Handoff(cause.at, cause.source, None, how, cause=cause)
+            handoffs.add(callback, Handoff(cause.at, cause.source, None, how, cause=cause))
             return
         found, library = callers(codes, frame)
         running = running_loop()
@@ -128,7 +131,7 @@ def record_handoff(
         if found is None and not foreign:
             return  # asyncio's own doing on somebody's behalf: nobody can be named
         signal = signal_here(recorder.state, frame, current_task(), how)
-        notes[callback] = Handoff(
+        note = Handoff(
             at=None if found is None else found[0].at(found[1]),
             source=None if found is None else found[0].source,
             thread=places.thread_name() if foreign else None,
@@ -139,7 +142,9 @@ def record_handoff(
             library=None if library is None else library[0].source,
             library_at=None if library is None else library[0].at(library[1]),
             future=None if future is None else reference(future),
+            handle=None if handle is None else handle_reference(handle),
         )
+        handoffs.add(callback, note)
     except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)
 

@@ -253,7 +253,7 @@ def make_call_at(recorder: Recorder, original: Callable[..., Any], how: str) -> 
             if handoffs.hidden_signals:
                 handoffs.forget_signal(self, callback)
             if noted:
-                note(self, due, callback, args[2:])
+                note(self, due, callback, args[2:], handle)
             if origin_of(handle):
                 hide(handle)
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
@@ -289,9 +289,9 @@ def _make_asyncio_call_at(
             kind = type(callback)
             if kind in BOUND:
                 if getattr(callback, "__name__", None) == "cancel":
-                    note(self, when, callback, args)
+                    note(self, when, callback, args, handle)
             elif kind is partial:
-                note(self, when, callback, args)
+                note(self, when, callback, args, handle)
             try:
                 shown = own_origin_of(handle)
             except AttributeError:  # a stranger's handle
@@ -312,14 +312,22 @@ def _make_note_timer(recorder: Recorder, how: str) -> Callable[..., None]:
     """
     call_later_code = BaseEventLoop.call_later.__code__
 
-    def note_timer(loop: Any, due: Any, callback: Any, args: tuple[Any, ...]) -> None:
+    def note_timer(loop: Any, due: Any, callback: Any, args: tuple[Any, ...], handle: Any) -> None:
         bound = bound_cancel(callback, args)
         if bound is None:
             return
         frame = calling_frame(2)
         name = "call_later" if frame.f_code is call_later_code else how
-        given, direct = f"given to {name}()", bound is callback
-        record_handoff(recorder, bound, given, frame, loop=loop, due=due, direct=direct)
+        record_handoff(
+            recorder,
+            bound,
+            f"given to {name}()",
+            frame,
+            loop=loop,
+            due=due,
+            direct=bound is callback,
+            handle=handle,
+        )
 
     return note_timer
 
@@ -330,6 +338,7 @@ def make_call_soon_threadsafe(
     """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
+        bound = None
         try:
             if recorder.state.handoffs.hidden_signals:
                 recorder.state.handoffs.forget_signal(self, callback)
@@ -343,6 +352,8 @@ def make_call_soon_threadsafe(
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
         try:
+            if bound is not None:
+                recorder.state.handoffs.made(bound, handle)
             # Threads of others call this with no frame of Python's around it.
             _note_given(recorder, self, handle, callback, caller_of())
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle
@@ -386,7 +397,7 @@ def make_add_signal_handler(recorder: Recorder, original: Callable[..., Any]) ->
                 library_at=None if library is None else library[0].at(library[1]),
             )
             if (bound := bound_cancel(callback, ())) is not None:
-                recorder.state.handoffs.by_callback[bound] = note
+                recorder.state.handoffs.add(bound, note)
                 if isinstance(bound.__self__, asyncio.Future | asyncio.TaskGroup):
                     # All groups have this code: it is the object that tells.
                     recorder.state.handoffs.add_signal(loop, None, number, note)

@@ -40,6 +40,14 @@ def context_reference(handle: Any) -> Callable[[], Context | None] | None:
     return None if context is None else weakref.ref(context)
 
 
+def handle_reference(handle: Any) -> Callable[[], Any] | None:
+    """A reference to *handle*, None where it takes none."""
+    try:
+        return weakref.ref(handle)
+    except TypeError:
+        return None
+
+
 def is_entered(context: Context | None) -> bool:
     """Whether code runs in *context* just now."""
     if context is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from asyncio import Handle
 from collections.abc import Callable
 from contextvars import Context
 from signal import Signals
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioaudit.core import new_notes
-from aioaudit.cpython.loops import running_loop
+from aioaudit.cpython.loops import context_of_handle, running_loop
 from aioaudit.stack.frames import code_of
-from aioaudit.stack.handles import is_entered
+from aioaudit.stack.handles import handle_reference, is_entered
 from aioaudit.weak import WeakIdMap
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
     ``direct`` says that the loop was given the method itself, and not something around it;
     ``context`` refers to what a signal's callback runs in, where the loop shows that;
     ``library`` and ``library_at`` are as in `Cause`; ``future`` refers to that whose end it was to
-    follow.
+    follow; ``handle`` to what the loop made of it, where that shows when it runs.
     """
 
     at: str | None
@@ -52,10 +53,35 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
     library: str | None = None
     library_at: str | None = None
     future: Callable[[], Any] | None = None
+    handle: Callable[[], Any] | None = None
+
+    @property
+    def carrier(self) -> Any:
+        """What there is of this alone, as long as it may happen, None where there is nothing."""
+        reference = self.future or self.handle or self.context
+        return None if reference is None else reference()
+
+    def is_of(self, handle: Any, arguments: tuple[Any, ...]) -> bool:
+        """Whether this is what *handle*, which calls with *arguments*, was given for."""
+        if self.future is not None:
+            return bool(arguments) and arguments[0] is self.future()
+        if self.context is not None:
+            return self.runs
+        own = handle if self.handle is None else self.handle()
+        # A loop may run another handle than the one that it gives to who asks.
+        return own is handle or not (own is None or isinstance(own, Handle))
+
+    @property
+    def is_soon(self) -> bool:
+        """Whether the loop was to do it as soon as it can."""
+        return self.future is None and self.context is None and self.due is None
 
     @property
     def may_be_over(self) -> bool:
-        """Whether the future whose end it was to follow may have ended."""
+        """Whether the future whose end it was to follow may have ended, and nobody took it back."""
+        handle = None if self.handle is None else self.handle()
+        if handle is not None and handle.cancelled():
+            return False
         future = None if self.future is None else self.future()
         return future is None or bool(future.done())
 
@@ -141,7 +167,9 @@ class Handoffs:
 
     def __init__(self) -> None:
         self.by_callback: WeakIdMap[Handoff] = WeakIdMap()
-        """By the bound ``cancel`` that was given."""
+        """By the bound ``cancel`` that was given; where it was more than once, the last time."""
+        self.earlier: WeakIdMap[WeakIdMap[Handoff]] = WeakIdMap()
+        """The times before that, by the bound ``cancel``, then by `Handoff.carrier`."""
         self.timeouts: WeakIdMap[TimeoutEntry] = new_notes()
         self.older_timeouts: WeakIdMap[OlderTimeout] = WeakIdMap()
         self.chained_causes: WeakIdMap[Cause] = WeakIdMap()
@@ -157,12 +185,41 @@ class Handoffs:
         self.hidden_signals = False
         """Whether a loop has a signal's callback of which it does not show when it runs."""
 
-    def find(self, callback: Any, victim: Any) -> tuple[Handoff | None, Evidence]:
-        """The note of *callback*; without it (uvloop shows none) that of the victim, if only one."""
+    def add(self, callback: Any, note: Handoff) -> None:
+        """Remember that *callback*, a bound ``cancel``, was given as *note* says."""
+        before = self.by_callback.get(callback)
+        carrier = None if before is None else before.carrier
+        # uvloop's ``call_at`` calls its ``call_later``: that is one time, told by who called the outer.
+        if before is not None and carrier is not None and carrier is not note.carrier:
+            # A program may keep the method and give it to many: each time is a line of its own.
+            earlier = self.earlier.get(callback)
+            if earlier is None:
+                self.earlier[callback] = earlier = WeakIdMap()
+            earlier[carrier] = before
+        self.by_callback[callback] = note
+
+    def made(self, callback: Any, handle: Any) -> None:
+        """A loop has made *handle* of *callback*, which it was given last."""
+        note = self.by_callback.get(callback)
+        if note is not None and note.is_soon and note.handle is None:
+            self.by_callback[callback] = msgspec.structs.replace(
+                note, handle=handle_reference(handle)
+            )
+
+    def find(
+        self, callback: Any, victim: Any, handle: Any = None, arguments: tuple[Any, ...] = ()
+    ) -> tuple[Handoff | None, Evidence]:
+        """The note of *callback*, which *handle* calls with *arguments*.
+
+        Without it (uvloop shows none) that of the victim, if only one.
+        """
         if callback is not None:
-            return self.by_callback.get(callback), "observed"
+            return self._of_handle(callback, handle, arguments), "observed"
         of_victim = [
-            (each, note) for each, note in self.by_callback.items() if each.__self__ is victim
+            (bound, note)
+            for bound, last in self.by_callback.items()
+            if bound.__self__ is victim
+            for note in (last, *self._before(bound))
         ]
         signalled = [note for _, note in of_victim if note.runs]
         if signalled:
@@ -183,6 +240,21 @@ class Handoffs:
             and note.may_be_over
         ]
         return (found[0], "inferred") if len(found) == 1 else (None, "observed")
+
+    def _of_handle(self, callback: Any, handle: Any, arguments: tuple[Any, ...]) -> Handoff | None:
+        last = self.by_callback.get(callback)
+        if last is None or last.is_of(handle, arguments):
+            return last
+        earlier = self.earlier.get(callback)
+        if earlier is None:
+            return None
+        carriers = (handle, context_of_handle(handle), *arguments[:1])
+        found = (earlier.get(each) for each in carriers)
+        return next((note for note in found if note is not None), None)
+
+    def _before(self, callback: Any) -> list[Handoff]:
+        earlier = self.earlier.get(callback)
+        return [] if earlier is None else [note for _, note in earlier.items()]
 
     # -- signals ------------------------------------------------------------------
 
