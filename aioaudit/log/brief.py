@@ -17,7 +17,7 @@ from typing import cast
 
 import msgspec
 
-from aioaudit.events import Event, ProcessEnd, ProcessStart, TaskCreate, TaskDone
+from aioaudit.events import Event, ProcessDropped, ProcessEnd, ProcessStart, TaskCreate, TaskDone
 from aioaudit.log.thinning import NAMING, just_returned
 from aioaudit.log.times import Clock
 from aioaudit.timestamps import nanoseconds
@@ -142,10 +142,11 @@ class _Part:
             seq = event.seq
             if seq > run.end:
                 run.end = seq
-                ts = event.ts
-                if ts < run.clock.last:
-                    run.clock.step(run.clock.last, ts)
-                run.clock.last = ts
+                if kind is not ProcessDropped:  # see `Clock`
+                    ts = event.ts
+                    if ts < run.clock.last:
+                        run.clock.step(run.clock.last, ts)
+                    run.clock.last = ts
             elif kind is ProcessStart:
                 self.fates[place] = _NOTHING
                 continue

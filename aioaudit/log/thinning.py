@@ -184,10 +184,11 @@ def thin(events: Sequence[Event], asked: str | None = None) -> tuple[list[int], 
                     run.seqs += (run.first, run.last)
                 run.first = seq
             run.last = seq
-            ts = event.ts
-            if ts < run.ts:
-                run.part.clock.step(run.ts, ts)
-            run.ts = ts
+            if kind is not ProcessDropped:  # see `Clock`
+                ts = event.ts
+                if ts < run.ts:
+                    run.part.clock.step(run.ts, ts)
+                run.ts = ts
         else:
             run.come_late(event)
         if run.begin is None and kind is not ProcessStart:

@@ -15,6 +15,8 @@ class Clock(msgspec.Struct):
 
     ``first`` is empty where there is nothing but a ``process.start``, which is told again in each
     file.  ``back`` are the times before and after the first place where the clock was set back.
+    The time of a ``process.dropped`` says nothing of that: what the recorder writes has it near the
+    begin, with the time of the writing.
     """
 
     first: str = ""

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from aioaudit.cli.terminal import counted, problems
-from aioaudit.events import Event, ProcessStart, TaskCancel, TaskCreate
+from aioaudit.events import Event, ProcessDropped, ProcessStart, TaskCancel, TaskCreate
 from aioaudit.log import Log, load
 from aioaudit.log import sources as log_sources
 from aioaudit.log.answering import load_to_answer
@@ -254,3 +254,13 @@ def test_a_clock_that_was_set_back_is_told(tmp_path: Path) -> None:
             "2026-11-22 13:00:00.000 UTC: times before and after that do not compare"
         )
         shutil.rmtree(folder)
+
+
+def test_what_the_recorder_lost_is_no_clock_that_was_set_back(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    # It says so near the begin, when it writes.
+    lost = ProcessDropped(**base(2, ts="2026-11-22T15:00:00.000000Z"), count=5)
+    events = [cancel(seq, seq, ts=f"2026-11-22T14:00:0{seq}.000000Z") for seq in (3, 4)]
+    file.write_bytes(lines(HEAD, lost, *events))
+    for log in both(file):
+        assert not [each for each in said(log) if "clock" in each]
