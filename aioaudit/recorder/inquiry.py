@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _DEEPEST = 500
 """Maximum number of requests in a row, each the cause of the next, that are kept."""
 
+_ENOUGH = 8
+"""So many requests are told of a task that is still to have the first: what is passed on to it then is no news."""
+
 _MOST_PLACES = 20
 """At most this many places have lines ready of requests that one instruction makes."""
 
@@ -66,6 +69,31 @@ class Inquiry:
             cause.by = call.number_and_name(current)
         cause.current_task_unrelated = cause.by is None
         return cause
+
+    def is_passed_on_again(self, task: Any, frame: FrameType | None) -> bool:
+        """Whether ``task.cancel()``, called from *frame*, passes on one more of many requests that still wait.
+
+        Where each task awaits the one before, as in a queue that is kept in order, the end of
+        a program asks them all, and each passes that on to all before it: a thousand tasks would make
+        half a million requests.  What was asked is told of the task that was asked.
+        """
+        known = self._state
+        cancellations = known.cancellations
+        nested = cancellations.nested()
+        # Called by a ``cancel()`` itself, no override of it or other line in between.
+        if nested is None or frame is None or id(frame.f_code) not in known.probe_codes:
+            return False
+        state = known.tasks.find_state(task)
+        if state is None or len(state.requests) < _ENOUGH or task.done():
+            return False
+        if not cancellations.deliveries_seen:
+            cancellations.infer_delivery(task, state)
+        last = state.requests[-1]
+        # Those between were made after the one and before the other: no error can have come.
+        if not (last.undelivered and state.requests[-_ENOUGH].undelivered):
+            return False
+        last.pass_on_again(nested)
+        return True
 
     def task_request(self, task: Any, message: Any, frame: FrameType | None) -> Request | None:
         """The request that ``task.cancel(message)`` makes, called from *frame*.

@@ -37,6 +37,7 @@ class Request(msgspec.Struct, eq=False):
     ``taken_over`` says that not its own scope took it back, but the one around that.
     ``successor`` is the request for which a CancelledError of this one went on when this one
     was taken back (`aioaudit.chain.obeyed`); ``depth`` is how many requests lie before it in its chain.
+    ``passed_on`` are those that were passed on to its task behind it, and made no request of their own.
 
     A struct with nothing but numbers and events in it, as most are, is nothing
     that the garbage collector need look at.
@@ -68,6 +69,7 @@ class Request(msgspec.Struct, eq=False):
     depth: int = 0
     coalesced: bool = False
     absorbed_at: str | None = None
+    passed_on: list[Request] | None = None
 
     @property
     def stands(self) -> bool:
@@ -95,6 +97,17 @@ class Request(msgspec.Struct, eq=False):
         self.pending += 1
         self.delivered = self.absorbed = self.lost = self.taken_over = False
         self.successor = None
+
+    def pass_on_again(self, above: Request) -> None:
+        """*above* is passed on to the same task, and goes with this one from now on."""
+        self.pending += 1
+        if above.forwarded_as is not None:
+            return  # it goes with one of a task nearer to its own already
+        above.forwarded_as = self
+        if self.passed_on is None:
+            self.passed_on = []
+        self.passed_on.append(above)
+        del self.passed_on[_OPEN:-_OPEN]  # what its own task keeps of them, too
 
     def nearest_logged(self) -> Request | None:
         """This request, or the nearest one before it, that is a line of the log."""

@@ -199,6 +199,9 @@ def drop_propagated(state: CancelState) -> list[Request]:
         ):
             above.lost = True
             lost.append(above)
+        for above in request.passed_on or ():
+            above.lost = True
+            lost.append(above)
     return lost
 
 
