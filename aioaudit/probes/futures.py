@@ -11,7 +11,7 @@ from aioaudit.core import Passed
 from aioaudit.cpython.frames import caller_of, calling_frame
 from aioaudit.cpython.internals import UNKNOWN
 from aioaudit.cpython.loops import running_loop
-from aioaudit.cpython.tasks import current_task, is_begun, own_callbacks_of
+from aioaudit.cpython.tasks import callback_of, current_task, is_begun, own_callbacks_of
 from aioaudit.probes import chained
 from aioaudit.recorder.recorder import Recorder
 from aioaudit.recorder.signalled import signal_here
@@ -125,6 +125,9 @@ def record_handoff(
             cause = recorder.explain_cancel(callback.__self__, frame)
             handoffs.add(callback, Handoff(cause.at, cause.source, None, how, cause=cause))
             return
+        known = None if future is None else handoffs.given_with(callback, future)
+        if known is not None and _has(future, callback):
+            return  # it will be called for that time first
         found, library = callers(codes, frame)
         running = running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
@@ -147,6 +150,14 @@ def record_handoff(
         handoffs.add(callback, note)
     except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)
+
+
+def _has(future: Any, callback: Any) -> bool:
+    """Whether *future* is to call *callback*, a bound ``cancel``, at its end."""
+    entries = own_callbacks_of(future)
+    if not entries or entries is UNKNOWN:
+        return False
+    return any(bound_cancel(callback_of(each), ()) is callback for each in entries)
 
 
 class Source:

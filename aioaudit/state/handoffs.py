@@ -198,6 +198,14 @@ class Handoffs:
             earlier[carrier] = before
         self.by_callback[callback] = note
 
+    def given_with(self, callback: Any, future: Any) -> Handoff | None:
+        """That *callback* was given to *future* before, as far as it is known."""
+        last = self.by_callback.get(callback)
+        if last is None or last.carrier is future:
+            return last
+        earlier = self.earlier.get(callback)
+        return None if earlier is None else earlier.get(future)
+
     def made(self, callback: Any, handle: Any) -> None:
         """A loop has made *handle* of *callback*, which it was given last."""
         note = self.by_callback.get(callback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,27 @@ async def first_of_futures(victim: Victim) -> None:
     second.cancel()
 
 
+async def future_given_twice(victim: Victim) -> None:
+    loop, stop = asyncio.get_running_loop(), victim.cancel
+    future: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(stop)  # LINE future_given_twice
+    other: asyncio.Future[None] = loop.create_future()
+    other.add_done_callback(stop)
+    future.add_done_callback(stop)
+    future.set_result(None)
+    await asyncio.wait([victim])
+    other.cancel()
+
+
+async def future_given_anew(victim: Victim) -> None:
+    loop, stop = asyncio.get_running_loop(), victim.cancel
+    future: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(stop)
+    future.remove_done_callback(stop)
+    future.add_done_callback(stop)  # LINE future_given_anew
+    future.set_result(None)
+
+
 async def future_before_a_timer(victim: Victim) -> None:
     loop, stop = asyncio.get_running_loop(), victim.cancel
     future: asyncio.Future[None] = loop.create_future()
@@ -85,6 +107,8 @@ GIVEN = [
     timer_before_another,
     timer_set_again,
     first_of_futures,
+    future_given_twice,
+    future_given_anew,
     future_before_a_timer,
     thread_safe_before_a_timer,
     signal_before_a_timer,
@@ -116,7 +140,8 @@ def test_it_is_the_time_that_was_called(body: Callable[[Victim], Awaitable[None]
     assert (root.what, root.at, inferred) == (
         "signal" if body is signal_before_a_timer else "called",
         line(body.__name__),
-        False,
+        # Of two requests nobody sees there which one arrived.
+        body is future_given_twice and sys.version_info < (3, 12),
     )
 
 
