@@ -23,7 +23,7 @@ from urllib.parse import unquote
 from aioaudit.addresses import Connection, address
 from aioaudit.chain.links import Link
 from aioaudit.cpython.internals import Internal
-from aioaudit.cpython.tasks import all_tasks, coro_of, current_task
+from aioaudit.cpython.tasks import all_tasks, coro_of, current_task, fut_waiter
 from aioaudit.recognisers.call import Call
 from aioaudit.stack.frames import awaited_chain, local
 from aioaudit.state.cause import Cause
@@ -140,7 +140,7 @@ _in_vain = 0, -math.inf
 
 
 def _stop_of(server: Any) -> tuple[Any, FrameType, bool] | None:
-    """The task in ``Server.stop()`` of *server*, that frame, and whether the grace still runs."""
+    """The task in ``Server.stop()`` of *server*, that frame, and whether it has cancelled no call yet."""
     global _stopping, _in_vain
     known = None if _stopping is None else _stopping()
     found = None if known is None else _stops_server(known, server)
@@ -168,7 +168,10 @@ def _stops_server(task: Any, server: Any) -> tuple[Any, FrameType, bool] | None:
             stopped = local(frame, "self")
             if getattr(stopped, "_server", None) is server:
                 inside = frame
-    return None if inside is None else (task, inside, waits)
+    if inside is None:
+        return None
+    # Before its grace begins it waits for the task that takes new calls.
+    return task, inside, waits or isinstance(fut_waiter(task), asyncio.Task)
 
 
 # -- the client ------------------------------------------------------------------------

@@ -87,14 +87,15 @@ def test_a_handler_that_the_servers_stop_ends_names_the_line_that_stops(
     assert all(chain[0]["detail"] == STOPPING for chain in chains if chain not in whole)
 
 
+@pytest.mark.parametrize("name", ["in_grace", "as_it_begins"])
 def test_a_client_that_leaves_while_the_server_waits_for_its_calls_is_no_stop(
-    answers: dict[str, Answer],
+    answers: dict[str, Answer], name: str
 ) -> None:
     """As above: its stop may be over before the handler hears that the client left."""
-    chain = told(answers["in_grace"])
+    chain = told(answers[name])
     assert chain[-1] in (
         {"what": "called", "reason": "disconnect", "detail": LEFT},
-        {"what": "cancelled", "name": "in_grace", "reason": "grpc.cancelled", "detail": STOPPING},
+        {"what": "cancelled", "name": name, "reason": "grpc.cancelled", "detail": STOPPING},
     )
 
 
