@@ -96,7 +96,7 @@ def records() -> Any:
                 for writer in staying:
                     writer.transport.abort()
                 staying.clear()
-                await asyncio.sleep(0.01)  # in which they close: nothing is recorded any more
+                await asyncio.sleep(0.01)
                 return trail
 
             trail: Trail = request.param(body())
@@ -137,7 +137,7 @@ async def ask_and_leave(port: int) -> None:
 
 
 async def ask_and_read(port: int) -> None:
-    """Read a response to its end; what a server still has to do it does before it ends itself."""
+    """Read a response to its end."""
     reader, writer = await ask(port)
     await reader.readuntil(b"end")
     writer.close()
