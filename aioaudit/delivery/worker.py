@@ -23,8 +23,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from aioaudit.cpython.threads import name_of_thread
-from aioaudit.text import say
-from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic
+from aioaudit.text import describe, one_line, say
+from aioaudit.threads import Thread, acquire, allocate_lock, get_ident, monotonic, sleep
 
 PERIOD = 0.02
 """Seconds between two looks at the queue while events are coming."""
@@ -163,6 +163,10 @@ class Worker:
         self._wake = allocate_lock()  # as a signal: who waits acquires, who wakes releases
         self._wake.acquire()
         self._completions: deque[Completion] = deque()
+        self._well = True
+        """Whether the last turn came to its end."""
+        self._interrupted = False
+        """Whether it was said that one did not."""
 
     @property
     def pausing(self) -> bool:
@@ -225,7 +229,7 @@ class Worker:
             self._turn()
         finally:
             self._work_lock.release()
-        return self._job.went_well()
+        return self._well and self._job.went_well()
 
     # -- forks ------------------------------------------------------------------------
 
@@ -297,6 +301,8 @@ class Worker:
                     return
                 if self._door is not None:
                     busy = self._attend(self._door) or busy
+            if not self._well:
+                sleep(PERIOD)  # also where somebody waits: there may be memory again then
             quiet = 0 if busy else quiet + 1
             if quiet < _QUIET_LOOKS:
                 continue
@@ -335,10 +341,12 @@ class Worker:
             self._job.turn(everything=True, flush=False)
             if not self._job.over:
                 door.answer()
-            return True
+        except Exception as error:  # noqa: BLE001 - as in `_turn`
+            self._failed(error)
         finally:
             self.ident = None
             EXPORTING.discard(ident)
+        return True
 
     def _leave(self) -> None:
         """The thread is about to end: see to it that nobody counts on it."""
@@ -361,12 +369,28 @@ class Worker:
         completions = self._take_completions()
         asked = bool(completions)
         try:
-            return self._job.turn(everything=asked or self._pausing, flush=asked) or asked
+            busy = self._job.turn(everything=asked or self._pausing, flush=asked) or asked
+            self._well = True
+        except Exception as error:  # noqa: BLE001 - a MemoryError, at any line: the next turn goes on
+            busy = True
+            self._failed(error)
+            self._completions.extendleft(completions)
+            completions = []
         finally:
             for completion in completions:
                 completion.answer(self._job.went_well())
             self.ident = None
             EXPORTING.discard(ident)
+        return busy
+
+    def _failed(self, error: Exception) -> None:
+        """A turn ended with *error*; what it had in its hands is missing then, and counted so."""
+        self._well = False
+        if not self._interrupted:
+            self._interrupted = True
+            with suppress(Exception):  # there may be no memory for this, too
+                text = one_line(describe(error))
+                say(f"exporter {self._name!r} was interrupted, and tries again: {text}")
 
     def _take_completions(self) -> list[Completion]:
         taken: list[Completion] = []

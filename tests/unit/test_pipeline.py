@@ -580,6 +580,35 @@ def test_an_exporter_that_raises_in_another_verb_is_reported_too(
     )
 
 
+def test_where_memory_runs_out_the_exporter_goes_on_and_says_so_once(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Recorder()
+    pipeline = bench.pipeline(exporter)
+    refused = [False]
+
+    def monotonic() -> float:
+        if refused and pipeline.worker.is_here():
+            refused.clear()
+            raise MemoryError
+        return time.monotonic()
+
+    monkeypatch.setattr("aioaudit.delivery.pipeline.monotonic", monotonic)
+    for _ in range(2):
+        refused.append(True)
+        pipeline.put(bench.event())
+        assert pipeline.flush()
+        assert not refused
+    assert seqs(exporter.events) == [1, 2, 3]
+    refused.append(True)
+    assert pipeline.shutdown()
+    end = exporter.events[-1]
+    assert isinstance(end, ProcessEnd)
+    assert (end.written, end.dropped) == (3, 0)
+    said = "aioaudit: exporter 'probe' was interrupted, and tries again: MemoryError\n"
+    assert capsys.readouterr().err == said
+
+
 class Sulky(Recorder):
     """Takes at most `takes` events, then none until told otherwise."""
 
