@@ -202,7 +202,8 @@ def _particulars(
         if request.suspended_at is not None:
             lines.append(f"it was suspended at {show(request.suspended_at)}")
         if request.peer is not None and root.run == link.run:  # else its other end tells of it
-            lines.append(f"the peer was {request.peer}, this end {request.local}")
+            here = "" if request.local is None else f", this end {request.local}"
+            lines.append(f"the peer was {request.peer}{here}")
     else:
         names = request.waiter_names or [f"task {task}" for task in request.waiters]
         if names:

@@ -109,8 +109,8 @@ def record_handoff(
     due: float | None = None,
     direct: bool = False,
     handle: Any = None,
-) -> None:
-    """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*.
+) -> Handoff | None:
+    """Note that *callback*, a bound ``cancel``, is handed to a loop from *frame*; gives the note.
 
     *direct* says that nothing is around it, such as a `functools.partial`; *handle* is what the
     loop has made of it, if it has.
@@ -123,16 +123,17 @@ def record_handoff(
             loop = future.get_loop()
         if chained.is_chain_check(frame):
             cause = recorder.explain_cancel(callback.__self__, frame)
-            handoffs.add(callback, Handoff(cause.at, cause.source, None, how, cause=cause))
-            return
+            note = Handoff(cause.at, cause.source, None, how, cause=cause)
+            handoffs.add(callback, note)
+            return note
         known = None if future is None else handoffs.given_with(callback, future)
         if known is not None and _has(future, callback):
-            return  # it will be called for that time first
+            return None  # it will be called for that time first
         found, library = callers(codes, frame)
         running = running_loop()
         foreign = running is not loop and loop is not None and loop.is_running()
         if found is None and not foreign:
-            return  # asyncio's own doing on somebody's behalf: nobody can be named
+            return None  # asyncio's own doing on somebody's behalf: nobody can be named
         signal = signal_here(recorder.state, frame, current_task(), how)
         note = Handoff(
             at=None if found is None else found[0].at(found[1]),
@@ -148,8 +149,10 @@ def record_handoff(
             handle=None if handle is None else handle_reference(handle),
         )
         handoffs.add(callback, note)
+        return note
     except Exception as error:  # noqa: BLE001 - an internal error must not keep a callback from being set
         recorder.report_fault(error)
+        return None
 
 
 def _has(future: Any, callback: Any) -> bool:

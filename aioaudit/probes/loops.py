@@ -338,7 +338,7 @@ def make_call_soon_threadsafe(
     """``call_soon_threadsafe`` that notes who hands a bound ``cancel`` to it."""
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, **keywords: Any) -> Any:
-        bound = None
+        bound = note = None
         try:
             if recorder.state.handoffs.hidden_signals:
                 recorder.state.handoffs.forget_signal(self, callback)
@@ -347,13 +347,15 @@ def make_call_soon_threadsafe(
             elif (bound := bound_cancel(callback, args)) is not None and is_made(self):
                 how = "given to call_soon_threadsafe()"
                 direct = bound is callback
-                record_handoff(recorder, bound, how, calling_frame(), loop=self, direct=direct)
+                note = record_handoff(
+                    recorder, bound, how, calling_frame(), loop=self, direct=direct
+                )
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a callback
             recorder.report_fault(error)
         handle = original(self, callback, *args, **keywords)
         try:
-            if bound is not None:
-                recorder.state.handoffs.made(bound, handle)
+            if note is not None:
+                recorder.state.handoffs.made(bound, note, handle)
             # Threads of others call this with no frame of Python's around it.
             _note_given(recorder, self, handle, callback, caller_of())
         except Exception as error:  # noqa: BLE001 - an internal error must not lose a handle

@@ -23,7 +23,8 @@ def make_kill(
 ) -> Callable[..., None]:
     """`os.kill`, or `os.killpg` for a *group*, that tells what it sent, once it is sent.
 
-    It is called with the module that the original is from, which every function in C has, too.  What this process ends by is told first.
+    What this process ends by is told first.  It is called with what says where the original is
+    from, before all other arguments: see `aioaudit.cpython.inplace.as_builtin`.
     """
 
     def kill(_module: object, /, *args: Any, **keywords: Any) -> None:

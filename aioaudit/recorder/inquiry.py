@@ -70,8 +70,10 @@ class Inquiry:
         cause.current_task_unrelated = cause.by is None
         return cause
 
-    def is_passed_on_again(self, task: Any, frame: FrameType | None) -> bool:
-        """Whether ``task.cancel()``, called from *frame*, passes on one more of many requests that still wait.
+    def note_passed_on_again(self, task: Any, frame: FrameType | None) -> bool:
+        """Where ``task.cancel()``, called from *frame*, passes on one more of many requests that wait.
+
+        Then that is noted, and no request is to be made.
 
         Where each task awaits the one before, as in a queue that is kept in order, the end of
         a program asks them all, and each passes that on to all before it: a thousand tasks would make

@@ -225,7 +225,7 @@ class Recorder:
         raises travels on.  After the original the caller is to call `cancel_over`.
         """
         try:
-            if self._inquiry.is_passed_on_again(task, frame):
+            if self._inquiry.note_passed_on_again(task, frame):
                 return None
             request = self._inquiry.task_request(task, message, frame)
         except Exception as error:  # noqa: BLE001 - an internal error must not keep a task alive

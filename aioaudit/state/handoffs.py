@@ -72,11 +72,6 @@ class Handoff(msgspec.Struct, frozen=True, eq=False):
         return own is handle or not (own is None or isinstance(own, Handle))
 
     @property
-    def is_soon(self) -> bool:
-        """Whether the loop was to do it as soon as it can."""
-        return self.future is None and self.context is None and self.due is None
-
-    @property
     def may_be_over(self) -> bool:
         """Whether the future whose end it was to follow may have ended, and nobody took it back."""
         handle = None if self.handle is None else self.handle()
@@ -192,11 +187,14 @@ class Handoffs:
         # uvloop's ``call_at`` calls its ``call_later``: that is one time, told by who called the outer.
         if before is not None and carrier is not None and carrier is not note.carrier:
             # A program may keep the method and give it to many: each time is a line of its own.
-            earlier = self.earlier.get(callback)
-            if earlier is None:
-                self.earlier[callback] = earlier = WeakIdMap()
-            earlier[carrier] = before
+            self._keep(callback, carrier, before)
         self.by_callback[callback] = note
+
+    def _keep(self, callback: Any, carrier: Any, note: Handoff) -> None:
+        earlier = self.earlier.get(callback)
+        if earlier is None:
+            self.earlier[callback] = earlier = WeakIdMap()
+        earlier[carrier] = note
 
     def given_with(self, callback: Any, future: Any) -> Handoff | None:
         """That *callback* was given to *future* before, as far as it is known."""
@@ -206,13 +204,13 @@ class Handoffs:
         earlier = self.earlier.get(callback)
         return None if earlier is None else earlier.get(future)
 
-    def made(self, callback: Any, handle: Any) -> None:
-        """A loop has made *handle* of *callback*, which it was given last."""
-        note = self.by_callback.get(callback)
-        if note is not None and note.is_soon and note.handle is None:
-            self.by_callback[callback] = msgspec.structs.replace(
-                note, handle=handle_reference(handle)
-            )
+    def made(self, callback: Any, note: Handoff, handle: Any) -> None:
+        """A loop has made *handle* of *callback* when it was given as *note* says."""
+        carried = msgspec.structs.replace(note, handle=handle_reference(handle))
+        if self.by_callback.get(callback) is note:
+            self.by_callback[callback] = carried
+        elif carried.handle is not None:  # another thread has given it meanwhile
+            self._keep(callback, handle, carried)
 
     def find(
         self, callback: Any, victim: Any, handle: Any = None, arguments: tuple[Any, ...] = ()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,52 @@ def test_a_time_that_nobody_saw_is_none_of_the_others(
     assert inferred or root.at is None
     assert root.what == "called"
     assert run is not asyncio.run or root.at is None
+
+
+class Held(asyncio.SelectorEventLoop):
+    """One in which the first thread's ``call_soon_threadsafe`` ends before that of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second_is_in, self.first_is_out = threading.Event(), threading.Event()
+
+    def _write_to_self(self) -> None:
+        name = threading.current_thread().name
+        if name == "first":
+            assert self.second_is_in.wait(PATIENCE)
+        elif name == "second":
+            self.second_is_in.set()
+            assert self.first_is_out.wait(PATIENCE)
+        super()._write_to_self()  # type: ignore[misc]  # typeshed does not know it
+
+
+def test_two_threads_that_give_it_at_once_are_two_times() -> None:
+    async def two_threads(victim: Victim) -> None:
+        loop, stop = asyncio.get_running_loop(), victim.cancel
+        assert isinstance(loop, Held)
+        given = threading.Event()
+
+        def first() -> None:
+            given.set()
+            loop.call_soon_threadsafe(stop)  # LINE two_threads
+            loop.first_is_out.set()
+
+        def second() -> None:
+            assert given.wait(PATIENCE)
+            while not loop._ready:  # type: ignore[attr-defined]  # typeshed does not know it
+                pass
+            loop.call_soon_threadsafe(stop)
+
+        threads = [threading.Thread(target=each, name=each.__name__) for each in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with asyncio.Runner(loop_factory=Held) as runner:
+        root, inferred = root_of(runner.run, two_threads)
+    unseen = sys.version_info < (3, 12)  # there nobody sees which of two requests arrived
+    assert (root.what, root.at, inferred) == ("called", line("two_threads"), unseen)
 
 
 def test_what_is_kept_of_it_goes_with_what_it_was_given_with() -> None:
